@@ -1,0 +1,1 @@
+"""Attacks on what a trained model gives away of its training data."""

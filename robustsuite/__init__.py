@@ -1,0 +1,67 @@
+"""Robustness and security evaluation for PyTorch models: train, defend, attack, judge, compare."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Ball": "robustsuite.threat",
+    "Samples": "robustsuite.data.samples",
+    "Streams": "robustsuite.streams",
+    "Recipe": "robustsuite.training.recipe",
+    "Training": "robustsuite.training.settings",
+    "wrap": "robustsuite.models.wrap",
+    "register": "robustsuite.registry",
+    "attack": "robustsuite.api",
+    "defense": "robustsuite.api",
+    "evaluate": "robustsuite.api",
+    "perturb": "robustsuite.api",
+    "run": "robustsuite.api",
+    "Report": "robustsuite.report.report",
+    "RobustsuiteError": "robustsuite.errors",
+    "RequestError": "robustsuite.errors",
+}
+
+if TYPE_CHECKING:
+    from robustsuite.api import attack, defense, evaluate, perturb, run
+    from robustsuite.data.samples import Samples
+    from robustsuite.errors import RequestError, RobustsuiteError
+    from robustsuite.models.wrap import wrap
+    from robustsuite.registry import register
+    from robustsuite.report.report import Report
+    from robustsuite.streams import Streams
+    from robustsuite.threat import Ball
+    from robustsuite.training.recipe import Recipe
+    from robustsuite.training.settings import Training
+
+__all__ = [
+    "Ball",
+    "Recipe",
+    "Report",
+    "RequestError",
+    "RobustsuiteError",
+    "Samples",
+    "Streams",
+    "Training",
+    "attack",
+    "defense",
+    "evaluate",
+    "perturb",
+    "register",
+    "run",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for, so that importing the package imports no torch."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'robustsuite' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,170 @@
+"""Records: one JSON line a judged cell, and a per-sample file beside it whose digest the line holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from robustsuite.canonical import canonical_json
+from robustsuite.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STATUSES: Final = ("ok", "error", "inconclusive", "not_applicable", "not_run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One judged cell: what ran, what came out, what to doubt.
+
+    Args:
+        key: Digest of everything that determines the result.
+        order: Position in the plan; tables stand in this order.
+        suite: Name of the suite.
+        dataset: Name of the data set.
+        model: Name of the model.
+        defense: Label of the defence (`none`, a plug-in's name, a composition joined by `+`).
+        attack: Label of the attack (`none` for the clean evaluation).
+        scenario: The game.
+        knowledge: What the adversary saw (`white-box`, `scores`, …; empty for the clean evaluation).
+        norm: Norm of the ball, empty where the game has none.
+        radius: Radius of the ball, None where the game has none.
+        repeat: Index of the independent training, from 0.
+        seed: Seed of this repeat.
+        status: One of `STATUSES`.
+        message: Why, where the status is not ok; a traceback for an error.
+        flags: Short codes of doubts.
+        metrics: Metric name -> {value, n, low, high, unit, better}; the first is the headline.
+        cost: Counted passes: forwards, backwards, queries.
+        seconds: Wall time of the cell, its trainings included.
+        attack_parameters: The attack, resolved.
+        recipe: The defended recipe, resolved.
+        history: One row of figures per training epoch.
+        environment: Revision, versions, device, threads.
+        samples: Path of the per-sample file below the run's folder, or empty.
+        samples_digest: SHA-256 of that file.
+    """
+
+    key: str
+    order: int
+    suite: str
+    dataset: str
+    model: str
+    defense: str
+    attack: str
+    scenario: str
+    knowledge: str = ""
+    norm: str = ""
+    radius: float | None = None
+    repeat: int = 0
+    seed: int = 0
+    status: str = "ok"
+    message: str = ""
+    flags: tuple[str, ...] = ()
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cost: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    attack_parameters: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, float], ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    samples: str = ""
+    samples_digest: str = ""
+
+    def line(self) -> str:
+        """The record as one line of JSON."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return canonical_json(fields)
+
+    @classmethod
+    def parse(cls, line: str) -> Record:
+        """Read a line; keys of a later version are ignored."""
+        values = json.loads(line)
+        known = {f.name for f in dataclasses.fields(cls)}
+        kept = {name: value for name, value in values.items() if name in known}
+        for name in ("flags", "history"):
+            kept[name] = tuple(kept.get(name, ()))
+        return cls(**kept)
+
+
+def append(path: Path, record: Record) -> None:
+    """Append one whole line and wait for the disk; a torn last line of an earlier crash is closed first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(record.line().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Record]:
+    """All whole records, in plan order; of two with one key the later one counts, and torn lines are passed over."""
+    if not path.is_file():
+        return []
+    found: dict[str, Record] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = Record.parse(line)
+        except (json.JSONDecodeError, TypeError, AttributeError):
+            continue
+        found[record.key] = record
+    return sorted(found.values(), key=lambda record: record.order)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path`, wait for the disk, then rename: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def save_samples(folder: Path, key: str, columns: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Write per-sample columns and artefacts; returns the path below `folder` and the file's SHA-256."""
+    from safetensors.torch import save
+
+    content = save({name: value.detach().cpu().contiguous() for name, value in columns.items()})
+    relative = f"samples/{key}.safetensors"
+    write_atomically(folder / relative, content)
+    return relative, hashlib.sha256(content).hexdigest()
+
+
+def load_samples(folder: Path, record: Record) -> dict[str, Tensor]:
+    """Read a record's per-sample file, empty where it has none.
+
+    Raises:
+        RequestError: The file is missing or its digest is not the record's.
+    """
+    from safetensors.torch import load
+
+    if not record.samples:
+        return {}
+    path = folder / record.samples
+    if not path.is_file():
+        raise RequestError(f"expected the per-sample file of {record.key}, got no {path}; run the suite again")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != record.samples_digest:
+        raise RequestError(f"expected {path} as its record describes it, got another digest; run the suite with --fresh")
+    return dict(load(content))
+
+
+def keys(records: Iterable[Record]) -> set[str]:
+    """Keys of cells that need not run again: everything but errors."""
+    return {record.key for record in records if record.status in ("ok", "inconclusive", "not_applicable")}

@@ -1,0 +1,25 @@
+"""One root exception and a few leaves; every message shows the offending value and the way out."""
+
+
+class RobustsuiteError(Exception):
+    """Root of every error that the suite raises on purpose."""
+
+
+class RequestError(RobustsuiteError, ValueError):
+    """What was asked for is wrong; nothing was started (exit code 2)."""
+
+
+class UntrustedFileError(RequestError):
+    """A file was refused before anything in it could run."""
+
+
+class BudgetError(RobustsuiteError):
+    """An artefact or an oracle call goes over the adversary's budget."""
+
+
+class NotApplicableError(RobustsuiteError):
+    """The scenario needs something that this victim does not have; the message names it."""
+
+
+class ModelError(RobustsuiteError, ValueError):
+    """A model returned something that cannot be judged."""

@@ -1,0 +1,64 @@
+"""Leave no trace: what a model, a caller's tensors and the global random state were, they are again afterwards."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def untouched(*modules: nn.Module) -> Iterator[None]:
+    """Evaluate in eval mode without gradients to weights, then restore everything, also when the body raises.
+
+    Restored: each module's `training` flag, each parameter's `requires_grad` and `.grad`, every buffer bit for bit.
+    """
+    parts = [part for module in modules for part in module.modules()]
+    modes = [(part, part.training) for part in parts]
+    weights = [(p, p.requires_grad, p.grad) for module in modules for p in module.parameters()]
+    buffers = [(b, b.detach().clone()) for module in modules for b in module.buffers()]
+    try:
+        for part in parts:
+            part.training = False
+        for parameter, _, _ in weights:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for parameter, required, grad in weights:
+            parameter.requires_grad_(required)
+            parameter.grad = grad
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch inside the block, and put them back afterwards."""
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    cuda = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=cuda):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed % 2**63)
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Allow gradients here even where the caller runs under `no_grad` or `inference_mode`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

@@ -1,0 +1,261 @@
+"""The one protocol: an attack maps a view to an artefact; a scenario makes the views and judges the artefacts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from robustsuite.data.samples import Samples
+from robustsuite.errors import ModelError, NotApplicableError
+from robustsuite.isolation import seeded, untouched
+from robustsuite.serving import Deployed
+from robustsuite.streams import Streams
+from robustsuite.training.recipe import Recipe
+
+_REPEATED = 64  # samples that are asked twice to see whether the model answers the same
+
+V = TypeVar("V")
+A = TypeVar("A")
+V_contra = TypeVar("V_contra", contravariant=True)
+A_co = TypeVar("A_co", covariant=True)
+
+
+class Attack(Protocol[V_contra, A_co]):
+    """A callable from a view to an artefact; a frozen dataclass whose fields are its parameters."""
+
+    def __call__(self, view: V_contra, streams: Streams) -> A_co: ...
+
+
+class Defense(Protocol):
+    """A function from a recipe to a recipe; a frozen dataclass whose fields are its parameters."""
+
+    def __call__(self, recipe: Recipe) -> Recipe: ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives.
+
+    Args:
+        model: The deployed model: repaired, wrapped by every `serve`.
+        history: One row of figures per epoch.
+        facts: What the record must say (epsilon, delta, train_seconds, …).
+        flags: Doubts that the training itself raised, such as `catastrophic-overfitting`.
+        held_out: What the training held out for validation and calibration, where it did.
+    """
+
+    model: Deployed
+    history: tuple[Mapping[str, float], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    held_out: Samples | None = None
+
+
+class CleanAnswers(NamedTuple):
+    """Answers to the untouched test samples: `prediction (N,)`, `rejected (N,)`, `confidence (N,)`, on the CPU.
+
+    `deterministic` says whether a second pass over some of them, in another batch size, agreed.
+    """
+
+    prediction: Tensor
+    rejected: Tensor
+    confidence: Tensor
+    deterministic: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A deployed model with its data and, where it was trained here, its recipe.
+
+    Args:
+        model: What the adversary attacks.
+        test: Samples that games are played on.
+        recipe: How it was trained, where that is known.
+        train: What it was trained on, where that is known.
+        public: Data that an adversary may know, disjoint from `train`.
+        trainer: Trains a recipe on samples (cached); needed by games that train again.
+        trained: What its own training gave.
+        device: Where games run.
+    """
+
+    model: Deployed
+    test: Samples
+    recipe: Recipe | None = None
+    train: Samples | None = None
+    public: Samples | None = None
+    trainer: Callable[[Recipe, Samples], Trained] | None = None
+    trained: Trained | None = None
+    device: str = "cpu"
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The model's floating dtype; inputs are cast to it."""
+        return next((p.dtype for p in self.model.network.parameters() if p.is_floating_point()), torch.float32)
+
+    @cached_property
+    def clean(self) -> CleanAnswers:
+        """Answers to the test samples, computed once and shared by every game on this victim."""
+        with untouched(self.model.network), torch.no_grad():
+            parts = [self._answer(batch.x, check=i == 0) for i, batch in enumerate(self.test.batches(256, self.device))]
+            again = [self._answer(b.x)[3] for b in self.test.take(slice(0, _REPEATED)).batches(17, self.device)]
+        logits = torch.cat([part[3] for part in parts])[:_REPEATED]
+        gap = float((logits - torch.cat(again)).abs().max())
+        same = gap <= 1e-4 * max(1.0, float(logits.abs().max()))
+        prediction, rejected, confidence = (torch.cat([part[i] for part in parts]) for i in range(3))
+        return CleanAnswers(prediction, rejected, confidence, same)
+
+    def _answer(self, x: Tensor, *, check: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits, rejected = self.model(x.to(self.dtype))
+        if check:
+            judgeable(logits, self.test.classes)
+        confidence, prediction = logits.softmax(1).max(1)
+        return prediction.cpu(), rejected.cpu(), confidence.float().cpu(), logits.double().cpu()
+
+    def need(self, name: str, purpose: str) -> Any:
+        """The named field, or a NotApplicableError that says what it is for and how to give it."""
+        value = getattr(self, name)
+        if value is None:
+            option = {"train": "--train-data", "public": "--public-data"}.get(name, f"a suite that trains it ({name})")
+            raise NotApplicableError(f"expected a victim with {name}, got {name}=None; {purpose}: give {option}")
+        return value
+
+
+def judgeable(logits: Tensor, classes: int) -> None:
+    """Refuse what cannot be judged as logits: a wrong shape, non-finite numbers, probabilities.
+
+    Raises:
+        ModelError: With the wrap that mends it.
+    """
+    if logits.dim() == 1 or (logits.dim() == 2 and logits.shape[1] == 1):
+        raise ModelError(
+            f"expected logits of shape (N, {classes}), got shape={tuple(logits.shape)}; a model with one logit is "
+            f'declared by rs.wrap(model, output="binary-logit")'
+        )
+    if logits.dim() != 2 or logits.shape[1] < classes:
+        raise ModelError(
+            f"expected logits of shape (N, {classes}), got shape={tuple(logits.shape)}; the model must score every "
+            f"class that the labels name"
+        )
+    bad = ~torch.isfinite(logits)
+    if bad.any():
+        index = [int(i) for i in bad.nonzero()[0]]
+        raise ModelError(
+            f"expected finite logits, got logits{index}={float(logits[tuple(index)])}; look for NaN weights or an overflow"
+        )
+    sums = logits.double().sum(1)
+    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+        raise ModelError(
+            f"expected logits, got rows in [0, 1] that sum to 1 (first row sums to {float(sums[0]):.6f}): "
+            f'probabilities hide gradients; declare rs.wrap(model, output="probabilities")'
+        )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One judged figure.
+
+    Args:
+        value: The figure.
+        n: How many samples it rests on; 0 where it is no sample statistic.
+        low: Lower end of the 95 % interval, or None.
+        high: Upper end, or None.
+        unit: "rate", "count", "seconds", "nats" …
+        better: "higher", "lower" or "" (for the defender).
+    """
+
+    value: float
+    n: int = 0
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    better: str = ""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A judgement: named figures, doubts, per-sample columns, and artefacts for the gallery.
+
+    Args:
+        values: Metric name -> figure; the first is the headline.
+        flags: Short codes of doubts.
+        status: `ok` or `inconclusive`.
+        message: Why, in one sentence, where the status is not ok.
+        per_sample: Column name -> tensor `(N,)`; holds `id` where it is not empty.
+        artefacts: Name -> tensor, a small share kept for figures.
+        cost: Counted passes: `forwards`, `backwards`, `queries`, in samples.
+    """
+
+    values: Mapping[str, Metric]
+    flags: tuple[str, ...] = ()
+    status: str = "ok"
+    message: str = ""
+    per_sample: Mapping[str, Tensor] = field(default_factory=dict)
+    artefacts: Mapping[str, Tensor] = field(default_factory=dict)
+    cost: Mapping[str, int] = field(default_factory=dict)
+
+
+class Scenario(ABC, Generic[V, A]):
+    """The rules of one game: it makes the views and judges the artefacts; a frozen dataclass."""
+
+    #: The family's name, as in `register.attack(scenario=...)`.
+    name: ClassVar[str]
+    #: Kinds of knowledge that this game can hand out, strongest first.
+    accesses: ClassVar[tuple[str, ...]] = ()
+    #: Metric that heads the column of this family in the comparison table.
+    headline: ClassVar[str]
+    #: Fields of the victim without which the game cannot be played.
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def views(self, victim: Victim) -> Iterator[V]:
+        """The views of one game, as a generator; a split or a batch size never changes the result."""
+
+    @abstractmethod
+    def score(self, victim: Victim, moves: Iterable[tuple[V, A]]) -> Metrics:
+        """Judge the artefacts without asking the attack how it went."""
+
+
+def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed: int) -> Metrics:
+    """Play one whole game.
+
+    Args:
+        attack: A callable from the scenario's view to its artefact.
+        scenario: Rules and judge.
+        victim: Who is attacked.
+        seed: Keys every random draw of the attack, together with sample ids.
+
+    Returns:
+        What the judge measured.
+
+    Raises:
+        NotApplicableError: The victim lacks what the scenario needs.
+        BudgetError: The artefact is over budget and the game cannot go on without it.
+    """
+    streams = Streams(seed).child("attack")
+    with untouched(victim.model.network), seeded(streams.key):
+        made = (move for view in scenario.views(victim) for move in moves(attack, view, streams))
+        return scenario.score(victim, made)
+
+
+def moves(attack: Attack[V, A], view: V, streams: Streams) -> Iterator[tuple[V, A]]:
+    """The attack's move on this view; out of memory, a view that can be halved is, and the game goes on."""
+    try:
+        artefact = attack(view, streams)
+    except (torch.OutOfMemoryError, MemoryError):
+        halve = getattr(view, "halves", None)
+        parts = halve() if halve is not None else ()
+        if not parts:
+            raise
+    else:
+        yield view, artefact
+        return
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    for part in parts:
+        yield from moves(attack, part, streams)

@@ -1,0 +1,239 @@
+"""Names to plug-ins: `register.attack`, `register.defense`, and how they are found.
+
+Built-ins are found by walking `robustsuite.attacks` and `robustsuite.defenses`, installed third parties through the
+entry-point group `robustsuite.plugins`, single files through `load_file`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from robustsuite.errors import RequestError
+
+T = TypeVar("T")
+ENTRY_POINTS = "robustsuite.plugins"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One registered plug-in.
+
+    Args:
+        name: Its name in suite files.
+        kind: `attack` or `defense`.
+        cls: The frozen dataclass.
+        scenario: The game that an attack plays; empty for a defence.
+        access: The knowledge that an attack asks for.
+        resolves: Flags that this attack can resolve.
+        taxonomy: Ids in NIST AI 100-2, MITRE ATLAS or OWASP ML Top 10.
+        control: Whether this attack is a baseline that a real attack must beat.
+    """
+
+    name: str
+    kind: str
+    cls: type[Any]
+    scenario: str = ""
+    access: str = ""
+    resolves: tuple[str, ...] = ()
+    taxonomy: tuple[str, ...] = ()
+    control: bool = False
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.cls) or "").splitlines()[0]
+
+    @property
+    def parameters(self) -> tuple[dataclasses.Field[Any], ...]:
+        """Fields that a suite file may set."""
+        return tuple(f for f in dataclasses.fields(self.cls) if f.init)
+
+    def make(self, options: dict[str, Any] | None = None) -> Any:
+        """An instance with these options; unknown names and wrong types are request errors."""
+        options = dict(options or {})
+        names = [f.name for f in self.parameters]
+        for key in options:
+            if key not in names:
+                near = difflib.get_close_matches(key, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"{self.name} takes {', '.join(names) or 'no options'}"
+                raise RequestError(f"expected an option of {self.name}, got {key}={options[key]!r}; {hint}")
+        try:
+            return self.cls(**{key: self._coerce(key, value) for key, value in options.items()})
+        except TypeError as error:
+            raise RequestError(f"expected all required options of {self.name}, got {options!r}; {error}") from error
+
+    def _coerce(self, key: str, value: Any) -> Any:
+        hint = inspect.get_annotations(self.cls, eval_str=True).get(key) or _inherited_hint(self.cls, key)
+        if not _is_plain_type(hint):
+            return value
+        try:
+            return TypeAdapter(hint, config=ConfigDict(strict=False)).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise RequestError(
+                f"expected {self.name}.{key} of type {_type_name(hint)}, got {key}={value!r}; {reason}"
+            ) from error
+
+
+def _inherited_hint(cls: type[Any], key: str) -> Any:
+    for base in cls.__mro__:
+        hints = inspect.get_annotations(base, eval_str=True)
+        if key in hints:
+            return hints[key]
+    return Any
+
+
+def _is_plain_type(hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return all(_is_plain_type(part) for part in get_args(hint))
+    return hint in (int, float, str, bool, type(None)) or get_origin(hint) in (tuple, list, dict)
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+class Registry:
+    """Names to entries of one kind, filled on first look-up."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self._kind, self._package = kind, package
+        self._entries: dict[str, Entry] = {}
+        self._prefixes: dict[str, Callable[[str], Entry]] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Register; a collision names both modules."""
+        known = self._entries.get(entry.name)
+        if known is not None and known.cls.__qualname__ + known.cls.__module__ != (
+            entry.cls.__qualname__ + entry.cls.__module__
+        ):
+            raise RequestError(
+                f"expected one {self._kind} called {entry.name!r}, got it from {known.cls.__module__} and "
+                f"{entry.cls.__module__}; rename one of them"
+            )
+        self._entries[entry.name] = entry
+
+    def add_prefix(self, prefix: str, resolve: Callable[[str], Entry]) -> None:
+        """Resolve every name `prefix:REST` by a function of REST."""
+        self._prefixes[prefix] = resolve
+
+    def get(self, name: str) -> Entry:
+        """The entry of this name; an unknown name lists the near matches."""
+        discover()
+        prefix, colon, rest = name.partition(":")
+        if colon and prefix in self._prefixes:
+            return self._prefixes[prefix](rest)
+        if name not in self._entries:
+            near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.4)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._entries))}"
+            raise RequestError(f"expected a known {self._kind}, got {self._kind}={name!r}; {hint}")
+        return self._entries[name]
+
+    def all(self) -> tuple[Entry, ...]:
+        """Every entry, by name."""
+        discover()
+        return tuple(self._entries[name] for name in sorted(self._entries))
+
+
+attacks = Registry("attack", "robustsuite.attacks")
+defenses = Registry("defense", "robustsuite.defenses")
+
+
+class _Register:
+    """The two decorators."""
+
+    @staticmethod
+    def attack(
+        name: str,
+        *,
+        scenario: str,
+        access: str,
+        resolves: tuple[str, ...] = (),
+        taxonomy: tuple[str, ...] = (),
+        control: bool = False,
+    ) -> Callable[[type[T]], type[T]]:
+        """Register a frozen dataclass `(view, streams) -> artefact` as an attack of this scenario and access."""
+
+        def add(cls: type[T]) -> type[T]:
+            entry = Entry(_claim(name, cls), "attack", cls, scenario, access, resolves, taxonomy, control)
+            attacks.add(entry)
+            return cls
+
+        return add
+
+    @staticmethod
+    def defense(name: str, *, taxonomy: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]:
+        """Register a frozen dataclass `recipe -> recipe` as a defence."""
+
+        def add(cls: type[T]) -> type[T]:
+            defenses.add(Entry(_claim(name, cls), "defense", cls, taxonomy=taxonomy))
+            return cls
+
+        return add
+
+
+def _claim(name: str, cls: type[Any]) -> str:
+    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise RequestError(
+            f"expected a frozen dataclass, got {cls.__module__}.{cls.__qualname__}; decorate it with "
+            f"@dataclass(frozen=True, kw_only=True) below the register line"
+        )
+    cls.plugin_name = name  # type: ignore[attr-defined]  # read by `canonical.plain`
+    return name
+
+
+register = _Register()
+_found = False
+_lock = threading.RLock()
+
+
+def discover() -> None:
+    """Import every built-in and installed plug-in once."""
+    global _found
+    with _lock:
+        if _found:
+            return
+        _found = True
+        try:
+            for registry in (attacks, defenses):
+                package = importlib.import_module(registry._package)
+                for module in pkgutil.walk_packages(package.__path__, registry._package + "."):
+                    importlib.import_module(module.name)
+            for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+                point.load()
+        except BaseException:
+            _found = False
+            raise
+
+
+def load_file(path: str | Path) -> None:
+    """Import one plug-in file, whose decorators register what it holds.
+
+    Raises:
+        RequestError: The file is absent or no Python file.
+    """
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".py":
+        raise RequestError(f"expected an existing .py file, got plugin={str(path)!r}; check the path")
+    discover()
+    name = f"robustsuite_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise RequestError(f"expected an importable file, got plugin={str(path)!r}; check its name")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)

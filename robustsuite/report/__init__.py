@@ -1,0 +1,1 @@
+"""Records to tables, figures and files: pure functions of what a run left behind."""

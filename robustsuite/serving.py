@@ -1,0 +1,61 @@
+"""What a deployed model answers: logits, and whether it rejects the input."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Outputs(NamedTuple):
+    """`logits (N, classes)` and `rejected (N,)` bool; a rejected input has no verdict."""
+
+    logits: Tensor
+    rejected: Tensor
+
+
+class Deployed(ABC):
+    """A model as users and adversaries meet it.
+
+    Subclasses say what they answer, which network they are built on, and what to differentiate through.
+    """
+
+    #: Whether the same input may get another answer the next time.
+    random: bool = False
+    #: Whether `surrogate` shows an adversary everything that decides the answer.
+    fully_differentiable: bool = True
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Outputs:
+        """Answer a batch of raw inputs `(N, …)`."""
+
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network inside, whose state must survive every game unchanged."""
+
+    def surrogate(self) -> nn.Module:
+        """A differentiable module from raw inputs to logits; by default the network itself."""
+        return self.network
+
+    def parameter_count(self) -> int:
+        """Number of trainable and frozen parameters."""
+        return sum(p.numel() for p in self.network.parameters())
+
+
+class Served(Deployed):
+    """A network that answers everything."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    def __call__(self, x: Tensor) -> Outputs:
+        """Logits of the network; nothing is rejected."""
+        logits = self._network(x)
+        return Outputs(logits, torch.zeros(len(x), dtype=torch.bool, device=x.device))

@@ -1,0 +1,211 @@
+"""What an adversary may change: perturbation balls and integer budgets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from robustsuite import checks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from robustsuite.streams import Streams
+
+NORMS: Final = ("linf", "l2", "l1")
+_BISECTIONS: Final = 60  # halvings of the multiplier; enough for the last bit of float32 and 1e-12 in float64
+_ORDER: Final = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *([1] * (like.dim() - 1)))
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A perturbation set: all inputs within `radius` of x in `norm` and within `bounds`.
+
+    Args:
+        norm: `linf`, `l2` or `l1`.
+        radius: In raw input units, at least 0; text such as "8/255" is read as a quotient.
+        bounds: Least and greatest input value; None where inputs are unbounded. A scenario fills in the bounds that the
+            data declares.
+
+    Raises:
+        RequestError: An unknown norm, a negative radius, or bounds that are no interval.
+
+    Example:
+        >>> Ball("linf", "8/255").radius == 8 / 255
+        True
+    """
+
+    norm: str
+    radius: float
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        checks.one_of("norm", self.norm, NORMS)
+        object.__setattr__(self, "radius", checks.real("radius", checks.fraction("radius", self.radius), low=0.0))
+        if self.bounds is not None:
+            low, high = (float(b) for b in self.bounds)
+            if not low < high:
+                raise checks.fail("bounds (low, high) with low < high", "bounds", self.bounds, "swap or widen them")
+            object.__setattr__(self, "bounds", (low, high))
+
+    def within(self, bounds: tuple[float, float]) -> Ball:
+        """The same ball cut by these bounds, where it declares none of its own."""
+        return self if self.bounds is not None else replace(self, bounds=bounds)
+
+    def scaled(self, radius: float) -> Ball:
+        """The same ball with another radius."""
+        return replace(self, radius=radius)
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """Slack for rounding: float32 `x + r` exceeds r by up to half a unit in the last place of x."""
+        import torch
+
+        scale = 1.0 if self.bounds is None else max(abs(self.bounds[0]), abs(self.bounds[1]), 1.0)
+        return (self.radius + scale) * 4.0 * torch.finfo(dtype).eps
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances `(N,)` between `a` and `b`, both `(N, …)`, accumulated in float64."""
+        import torch
+
+        difference = (a.double() - b.double()).flatten(1)
+        return torch.linalg.vector_norm(difference, ord=_ORDER[self.norm], dim=1)
+
+    def contains(self, moved: Tensor, x: Tensor) -> Tensor:
+        """Whether each `moved` row lies in the ball around its `x` and in bounds, up to `tolerance`; bool `(N,)`."""
+        slack = self.tolerance(x.dtype)
+        # A sum over D coordinates rounds once per coordinate, in l2 as the root of the sum of squares.
+        width = max(1, x[0].numel())
+        terms = {"linf": 1.0, "l2": math.sqrt(width), "l1": float(width)}[self.norm]
+        inside = self.distance(moved, x) <= self.radius + slack * terms
+        if self.bounds is not None:
+            flat = moved.flatten(1)
+            inside &= (flat.amin(1) >= self.bounds[0]) & (flat.amax(1) <= self.bounds[1])
+        return inside
+
+    def project(self, moved: Tensor, x: Tensor) -> Tensor:
+        """The nearest point (Euclidean) to each `moved` row within the ball around `x` and the bounds.
+
+        Exact for the intersection, not one projection after the other: the multiplier of the norm constraint is found
+        by bisection, and the bounds are part of the function that is bisected.
+
+        Args:
+            moved: Points to project `(N, …)`.
+            x: Centres `(N, …)`, themselves within the bounds.
+        """
+        delta = self._clip(moved - x, x)
+        if self.norm == "linf":
+            projected = x + delta.clamp(-self.radius, self.radius)
+            return projected if self.bounds is None else projected.clamp(*self.bounds)
+        outside = self._length(delta) > self.radius
+        if outside.any():
+            delta = delta.clone()
+            delta[outside] = self._shrink((moved - x)[outside], x[outside])
+        projected = x + delta
+        return projected if self.bounds is None else projected.clamp(*self.bounds)
+
+    def _clip(self, delta: Tensor, x: Tensor) -> Tensor:
+        if self.bounds is None:
+            return delta
+        return delta.clamp(self.bounds[0] - x, self.bounds[1] - x)
+
+    def _length(self, delta: Tensor) -> Tensor:
+        import torch
+
+        return torch.linalg.vector_norm(delta.flatten(1), ord=_ORDER[self.norm], dim=1)
+
+    def _shrink(self, delta: Tensor, x: Tensor) -> Tensor:
+        """Solve `length(clip(shrunk(delta, m))) = radius` for the multiplier m of each row, and return the inner side."""
+        import torch
+
+        def at(multiplier: Tensor) -> Tensor:
+            m = _per_sample(multiplier, delta)
+            shrunk = delta * (1 - m) if self.norm == "l2" else delta.sign() * (delta.abs() - m).clamp_min(0)
+            return self._clip(shrunk, x)
+
+        low = torch.zeros(len(delta), dtype=delta.dtype, device=delta.device)
+        high = torch.ones_like(low) if self.norm == "l2" else delta.flatten(1).abs().amax(1)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            inside = self._length(at(middle)) <= self.radius
+            high = torch.where(inside, middle, high)
+            low = torch.where(inside, low, middle)
+        return at(high)
+
+    def step(self, x: Tensor, direction: Tensor, length: float | Tensor, *, share: float = 0.0) -> Tensor:
+        """Move along the steepest ascent of `direction` in this norm.
+
+        Args:
+            x: Where to step from `(N, …)`; in l1 coordinates that are already at the bound they would leave are skipped.
+            direction: Gradients `(N, …)`; a row of zeros does not move.
+            length: Norm of the step, one number or `(N,)`.
+            share: In l1, the share of coordinates over which the step is spread, in [0, 1]; 0 is the single steepest
+                (the exact dual of l1; a share follows SLIDE, Tramer and Boneh, arXiv:1904.13000).
+
+        Returns:
+            The moved points `(N, …)`, not yet projected.
+        """
+        import torch
+
+        size = length if not isinstance(length, torch.Tensor) else _per_sample(length, x)
+        if self.norm == "linf":
+            return x + size * direction.sign()
+        if self.norm == "l2":
+            return x + size * direction / _per_sample(self._length(direction).clamp_min(1e-30), x)
+        return x + size * self._sparse_sign(x, direction, share)
+
+    def _sparse_sign(self, x: Tensor, direction: Tensor, share: float) -> Tensor:
+        import torch
+
+        flat = direction.flatten(1)
+        if self.bounds is not None:
+            here = x.flatten(1)
+            stuck = ((flat > 0) & (here >= self.bounds[1])) | ((flat < 0) & (here <= self.bounds[0]))
+            flat = flat.masked_fill(stuck, 0)
+        count = max(1, round(share * flat.shape[1]))
+        chosen = flat.abs().topk(count, dim=1).indices
+        sign = torch.zeros_like(flat).scatter(1, chosen, flat.gather(1, chosen).sign())
+        return (sign / sign.abs().sum(1, keepdim=True).clamp_min(1)).reshape(direction.shape)
+
+    def sample(self, x: Tensor, ids: Tensor, streams: Streams) -> Tensor:
+        """Uniform points of the ball around each `x` (before the cut by the bounds), projected.
+
+        linf: independent coordinates. l2: a normal direction with radius r u^(1/D). l1: exponential coordinates with
+        random signs (Calafiore et al., 1998).
+
+        Args:
+            x: Centres `(N, …)`.
+            ids: Sample ids `(N,)` that key the draws.
+            streams: The stream to draw from.
+        """
+        import torch
+
+        shape = x.shape[1:]
+        width = math.prod(shape)
+        if self.norm == "linf":
+            noise = (2 * streams.uniform(ids, shape, dtype=x.dtype) - 1) * self.radius
+            return self.project(x + noise, x)
+        if self.norm == "l2":
+            raw = streams.normal(ids, shape, dtype=x.dtype)
+        else:
+            magnitude = -torch.log1p(-streams.child("magnitude").uniform(ids, shape, dtype=torch.float64))
+            sign = (streams.child("sign").uniform(ids, shape) < 0.5).double() * 2 - 1
+            raw = (magnitude * sign).to(x.dtype)
+        depth = streams.child("depth").uniform(ids, (1,), dtype=torch.float64)[:, 0] ** (1.0 / width)
+        size = (self.radius * depth / self._length(raw).double().clamp_min(1e-30)).to(x.dtype)
+        return self.project(x + raw * _per_sample(size, x), x)
+
+
+def poison_budget(fraction: float, n: int) -> int:
+    """How many of `n` training samples the fraction allows, rounded down; at least 1 where the fraction is positive.
+
+    Raises:
+        RequestError: The fraction is outside [0, 1].
+    """
+    share = checks.real("fraction", fraction, low=0.0, high=1.0)
+    return max(1, math.floor(share * n + 1e-9)) if share > 0 else 0

@@ -1,0 +1,1 @@
+"""How a model comes to be: `Recipe` says what, `fit` does it, the cache remembers it."""

@@ -1,0 +1,223 @@
+"""A recipe: how a model comes to be, as replaceable parts in the order in which they act."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustsuite.canonical import digest, plain
+from robustsuite.data.samples import Batch, Samples
+from robustsuite.errors import RequestError
+from robustsuite.serving import Deployed
+from robustsuite.streams import Streams
+from robustsuite.threat import Ball
+from robustsuite.training.settings import Training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits `(B, classes)` and labels `(B,)` to losses `(B,)`."""
+
+
+@runtime_checkable
+class Build(Protocol):
+    """Classes, input shape and bounds to a network from raw inputs to logits; a frozen dataclass."""
+
+    def __call__(self, classes: int, shape: tuple[int, ...], bounds: tuple[float, float]) -> nn.Module: ...
+
+
+@runtime_checkable
+class Prepare(Protocol):
+    """Training data to training data (a filter, say); a frozen dataclass."""
+
+    def __call__(self, samples: Samples, streams: Streams) -> Samples: ...
+
+
+@runtime_checkable
+class Repair(Protocol):
+    """Network and clean data to a network; a frozen dataclass."""
+
+    def __call__(self, network: nn.Module, clean: Samples, streams: Streams) -> nn.Module: ...
+
+
+@runtime_checkable
+class Serve(Protocol):
+    """Deployed model and calibration data to a deployed model; a frozen dataclass."""
+
+    def __call__(self, model: Deployed, calibration: Samples, streams: Streams) -> Deployed: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an objective knows of the step that it serves.
+
+    Args:
+        loss: The per-sample loss of the training settings (label smoothing and class weights inside).
+        streams: Random streams of this step, to be keyed by the batch's sample ids.
+        bounds: Bounds of the inputs.
+        epoch: Counts from 0.
+    """
+
+    loss: Loss
+    streams: Streams
+    bounds: tuple[float, float]
+    epoch: int = 0
+
+
+class Objective(ABC):
+    """A batch to per-sample losses; a frozen dataclass."""
+
+    @abstractmethod
+    def __call__(self, network: nn.Module, batch: Batch, step: Step) -> Tensor:
+        """Per-sample losses `(B,)`, so that batch size never changes what a sample contributes."""
+
+    def validate(self, network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:
+        """Figures on held-out data; the one called `score` picks the best epoch (greater is better)."""
+        return clean_validation(network, held_out, step)
+
+
+def clean_validation(network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:
+    """Validation loss and accuracy in eval mode; the score is the accuracy, ties broken by the loss."""
+    device = next(network.parameters()).device
+    losses, right = 0.0, 0
+    with torch.no_grad():
+        for batch in held_out.batches(512, device):
+            logits = network(batch.x)
+            losses += float(step.loss(logits, batch.y).sum())
+            right += int((logits.argmax(1) == batch.y).sum())
+    loss, accuracy = losses / len(held_out), right / len(held_out)
+    return {"validation_loss": loss, "validation_accuracy": accuracy, "score": accuracy - 1e-6 * min(loss, 1e3)}
+
+
+@dataclass(frozen=True)
+class CleanLoss(Objective):
+    """The training loss on the batch as it is."""
+
+    def __call__(self, network: nn.Module, batch: Batch, step: Step) -> Tensor:
+        """Losses of the plain batch."""
+        return step.loss(network(batch.x), batch.y)
+
+
+class Updater(ABC):
+    """A running update: owns the batch sampler, the optimizer and any accounting."""
+
+    #: The module to call in training; it may wrap the network (Fabric, Opacus).
+    network: nn.Module
+
+    @abstractmethod
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """Row indices of each batch of this epoch, int64; a Poisson batch may be empty."""
+
+    @abstractmethod
+    def step(self, losses: Tensor) -> None:
+        """Move the weights by the gradients of these per-sample losses `(B,)`."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Everything but the weights that resuming needs, in types that `weights_only` loading accepts."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the record must say of this update (epsilon, delta, sampling …)."""
+        return {}
+
+    def finish(self) -> None:  # noqa: B027  # most updates leave nothing behind
+        """Take off hooks and wrappers; the network is plain again."""
+
+
+class Update(ABC):
+    """How gradients move weights; a frozen dataclass that starts an `Updater`."""
+
+    @abstractmethod
+    def start(self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric) -> Updater:
+        """Begin a training of `network` (already on the device) on `samples`."""
+
+    def admit(self, network: nn.Module) -> nn.Module:
+        """The network that this update can train, mended before any optimizer is built; by default as it is."""
+        return network
+
+
+def _default_update() -> Update:
+    from robustsuite.training.descent import GradientDescent
+
+    return GradientDescent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model comes to be; defences are functions from a recipe to a recipe.
+
+    Args:
+        build: Classes, shape and bounds -> network.
+        training: Shared settings.
+        prepare: Data -> data, applied in order.
+        objective: Batch -> per-sample loss.
+        update: How gradients move weights.
+        repair: Network and clean data -> network, applied in order.
+        serve: Deployed model and calibration data -> deployed model, applied in order.
+        threat: The ball that the defender expects; no part of the key, defences copy from it what they use.
+    """
+
+    build: Build
+    training: Training = field(default_factory=Training)
+    prepare: tuple[Prepare, ...] = ()
+    objective: Objective = field(default_factory=CleanLoss)
+    update: Update = field(default_factory=_default_update)
+    repair: tuple[Repair, ...] = ()
+    serve: tuple[Serve, ...] = ()
+    threat: Ball | None = None
+
+    def training_key(self) -> str:
+        """A digest of everything but `serve` and `threat`: equal keys mean the same training."""
+        return digest({k: v for k, v in self.description().items() if k != "serve"})
+
+    def description(self) -> dict[str, Any]:
+        """The recipe as JSON values."""
+        parts = ("build", "training", "prepare", "objective", "update", "repair", "serve")
+        return {name: plain(getattr(self, name)) for name in parts}
+
+    def with_objective(self, objective: Objective) -> Recipe:
+        """The recipe with its objective replaced; a second replacement is refused."""
+        if not isinstance(self.objective, CleanLoss):
+            raise RequestError(
+                f"expected one objective, got {type(self.objective).__name__} and {type(objective).__name__}; compose "
+                f"only one defence that replaces the training objective"
+            )
+        return replace(self, objective=objective)
+
+    def with_update(self, update: Update) -> Recipe:
+        """The recipe with its update replaced; a second replacement is refused."""
+        if type(self.update) is not type(_default_update()):
+            raise RequestError(
+                f"expected one update, got {type(self.update).__name__} and {type(update).__name__}; compose only one "
+                f"defence that replaces how gradients move weights"
+            )
+        return replace(self, update=update)
+
+    def with_serve(self, serve: Serve) -> Recipe:
+        """The recipe with one more wrapper around the deployed model."""
+        return replace(self, serve=(*self.serve, serve))
+
+
+def training_loss(training: Training, samples: Samples) -> Loss:
+    """The per-sample loss that the settings describe: cross-entropy with label smoothing and class weights."""
+    weight: Tensor | None = None
+    if training.class_weights == "balanced":
+        counts = torch.bincount(samples.y, minlength=samples.classes).clamp_min(1)
+        weight = len(samples) / (samples.classes * counts.double())
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        w = None if weight is None else weight.to(logits)
+        return F.cross_entropy(logits, y, weight=w, label_smoothing=training.label_smoothing, reduction="none")
+
+    return loss
