@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import torch.nn.functional as F
 from torch import Tensor
 
 AttackLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Logits `(n, classes)`, labels `(n,)` and targets `(n,)` or None to values `(n,)`, greater being worse for the model."""
+"""Logits `(n, classes)`, labels `(n,)` and targets `(n,)` or None to values `(n,)`; greater is worse for the model."""
 
 
 def cross_entropy(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -25,3 +26,7 @@ def margin(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
         return logits.scatter(1, y[:, None], -float("inf")).amax(1) - true
     wanted = logits.gather(1, target[:, None])[:, 0]
     return wanted - logits.scatter(1, target[:, None], -float("inf")).amax(1)
+
+
+NAMED: Final = {"cross-entropy": cross_entropy, "margin": margin}
+"""What an attack's `loss` option may name."""

@@ -1,0 +1,101 @@
+"""Projected gradient descent: the iterated, restarted, white-box attack that others are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustsuite import checks, losses
+from robustsuite.registry import register
+from robustsuite.scenarios.views import WhiteBox
+from robustsuite.streams import Streams
+
+
+@register.attack("pgd", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"))
+@dataclass(frozen=True, kw_only=True)
+class PGD:
+    """Ascend the loss by fixed steps, projecting back into the ball after each one.
+
+    A sample that reaches the goal is kept where it fell and costs no further pass; a restart is tried only on samples
+    that still stand. A sample that never falls is returned where its loss was largest. On a model that never falls,
+    each restart costs `steps` forward and backward passes a sample and one forward pass for the last iterate.
+
+    Args:
+        steps: Gradient steps, at least 1.
+        step_size: Length of a step as a fraction of the ball's radius, in (0, 2].
+        random_start: Whether the first run starts at a uniform point of the ball; later runs always do.
+        restarts: Runs in all, at least 1.
+        momentum: Decay of accumulated l1-normalised gradients, in [0, 1]; 0 steps along the plain gradient.
+        l1_share: In l1, the share of coordinates over which a step is spread, in [0, 1].
+        loss: What to ascend: `cross-entropy` or `margin`.
+
+    Guarantees:
+        Start points are keyed by sample id and run, so they are bit-equal in any batch.
+
+    References:
+        Madry et al., ICLR 2018, arXiv:1706.06083; momentum: Dong et al., CVPR 2018, arXiv:1710.06081; sparse l1 steps:
+        Tramer and Boneh, NeurIPS 2019, arXiv:1904.13000.
+
+    Example:
+        >>> PGD(steps=10, step_size=0.25).restarts
+        1
+    """
+
+    steps: int = 40
+    step_size: float = 0.1
+    random_start: bool = True
+    restarts: int = 1
+    momentum: float = 0.0
+    l1_share: float = 0.05
+    loss: str = "cross-entropy"
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, low=1)
+        checks.real("step_size", self.step_size, low=0.0, high=2.0, open_low=True)
+        checks.integer("restarts", self.restarts, low=1)
+        checks.real("momentum", self.momentum, low=0.0, high=1.0)
+        checks.real("l1_share", self.l1_share, low=0.0, high=1.0)
+        checks.one_of("loss", self.loss, losses.NAMED)
+
+    def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
+        """Adversarial inputs `(N, …)` for the samples of this view."""
+        found = view.x.clone()
+        if view.ball.radius == 0:
+            return found
+        most = torch.full((len(found),), -torch.inf, dtype=found.dtype, device=found.device)
+        rows = torch.arange(len(found), device=found.device)
+        for run in range(self.restarts):
+            start = view.x[rows]
+            if self.random_start or run > 0:
+                start = view.ball.sample(start, view.ids[rows], streams.child("start", run))
+            rows = self._climb(view, start, rows, found, most)
+            if len(rows) == 0:
+                break
+        return found
+
+    def _climb(self, view: WhiteBox, x: Tensor, rows: Tensor, found: Tensor, most: Tensor) -> Tensor:
+        """One run from `x`: writes the points to return and their losses, and returns the rows that still stand."""
+        centre, trend = view.x[rows], torch.zeros_like(x)
+        for left in range(self.steps, -1, -1):
+            seen = view.ascend(x, rows, losses.NAMED[self.loss], gradient=left > 0)
+            kept = seen.fallen | (seen.loss > most[rows])
+            found[rows[kept]] = x[kept]
+            most[rows[kept]] = seen.loss[kept].to(most.dtype)
+            standing = ~seen.fallen
+            if left == 0 or not standing.any():
+                return rows[standing]
+            gradient = seen.gradient
+            if not standing.all():
+                x, rows, centre, trend, gradient = (part[standing] for part in (x, rows, centre, trend, gradient))
+            trend = self._accumulate(trend, gradient)
+            length = self.step_size * view.ball.radius
+            x = view.ball.project(view.ball.step(x, trend, length, share=self.l1_share), centre)
+        return rows
+
+    def _accumulate(self, trend: Tensor, gradient: Tensor) -> Tensor:
+        if self.momentum == 0:
+            return gradient
+        size = gradient.flatten(1).abs().sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+        return self.momentum * trend + gradient / size.reshape(-1, *([1] * (gradient.dim() - 1)))
