@@ -15,12 +15,52 @@ if TYPE_CHECKING:
     from robustsuite.streams import Streams
 
 NORMS: Final = ("linf", "l2", "l1")
-_BISECTIONS: Final = 60  # halvings of the multiplier; enough for the last bit of float32 and 1e-12 in float64
+_ITERATIONS: Final = 60  # of a bracketed Newton search that mostly ends within ten; 60 halvings alone would do
 _ORDER: Final = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (like.dim() - 1)))
+
+
+def _scaled(size: Tensor, room: Tensor, radius: float) -> Tensor:
+    """`min(s size, room)` of l2 norm `radius`, rows `(n, D)`.
+
+    Each pass solves the equation with the coordinates that are at their bound held there. From below, that set only
+    grows and s only rises, so the passes end at the solution.
+    """
+    import torch
+
+    held = torch.zeros_like(size, dtype=torch.bool)
+    while True:
+        left = (radius**2 - room.masked_fill(~held, 0).square().sum(1, keepdim=True)).clamp_min(0)
+        free = size.masked_fill(held, 0).square().sum(1, keepdim=True)
+        moved = size * (left / free.clamp_min(torch.finfo(size.dtype).tiny)).sqrt().clamp_max(1)
+        over = moved >= room
+        if not (over & ~held).any():
+            return torch.where(held, room, torch.minimum(moved, room))
+        held |= over
+
+
+def _thresholded(size: Tensor, room: Tensor, radius: float) -> Tensor:
+    """`min(max(size - t, 0), room)` of l1 norm `radius`, rows `(n, D)`: Newton's method on t, kept in a bracket."""
+    import torch
+
+    low = size.new_zeros(len(size), 1)
+    high = size.amax(1, keepdim=True)
+    slack = 8 * torch.finfo(size.dtype).eps * (radius + high)
+    t = low
+    for _ in range(_ITERATIONS):
+        moved = torch.minimum((size - t).clamp_min(0), room)
+        total = moved.sum(1, keepdim=True)
+        excess = total - radius
+        if bool((excess.abs() <= slack).all()):
+            break
+        low, high = torch.where(excess > 0, t, low), torch.where(excess > 0, high, t)
+        slope = ((size > t) & (size - t < room)).sum(1, keepdim=True)
+        t = t + excess / slope.clamp_min(1)
+        t = torch.where((t > low) & (t < high), t, (low + high) / 2)
+    return moved * (radius / total).clamp_max(1)
 
 
 @dataclass(frozen=True)
@@ -91,13 +131,15 @@ class Ball:
     def project(self, moved: Tensor, x: Tensor) -> Tensor:
         """The nearest point (Euclidean) to each `moved` row within the ball around `x` and the bounds.
 
-        Exact for the intersection, not one projection after the other: the multiplier of the norm constraint is found
-        by bisection, and the bounds are part of the function that is bisected.
+        Exact for the intersection, not one projection after the other: the bounds are part of the equation that is
+        solved for the multiplier of the norm constraint.
 
         Args:
             moved: Points to project `(N, …)`.
             x: Centres `(N, …)`, themselves within the bounds.
         """
+        if self.radius == 0:
+            return x.clone()
         delta = self._clip(moved - x, x)
         if self.norm == "linf":
             projected = x + delta.clamp(-self.radius, self.radius)
@@ -120,28 +162,21 @@ class Ball:
         return torch.linalg.vector_norm(delta.flatten(1), ord=_ORDER[self.norm], dim=1)
 
     def _shrink(self, delta: Tensor, x: Tensor) -> Tensor:
-        """Solve `length(clip(shrunk(delta, m))) = radius` for the multiplier m of each row, and return the inner side."""
+        """Solve for the multiplier of the norm constraint, row by row, with the bounds inside the equation."""
         import torch
 
-        def at(multiplier: Tensor) -> Tensor:
-            m = _per_sample(multiplier, delta)
-            shrunk = delta * (1 - m) if self.norm == "l2" else delta.sign() * (delta.abs() - m).clamp_min(0)
-            return self._clip(shrunk, x)
-
-        low = torch.zeros(len(delta), dtype=delta.dtype, device=delta.device)
-        high = torch.ones_like(low) if self.norm == "l2" else delta.flatten(1).abs().amax(1)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            inside = self._length(at(middle)) <= self.radius
-            high = torch.where(inside, middle, high)
-            low = torch.where(inside, low, middle)
-        return at(high)
+        size = delta.abs().flatten(1)
+        room = torch.full_like(size, math.inf)
+        if self.bounds is not None:
+            room = torch.where(delta > 0, self.bounds[1] - x, x - self.bounds[0]).flatten(1)
+        shrunk = _scaled(size, room, self.radius) if self.norm == "l2" else _thresholded(size, room, self.radius)
+        return delta.sign() * shrunk.reshape(delta.shape)
 
     def step(self, x: Tensor, direction: Tensor, length: float | Tensor, *, share: float = 0.0) -> Tensor:
         """Move along the steepest ascent of `direction` in this norm.
 
         Args:
-            x: Where to step from `(N, …)`; in l1 coordinates that are already at the bound they would leave are skipped.
+            x: Where to step from `(N, …)`; in l1, coordinates already at the bound they would leave are skipped.
             direction: Gradients `(N, …)`; a row of zeros does not move.
             length: Norm of the step, one number or `(N,)`.
             share: In l1, the share of coordinates over which the step is spread, in [0, 1]; 0 is the single steepest
@@ -156,7 +191,10 @@ class Ball:
         if self.norm == "linf":
             return x + size * direction.sign()
         if self.norm == "l2":
-            return x + size * direction / _per_sample(self._length(direction).clamp_min(1e-30), x)
+            # Squares of the tiny gradients of a saturated model underflow; scaled by their greatest entry they do not.
+            scale = direction.flatten(1).abs().amax(1).clamp_min(torch.finfo(direction.dtype).tiny)
+            unit = direction / _per_sample(scale, x)
+            return x + size * unit / _per_sample(self._length(unit).clamp_min(torch.finfo(unit.dtype).tiny), x)
         return x + size * self._sparse_sign(x, direction, share)
 
     def _sparse_sign(self, x: Tensor, direction: Tensor, share: float) -> Tensor:
@@ -199,6 +237,23 @@ class Ball:
         depth = streams.child("depth").uniform(ids, (1,), dtype=torch.float64)[:, 0] ** (1.0 / width)
         size = (self.radius * depth / self._length(raw).double().clamp_min(1e-30)).to(x.dtype)
         return self.project(x + raw * _per_sample(size, x), x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """The threat model of a suite: what every adversary may do, set by nobody but its author.
+
+    Args:
+        ball: Where adversarial inputs must lie.
+        goal: `untargeted` or `targeted`.
+        target: How targets are chosen: `next`, `random` or `least-likely`; needed for a targeted goal.
+        query_budget: Queries per sample for an oracle; None for no limit.
+    """
+
+    ball: Ball
+    goal: str = "untargeted"
+    target: str | None = None
+    query_budget: int | None = None
 
 
 def poison_budget(fraction: float, n: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
@@ -178,17 +179,17 @@ class Oracle(Inputs):
     budget: int | None = None
 
     def _ask(self, x: Tensor, rows: Tensor) -> Tensor:
-        ids = self.ids[rows].tolist()
         spent = self.meter.queries
-        for i in ids:
-            if self.budget is not None and spent.get(i, 0) >= self.budget:
+        asked = Counter(self.ids[rows].tolist())
+        for i, count in asked.items():
+            if self.budget is not None and spent.get(i, 0) + count > self.budget:
                 raise BudgetError(
-                    f"expected at most {self.budget} queries per sample, got one more for sample {i}; return the best "
-                    f"input found so far, or raise query_budget"
+                    f"expected at most {self.budget} queries per sample, got {spent.get(i, 0) + count} for sample {i}; "
+                    f"return the best input found so far, or raise query_budget"
                 )
-        for i in ids:
-            spent[i] = spent.get(i, 0) + 1
-        self.meter.forwards += len(ids)
+        for i, count in asked.items():
+            spent[i] = spent.get(i, 0) + count
+        self.meter.forwards += len(rows)
         with torch.no_grad():
             return self.answer(x)
 
