@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from robustsuite.errors import ModelError, NotApplicableError
 from robustsuite.isolation import seeded, untouched
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
+from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
 
 _REPEATED = 64  # samples that are asked twice to see whether the model answers the same
@@ -182,7 +183,7 @@ class Metrics:
     """A judgement: named figures, doubts, per-sample columns, and artefacts for the gallery.
 
     Args:
-        values: Metric name -> figure; the first is the headline.
+        values: Metric name -> figure; the first is the headline, which stands in the comparison table.
         flags: Short codes of doubts.
         status: `ok` or `inconclusive`.
         message: Why, in one sentence, where the status is not ok.
@@ -207,10 +208,15 @@ class Scenario(ABC, Generic[V, A]):
     name: ClassVar[str]
     #: Kinds of knowledge that this game can hand out, strongest first.
     accesses: ClassVar[tuple[str, ...]] = ()
-    #: Metric that heads the column of this family in the comparison table.
-    headline: ClassVar[str]
+    #: Rules that a suite may set beside an attack's own options; the attack never sees them.
+    options: ClassVar[tuple[str, ...]] = ()
     #: Fields of the victim without which the game cannot be played.
     needs: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    @abstractmethod
+    def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:
+        """The game for an adversary of this access under this threat model, with these rules."""
 
     @abstractmethod
     def views(self, victim: Victim) -> Iterator[V]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.canonical import canonical_json
 from robustsuite.errors import RequestError
+from robustsuite.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,8 @@ class Record:
         status: One of `STATUSES`.
         message: Why, where the status is not ok; a traceback for an error.
         flags: Short codes of doubts.
-        metrics: Metric name -> {value, n, low, high, unit, better}; the first is the headline.
+        metrics: Metric name -> {value, n, low, high, unit, better}.
+        headline: Name of the metric that stands in the comparison table.
         cost: Counted passes: forwards, backwards, queries.
         seconds: Wall time of the cell, its trainings included.
         attack_parameters: The attack, resolved.
@@ -69,6 +71,7 @@ class Record:
     message: str = ""
     flags: tuple[str, ...] = ()
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    headline: str = ""
     cost: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     attack_parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -120,20 +123,6 @@ def read(path: Path) -> list[Record]:
             continue
         found[record.key] = record
     return sorted(found.values(), key=lambda record: record.order)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, wait for the disk, then rename: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def save_samples(folder: Path, key: str, columns: Mapping[str, Tensor]) -> tuple[str, str]:

@@ -1,15 +1,39 @@
-"""The games: each makes views and judges artefacts. `scenario(name)` finds one by name."""
+"""The games: each makes views and judges artefacts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from robustsuite.protocol import Scenario
+from robustsuite import checks
+from robustsuite.protocol import Attack, Scenario
+from robustsuite.registry import Entry
 from robustsuite.scenarios.evasion import Evasion
 from robustsuite.scenarios.inversion import Inversion
 from robustsuite.scenarios.poisoning import Poisoning
 from robustsuite.scenarios.utility import Utility
+from robustsuite.threat import Threat
 
 SCENARIOS: dict[str, type[Scenario[Any, Any]]] = {s.name: s for s in (Utility, Evasion, Poisoning, Inversion)}
 
-__all__ = ["SCENARIOS", "Evasion", "Inversion", "Poisoning", "Utility"]
+__all__ = ["SCENARIOS", "Evasion", "Inversion", "Poisoning", "Utility", "arrange", "sort_options"]
+
+
+def sort_options(entry: Entry, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a suite's options into the attack's own and the rules of its game (budgets, evaluators)."""
+    rules = SCENARIOS[checks.one_of("scenario", entry.scenario, SCENARIOS)].options
+    own = {f.name for f in entry.parameters}
+    theirs = {k: v for k, v in options.items() if k in rules and k not in own}
+    return {k: v for k, v in options.items() if k not in theirs}, theirs
+
+
+def arrange(
+    entry: Entry, options: Mapping[str, Any], threat: Threat | None
+) -> tuple[Attack[Any, Any], Scenario[Any, Any]]:
+    """The attack with its options, and the game that it plays under this threat model.
+
+    Raises:
+        RequestError: An unknown option, an impossible value, or a threat model that the game needs and lacks.
+    """
+    own, rules = sort_options(entry, options)
+    return entry.make(own), SCENARIOS[entry.scenario].arrange(entry.access, threat, rules)

@@ -22,6 +22,8 @@ from robustsuite.training.settings import Training
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_CALIBRATION = 0.1  # held out where a repair or a serve needs data and no validation share is set
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits `(B, classes)` and labels `(B,)` to losses `(B,)`."""
 
@@ -177,9 +179,15 @@ class Recipe:
     serve: tuple[Serve, ...] = ()
     threat: Ball | None = None
 
+    @property
+    def held_out(self) -> float:
+        """Share of the training set kept from training, for validation and for what repairs and serves calibrate on."""
+        return self.training.validation or (_CALIBRATION if self.serve or self.repair else 0.0)
+
     def training_key(self) -> str:
-        """A digest of everything but `serve` and `threat`: equal keys mean the same training."""
-        return digest({k: v for k, v in self.description().items() if k != "serve"})
+        """A digest of all that trains, so not of `serve` and `threat`: equal keys mean the same training."""
+        parts = {k: v for k, v in self.description().items() if k != "serve"}
+        return digest({**parts, "held_out": self.held_out})
 
     def description(self) -> dict[str, Any]:
         """The recipe as JSON values."""

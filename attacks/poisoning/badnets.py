@@ -1,0 +1,70 @@
+"""BadNets: a bright patch in a corner, and the label that it should bring about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustsuite import checks
+from robustsuite.registry import register
+from robustsuite.scenarios.poisoning import Poison, TrainingSet
+from robustsuite.streams import Streams
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A square of the greatest input value in the lower right corner of images `(n, C, H, W)`."""
+
+    size: int
+    value: float
+    margin: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Stamped copies."""
+        stamped = x.clone()
+        height, width = x.shape[-2:]
+        rows = slice(height - self.margin - self.size, height - self.margin)
+        columns = slice(width - self.margin - self.size, width - self.margin)
+        stamped[..., rows, columns] = self.value
+        return stamped
+
+
+@register.attack(
+    "badnets", scenario="poisoning", access="training-set", taxonomy=("AML.T0020", "ML02:2023", "NISTAML.021")
+)
+@dataclass(frozen=True, kw_only=True)
+class BadNets:
+    """Stamp a patch on training images of other classes and label them as the target.
+
+    Args:
+        target: The class that the trigger should bring about, at least 0.
+        size: Side of the patch in pixels, at least 1.
+        margin: Distance of the patch from the lower right corner in pixels, at least 0.
+
+    References:
+        Gu et al., 2017, arXiv:1708.06733.
+    """
+
+    target: int = 0
+    size: int = 3
+    margin: int = 0
+
+    def __post_init__(self) -> None:
+        checks.integer("target", self.target, low=0)
+        checks.integer("size", self.size, low=1)
+        checks.integer("margin", self.margin, low=0)
+
+    def __call__(self, view: TrainingSet, streams: Streams) -> Poison:
+        """Choose rows of other classes at random, stamp and relabel them."""
+        samples = view.samples
+        checks.integer("target", self.target, low=0, high=samples.classes - 1)
+        if len(samples.shape) != 3 or min(samples.shape[1:]) < self.size + self.margin:
+            raise checks.fail(
+                f"images of at least {self.size + self.margin} pixels a side", "shape", samples.shape, "make the patch smaller"
+            )
+        rows = (samples.y != self.target).nonzero()[:, 0]
+        index = rows[streams.child("rows").permutation(len(rows))[: view.budget]].sort().values
+        trigger = Patch(self.size, samples.bounds[1], self.margin)
+        labels = samples.y[index].clone().fill_(self.target)
+        return Poison(index, trigger(samples.inputs(index)), labels, trigger, self.target)

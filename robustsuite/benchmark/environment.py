@@ -1,0 +1,56 @@
+"""What a record must say of where it was made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from functools import cache
+from typing import Any, Final
+
+from robustsuite import checks
+
+_PACKAGES: Final = ("robustsuite", "torch", "torchvision", "adversarial-robustness-toolbox", "opacus", "numpy")
+
+
+@cache
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Versions, device, threads, and the git revision of the working folder where there is one."""
+    versions = {name: _version(name) for name in _PACKAGES}
+    facts = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    return {**facts, "versions": versions, "device": device, "threads": threads, "revision": _revision()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _revision() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def resolve_device(name: str) -> str:
+    """`auto` becomes the fastest device that is there; any other name must be there.
+
+    Raises:
+        RequestError: A device that torch does not see.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(kind, False):
+        there = ", ".join(k for k, v in present.items() if v)
+        raise checks.fail("a device that is there", "device", name, f"choose one of auto, {there}")
+    return name

@@ -1,0 +1,75 @@
+"""One cell from start to record: whatever happens in it becomes data."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from robustsuite.benchmark.records import Record, save_samples
+from robustsuite.canonical import plain
+from robustsuite.errors import NotApplicableError
+from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
+
+Game = tuple[Attack[Any, Any], Scenario[Any, Any]]
+
+
+def judge(blank: Record, arrange: Callable[[], Game], victim: Callable[[], Victim], folder: Path | None) -> Record:
+    """Play one game and fill in its record; an exception becomes a record of its own.
+
+    Args:
+        blank: The record with everything that is known beforehand.
+        arrange: Makes the attack and the scenario.
+        victim: Makes (trains, recalls) the victim.
+        folder: Where the per-sample file goes; None keeps none.
+    """
+    started = time.perf_counter()
+    try:
+        attack, scenario = arrange()
+        blank = replace(blank, attack_parameters=plain(attack), **_threat(scenario))
+        player = victim()
+        for need in scenario.needs:
+            player.need(need, f"{scenario.name} is judged with it")
+        metrics = play(attack, scenario, player, seed=blank.seed)
+        record = _filled(blank, metrics, player, folder)
+    except NotApplicableError as error:
+        record = replace(blank, status="not_applicable", message=str(error))
+    except KeyboardInterrupt:
+        raise
+    except Exception:
+        record = replace(blank, status="error", message=traceback.format_exc(limit=-8))
+    return replace(record, seconds=time.perf_counter() - started)
+
+
+def _threat(scenario: Scenario[Any, Any]) -> dict[str, Any]:
+    ball = getattr(scenario, "ball", None)
+    return {} if ball is None else {"norm": ball.norm, "radius": ball.radius}
+
+
+def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None) -> Record:
+    path, content = "", ""
+    columns = {**metrics.per_sample, **metrics.artefacts}
+    if folder is not None and columns:
+        path, content = save_samples(folder, blank.key, columns)
+    trained = victim.trained
+    values = {name: _metric(value) for name, value in metrics.values.items() if not math.isnan(value.value)}
+    return replace(
+        blank,
+        status=metrics.status,
+        message=metrics.message,
+        flags=tuple(dict.fromkeys((*metrics.flags, *(trained.flags if trained is not None else ())))),
+        metrics=values,
+        headline=next(iter(metrics.values), ""),
+        cost=dict(metrics.cost),
+        history=tuple(trained.history) if trained is not None else (),
+        samples=path,
+        samples_digest=content,
+    )
+
+
+def _metric(value: Metric) -> Mapping[str, Any]:
+    return {k: v for k, v in asdict(value).items() if v is not None}

@@ -1,0 +1,198 @@
+"""Model inversion: reconstruct what the classes of the training set look like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, Self
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite import checks
+from robustsuite.data.samples import Samples
+from robustsuite.errors import BudgetError
+from robustsuite.models.build import ModelSpec
+from robustsuite.protocol import Metric, Metrics, Scenario, Trained, Victim
+from robustsuite.scenarios.views import Counted, Meter
+from robustsuite.statistics import rate
+from robustsuite.threat import Threat
+from robustsuite.training.recipe import Recipe
+from robustsuite.training.settings import Training
+
+ACCESSES: Final = ("white-box", "scores", "members", "blind")
+_WEAK_EVALUATOR: Final = 0.9  # below this accuracy the evaluator's word is doubted
+_GALLERY: Final = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """What an inversion adversary may touch.
+
+    Args:
+        labels: Classes to reconstruct `(K,)`.
+        ids: One id per reconstruction `(K,)`, to key random draws.
+        shape: Shape of one input.
+        bounds: Least and greatest input value.
+        meter: What was spent so far.
+        model: Raw inputs to logits; None without white-box access.
+        scores: Raw inputs to probabilities; None without an oracle.
+        members: Training samples; None but for baselines that show the ceiling.
+        device: Where the model lives.
+        dtype: The model's floating dtype.
+    """
+
+    labels: Tensor
+    ids: Tensor
+    shape: tuple[int, ...]
+    bounds: tuple[float, float]
+    meter: Meter
+    model: nn.Module | None = None
+    scores: Callable[[Tensor], Tensor] | None = None
+    members: Samples | None = None
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion(Scenario[Classes, Tensor]):
+    """Rules and judge of the inversion game.
+
+    The artefact is one reconstruction per class. An evaluator of another architecture, trained by the judge on the same
+    data with another seed, says which class each one shows; its own accuracy on test samples stands beside its word.
+
+    Args:
+        access: `white-box`, `scores`, `members` (a ceiling, no attack) or `blind` (a floor).
+        evaluator: Name of the evaluator's network, other than the victim's.
+        classes: How many classes to reconstruct, the first ones; None for all.
+    """
+
+    name: ClassVar[str] = "inversion"
+    accesses: ClassVar[tuple[str, ...]] = ACCESSES
+    options: ClassVar[tuple[str, ...]] = ("evaluator", "classes")
+    needs: ClassVar[tuple[str, ...]] = ("train", "trainer")
+
+    access: str = "white-box"
+    evaluator: str | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.one_of("access", self.access, ACCESSES)
+        if self.classes is not None:
+            checks.integer("classes", self.classes, low=1)
+
+    @classmethod
+    def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:  # noqa: ARG003
+        """The game with the suite's evaluator."""
+        return cls(access=access, **options)
+
+    def views(self, victim: Victim) -> Iterator[Classes]:
+        """One view: the classes, and the model or an oracle."""
+        train: Samples = victim.need("train", "inversion is judged against the training set")
+        meter = Meter()
+        count = train.classes if self.classes is None else min(self.classes, train.classes)
+        labels = torch.arange(count, device=victim.device)
+
+        def scores(x: Tensor) -> Tensor:
+            meter.forwards += len(x)
+            with torch.no_grad():
+                logits, rejected = victim.model(x)
+            return logits.softmax(1).masked_fill(rejected[:, None], 0.0)
+
+        yield Classes(
+            labels,
+            labels.clone(),
+            train.shape,
+            train.bounds,
+            meter,
+            model=Counted(victim.model.surrogate(), meter) if self.access == "white-box" else None,
+            scores=scores if self.access == "scores" else None,
+            members=train if self.access == "members" else None,
+            device=victim.device,
+            dtype=victim.dtype,
+        )
+
+    def score(self, victim: Victim, moves: Iterable[tuple[Classes, Tensor]]) -> Metrics:
+        """Ask the evaluator what each reconstruction shows, and compare it with members."""
+        (view, made), *_ = moves
+        _well_formed(view, made)
+        train: Samples = victim.need("train", "")
+        judge = self._evaluator(victim)
+        evaluator = Victim(judge.model, victim.test, device=victim.device)
+        made = made.detach().float()
+        with torch.no_grad():
+            logits = judge.model(made.to(evaluator.dtype)).logits
+        labels = view.labels
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        competence = rate(evaluator.clean.prediction == victim.test.y, "higher")
+        means = class_means(train)[: len(labels)]
+        values = {
+            "inversion_accuracy": rate((top[:, 0] == labels).cpu(), "lower"),
+            "inversion_accuracy_top5": rate((top == labels[:, None]).any(1).cpu(), "lower"),
+            "inversion_ssim": _similarity(made.cpu(), means, train.bounds),
+            "inversion_distance_members": _nearest(made.cpu(), labels.cpu(), train),
+            "evaluator_accuracy": competence,
+        }
+        flags = ("evaluator-weak",) if competence.value < _WEAK_EVALUATOR else ()
+        columns = {"id": view.ids, "predicted": top[:, 0], "recognised": top[:, 0] == labels}
+        gallery = {"reconstruction": made[:_GALLERY], "class_mean": means[:_GALLERY], "labels": labels[:_GALLERY]}
+        meter = view.meter
+        cost = {"forwards": meter.forwards, "backwards": meter.backwards, "queries": 0}
+        return Metrics(values, flags, per_sample=columns, artefacts=gallery, cost=cost)
+
+    def _evaluator(self, victim: Victim) -> Trained:
+        """Another architecture, trained on the victim's data by plain training."""
+        name = self.evaluator
+        own = getattr(victim.recipe.build, "name", "") if victim.recipe is not None else ""
+        if name is None:
+            name = "mlp" if own == "cnn" else "cnn"
+        elif name == own:
+            raise checks.fail("an evaluator of another architecture", "evaluator", name, "choose another network")
+        settings = Training(epochs=40, lr=2e-3, batch_size=64, schedule="cosine", validation=0.0, normalise="data")
+        samples: Samples = victim.need("train", "")
+        # Large sets need fewer passes for the same number of steps.
+        epochs = max(2, min(40, round(40 * 2000 / len(samples))))
+        recipe = Recipe(build=ModelSpec(name=name), training=replace(settings, epochs=epochs))
+        trained: Trained = victim.need("trainer", "inversion is judged by an evaluator that is trained")(recipe, samples)
+        return trained
+
+
+def class_means(samples: Samples) -> Tensor:
+    """Mean input of every class `(classes, …)`, float32; zeros for a class without samples."""
+    x = samples.inputs().float()
+    total = torch.zeros(samples.classes, *samples.shape).index_add(0, samples.y, x)
+    counts = torch.bincount(samples.y, minlength=samples.classes).clamp_min(1)
+    return total / counts.reshape(-1, *[1] * len(samples.shape))
+
+
+def _well_formed(view: Classes, made: Tensor) -> None:
+    expected = (len(view.labels), *view.shape)
+    if not isinstance(made, torch.Tensor) or tuple(made.shape) != expected:
+        got = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+        raise BudgetError(f"expected reconstructions of shape {expected}, got {got}; return one input per class")
+    checks.finite("reconstructions", made)
+    checks.within("reconstructions", made, view.bounds)
+
+
+def _similarity(made: Tensor, means: Tensor, bounds: tuple[float, float]) -> Metric:
+    """Mean structural similarity to the class means (Wang et al., 2004); images only."""
+    if made.dim() != 4 or min(made.shape[-2:]) < 3:
+        return Metric(float("nan"), unit="ssim", better="lower")
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    window = min(7, min(made.shape[-2:]) // 2 * 2 - 1)
+    low, high = bounds
+    value = structural_similarity_index_measure(
+        made, means, gaussian_kernel=False, kernel_size=window, data_range=high - low
+    )
+    return Metric(float(value), len(made), unit="ssim", better="lower")
+
+
+def _nearest(made: Tensor, labels: Tensor, train: Samples) -> Metric:
+    """Median l2 distance from a reconstruction to the nearest training sample of its class."""
+    nearest = []
+    for image, label in zip(made, labels, strict=True):
+        members = train.inputs(train.y == label).float()
+        if len(members):
+            nearest.append(float((members - image).flatten(1).norm(dim=1).min()))
+    return Metric(float(torch.tensor(nearest).median()), len(nearest), unit="l2", better="higher")

@@ -1,0 +1,179 @@
+"""Poisoning and backdoors: change a share of the training set, and be judged by a new training on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Self
+
+import torch
+from torch import Tensor
+
+from robustsuite import checks
+from robustsuite.data.samples import Samples
+from robustsuite.errors import BudgetError
+from robustsuite.protocol import Metric, Metrics, Scenario, Trained, Victim
+from robustsuite.scenarios.evasion import correct
+from robustsuite.statistics import rate
+from robustsuite.threat import Threat, poison_budget
+
+Trigger = Callable[[Tensor], Tensor]
+"""Raw inputs `(n, …)` to inputs that carry the trigger."""
+
+_GALLERY: Final = 8
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What a poisoner may touch.
+
+    Args:
+        samples: The clean training set; not to be written to.
+        budget: How many rows may be changed.
+    """
+
+    samples: Samples
+    budget: int
+
+
+@dataclass(frozen=True, eq=False)
+class Poison:
+    """What a poisoner hands in.
+
+    Args:
+        index: Rows that were changed, `(k,)`, without repeats, k at most the budget.
+        x: Their new inputs `(k, …)`, floating, in raw units.
+        y: Their new labels `(k,)`.
+        trigger: What turns an input into one that should be misread; None for poisoning without a trigger.
+        target: The class that a triggered input should be read as; None without a trigger.
+    """
+
+    index: Tensor
+    x: Tensor
+    y: Tensor
+    trigger: Trigger | None = None
+    target: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisoning(Scenario[TrainingSet, Poison]):
+    """Rules and judge of the poisoning game.
+
+    The judge counts the changed rows as integers, builds the poisoned set itself from the rows handed in, trains by the
+    victim's recipe, and measures. A backdoor's success counts only samples whose label is not the target, beside the
+    trigger's effect on a clean twin of the victim.
+
+    Args:
+        fraction: Share of the training set that may be changed, in [0, 1].
+    """
+
+    name: ClassVar[str] = "poisoning"
+    accesses: ClassVar[tuple[str, ...]] = ("training-set",)
+    options: ClassVar[tuple[str, ...]] = ("fraction",)
+    needs: ClassVar[tuple[str, ...]] = ("recipe", "train", "trainer")
+
+    fraction: float = 0.01
+    access: str = field(default="training-set", repr=False)
+
+    def __post_init__(self) -> None:
+        checks.real("fraction", self.fraction, low=0.0, high=1.0)
+
+    @classmethod
+    def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:  # noqa: ARG003
+        """The game with the suite's fraction."""
+        return cls(access=access, **options)
+
+    def views(self, victim: Victim) -> Iterator[TrainingSet]:
+        """One view: the training set and an integer budget."""
+        train: Samples = victim.need("train", "poisoning changes the training set")
+        victim.need("recipe", "poisoning is judged by a new training")
+        victim.need("trainer", "poisoning is judged by a new training")
+        yield TrainingSet(train, poison_budget(self.fraction, len(train)))
+
+    def score(self, victim: Victim, moves: Iterable[tuple[TrainingSet, Poison]]) -> Metrics:
+        """Check the budget, train on the poisoned set, and compare with the clean twin."""
+        (view, poison), *_ = moves
+        poisoned = _apply(view, poison)
+        trained: Trained = victim.need("trainer", "")(victim.need("recipe", ""), poisoned)
+        twin = Victim(trained.model, victim.test, device=victim.device)
+        right, before = correct(twin), correct(victim)
+        drop = float(before.double().mean() - right.double().mean())
+        values: dict[str, Metric] = {}
+        columns = {"id": victim.test.ids, "clean_correct": before, "poisoned_correct": right}
+        artefacts: dict[str, Tensor] = {}
+        if poison.trigger is not None and poison.target is not None:
+            seen, figures = _backdoor(twin, victim, poison)
+            values.update(figures)
+            columns["triggered"] = seen
+            artefacts = _gallery(victim.test, poison)
+        values["accuracy_drop"] = _drop(drop, before, right)
+        values["clean_accuracy"] = rate(right, "higher")
+        values["recall_worst_class"] = _worst_recall(victim.test.y, right)
+        values["poisoned"] = Metric(float(len(poison.index)), len(view.samples), unit="count")
+        flags = tuple(f for f in trained.flags) + (("few-samples",) if len(victim.test) < 100 else ())
+        return Metrics(values, flags, per_sample=columns, artefacts=artefacts)
+
+
+def _apply(view: TrainingSet, poison: Poison) -> Samples:
+    """The poisoned set, after every budget check.
+
+    Raises:
+        BudgetError: Too many rows, rows twice or out of range, inputs that are out of bounds or not finite.
+    """
+    index, n = poison.index, len(view.samples)
+    if len(index) > view.budget:
+        raise BudgetError(
+            f"expected at most {view.budget} of {n} training samples changed, got {len(index)}; poison fewer, or raise "
+            f"fraction"
+        )
+    if len(index.unique()) != len(index) or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < n):
+        raise BudgetError(f"expected distinct rows in [0, {n}), got index={index.tolist()[:10]}; hand in each row once")
+    if len(poison.x) != len(index) or len(poison.y) != len(index) or poison.x.shape[1:] != view.samples.shape:
+        raise BudgetError(
+            f"expected one input of shape {view.samples.shape} and one label per poisoned row, got "
+            f"x={tuple(poison.x.shape)}, y={tuple(poison.y.shape)} for {len(index)} rows; hand in matching rows"
+        )
+    checks.finite("poison.x", poison.x)
+    checks.within("poison.x", poison.x, view.samples.bounds) if len(index) else None
+    checks.labels("poison.y", poison.y, view.samples.classes)
+    return view.samples.with_rows(index, poison.x, poison.y)
+
+
+def _backdoor(twin: Victim, victim: Victim, poison: Poison) -> tuple[Tensor, dict[str, Metric]]:
+    """Success on samples that are not of the target class, for the poisoned model and for its clean twin."""
+    other = victim.test.y != poison.target
+    hit, hit_twin, turned_away = [], [], []
+    with torch.no_grad():
+        for batch in victim.test.batches(256, victim.device):
+            assert poison.trigger is not None
+            shown = poison.trigger(batch.x).to(victim.dtype)
+            answer, clean_answer = twin.model(shown), victim.model(shown)
+            hit.append(((answer.logits.argmax(1) == poison.target) & ~answer.rejected).cpu())
+            hit_twin.append(((clean_answer.logits.argmax(1) == poison.target) & ~clean_answer.rejected).cpu())
+            turned_away.append(answer.rejected.cpu())
+    seen = torch.cat(hit)
+    figures = {
+        "backdoor_success_rate": rate(seen[other], "lower"),
+        "backdoor_success_rate_clean_twin": rate(torch.cat(hit_twin)[other], ""),
+    }
+    if not twin.model.fully_differentiable:
+        figures["rejection_rate_attack"] = rate(torch.cat(turned_away)[other], "higher")
+    return seen, figures
+
+
+def _drop(drop: float, before: Tensor, after: Tensor) -> Metric:
+    """Difference of two accuracies on the same samples, with the paired normal interval."""
+    difference = before.double() - after.double()
+    half = 1.96 * float(difference.std(unbiased=True)) / len(before) ** 0.5 if len(before) > 1 else 1.0
+    return Metric(drop, len(before), drop - half, drop + half, "rate difference", "lower")
+
+
+def _worst_recall(y: Tensor, right: Tensor) -> Metric:
+    recalls = [rate(right[y == label], "higher") for label in y.unique()]
+    return min(recalls, key=lambda m: m.value)
+
+
+def _gallery(test: Samples, poison: Poison) -> dict[str, Tensor]:
+    assert poison.trigger is not None
+    batch = test.batch(slice(0, _GALLERY))
+    return {"clean": batch.x.float(), "triggered": poison.trigger(batch.x).float(), "labels": batch.y}

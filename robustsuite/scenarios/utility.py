@@ -1,0 +1,107 @@
+"""Utility: no adversary; what the deployed model is worth and what it costs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self
+
+import torch
+from torch import Tensor
+
+from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.scenarios.evasion import correct
+from robustsuite.statistics import rate
+from robustsuite.threat import Threat
+
+_TIMED: Final = 20  # single-sample calls whose median is the latency
+
+
+@dataclass(frozen=True)
+class Utility(Scenario[None, None]):
+    """Clean accuracy, precision, recall, calibration, latency, and the facts of the training.
+
+    A rejected clean input is an error. Precision, recall and F1 are macro averages over the classes that occur.
+    """
+
+    name: ClassVar[str] = "utility"
+    accesses: ClassVar[tuple[str, ...]] = ("none",)
+
+    @classmethod
+    def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:  # noqa: ARG003
+        """The one way to play it."""
+        return cls()
+
+    def views(self, victim: Victim) -> Iterator[None]:  # noqa: ARG002  # nobody sees anything
+        """One empty view."""
+        yield None
+
+    def score(self, victim: Victim, moves: Iterable[tuple[None, None]]) -> Metrics:
+        """Measure the untouched test samples."""
+        for _ in moves:
+            pass
+        clean, right = victim.clean, correct(victim)
+        values = {"clean_accuracy": rate(right, "higher"), **_per_class(victim)}
+        if bool(clean.rejected.any()) or not victim.model.fully_differentiable:
+            values["rejection_rate_clean"] = rate(clean.rejected, "lower")
+        values["expected_calibration_error"] = _calibration(clean.confidence, right)
+        values["latency_ms"] = _latency(victim)
+        values["parameters"] = Metric(float(victim.model.parameter_count()), unit="count")
+        flags: tuple[str, ...] = ()
+        if victim.trained is not None:
+            values.update(_facts(victim))
+            flags = victim.trained.flags
+        columns = {"id": victim.test.ids, "clean_correct": right}
+        cost = {"forwards": len(victim.test), "backwards": 0, "queries": 0}
+        return Metrics(values, flags, per_sample=columns, cost=cost)
+
+
+def _per_class(victim: Victim) -> dict[str, Metric]:
+    """Macro precision, recall and F1; a rejected input is a prediction of no class."""
+    from torchmetrics.functional.classification import multiclass_f1_score, multiclass_precision, multiclass_recall
+
+    classes = victim.test.classes
+    prediction = torch.where(victim.clean.rejected, classes, victim.clean.prediction)
+    judged = {"num_classes": classes + 1, "average": None}
+    present = torch.bincount(victim.test.y, minlength=classes + 1) > 0
+    figures = {
+        "precision_macro": multiclass_precision,
+        "recall_macro": multiclass_recall,
+        "f1_macro": multiclass_f1_score,
+    }
+    n = len(victim.test)
+    return {
+        name: Metric(float(f(prediction, victim.test.y, **judged)[present].mean()), n, unit="rate", better="higher")
+        for name, f in figures.items()
+    }
+
+
+def _calibration(confidence: Tensor, right: Tensor, bins: int = 15) -> Metric:
+    """Expected calibration error over equal-width bins (Guo et al., ICML 2017, arXiv:1706.04599)."""
+    place = (confidence * bins).long().clamp(0, bins - 1)
+    gap = torch.zeros(bins).index_add(0, place, confidence - right.float())
+    return Metric(float(gap.abs().sum()) / len(right), len(right), unit="rate", better="lower")
+
+
+def _latency(victim: Victim) -> Metric:
+    x = victim.test.batch(slice(0, 1), victim.device).x.to(victim.dtype)
+    seconds = []
+    with torch.no_grad():
+        victim.model(x)
+        for _ in range(_TIMED):
+            started = time.perf_counter()
+            victim.model(x).logits.cpu()
+            seconds.append(time.perf_counter() - started)
+    return Metric(statistics.median(seconds) * 1e3, unit="milliseconds", better="lower")
+
+
+def _facts(victim: Victim) -> dict[str, Metric]:
+    facts = victim.trained.facts if victim.trained is not None else {}
+    units = {"epsilon": ("nats", "lower"), "delta": ("", "lower"), "train_seconds": ("seconds", "lower")}
+    return {
+        name: Metric(float(facts[name]), unit=unit, better=better)
+        for name, (unit, better) in units.items()
+        if facts.get(name) is not None
+    }

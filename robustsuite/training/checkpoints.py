@@ -1,0 +1,47 @@
+"""A file that a killed training resumes from."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustsuite.files import write_atomically
+
+_SECONDS_BETWEEN = 15.0  # shorter trainings are cheaper to repeat than to save
+
+
+class Checkpoint:
+    """Saved now and then, read back with `weights_only=True`, removed when the training ends."""
+
+    def __init__(self, path: Path | None, *, seconds_between: float = _SECONDS_BETWEEN) -> None:
+        self._path, self._between = path, seconds_between
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state, or None where there is none that can be read."""
+        if self._path is None or not self._path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self._path, weights_only=True, map_location="cpu")
+        except Exception:  # a torn or foreign file costs a fresh start, never a wrong one
+            return None
+        return state
+
+    def save(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+        """Write the state where the last one is old enough."""
+        if self._path is None or time.monotonic() - self._last < self._between:
+            return
+        buffer = io.BytesIO()
+        torch.save(snapshot(), buffer)
+        write_atomically(self._path, buffer.getvalue())
+        self._last = time.monotonic()
+
+    def clear(self) -> None:
+        """Remove the file."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

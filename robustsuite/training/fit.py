@@ -1,0 +1,231 @@
+"""`fit` runs a recipe from build to repair; `deploy` wraps the network by every serve."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from robustsuite.data.samples import Samples, stratified
+from robustsuite.errors import RobustsuiteError
+from robustsuite.isolation import seeded
+from robustsuite.serving import Deployed, Served
+from robustsuite.streams import Streams
+from robustsuite.training.checkpoints import Checkpoint
+from robustsuite.training.recipe import Recipe, Step, Updater, training_loss
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, epochs done, epochs in all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a training gives: the network, one row of figures per epoch, facts and doubts for the record."""
+
+    network: nn.Module
+    history: tuple[Mapping[str, float], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+def divide(recipe: Recipe, samples: Samples, streams: Streams) -> tuple[Samples, Samples | None]:
+    """Prepare the data, then hold out what validation and calibration need: (training, held out or None).
+
+    Held-out samples come from the same, possibly poisoned, set: the defender has no clean oracle.
+    """
+    for prepare in recipe.prepare:
+        samples = prepare(samples, streams.child("prepare"))
+    held = round(recipe.held_out * len(samples))
+    if held == 0:
+        return samples, None
+    rest, out = stratified(samples.y, (len(samples) - held, held), streams.child("held-out").generator())
+    return samples.take(rest), samples.take(out)
+
+
+def make_network(recipe: Recipe, samples: Samples, seed: int) -> nn.Module:
+    """Build and admit the network with seeded weights and set its normalisation."""
+    with seeded(Streams(seed).child("build").key):
+        network = recipe.build(samples.classes, samples.shape, samples.bounds)
+        normalise = getattr(network, "normalise", None)
+        if normalise is not None and recipe.training.normalise == "data":
+            normalise.fit(samples)
+        elif normalise is not None and recipe.training.normalise == "bounds":
+            normalise.from_bounds(samples.bounds)
+        return recipe.update.admit(network)
+
+
+def fit(
+    recipe: Recipe,
+    samples: Samples,
+    seed: int,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Train a network by a recipe.
+
+    Args:
+        recipe: What to do.
+        samples: The training set, possibly poisoned; validation is split from it.
+        seed: Keys initialisation, order, dropout and every draw.
+        device: Where to train.
+        checkpoint: File that a killed training resumes from; None for none.
+        progress: Told after each epoch.
+
+    Returns:
+        The network in eval mode on `device`, its history and facts.
+
+    Raises:
+        RobustsuiteError: The loss became NaN or infinite.
+    """
+    started = time.perf_counter()
+    streams = Streams(seed).child("training")
+    train, held_out = divide(recipe, samples, streams)
+    fabric = _fabric(device, recipe.training.precision)
+    network = make_network(recipe, samples, seed).to(fabric.device)
+    if recipe.training.precision == "64":
+        network = network.double()
+    with seeded(streams.child("start").key):
+        updater = recipe.update.start(network, train, recipe.training, streams, fabric)
+    run = _Run(recipe, network, updater, train, held_out, streams, fabric)
+    run.epochs(Checkpoint(checkpoint), progress)
+    updater.finish()
+    for i, repair in enumerate(recipe.repair):
+        network = repair(network, held_out if held_out is not None else train, streams.child("repair", i))
+    network.eval()
+    for parameter in network.parameters():
+        parameter.grad = None
+    facts = {**updater.facts(), "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
+    return Fitted(network, tuple(run.history), facts, run.flags())
+
+
+def deploy(recipe: Recipe, network: nn.Module, calibration: Samples | None, seed: int) -> Deployed:
+    """Wrap a network by every `serve` of its recipe.
+
+    Raises:
+        RobustsuiteError: A serve needs calibration data and none was held out.
+    """
+    model: Deployed = Served(network)
+    for i, serve in enumerate(recipe.serve):
+        if calibration is None:
+            raise RobustsuiteError(
+                f"expected held-out samples to calibrate {serve!r}, got validation={recipe.training.validation}; hold "
+                f"out a share of the training set"
+            )
+        streams = Streams(seed).child("serve", i)
+        with seeded(streams.key):
+            model = serve(model, calibration, streams)
+    return model
+
+
+def _fabric(device: str, precision: str) -> Fabric:
+    kind, _, index = device.partition(":")
+    modes = {"32": "32-true", "64": "64-true"}
+    devices: Any = [int(index)] if index else 1
+    return Fabric(accelerator=kind, devices=devices, precision=modes.get(precision, precision))
+
+
+class _Run:
+    """The epochs of one training."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: nn.Module,
+        updater: Updater,
+        train: Samples,
+        held_out: Samples | None,
+        streams: Streams,
+        fabric: Fabric,
+    ) -> None:
+        self._recipe, self._network, self._updater = recipe, network, updater
+        self._train, self._held_out, self._streams = train, held_out, streams
+        self._device = fabric.device
+        self._loss = training_loss(recipe.training, train)
+        self._best: dict[str, Tensor] | None = None
+        self._best_score, self._stale = -float("inf"), 0
+        self.history: list[dict[str, float]] = []
+
+    def epochs(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
+        """Run every epoch that is left, stopping early where validation no longer improves."""
+        self._resume(checkpoint.load())
+        training = self._recipe.training
+        for epoch in range(len(self.history), training.epochs):
+            if training.patience is not None and self._stale >= training.patience:
+                break
+            # Dropout draws from the global state; seeding it by epoch makes a resumed training equal a straight one.
+            with seeded(self._streams.child("epoch", epoch).key):
+                row = self._epoch(epoch)
+                self._watch(epoch, row)
+            self.history.append(row)
+            checkpoint.save(self._snapshot)
+            if progress is not None:
+                progress("training", epoch + 1, training.epochs)
+        if self._best is not None:
+            self._network.load_state_dict(self._best)
+        checkpoint.clear()
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        self._updater.network.train()
+        total, count = torch.zeros((), device=self._device), 0
+        for number, index in enumerate(self._updater.batches(epoch)):
+            batch = self._train.batch(index, self._device)
+            step = self._step(epoch, number)
+            losses = self._recipe.objective(self._updater.network, batch, step)
+            self._updater.step(losses)
+            total += losses.detach().sum()
+            count += len(index)
+        loss = float(total) / max(count, 1)
+        if not loss < float("inf"):
+            raise RobustsuiteError(
+                f"expected a finite training loss, got loss={loss} in epoch {epoch}; lower lr "
+                f"(now {self._recipe.training.lr}) or set clip"
+            )
+        return {"epoch": float(epoch), "train_loss": loss}
+
+    def _watch(self, epoch: int, row: dict[str, float]) -> None:
+        if self._held_out is None:
+            return
+        self._network.eval()
+        step = self._step(epoch, -1)
+        row.update(self._recipe.objective.validate(self._network, self._held_out, step))
+        score = row.pop("score")
+        if score > self._best_score:
+            self._best_score, self._stale = score, 0
+            if self._recipe.training.keep_best:
+                self._best = {k: v.detach().clone() for k, v in self._network.state_dict().items()}
+        else:
+            self._stale += 1
+
+    def _step(self, epoch: int, number: int) -> Step:
+        return Step(self._loss, self._streams.child("step", epoch, number), self._train.bounds, epoch)
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {
+            "network": self._network.state_dict(),
+            "updater": self._updater.state(),
+            "best": self._best,
+            "best_score": self._best_score,
+            "stale": self._stale,
+            "history": self.history,
+        }
+
+    def _resume(self, state: dict[str, Any] | None) -> None:
+        if state is None:
+            return
+        self._network.load_state_dict(state["network"])
+        self._updater.restore(state["updater"])
+        self._best, self._best_score = state["best"], state["best_score"]
+        self._stale, self.history = state["stale"], state["history"]
+
+    def flags(self) -> tuple[str, ...]:
+        """Doubts that the epochs raised."""
+        overfitted = any(row.get("catastrophic_overfitting", 0.0) > 0 for row in self.history)
+        return ("catastrophic-overfitting",) if overfitted else ()
