@@ -1,0 +1,72 @@
+"""What each key may say alone but not together: found by composing the recipes, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustsuite import registry
+from robustsuite.benchmark.plan import is_trained, make_recipe
+from robustsuite.benchmark.problems import Problem, ProblemsError
+from robustsuite.benchmark.suite import read_model, read_training
+from robustsuite.benchmark.uses import NONE, DefenseUse
+from robustsuite.errors import RequestError
+
+if TYPE_CHECKING:
+    from robustsuite.benchmark.suite import Suite
+
+
+def inconsistencies(suite: Suite) -> list[Problem]:
+    """Every contradiction between parts of a suite that are valid by themselves."""
+    return [
+        *_without_threat(suite),
+        *(problem.below("defenses", i) for i, use in enumerate(suite.defenses) for problem in _of_defense(suite, use)),
+    ]
+
+
+def _without_threat(suite: Suite) -> list[Problem]:
+    if suite.threat is not None:
+        return []
+    return [
+        Problem(
+            ("attacks", index),
+            f"expected a threat for the evasion attack {use.label!r}, got threat=None; add a line "
+            f"`threat: {{norm: linf, radius: 8/255}}`",
+        )
+        for index, use in enumerate(suite.attacks)
+        if registry.attacks.get(use.name).scenario == "evasion"
+    ]
+
+
+def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
+    """Overrides that do not fit, parts that do not compose, training where a checkpoint forbids it."""
+    problems = _of_overrides(suite, use)
+    if problems:
+        return problems
+    try:
+        bare = make_recipe(suite, DefenseUse(training=use.training, model=use.model))
+        recipe = make_recipe(suite, use)
+    except RequestError as error:
+        return [Problem((), str(error))]
+    trains = (recipe.objective, recipe.update, recipe.prepare) != (bare.objective, bare.update, bare.prepare)
+    if not trains or is_trained(recipe):
+        return []
+    checkpoint = {**suite.model, **use.model}["checkpoint"]
+    message = (
+        f"expected a defence that needs no training beside checkpoint={checkpoint!r}, got defense={use.label!r}; drop "
+        f"it, or set training: {{init: checkpoint}} to train on from those weights"
+    )
+    return [Problem((), message)]
+
+
+def _of_overrides(suite: Suite, use: DefenseUse) -> list[Problem]:
+    inside = (use.parts[0].name if use.parts else NONE,) if len(use.parts) < 2 else ()
+    problems: list[Problem] = []
+    try:
+        read_training({**suite.training, **use.training})
+    except ProblemsError as error:
+        problems += [problem.below(*inside, "training") for problem in error.problems]
+    try:
+        read_model({**suite.model, **use.model})
+    except ProblemsError as error:
+        problems += [problem.below(*inside, "model") for problem in error.problems]
+    return problems

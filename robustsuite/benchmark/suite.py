@@ -1,0 +1,308 @@
+"""The suite file: one data set, one model, one training recipe, defences and attacks, validated as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from robustsuite import checks, registry
+from robustsuite.benchmark import yaml_lines
+from robustsuite.benchmark.overrides import apply_overrides
+from robustsuite.benchmark.problems import (
+    Origin,
+    Problem,
+    ProblemsError,
+    from_pydantic,
+    locate,
+    read_dataclass,
+    shown,
+)
+from robustsuite.benchmark.uses import DefenseUse, PluginUse, read_attacks, read_defenses
+from robustsuite.data.catalogue import DatasetSpec
+from robustsuite.errors import RequestError
+from robustsuite.models.build import ModelSpec
+from robustsuite.threat import NORMS
+from robustsuite.training.settings import Training
+
+DEFAULT: Final = "quickstart"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_PACKAGE: Final = "robustsuite.suites"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatSpec:
+    """What the adversary of evasion games may do.
+
+    Args:
+        norm: `linf`, `l2` or `l1`.
+        radius: In raw input units, at least 0; `8/255` is read as a quotient.
+        goal: `untargeted` or `targeted`.
+        target: For a targeted goal: `next`, `random` or `least-likely`.
+        curve: Radii at which success is measured beside `radius`.
+        curve_samples: Samples that the curve is measured on, at least 1.
+        query_budget: Queries per sample of a black-box attack; None for no limit.
+        reason: Why this radius.
+    """
+
+    norm: str
+    radius: float
+    goal: str = "untargeted"
+    target: str | None = None
+    curve: tuple[float, ...] = ()
+    curve_samples: int = 64
+    query_budget: int | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        checks.one_of("norm", self.norm, NORMS)
+        checks.real("radius", self.radius, low=0.0)
+        checks.one_of("goal", self.goal, ("untargeted", "targeted"))
+        if self.target is not None:
+            checks.one_of("target", self.target, ("next", "random", "least-likely"))
+        if (self.goal == "targeted") != (self.target is not None):
+            raise checks.fail("a target exactly where the goal is targeted", "target", self.target, "set both or none")
+        for radius in self.curve:
+            checks.real("curve", radius, low=0.0)
+        checks.integer("curve_samples", self.curve_samples, low=1)
+        if self.query_budget is not None:
+            checks.integer("query_budget", self.query_budget, low=1)
+
+
+def _quotient(values: Any) -> Any:
+    """Let `radius` and `curve` be written as `8/255`."""
+    if not isinstance(values, Mapping):
+        return values
+    read = dict(values)
+    for key in ("radius", "curve"):
+        value = read.get(key)
+        try:
+            if isinstance(value, str):
+                read[key] = checks.fraction(key, value)
+            elif isinstance(value, list):
+                read[key] = [checks.fraction(key, item) if isinstance(item, str) else item for item in value]
+        except RequestError as error:
+            raise ProblemsError([Problem((key,), str(error))]) from error
+    return read
+
+
+def _read_threat(values: Any) -> ThreatSpec | None:
+    return None if values is None else read_dataclass(ThreatSpec, _quotient(values), "threat")
+
+
+def read_training(values: Any) -> dict[str, Any]:
+    """The `training` block, resolved.
+
+    Raises:
+        ProblemsError: Every unknown key, wrong type and impossible value.
+    """
+    return dataclasses.asdict(read_dataclass(Training, values, "training"))
+
+
+def _read_dataset(values: Any) -> DatasetSpec:
+    return read_dataclass(DatasetSpec, {"name": values} if isinstance(values, str) else values, "dataset")
+
+
+def read_model(values: Any) -> dict[str, Any]:
+    """The `model` block.
+
+    Raises:
+        ProblemsError: No network, an unknown one, or options that it does not have.
+    """
+    values = {"name": values} if isinstance(values, str) else values
+    if not isinstance(values, Mapping):
+        raise ProblemsError([Problem((), f"expected a mapping, got model={shown(values)}; write {{name: cnn}}")])
+    try:
+        ModelSpec.parse(dict(values))
+    except (RequestError, TypeError, ValueError) as error:
+        raise ProblemsError([Problem(locate(str(error), values), str(error))]) from error
+    return {str(key): value for key, value in values.items()}
+
+
+def _carrying(read: Any) -> BeforeValidator:
+    """A reader whose problems pydantic carries upwards with their places."""
+
+    def validate(value: Any) -> Any:
+        try:
+            return read(value)
+        except ProblemsError as error:
+            raise error.carried() from error
+
+    return BeforeValidator(validate)
+
+
+class Suite(BaseModel):
+    """A resolved suite.
+
+    Args:
+        name: Names the run's folder; letters, digits, `.`, `_` and `-`.
+        seed: Keys everything random.
+        repeats: Independent trainings, at least 1.
+        threads: Threads per worker, at least 1; part of every key.
+        dataset: What is trained and tested on.
+        model: The network: `name` or `factory`, `checkpoint`, and the network's parameters.
+        training: Settings of every training that a defence does not override, defaults included.
+        threat: What the adversary of evasion games may do; None where no attack needs to know.
+        defenses: Rows of the comparison.
+        attacks: Columns of the comparison; the clean evaluation is always there and not listed.
+        plugins: Files whose plug-ins this suite uses.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    repeats: Annotated[int, Field(strict=True, ge=1)] = 1
+    threads: Annotated[int, Field(strict=True, ge=1)] = 1
+    plugins: tuple[str, ...] = ()
+    dataset: Annotated[DatasetSpec, _carrying(_read_dataset)]
+    model: Annotated[dict[str, Any], _carrying(read_model)]
+    training: Annotated[dict[str, Any], _carrying(read_training)] = Field(default_factory=lambda: read_training({}))
+    threat: Annotated[ThreatSpec | None, _carrying(_read_threat)] = None
+    defenses: Annotated[tuple[DefenseUse, ...], _carrying(read_defenses)] = (DefenseUse(),)
+    attacks: Annotated[tuple[PluginUse, ...], _carrying(read_attacks)] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            wish = "a name of letters, digits, '.', '_' and '-' (it names the run's folder)"
+            raise ValueError(f"expected {wish}, got name={shown(name)}; type another folder as --out DIR")
+        return name
+
+    def defense(self, label: str) -> DefenseUse:
+        """The defence of this label; an unknown one lists those there are."""
+        labels = [use.label for use in self.defenses]
+        return self.defenses[labels.index(checks.one_of("defense", label, labels))]
+
+    def values(self) -> dict[str, Any]:
+        """The suite as a file writes it, everything resolved."""
+        simple = {key: getattr(self, key) for key in ("name", "seed", "repeats", "threads")}
+        return {
+            **simple,
+            **({"plugins": list(self.plugins)} if self.plugins else {}),
+            "dataset": _settings(self.dataset),
+            "model": self.model,
+            "training": self.training,
+            **({} if self.threat is None else {"threat": _settings(self.threat)}),
+            "defenses": [use.written() for use in self.defenses],
+            "attacks": [use.written() for use in self.attacks],
+        }
+
+    def to_yaml(self) -> str:
+        """YAML that `load_suite` reads back as an equal suite; running it reproduces the run."""
+        return yaml_lines.dump(self.values())
+
+
+def _settings(block: Any) -> dict[str, Any]:
+    pairs = dataclasses.asdict(block).items()
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in pairs if value is not None}
+
+
+@dataclass(frozen=True)
+class BuiltinSuite:
+    """A suite that ships with the package: its name, and what it is for in one line."""
+
+    name: str
+    summary: str
+
+
+def builtin_suites() -> list[BuiltinSuite]:
+    """The suites that ship with the package, by name; the first comment line of each describes it."""
+    files = sorted(
+        (item for item in resources.files(_PACKAGE).iterdir() if item.name.endswith(".yaml")), key=lambda f: f.name
+    )
+    found = []
+    for item in files:
+        first = item.read_text(encoding="utf-8").partition("\n")[0]
+        found.append(BuiltinSuite(item.name.removesuffix(".yaml"), first.removeprefix("#").strip()))
+    return found
+
+
+def load_suite(source: str | Path | None = None, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Suite:
+    """Read and validate a suite.
+
+    Args:
+        source: A path, the name of a built-in suite, or None for `quickstart`.
+        overrides: `a.b=c` each, the value in YAML; list items by index, label or name.
+        plugins: Plug-in files that the user typed, beside those of the suite.
+
+    Raises:
+        RequestError: Everything that is wrong, each with file, line, key, value and the way out.
+    """
+    name, text = _read_source(source)
+    document = yaml_lines.parse(text, name)
+    if not isinstance(document.value, dict):
+        raise RequestError(f"{name}:1: expected a mapping of keys, got {shown(document.value)}; start with `name: …`")
+    values, typed = apply_overrides(document.value, overrides)
+    origin = Origin(name, document, typed)
+    problems = [
+        Problem(path, f"expected each key once, got {path[-1]} again on line {line}; remove one of them")
+        for path, line in document.duplicates
+    ]
+    values["plugins"] = _load_plugins(values.get("plugins", []), typed, plugins, problems)
+    try:
+        suite = Suite.model_validate(values)
+    except ValidationError as error:
+        raise origin.refusal([*problems, *from_pydantic(error, Suite)]) from None
+    if not problems:
+        from robustsuite.benchmark.consistency import inconsistencies
+
+        problems = inconsistencies(suite)
+    if problems:
+        raise origin.refusal(problems)
+    return suite
+
+
+def _read_source(source: str | Path | None) -> tuple[str, str]:
+    """What to call the source, and its text."""
+    asked = str(source if source is not None else DEFAULT)
+    builtin = [suite.name for suite in builtin_suites()]
+    path = Path(asked)
+    if path.is_dir() and (path / "suite.yaml").is_file():
+        path = path / "suite.yaml"
+    if path.is_file():
+        try:
+            return str(path), path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"expected a readable YAML file, got suite={asked!r}; {error}") from error
+    if asked in builtin:
+        return f"{asked}.yaml", resources.files(_PACKAGE).joinpath(f"{asked}.yaml").read_text(encoding="utf-8")
+    near_by = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(asked, [*builtin, *near_by], n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"built-in suites: {', '.join(builtin)}"
+    raise RequestError(f"expected a suite file or the name of a built-in suite, got suite={asked!r}; {hint}")
+
+
+def _load_plugins(
+    listed: Any, typed: Mapping[yaml_lines.Path, str], extra: Sequence[str], problems: list[Problem]
+) -> Any:
+    """Import the plug-in files before anything asks for their names; code outside the working folder must be typed."""
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        problems.append(
+            Problem(("plugins",), f"expected a list of files, got plugins={shown(listed)}; write [file.py]")
+        )
+        return []
+    here = Path.cwd().resolve()
+    files = [*listed, *(item for item in extra if item not in listed)]
+    for index, item in enumerate(files):
+        free = item in extra or any(path[:1] == ("plugins",) for path in typed)
+        if not free and not (here / item).resolve().is_relative_to(here):
+            message = (
+                f"expected a file below the working folder, got plugins={item!r}; to run its code type --plugin {item}"
+            )
+            problems.append(Problem(("plugins", index), message))
+            continue
+        try:
+            registry.load_file(item)
+        except Exception as error:  # a stranger's file may raise anything while it is imported
+            reason = str(error) if isinstance(error, RequestError) else f"{type(error).__name__}: {error}"
+            problems.append(Problem(("plugins", index), f"expected an importable plug-in, got {item!r}; {reason}"))
+    return files
