@@ -149,7 +149,7 @@ class _Schedule:
     @staticmethod
     def _group(cell: Cell) -> tuple[str, ...]:
         """Cells of one group may share a training that does not exist yet."""
-        if registry.attacks.get(cell.attack.name).scenario in ("utility", "evasion"):
+        if cell.attack.entry.scenario in ("utility", "evasion"):
             return (cell.key,)
         return (cell.attack.label, cell.training, str(cell.repeat))
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Final
 
 import robustsuite
-from robustsuite import registry
 from robustsuite.benchmark.suite import DefenseUse, PluginUse, Suite
 from robustsuite.canonical import digest, plain
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Splits
 from robustsuite.models.build import ModelSpec
 from robustsuite.scenarios import arrange
-from robustsuite.threat import Ball, Threat
+from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
-from robustsuite.training.settings import Training
 
-CLEAN = PluginUse(name="none", options={}, label="none")
+CLEAN: Final = PluginUse("attack", "none", label="none")
+_CURVE: Final = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)  # multiples of the radius at which success is measured besides
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,10 @@ class Plan:
     def describe(self) -> str:
         """A few lines for people."""
         suite = self.suite
-        poisoned = {(c.training, c.attack.label, c.repeat) for c in self.cells if _scenario(c.attack) == "poisoning"}
+        poisoned = {(c.training, c.attack.label, c.repeat) for c in self.cells if c.attack.entry.scenario == "poisoning"}
         attacks = list(dict.fromkeys(c.attack.label for c in self.cells if c.attack.label != "none"))
         return (
-            f"suite {suite.name}: {suite.dataset.name}, {_model_name(suite.model)}, seed {suite.seed}, "
+            f"suite {suite.name}: {suite.dataset.name}, {suite.model.label}, seed {suite.seed}, "
             f"{suite.repeats} repeat{'s' * (suite.repeats > 1)}\n"
             f"  {len({c.defense.label for c in self.cells})} defences x {len(attacks)} attacks "
             f"({', '.join(attacks)}): {len(self.cells)} cells\n"
@@ -85,31 +84,27 @@ class Plan:
         )
 
 
-def _scenario(use: PluginUse) -> str:
-    return registry.attacks.get(use.name).scenario
-
-
-def _model_name(model: Any) -> str:
-    return str(getattr(model, "factory", None) or model.name)
-
-
 def make_recipe(suite: Suite, defense: DefenseUse) -> Recipe:
     """The suite's recipe, changed by every part of the defence from left to right."""
+    threat = make_threat(suite)
     recipe = Recipe(
-        build=ModelSpec.parse({**suite.model, **(defense.model or {})}),
-        training=Training(**{**suite.training, **(defense.training or {})}),
-        threat=None if suite.threat is None else make_threat(suite).ball,
+        build=ModelSpec.parse(suite.model_for(defense).written()),
+        training=suite.training_for(defense),
+        threat=None if threat is None else threat.ball,
     )
     for part in defense.parts:
-        recipe = registry.defenses.get(part.name).make(part.options)(recipe)
+        recipe = part.make()(recipe)
     return recipe
 
 
-def make_threat(suite: Suite, radius: float | None = None) -> Threat:
-    """The suite's threat model, at another radius for a point of a curve."""
-    threat = suite.threat
-    ball = Ball(threat.norm, threat.radius if radius is None else radius)
-    return Threat(ball=ball, goal=threat.goal, target=threat.target, query_budget=threat.query_budget)
+def make_threat(suite: Suite, radius: float | None = None) -> Threat | None:
+    """The suite's threat model, at another radius for a point of a curve; None where it declares no ball."""
+    ball = suite.threat.ball()
+    if ball is None:
+        return None
+    told = suite.threat
+    scaled = ball if radius is None else ball.scaled(radius)
+    return Threat(ball=scaled, goal=told.goal, target=told.target, query_budget=told.query_budget)
 
 
 def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
@@ -136,22 +131,22 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
     return Plan(suite, device, tuple(replace(cell, order=i) for i, cell in enumerate(ordered)))
 
 
-def _games(suite: Suite) -> Iterable[tuple[PluginUse, Threat | None, bool]]:
-    threat = None if suite.threat is None else make_threat(suite)
+def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
+    """Attack, threat model, and whether it is a point of a curve."""
+    ball = suite.threat.ball()
     for attack in (CLEAN, *suite.attacks):
-        yield attack, threat, False
-    if suite.threat is None:
+        yield attack, make_threat(suite), False
+    if ball is None or suite.threat.curve_samples == 0:
         return
-    for radius in suite.threat.curve:
+    for radius in suite.threat.curve or tuple(share * ball.radius for share in _CURVE):
         for attack in suite.attacks:
-            entry = registry.attacks.get(attack.name)
-            if entry.scenario == "evasion" and entry.access == "white-box":
+            if attack.entry.scenario == "evasion" and attack.entry.access == "white-box":
                 yield attack, make_threat(suite, radius), True
 
 
 def _cell(suite: Suite, device: str, data: str, recipe: Recipe, cell: Cell) -> Cell:
-    entry = registry.attacks.get(cell.attack.name)
-    attack, scenario = arrange(entry, cell.attack.options, cell.threat)
+    entry = cell.attack.entry
+    attack, scenario = arrange(entry, {**cell.attack.options, **cell.attack.rules}, cell.threat)
     seed = suite.seed + cell.repeat
     training = recipe.training_key() if is_trained(recipe) else ""
     parts = {
@@ -164,7 +159,7 @@ def _cell(suite: Suite, device: str, data: str, recipe: Recipe, cell: Cell) -> C
         "seed": seed,
         "threads": suite.threads,
         "device": device.partition(":")[0],
-        "samples": suite.threat.curve_samples if cell.curve and suite.threat else 0,
+        "samples": suite.threat.curve_samples if cell.curve else 0,
         "version": robustsuite.__version__,
     }
     return replace(cell, key=digest(parts), training=training)

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import torch
 
-from robustsuite import registry
 from robustsuite.benchmark.environment import environment
 from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.plan import Cell, is_trained, make_recipe
@@ -62,7 +61,7 @@ class Worker:
 
     def play(self, cell: Cell) -> Record:
         """Play one cell; whatever happens becomes its record."""
-        entry = registry.attacks.get(cell.attack.name)
+        entry = cell.attack.entry
         recipe = make_recipe(self.suite, cell.defense)
         blank = Record(
             key=cell.key,
@@ -79,7 +78,7 @@ class Worker:
             recipe=plain(recipe.description()),
             environment=environment(self.device, self.suite.threads),
         )
-        game = partial(arrange, entry, cell.attack.options, cell.threat)
+        game = partial(arrange, entry, {**cell.attack.options, **cell.attack.rules}, cell.threat)
         return judge(blank, game, partial(self.victim, cell), self.folder)
 
     def victim(self, cell: Cell) -> Victim:
@@ -106,7 +105,7 @@ class Worker:
 
     def _test(self, cell: Cell) -> Samples:
         test = self.data.test
-        if cell.curve and self.suite.threat is not None:
+        if cell.curve:
             return test.take(slice(0, self.suite.threat.curve_samples))
         return test
 
