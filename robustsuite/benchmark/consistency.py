@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from robustsuite import registry
 from robustsuite.benchmark.plan import is_trained, make_recipe
 from robustsuite.benchmark.problems import Problem, ProblemsError
-from robustsuite.benchmark.suite import read_model, read_training
 from robustsuite.benchmark.uses import NONE, DefenseUse
 from robustsuite.errors import RequestError
 
@@ -24,16 +22,16 @@ def inconsistencies(suite: Suite) -> list[Problem]:
 
 
 def _without_threat(suite: Suite) -> list[Problem]:
-    if suite.threat is not None:
+    if suite.threat.ball() is not None:
         return []
     return [
         Problem(
             ("attacks", index),
-            f"expected a threat for the evasion attack {use.label!r}, got threat=None; add a line "
+            f"expected a threat for the evasion attack {use.label!r}, got none; add a line "
             f"`threat: {{norm: linf, radius: 8/255}}`",
         )
         for index, use in enumerate(suite.attacks)
-        if registry.attacks.get(use.name).scenario == "evasion"
+        if use.entry.scenario == "evasion"
     ]
 
 
@@ -50,7 +48,7 @@ def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
     trains = (recipe.objective, recipe.update, recipe.prepare) != (bare.objective, bare.update, bare.prepare)
     if not trains or is_trained(recipe):
         return []
-    checkpoint = {**suite.model, **use.model}["checkpoint"]
+    checkpoint = suite.model_for(use).checkpoint
     message = (
         f"expected a defence that needs no training beside checkpoint={checkpoint!r}, got defense={use.label!r}; drop "
         f"it, or set training: {{init: checkpoint}} to train on from those weights"
@@ -62,11 +60,11 @@ def _of_overrides(suite: Suite, use: DefenseUse) -> list[Problem]:
     inside = (use.parts[0].name if use.parts else NONE,) if len(use.parts) < 2 else ()
     problems: list[Problem] = []
     try:
-        read_training({**suite.training, **use.training})
+        suite.training_for(use)
     except ProblemsError as error:
         problems += [problem.below(*inside, "training") for problem in error.problems]
     try:
-        read_model({**suite.model, **use.model})
+        suite.model_for(use)
     except ProblemsError as error:
         problems += [problem.below(*inside, "model") for problem in error.problems]
     return problems

@@ -29,7 +29,7 @@ from robustsuite.benchmark.uses import DefenseUse, PluginUse, read_attacks, read
 from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.errors import RequestError
 from robustsuite.models.build import ModelSpec
-from robustsuite.threat import NORMS
+from robustsuite.threat import NORMS, Ball
 from robustsuite.training.settings import Training
 
 DEFAULT: Final = "quickstart"
@@ -42,18 +42,18 @@ class ThreatSpec:
     """What the adversary of evasion games may do.
 
     Args:
-        norm: `linf`, `l2` or `l1`.
+        norm: `linf`, `l2` or `l1`; None where no attack needs a ball.
         radius: In raw input units, at least 0; `8/255` is read as a quotient.
         goal: `untargeted` or `targeted`.
         target: For a targeted goal: `next`, `random` or `least-likely`.
-        curve: Radii at which success is measured beside `radius`.
-        curve_samples: Samples that the curve is measured on, at least 1.
+        curve: Radii at which success is measured beside `radius`; empty for radii chosen around it.
+        curve_samples: Samples that the curve is measured on; 0 for no curve.
         query_budget: Queries per sample of a black-box attack; None for no limit.
         reason: Why this radius.
     """
 
-    norm: str
-    radius: float
+    norm: str | None = None
+    radius: float | None = None
     goal: str = "untargeted"
     target: str | None = None
     curve: tuple[float, ...] = ()
@@ -62,8 +62,13 @@ class ThreatSpec:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        checks.one_of("norm", self.norm, NORMS)
-        checks.real("radius", self.radius, low=0.0)
+        if self.norm is not None:
+            checks.one_of("norm", self.norm, NORMS)
+        if self.radius is not None:
+            checks.real("radius", self.radius, low=0.0)
+        if (self.norm is None) != (self.radius is None):
+            missing = "norm" if self.norm is None else "radius"
+            raise checks.fail("norm and radius together", missing, None, f"add {missing}: to threat")
         checks.one_of("goal", self.goal, ("untargeted", "targeted"))
         if self.target is not None:
             checks.one_of("target", self.target, ("next", "random", "least-likely"))
@@ -71,9 +76,48 @@ class ThreatSpec:
             raise checks.fail("a target exactly where the goal is targeted", "target", self.target, "set both or none")
         for radius in self.curve:
             checks.real("curve", radius, low=0.0)
-        checks.integer("curve_samples", self.curve_samples, low=1)
+        checks.integer("curve_samples", self.curve_samples, low=0)
         if self.query_budget is not None:
             checks.integer("query_budget", self.query_budget, low=1)
+
+    def ball(self) -> Ball | None:
+        """The perturbation set, or None where the suite declares none."""
+        return None if self.norm is None or self.radius is None else Ball(self.norm, self.radius)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """The `model` block: a reference network by name, or the user's own.
+
+    Args:
+        values: `name` or `factory`, `checkpoint`, and the network's parameters.
+    """
+
+    values: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What records and plans call it."""
+        return str(self.values.get("name") or self.values.get("factory"))
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Weights to start from; nothing is trained then, unless `training: {init: checkpoint}`."""
+        given = self.values.get("checkpoint")
+        return None if given is None else str(given)
+
+    def written(self) -> dict[str, Any]:
+        """As a suite file writes it."""
+        return dict(self.values)
+
+    def override(self, changes: Mapping[str, Any]) -> NetworkSpec:
+        """With some settings replaced; another name or factory leaves the parameters of this one behind.
+
+        Raises:
+            ProblemsError: The changed block describes no network.
+        """
+        other = any(key in changes and changes[key] != self.values.get(key) for key in ("name", "factory"))
+        return read_model(changes if other else {**self.values, **changes}) if changes else self
 
 
 def _quotient(values: Any) -> Any:
@@ -93,29 +137,26 @@ def _quotient(values: Any) -> Any:
     return read
 
 
-def _read_threat(values: Any) -> ThreatSpec | None:
-    return None if values is None else read_dataclass(ThreatSpec, _quotient(values), "threat")
+def _read_threat(values: Any) -> ThreatSpec:
+    return read_dataclass(ThreatSpec, _quotient(values), "threat")
 
 
-def read_training(values: Any) -> dict[str, Any]:
-    """The `training` block, resolved.
-
-    Raises:
-        ProblemsError: Every unknown key, wrong type and impossible value.
-    """
-    return dataclasses.asdict(read_dataclass(Training, values, "training"))
+def _read_training(values: Any) -> Training:
+    return read_dataclass(Training, values, "training")
 
 
 def _read_dataset(values: Any) -> DatasetSpec:
     return read_dataclass(DatasetSpec, {"name": values} if isinstance(values, str) else values, "dataset")
 
 
-def read_model(values: Any) -> dict[str, Any]:
+def read_model(values: Any) -> NetworkSpec:
     """The `model` block.
 
     Raises:
         ProblemsError: No network, an unknown one, or options that it does not have.
     """
+    if isinstance(values, NetworkSpec):
+        return values
     values = {"name": values} if isinstance(values, str) else values
     if not isinstance(values, Mapping):
         raise ProblemsError([Problem((), f"expected a mapping, got model={shown(values)}; write {{name: cnn}}")])
@@ -123,7 +164,7 @@ def read_model(values: Any) -> dict[str, Any]:
         ModelSpec.parse(dict(values))
     except (RequestError, TypeError, ValueError) as error:
         raise ProblemsError([Problem(locate(str(error), values), str(error))]) from error
-    return {str(key): value for key, value in values.items()}
+    return NetworkSpec({str(key): value for key, value in values.items()})
 
 
 def _carrying(read: Any) -> BeforeValidator:
@@ -147,9 +188,9 @@ class Suite(BaseModel):
         repeats: Independent trainings, at least 1.
         threads: Threads per worker, at least 1; part of every key.
         dataset: What is trained and tested on.
-        model: The network: `name` or `factory`, `checkpoint`, and the network's parameters.
-        training: Settings of every training that a defence does not override, defaults included.
-        threat: What the adversary of evasion games may do; None where no attack needs to know.
+        model: The network.
+        training: Settings of every training that a defence does not override.
+        threat: What the adversary of evasion games may do.
         defenses: Rows of the comparison.
         attacks: Columns of the comparison; the clean evaluation is always there and not listed.
         plugins: Files whose plug-ins this suite uses.
@@ -163,9 +204,9 @@ class Suite(BaseModel):
     threads: Annotated[int, Field(strict=True, ge=1)] = 1
     plugins: tuple[str, ...] = ()
     dataset: Annotated[DatasetSpec, _carrying(_read_dataset)]
-    model: Annotated[dict[str, Any], _carrying(read_model)]
-    training: Annotated[dict[str, Any], _carrying(read_training)] = Field(default_factory=lambda: read_training({}))
-    threat: Annotated[ThreatSpec | None, _carrying(_read_threat)] = None
+    model: Annotated[NetworkSpec, _carrying(read_model)]
+    training: Annotated[Training, _carrying(_read_training)] = Training()
+    threat: Annotated[ThreatSpec, _carrying(_read_threat)] = ThreatSpec()
     defenses: Annotated[tuple[DefenseUse, ...], _carrying(read_defenses)] = (DefenseUse(),)
     attacks: Annotated[tuple[PluginUse, ...], _carrying(read_attacks)] = ()
 
@@ -176,6 +217,15 @@ class Suite(BaseModel):
             wish = "a name of letters, digits, '.', '_' and '-' (it names the run's folder)"
             raise ValueError(f"expected {wish}, got name={shown(name)}; type another folder as --out DIR")
         return name
+
+    def training_for(self, defense: DefenseUse) -> Training:
+        """The training settings of this defence."""
+        changed = {**dataclasses.asdict(self.training), **defense.training}
+        return read_dataclass(Training, changed, "training") if defense.training else self.training
+
+    def model_for(self, defense: DefenseUse) -> NetworkSpec:
+        """The network of this defence."""
+        return self.model.override(defense.model)
 
     def defense(self, label: str) -> DefenseUse:
         """The defence of this label; an unknown one lists those there are."""
@@ -189,9 +239,9 @@ class Suite(BaseModel):
             **simple,
             **({"plugins": list(self.plugins)} if self.plugins else {}),
             "dataset": _settings(self.dataset),
-            "model": self.model,
-            "training": self.training,
-            **({} if self.threat is None else {"threat": _settings(self.threat)}),
+            "model": self.model.written(),
+            "training": _settings(self.training),
+            "threat": _settings(self.threat),
             "defenses": [use.written() for use in self.defenses],
             "attacks": [use.written() for use in self.attacks],
         }
@@ -202,8 +252,10 @@ class Suite(BaseModel):
 
 
 def _settings(block: Any) -> dict[str, Any]:
-    pairs = dataclasses.asdict(block).items()
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in pairs if value is not None}
+    """A settings block as plain values; what is None by default is left out where it is None."""
+    given = {f.name: (getattr(block, f.name), f.default) for f in dataclasses.fields(block)}
+    kept = {name: value for name, (value, default) in given.items() if value is not None or default is not None}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,32 @@ class PluginUse:
     """One attack or defence with its resolved parameters.
 
     Args:
+        kind: `attack` or `defense`.
         name: Its registered name.
-        options: Its parameters, defaults included, as plain values; for an attack also the rules of its game that the
-            suite sets (`fraction` of poisoning, say).
+        options: Its parameters, defaults included, as plain values.
         label: What tables call it.
+        rules: For an attack, rules of its game that the suite sets (`fraction` of poisoning, say).
     """
 
+    kind: str
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     label: str = ""
+    rules: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def entry(self) -> registry.Entry:
+        """What the registry holds under this name."""
+        return (registry.attacks if self.kind == "attack" else registry.defenses).get(self.name)
+
+    def make(self) -> Any:
+        """The plug-in itself."""
+        return self.entry.make(dict(self.options))
 
     def written(self, extra: Mapping[str, Any] | None = None) -> Any:
         """As a suite file writes it."""
         label = {} if self.label == self.name else {"label": self.label}
-        options = {**label, **self.options, **(extra or {})}
+        options = {**label, **self.options, **self.rules, **(extra or {})}
         return {self.name: _plain(options)} if options else self.name
 
 
@@ -179,7 +191,7 @@ def _read_attack(item: Any) -> PluginUse:
     resolved = resolve(entry, own, problems, also=("label", *SCENARIOS[entry.scenario].options))
     if problems:
         raise ProblemsError(problem.below(*below) for problem in problems)
-    return PluginUse(name, {**resolved, **rules}, label)
+    return PluginUse("attack", name, resolved, label, rules)
 
 
 def _entry(known: registry.Registry, name: str, below: Path) -> registry.Entry:
@@ -303,7 +315,7 @@ def _read_part(item: Any) -> DefenseUse:
     parts: tuple[PluginUse, ...] = ()
     if known is not None:
         resolved = resolve(known, options, problems, also=("label", "training", "model"))
-        parts = (PluginUse(name, resolved, label),)
+        parts = (PluginUse("defense", name, resolved, label),)
     else:
         problems.extend(unknown_key(key, value, ("label", "training", "model"), NONE) for key, value in options.items())
     if problems:
