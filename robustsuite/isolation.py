@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,17 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
     """Evaluate in eval mode without gradients to weights, then restore everything, also when the body raises.
 
     Restored: each module's `training` flag, each parameter's `requires_grad` and `.grad`, every buffer bit for bit.
+    Backward hooks whose owner can pause them (per-sample gradients of a differentially private training) rest
+    meanwhile: they would raise on a pass that asks for no gradient of the weights.
     """
+    pausable = _pausable_hooks(modules)
     parts = [part for module in modules for part in module.modules()]
     modes = [(part, part.training) for part in parts]
     weights = [(p, p.requires_grad, p.grad) for module in modules for p in module.parameters()]
     buffers = [(b, b.detach().clone()) for module in modules for b in module.buffers()]
     try:
+        for owner in pausable:
+            owner.disable_hooks()
         for part in parts:
             part.training = False
         for parameter, _, _ in weights:
@@ -29,6 +35,8 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
             parameter.grad = None
         yield
     finally:
+        for owner in pausable:
+            owner.enable_hooks()
         for part, mode in modes:
             part.training = mode
         for parameter, required, grad in weights:
@@ -38,6 +46,18 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+def _pausable_hooks(modules: tuple[nn.Module, ...]) -> list[Any]:
+    """Owners of backward hooks that are enabled and can be told to rest."""
+    owners: dict[int, Any] = {}
+    for module in modules:
+        for part in module.modules():
+            for hook in part._backward_hooks.values():
+                owner = getattr(getattr(hook, "func", hook), "__self__", None)
+                if getattr(owner, "hooks_enabled", False) and hasattr(owner, "disable_hooks"):
+                    owners[id(owner)] = owner
+    return list(owners.values())
 
 
 @contextmanager

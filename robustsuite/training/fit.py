@@ -102,8 +102,9 @@ def fit(
     network.eval()
     for parameter in network.parameters():
         parameter.grad = None
-    facts = {**updater.facts(), "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
-    return Fitted(network, tuple(run.history), facts, run.flags())
+    qualified, doubts = recipe.update.qualify(recipe, updater.facts())
+    facts = {**qualified, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
+    return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts))
 
 
 def deploy(recipe: Recipe, network: nn.Module, calibration: Samples | None, seed: int) -> Deployed:
@@ -176,9 +177,10 @@ class _Run:
         self._updater.network.train()
         total, count = torch.zeros((), device=self._device), 0
         for number, index in enumerate(self._updater.batches(epoch)):
-            batch = self._train.batch(index, self._device)
-            step = self._step(epoch, number)
-            losses = self._recipe.objective(self._updater.network, batch, step)
+            losses = torch.zeros(0, device=self._device)  # an empty Poisson batch is a step all the same
+            if len(index) > 0:
+                batch = self._train.batch(index, self._device)
+                losses = self._recipe.objective(self._updater.network, batch, self._step(epoch, number))
             self._updater.step(losses)
             total += losses.detach().sum()
             count += len(index)
@@ -205,7 +207,9 @@ class _Run:
             self._stale += 1
 
     def _step(self, epoch: int, number: int) -> Step:
-        return Step(self._loss, self._streams.child("step", epoch, number), self._train.bounds, epoch)
+        return Step(
+            self._loss, self._streams.child("step", epoch, number), self._train.bounds, epoch, self._train.classes
+        )
 
     def _snapshot(self) -> dict[str, Any]:
         return {

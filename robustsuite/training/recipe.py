@@ -65,12 +65,14 @@ class Step:
         streams: Random streams of this step, to be keyed by the batch's sample ids.
         bounds: Bounds of the inputs.
         epoch: Counts from 0.
+        classes: Number of classes.
     """
 
     loss: Loss
     streams: Streams
     bounds: tuple[float, float]
     epoch: int = 0
+    classes: int = 0
 
 
 class Objective(ABC):
@@ -141,12 +143,18 @@ class Update(ABC):
     """How gradients move weights; a frozen dataclass that starts an `Updater`."""
 
     @abstractmethod
-    def start(self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric) -> Updater:
+    def start(
+        self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric
+    ) -> Updater:
         """Begin a training of `network` (already on the device) on `samples`."""
 
     def admit(self, network: nn.Module) -> nn.Module:
         """The network that this update can train, mended before any optimizer is built; by default as it is."""
         return network
+
+    def qualify(self, recipe: Recipe, facts: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:  # noqa: ARG002
+        """The updater's facts as this whole recipe lets them be read, and flags for what it does not."""
+        return facts, ()
 
 
 def _default_update() -> Update:
