@@ -1,0 +1,186 @@
+"""Adversarial training: learn from the worst inputs that an attack finds in each batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite import checks, losses
+from robustsuite.data.samples import Batch, Samples
+from robustsuite.errors import RequestError
+from robustsuite.isolation import differentiable, untouched
+from robustsuite.protocol import Attack
+from robustsuite.registry import attacks, register
+from robustsuite.scenarios.views import Ascent, WhiteBox
+from robustsuite.threat import Ball
+from robustsuite.training.recipe import Objective, Recipe, Step, clean_validation
+
+_MONITORED: Final = 256  # held-out samples that are attacked after each epoch
+_COLLAPSE: Final = 0.2  # gap between training attack and PGD that no working training shows
+_SHORTHANDS: Final[dict[str, dict[str, Any]]] = {
+    "fgsm-rs": {"fgsm": {"step_size": 1.25, "random_start": True}},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class BatchView(WhiteBox):
+    """The batch of one training step: the adversary climbs to the end, for a mistake on the way is no reason to stop.
+
+    Nothing is counted, so a pass costs what the network costs.
+    """
+
+    def goal_reached(self, prediction: Tensor, rows: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Never: training wants the greatest loss, not the first mistake."""
+        return torch.zeros_like(prediction, dtype=torch.bool)
+
+    def ascend(
+        self, x: Tensor, rows: Tensor, loss: losses.AttackLoss = losses.cross_entropy, *, gradient: bool = True
+    ) -> Ascent:
+        """Loss and input gradient from one forward and one backward pass; nothing has fallen."""
+        y = self.y if len(rows) == len(self.y) else self.y[rows]
+        standing = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if not gradient:
+            with torch.no_grad():
+                return Ascent(loss(self.model(x), y, None), x.new_empty(0), standing)
+        with differentiable():
+            leaf = x.detach().requires_grad_(True)
+            values = loss(self.model(leaf), y, None)
+            (slope,) = torch.autograd.grad(values.sum(), leaf)
+        return Ascent(values.detach(), slope, standing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialLoss(Objective):
+    """The training loss at the inputs that an attack finds around each batch.
+
+    Args:
+        attack: The evasion attack, the same object that would be played against a deployed model.
+        ball: Where adversarial inputs lie; bounds are the data's where it declares none.
+        warmup: Epochs over which the radius grows linearly.
+        monitor: What held-out samples are attacked by after each epoch.
+    """
+
+    attack: Any
+    ball: Ball
+    warmup: int = 0
+    monitor: Any = field(default=None)
+
+    def __call__(self, network: nn.Module, batch: Batch, step: Step) -> Tensor:
+        """Losses `(B,)` of the network, in training mode, at the adversarial inputs."""
+        share = min(1.0, (step.epoch + 1) / (self.warmup + 1))
+        ball = self.ball.scaled(self.ball.radius * share)
+        return step.loss(network(_perturb(self.attack, network, batch, ball, step)), batch.y)
+
+    def validate(self, network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:
+        """Clean figures, robust accuracy under a short PGD, and whether only the training attack is withstood.
+
+        The score is the robust accuracy; clean accuracy breaks ties.
+        """
+        figures = clean_validation(network, held_out, step)
+        rows = torch.linspace(0, len(held_out) - 1, min(len(held_out), _MONITORED)).long()
+        batch = held_out.batch(rows, next(network.parameters()).device)
+        robust = self._withstood(self.monitor, network, batch, step)
+        trained = self._withstood(self.attack, network, batch, step)
+        figures["robust_accuracy"] = robust
+        figures["catastrophic_overfitting"] = float(trained - robust > _COLLAPSE)
+        figures["score"] = robust + 1e-3 * figures["validation_accuracy"]
+        return figures
+
+    def _withstood(self, attack: Any, network: nn.Module, batch: Batch, step: Step) -> float:
+        moved = _perturb(attack, network, batch, self.ball, step)
+        with untouched(network), torch.no_grad():
+            return float((network(moved).argmax(1) == batch.y).float().mean())
+
+
+def _perturb(attack: Attack[WhiteBox, Tensor], network: nn.Module, batch: Batch, ball: Ball, step: Step) -> Tensor:
+    """The attack's answer to this batch, against the network in eval mode and with its weights held still."""
+    with untouched(network):
+        view = BatchView(
+            x=batch.x,
+            y=batch.y,
+            ids=batch.ids,
+            ball=ball.within(step.bounds),
+            classes=step.classes,
+            model=network,
+        )
+        return attack(view, step.streams.child("attack")).detach()
+
+
+@register.defense("adversarial-training", taxonomy=("AML.M0003", "NISTAML.022", "ML01:2023"))
+@dataclass(frozen=True, kw_only=True)
+class AdversarialTraining:
+    """Train on the worst inputs that an attack finds around each batch, rather than on the batch itself.
+
+    It replaces the training objective. The attack is a registered evasion attack and sees the network in eval mode
+    (dropout off, running statistics of batch normalisation fixed and unmoved by the attack's passes), as TRADES does;
+    the weights then learn in training mode. Unlike in a game, a sample that is misclassified on the way is pushed on to
+    the greatest loss. After each epoch up to 256 held-out samples, where there are any, are attacked by PGD with 10
+    steps: their robust accuracy picks the best epoch, and catastrophic overfitting is flagged where the training attack
+    is withstood by more than 0.2 of the samples that PGD breaks.
+
+    Args:
+        attack: An evasion attack as in a suite's `attacks`: a name, or {name: {options}}; `fgsm-rs` stands for fast
+            adversarial training, one step of 1.25 radii from a random start. Default: PGD with 10 steps of a quarter
+            of the radius.
+        norm: `linf`, `l2` or `l1`; by default the threat's.
+        radius: In raw input units, at least 0, a number or text such as "8/255"; by default the threat's.
+        warmup: Epochs over which the radius grows linearly from radius / (warmup + 1), at least 0.
+
+    Raises:
+        RequestError: No radius in options or threat, or an attack that is no white-box evasion attack.
+
+    References:
+        Madry et al., ICLR 2018, arXiv:1706.06083; fast: Wong et al., ICLR 2020, arXiv:2001.03994; catastrophic
+        overfitting: Andriushchenko and Flammarion, NeurIPS 2020, arXiv:2007.02617; eval mode: Zhang et al. (TRADES),
+        ICML 2019, arXiv:1901.08573.
+    """
+
+    attack: str | dict[str, Any] | None = None
+    norm: str | None = None
+    radius: float | str | None = None
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        checks.integer("warmup", self.warmup, low=0)
+
+    def __call__(self, recipe: Recipe) -> Recipe:
+        """The recipe with its objective replaced."""
+        objective = AdversarialLoss(
+            attack=_inner_attack({"pgd": {"steps": 10, "step_size": 0.25}} if self.attack is None else self.attack),
+            ball=self._ball(recipe.threat),
+            warmup=self.warmup,
+            monitor=_inner_attack({"pgd": {"steps": 10, "step_size": 0.25}}),
+        )
+        return recipe.with_objective(objective)
+
+    def _ball(self, threat: Ball | None) -> Ball:
+        norm = self.norm if self.norm is not None else (threat.norm if threat is not None else None)
+        radius = self.radius if self.radius is not None else (threat.radius if threat is not None else None)
+        if norm is None or radius is None:
+            raise RequestError(
+                f"expected a ball to train in, got norm={norm!r} and radius={radius!r}; set norm and radius of "
+                f"adversarial-training, or the suite's threat"
+            )
+        ball = Ball(norm, checks.fraction("radius", radius))
+        return ball if threat is None else replace(ball, bounds=threat.bounds)
+
+
+def _inner_attack(wanted: str | dict[str, Any]) -> Any:
+    """The attack that `name` or `{name: {options}}` means."""
+    if isinstance(wanted, str):
+        wanted = _SHORTHANDS.get(wanted, {wanted: {}})
+    if len(wanted) != 1:
+        raise checks.fail("one attack, {name: {options}}", "attack", wanted, "nest the options below the attack's name")
+    ((name, options),) = wanted.items()
+    entry = attacks.get(name)
+    if entry.scenario != "evasion" or entry.access not in ("white-box", "blind"):
+        raise RequestError(
+            f"expected a white-box evasion attack, got attack={name!r} ({entry.access} {entry.scenario}); choose pgd "
+            f"or fgsm-rs"
+        )
+    if options is not None and not isinstance(options, dict):
+        raise checks.fail("a mapping of options", f"attack.{name}", options, "write {steps: 10}, say")
+    return entry.make(options or {})
