@@ -1,0 +1,155 @@
+"""Names to data sets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from robustsuite import checks
+from robustsuite.data.arrays import from_factory, npz
+from robustsuite.data.digits import digits
+from robustsuite.data.image_folder import image_folder
+from robustsuite.data.places import resolve
+from robustsuite.data.samples import Splits
+from robustsuite.data.sources import Source, choose
+from robustsuite.data.torchvision_sets import NAMES as TORCHVISION
+from robustsuite.data.torchvision_sets import torchvision_set
+
+DESCRIPTIONS: Final = {
+    "digits": "scikit-learn's handwritten digits, 1,797 of 8 x 8, embedded",
+    "mnist": "handwritten digits, 70,000 of 28 x 28",
+    "fashion-mnist": "articles of clothing, 70,000 of 28 x 28",
+    "kmnist": "cursive Japanese characters, 70,000 of 28 x 28",
+    "cifar10": "photos of 10 kinds of things, 60,000 of 32 x 32 in colour",
+    "cifar100": "photos of 100 kinds of things, 60,000 of 32 x 32 in colour",
+    "svhn": "house numbers, 99,289 of 32 x 32 in colour",
+    "orl-faces": "the ORL faces, 400 photos of 40 people, 112 x 92, in a folder orl_faces",
+    "image-folder": "class folders of images, or a .zip of them (path)",
+    "npz": "arrays x and y, or x_train, y_train, x_test and y_test (path)",
+    "factory": "a function of your own (factory)",
+}
+NAMES: Final = tuple(DESCRIPTIONS)
+_WITH_PATH: Final = ("image-folder", "npz", "orl-faces")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """Which data, and how much of them.
+
+    Args:
+        name: One of `NAMES`; beside `factory` any name to call it by.
+        train: Training samples, at least 1; None for all.
+        test: Test samples, at least 1; None for all, or for a fifth (360 of the digits) where none are set apart.
+        root: Folder that holds the data; None for `$ROBUSTSUITE_DATA`, else the user's cache.
+        download: Whether torchvision may fetch what is missing.
+        path: Of `image-folder` and `npz`; a relative path is also looked up below `root`.
+        factory: `package.module:function` or `path/to/file.py:function` that returns `Splits`, `(x, y)` or
+            `((x, y), (x, y))`; it may ask for `seed` by name.
+        size: (height, width) that image folders are resized to.
+        bounds: Least and greatest input value of `npz` and `factory` data; None for (0, 1).
+        classes: Number of classes of `npz` and `factory` data; None for one more than the greatest label.
+        options: Further arguments of the factory.
+
+    Raises:
+        RequestError: An unknown name, a count below 1, or settings that this data set does not have.
+    """
+
+    name: str = "factory"
+    train: int | None = None
+    test: int | None = None
+    root: str | None = None
+    download: bool = False
+    path: str | None = None
+    factory: str | None = None
+    size: tuple[int, int] | None = None
+    bounds: tuple[float, float] | None = None
+    classes: int | None = None
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.factory is None:
+            checks.one_of("name", self.name, NAMES)
+        for name, count in (("train", self.train), ("test", self.test)):
+            if count is not None:
+                checks.integer(name, count, low=1)
+        if self.size is not None:
+            if len(self.size) != 2:
+                raise checks.fail("(height, width)", "size", self.size, "give two integers")
+            object.__setattr__(self, "size", tuple(checks.integer("size", side, low=1) for side in self.size))
+        if self.classes is not None:
+            checks.integer("classes", self.classes, low=2)
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise checks.fail("bounds (low, high) with low < high", "bounds", self.bounds, "swap or widen them")
+        self._consistent()
+
+    def _consistent(self) -> None:
+        """Refuse settings that this data set would silently ignore, and miss none that it needs."""
+        own = self.factory is not None
+        if own and self.path is not None:
+            raise checks.fail("a factory or a path", "path", self.path, "leave one of them out")
+        if not own and self.name == "factory":
+            raise checks.fail("a factory", "factory", None, "write factory: package.module:function")
+        if not own and self.name in ("image-folder", "npz") and self.path is None:
+            raise checks.fail(f"a path for {self.name}", "path", None, "write path: folder-or-file")
+        arrays = own or self.name == "npz"
+        images = not own and self.name in ("image-folder", "orl-faces")
+        allowed = {
+            "path": not own and self.name in _WITH_PATH,
+            "size": images,
+            "bounds": arrays,
+            "classes": arrays,
+            "options": own,
+            "download": not own and self.name in TORCHVISION,
+        }
+        for key, fits in allowed.items():
+            if not fits and getattr(self, key):
+                raise checks.fail(f"no {key} for dataset {self.name}", key, getattr(self, key), "leave it out")
+
+
+def load(spec: DatasetSpec, *, seed: int) -> Splits:
+    """Read a data set and cut it to size.
+
+    Args:
+        spec: Which, and how much.
+        seed: Keys which rows are taken and, where the data have no test part, which are held out.
+
+    Returns:
+        Training and test samples, in each of which every class has its share. No two samples have one id, and with one
+        seed a smaller set is part of a larger one.
+
+    Raises:
+        RequestError: The data are not there, or are not what they are said to be.
+        UntrustedFileError: A file that cannot be trusted or read; nothing in it was run.
+
+    Example:
+        >>> splits = load(DatasetSpec(name="digits"), seed=0)
+        >>> len(splits.train), len(splits.test), splits.train.shape
+        (1437, 360, (1, 8, 8))
+    """
+    source = _source(spec, seed)
+    if isinstance(source, Splits):
+        return _cut(source, spec, seed)
+    return source.splits(spec.train, spec.test, seed)
+
+
+def _source(spec: DatasetSpec, seed: int) -> Source | Splits:
+    if spec.factory is not None:
+        name = spec.factory if spec.name == "factory" else spec.name
+        return from_factory(name, spec.factory, spec.options, seed, spec.bounds, spec.classes)
+    if spec.name == "digits":
+        return digits()
+    if spec.name in TORCHVISION:
+        return torchvision_set(spec.name, spec.root, download=spec.download)
+    path = resolve(spec.path or "orl_faces", spec.root)
+    if spec.name == "npz":
+        return npz(path, spec.bounds, spec.classes)
+    name = spec.name if spec.path is None else os.path.basename(os.path.normpath(path))
+    return image_folder(name, path, spec.size)
+
+
+def _cut(splits: Splits, spec: DatasetSpec, seed: int) -> Splits:
+    """A user's own splits at the sizes asked for, ids kept."""
+    train = splits.train.take(choose(splits.train.y, spec.train, "train", seed))
+    test = splits.test.take(choose(splits.test.y, spec.test, "test", seed))
+    return replace(splits, train=train, test=test)

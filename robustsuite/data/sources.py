@@ -1,0 +1,120 @@
+"""What a data set is before it is cut to size: labels at once, inputs on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustsuite import checks
+from robustsuite.data.samples import Samples, Splits, stratified
+from robustsuite.streams import Streams
+
+TEST_SHARE = 0.2  # held out where a data set has no test part and no count is asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Labels `(N,)`, and a function from row indices to inputs `(n, …)`, so that only the chosen rows are read."""
+
+    y: Tensor
+    rows: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> Part:
+        """A part that is in memory."""
+        return cls(y, lambda index: x if len(index) == len(x) else x[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set that is yet to be cut.
+
+    Args:
+        name: Name for records and tables.
+        train: Rows to train on, or all rows where there is no test part.
+        test: Rows that were set apart by whoever made the data; None to hold rows out here.
+        classes: How many there are.
+        class_names: One per class, or none.
+        bounds: Least and greatest raw input value.
+        held_out: How many rows to hold out where there is no test part; None for a fifth.
+    """
+
+    name: str
+    train: Part
+    test: Part | None
+    classes: int
+    class_names: tuple[str, ...] = ()
+    bounds: tuple[float, float] = (0.0, 1.0)
+    held_out: int | None = None
+
+    def splits(self, train: int | None, test: int | None, seed: int) -> Splits:
+        """Cut to size, each class in its share.
+
+        Ids number the rows of the training part from 0 and go on through the test part, so that no two rows of a data
+        set have one id, and an id does not depend on the sizes asked for. With one seed, a smaller set is part of a
+        larger one.
+
+        Args:
+            train: Training samples; None for all.
+            test: Test samples; None for all, or for what `held_out` says.
+            seed: Keys the choice.
+
+        Raises:
+            RequestError: More samples asked for than there are.
+        """
+        if self.test is None:
+            chosen, kept = self._hold_out(train, test, Streams(seed).child("data", "split"))
+            return self._made(self.train, chosen, self.train, kept, 0)
+        rows = choose(self.train.y, train, "train", seed), choose(self.test.y, test, "test", seed)
+        return self._made(self.train, rows[0], self.test, rows[1], len(self.train.y))
+
+    def _hold_out(self, train: int | None, test: int | None, streams: Streams) -> tuple[Tensor, Tensor]:
+        n = len(self.train.y)
+        default = round(TEST_SHARE * n) if self.held_out is None else self.held_out
+        held = default if test is None else _at_most(n - 1, "test", test)
+        count = n - held if train is None else _at_most(n - held, "train", train)
+        # The test rows come first: another training size leaves them as they are.
+        kept, chosen = stratified(self.train.y, (held, count), streams.generator())
+        return chosen, kept
+
+    def _made(self, train: Part, train_rows: Tensor, test: Part, test_rows: Tensor, offset: int) -> Splits:
+        inputs = [train.rows(train_rows), test.rows(test_rows)]
+        channels = max(x.shape[1] if x.dim() == 4 else 0 for x in inputs)
+        # Grey rows beside coloured ones of the same data set are repeated over the channels.
+        inputs = [x.expand(-1, channels, -1, -1).contiguous() if x.dim() == 4 else x for x in inputs]
+        shapes = [tuple(x.shape[1:]) for x in inputs]
+        if shapes[0] != shapes[1]:
+            raise checks.fail("training and test inputs of one shape", "shapes", shapes, "resize or mend the data")
+        made = [
+            Samples(x, part.y[rows], self.classes, self.bounds, ids)
+            for x, part, rows, ids in zip(
+                inputs, (train, test), (train_rows, test_rows), (train_rows, test_rows + offset), strict=True
+            )
+        ]
+        return Splits(self.name, made[0], made[1], self.class_names)
+
+
+def choose(y: Tensor, count: int | None, name: str, seed: int) -> Tensor:
+    """Rows of a stratified subset, in order; all of them for None.
+
+    Args:
+        y: Labels `(N,)`.
+        count: How many.
+        name: Name of the part, for the error and the key.
+        seed: Keys the choice.
+
+    Raises:
+        RequestError: More samples asked for than there are.
+    """
+    if count is None or count == len(y):
+        return torch.arange(len(y))
+    return stratified(y, (_at_most(len(y), name, count),), Streams(seed).child("data", name).generator())[0]
+
+
+def _at_most(most: int, name: str, count: int) -> int:
+    if count > most:
+        raise checks.fail(f"at most {most} samples there", name, count, "ask for fewer")
+    return count
