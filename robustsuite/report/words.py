@@ -1,0 +1,120 @@
+"""How metrics are called and how figures are written for people."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+TITLES: Final = {
+    "clean_accuracy": "clean accuracy",
+    "robust_accuracy": "robust accuracy",
+    "attack_success_rate": "attack success",
+    "attack_success_rate_all": "attack success, all samples",
+    "target_hit_rate": "target hits",
+    "distance_median": "median distance",
+    "queries_median": "median queries",
+    "rejection_rate_clean": "rejected clean inputs",
+    "rejection_rate_attack": "rejected attacks",
+    "backdoor_success_rate": "backdoor success",
+    "backdoor_success_rate_clean_twin": "trigger effect on the clean twin",
+    "accuracy_drop": "accuracy drop",
+    "recall_worst_class": "recall of the worst class",
+    "poisoned": "poisoned samples",
+    "inversion_accuracy": "inversion accuracy",
+    "inversion_accuracy_top5": "inversion accuracy, top 5",
+    "inversion_ssim": "similarity to class means",
+    "inversion_distance_members": "distance to members",
+    "evaluator_accuracy": "accuracy of the evaluator",
+    "membership_auc": "membership AUC",
+    "membership_tpr_at_fpr_0.001": "membership TPR at 0.1 % FPR",
+    "membership_tpr_at_fpr_0.01": "membership TPR at 1 % FPR",
+    "epsilon": "epsilon",
+    "delta": "delta",
+    "epsilon_lower_bound": "epsilon, lower bound",
+    "certified_accuracy": "certified accuracy",
+    "precision_macro": "precision",
+    "recall_macro": "recall",
+    "f1_macro": "F1",
+    "expected_calibration_error": "calibration error",
+    "train_seconds": "training time",
+    "latency_ms": "latency",
+    "parameters": "parameters",
+    "forwards": "forward passes",
+    "backwards": "backward passes",
+    "queries": "queries",
+    "passes_per_sample": "attack passes",
+}
+ORDER: Final = {name: place for place, name in enumerate(TITLES)}
+FAMILIES: Final = {
+    "utility": "utility",
+    "evasion": "evasion",
+    "poisoning": "poisoning",
+    "inversion": "model inversion",
+    "membership": "membership",
+}
+_SUFFIXES: Final = {
+    "rate": "%",
+    "rate difference": "points",
+    "seconds": "s",
+    "milliseconds": "ms",
+    "passes per sample": "per sample",
+}
+_SILENT: Final = ("count", "passes", "queries", "nats", "ssim", "linf", "l2", "l1")
+
+
+def title(metric: str) -> str:
+    """The metric in words."""
+    return TITLES.get(metric, metric.replace("_", " "))
+
+
+def family(scenario: str) -> str:
+    """The game's family in words."""
+    return FAMILIES.get(scenario, scenario.replace("_", " ").replace("-", " ") or "other")
+
+
+def suffix(unit: str) -> str:
+    """What stands behind a figure of this unit, or in its column's head."""
+    return _SUFFIXES.get(
+        unit, "" if unit in ("count", "passes", "queries", "nats", "ssim", "linf", "l2", "l1") else unit
+    )
+
+
+def figure(value: float, unit: str) -> str:
+    """A figure as people read it: rates in percent, counts with separators, the rest in three digits.
+
+    Example:
+        >>> figure(0.9731, "rate"), figure(0.0004, "rate"), figure(12345, "count"), figure(2.9968, "nats")
+        ('97.3', '0.04', '12,345', '3.00')
+    """
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if unit == "rate":
+        return _percent(value)
+    if unit == "rate difference":
+        return f"{100 * value:+.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0")
+    if unit in ("count", "passes", "queries", "passes per sample"):
+        return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+    if unit == "nats":
+        return f"{value:.2f}"
+    return f"{value:.3g}"
+
+
+def _percent(value: float) -> str:
+    """One decimal, or as many (up to three) as keep 99.96 % from reading as 100 % and 0.04 % as 0 %."""
+    for places in (1, 2, 3):
+        text = f"{100 * value:.{places}f}"
+        rounded_away = (float(text) == 0.0 and value > 0) or (float(text) == 100.0 and value < 1)
+        if not rounded_away:
+            return text
+    return f"{100 * value:.1f}"
+
+
+def interval(low: float | None, high: float | None, unit: str) -> str:
+    """The 95 % interval in brackets, empty where there is none."""
+    if low is None or high is None:
+        return ""
+    return f"[{_end(low, unit)}, {_end(high, unit)}]"
+
+
+def _end(value: float, unit: str) -> str:
+    return f"{100 * value:.1f}" if unit == "rate" else figure(value, unit)

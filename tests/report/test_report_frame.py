@@ -1,0 +1,138 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robustsuite.benchmark.records import read, save_samples
+from robustsuite.report.files import csv
+from robustsuite.report.frame import COLUMNS, tidy
+from robustsuite.statistics import wilson
+
+CONTRACT = (
+    "suite,dataset,model,defense,attack,scenario,knowledge,norm,radius,repeat,metric,value,low,high,n,unit,better,status,"
+    "flags,message,seconds,key"
+)
+
+
+def test_columns_are_the_contract(run):
+    frame = tidy(run.records, run.folder)
+    assert csv(frame).splitlines()[0] == CONTRACT
+    assert ",".join(COLUMNS) == CONTRACT
+
+
+def test_rows_stand_in_plan_order_whatever_the_order_of_execution(run):
+    straight = csv(tidy(run.records, run.folder))
+    assert csv(tidy(list(reversed(run.records)), run.folder)) == straight
+    assert csv(tidy(read(run.folder / "records.jsonl"), run.folder)) == straight
+
+
+def test_headline_is_the_first_row_of_its_record_although_json_sorts_names(run):
+    frame = tidy(read(run.folder / "records.jsonl"))
+    heads = frame.drop_duplicates("key")
+    assert set(heads[heads.scenario == "evasion"].metric) == {"robust_accuracy"}
+    assert set(heads[heads.attack == "badnets"].metric) == {"backdoor_success_rate", ""}
+
+
+@pytest.mark.parametrize("status", ["error", "not_applicable", "not_run"])
+def test_missing_is_one_empty_row_and_not_0(maker, status):
+    maker.add("none", "pgd", "evasion", status=status, message="Traceback\n  somewhere\nValueError: why")
+    frame = tidy(maker.records)
+    assert len(frame) == 1
+    assert math.isnan(frame.value[0])
+    assert math.isnan(frame.low[0])
+    assert frame.status[0] == status
+    fields = dict(zip(CONTRACT.split(","), csv(frame).splitlines()[1].split(","), strict=True))
+    assert fields["value"] == fields["low"] == fields["high"] == fields["n"] == ""
+    assert "ValueError: why" in fields["message"]
+    assert "\n" not in frame.message[0]
+
+
+def test_headline_that_could_not_be_measured_keeps_its_row(maker):
+    maker.add("none", "pgd", "evasion", headline="robust_accuracy", metrics={"clean_accuracy": {"value": 0.5, "n": 2}})
+    frame = tidy(maker.records)
+    assert list(frame.metric) == ["robust_accuracy", "clean_accuracy"]
+    assert math.isnan(frame.value[0])
+    assert frame.value[1] == 0.5
+
+
+def test_counted_passes_are_rows(maker):
+    maker.add(
+        "none", "pgd", "evasion", headline="a", metrics={"a": {"value": 1.0}}, cost={"forwards": 80, "queries": 0}
+    )
+    frame = tidy(maker.records)
+    assert list(frame.metric) == ["a", "forwards"]
+    assert frame.value[1] == 80
+
+
+def halves(maker, **second):
+    clean = torch.ones(100, dtype=torch.bool)
+    first = torch.arange(100) < 50
+    maker.evasion("none", "fgsm", clean, first, images=False, flags=("zero-gradients",))
+    maker.evasion("none", "pgd", clean, ~first, images=False, **second)
+    return tidy(maker.records, maker.folder)
+
+
+def test_two_attacks_that_break_disjoint_halves_leave_nothing(maker):
+    frame = halves(maker, flags=("few-samples",))
+    worst = frame[frame.attack == "worst-case"].iloc[0]
+    assert list(frame[(frame.metric == "robust_accuracy")].value) == [0.5, 0.5, 0.0]
+    assert (worst.scenario, worst.metric, worst.unit, worst.better) == ("evasion", "robust_accuracy", "rate", "higher")
+    assert (worst.n, worst.norm, worst.radius, worst.status) == (100, "linf", 0.3, "ok")
+    assert (worst.low, worst.high) == wilson(0, 100)
+    assert worst["flags"] == "zero-gradients;few-samples"
+    assert frame.attack.iloc[-1] == "worst-case"
+
+
+def test_worst_case_joins_by_sample_id_and_not_by_row(maker):
+    clean = torch.ones(4, dtype=torch.bool)
+    maker.evasion("none", "fgsm", clean, torch.tensor([True, True, False, False]), images=False)
+    record = maker.evasion("none", "pgd", clean, clean, images=False)
+    turned = {"id": torch.tensor([3, 2, 1, 0]), "robust": torch.tensor([True, True, False, False])}
+    path, digest = save_samples(maker.folder, record.key, turned)
+    records = [maker.records[0], replace(record, samples=path, samples_digest=digest)]
+    frame = tidy(records, maker.folder)
+    assert frame[frame.attack == "worst-case"].value.item() == 0.0
+
+
+def test_worst_case_is_inconclusive_where_a_joined_attack_is(maker):
+    frame = halves(maker, status="inconclusive", message="the attack met inputs that it did not hand in")
+    worst = frame[frame.attack == "worst-case"].iloc[0]
+    assert worst.status == "inconclusive"
+    assert "pgd" in worst.message
+
+
+def test_worst_case_says_which_attack_failed(maker):
+    clean = torch.ones(100, dtype=torch.bool)
+    maker.evasion("none", "fgsm", clean, clean, images=False)
+    maker.add("none", "pgd", "evasion", norm="linf", radius=0.3, status="error", message="boom")
+    frame = tidy(maker.records, maker.folder)
+    worst = frame[frame.attack == "worst-case"].iloc[0]
+    assert worst.value == 1.0
+    assert worst.status == "inconclusive"
+    assert "pgd is not part of it (error)" in worst.message
+
+
+def test_worst_case_needs_two_attacks_in_one_ball(maker):
+    clean = torch.ones(10, dtype=torch.bool)
+    maker.evasion("none", "pgd", clean, clean, images=False)
+    maker.evasion("none", "pgd", clean, clean, radius=0.1, images=False)
+    assert "worst-case" not in set(tidy(maker.records, maker.folder).attack)
+
+
+def test_curve_at_the_main_radius_on_fewer_samples_does_not_shrink_the_worst_case(maker):
+    clean = torch.ones(100, dtype=torch.bool)
+    for n in (100, 20):
+        for attack in ("fgsm", "pgd"):
+            maker.evasion("none", attack, clean[:n], clean[:n], images=False)
+    worst = tidy(maker.records, maker.folder).query("attack == 'worst-case'")
+    assert list(worst.n) == [100]
+
+
+def test_worst_case_without_its_files_is_no_number(run):
+    for path in (run.folder / "samples").iterdir():
+        path.unlink()
+    worst = tidy(run.records, run.folder).query("attack == 'worst-case'")
+    assert len(worst)
+    assert worst.value.isna().all()
+    assert (worst.status != "ok").all()
