@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def fit(
     network = make_network(recipe, samples, seed).to(fabric.device)
     if recipe.training.precision == "64":
         network = network.double()
+        train, held_out = _double(train), None if held_out is None else _double(held_out)
     with seeded(streams.child("start").key):
         updater = recipe.update.start(network, train, recipe.training, streams, fabric)
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)
@@ -124,6 +125,10 @@ def deploy(recipe: Recipe, network: nn.Module, calibration: Samples | None, seed
         with seeded(streams.key):
             model = serve(model, calibration, streams)
     return model
+
+
+def _double(samples: Samples) -> Samples:
+    return replace(samples, x=samples.inputs().double())
 
 
 def _fabric(device: str, precision: str) -> Fabric:

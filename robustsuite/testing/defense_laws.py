@@ -1,0 +1,100 @@
+"""Laws that every defence obeys, whoever wrote it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from robustsuite import registry
+from robustsuite.canonical import canonical_json
+from robustsuite.isolation import untouched
+from robustsuite.protocol import Trained
+from robustsuite.registry import Entry
+from robustsuite.testing.law import Law, require
+from robustsuite.testing.victims import tiny_recipe, tiny_samples
+from robustsuite.training.cache import Trainer
+from robustsuite.training.recipe import Recipe
+
+Check = Callable[[Entry, dict[str, Any]], None]
+
+
+def defense_laws(name: str, **options: Any) -> list[Law]:
+    """Every law of a defence, to be called one by one.
+
+    Args:
+        name: Its registered name.
+        **options: Options that keep the checks quick; defaults otherwise.
+    """
+    entry = registry.defenses.get(name)
+    checks: dict[str, Check] = {
+        "described": _described,
+        "changes-the-recipe": _changes_the_recipe,
+        "answers": _answers,
+        "repeatable": _repeatable,
+        "leaves-no-trace": _leaves_no_trace,
+    }
+    return [Law(name, law, partial(check, entry, options)) for law, check in checks.items()]
+
+
+def _recipe(entry: Entry, options: dict[str, Any]) -> Recipe:
+    plain = tiny_recipe()
+    defended: Recipe = entry.make(options)(dataclasses.replace(plain, training=plain.training.override({"epochs": 2})))
+    return defended
+
+
+def _trained(entry: Entry, options: dict[str, Any]) -> Trained:
+    return Trainer(0)(_recipe(entry, options), tiny_samples(320))
+
+
+def _described(entry: Entry, options: dict[str, Any]) -> None:
+    """Parameters are plain, documented, and equal ones give equal defences."""
+    one = entry.make(options)
+    require(one == entry.make(options), "equal options give equal defences", one)
+    require(isinstance(json.loads(canonical_json(one)), dict), "parameters are JSON", one)
+    for field in dataclasses.fields(entry.cls):
+        require(f"{field.name}:" in (entry.cls.__doc__ or ""), f"the docstring describes {field.name}", entry.name)
+
+
+def _changes_the_recipe(entry: Entry, options: dict[str, Any]) -> None:
+    """The given recipe is unwritten, the new one differs, and describes itself as JSON."""
+    plain = tiny_recipe()
+    before = canonical_json(plain.description())
+    defended = entry.make(options)(plain)
+    require(canonical_json(plain.description()) == before, "the given recipe is unwritten", entry.name)
+    require(canonical_json(defended.description()) != before, "the recipe changes", entry.name)
+
+
+def _answers(entry: Entry, options: dict[str, Any]) -> None:
+    """The deployed model answers finite logits, and the same to a sample alone as among others."""
+    model, test = _trained(entry, options).model, tiny_samples(60, first=10_000)
+    with untouched(model.network), torch.no_grad():
+        together = model(test.x)
+        alone = [model(test.x[i : i + 1]) for i in range(len(test))]
+    require(together.logits.shape == (60, 4) and bool(together.logits.isfinite().all()), "finite logits", together.logits.shape)
+    require(together.rejected.shape == (60,), "one rejection verdict per sample", together.rejected.shape)
+    apart = torch.cat([a.logits for a in alone])
+    require(torch.allclose(together.logits, apart, atol=1e-4), "logits do not depend on the batch", entry.name)
+    rejected = torch.cat([a.rejected for a in alone])
+    require(torch.equal(together.rejected, rejected), "rejections do not depend on the batch", entry.name)
+
+
+def _repeatable(entry: Entry, options: dict[str, Any]) -> None:
+    """One seed gives one model, bit for bit."""
+    one, other = _trained(entry, options), _trained(entry, options)
+    for (name, a), b in zip(one.model.network.state_dict().items(), other.model.network.state_dict().values(), strict=True):
+        require(torch.equal(a, b), f"{name} repeats with the seed", entry.name)
+
+
+def _leaves_no_trace(entry: Entry, options: dict[str, Any]) -> None:
+    """Training moves no global random state, and hands over a plain network in eval mode without gradients."""
+    state = torch.get_rng_state()
+    network = _trained(entry, options).model.network
+    require(torch.equal(torch.get_rng_state(), state), "the global random state is as before", entry.name)
+    require(not any(m.training for m in network.modules()), "the network is in eval mode", entry.name)
+    require(all(p.grad is None for p in network.parameters()), "no gradients are left", entry.name)
+    require(not any(k.startswith(("_module.", "module.")) for k in network.state_dict()), "no wrapper is left", entry.name)

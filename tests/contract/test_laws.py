@@ -1,0 +1,26 @@
+"""The laws over the whole registry: a new plug-in is tested by being there."""
+
+import pytest
+
+from robustsuite import registry
+from robustsuite.testing import attack_laws, defense_laws
+
+# Options that keep a check quick; the laws hold for the defaults too.
+QUICK = {
+    "pgd": {"steps": 5},
+    "model-inversion": {"steps": 30},
+    "adversarial-training": {"attack": {"pgd": {"steps": 2}}},
+    "dp-sgd": {"epsilon": 8.0, "delta": 1e-3},
+}
+ATTACKS = [law for entry in registry.attacks.all() for law in attack_laws(entry.name, **QUICK.get(entry.name, {}))]
+DEFENSES = [law for entry in registry.defenses.all() for law in defense_laws(entry.name, **QUICK.get(entry.name, {}))]
+
+
+@pytest.mark.parametrize("law", ATTACKS, ids=str)
+def test_attack(law):
+    law()
+
+
+@pytest.mark.parametrize("law", DEFENSES, ids=str)
+def test_defense(law):
+    law()

@@ -1,0 +1,99 @@
+"""The inversion judge, its baselines, and the stop rule of the attack."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from robustsuite.errors import BudgetError, RequestError
+from robustsuite.protocol import Victim, play
+from robustsuite.registry import attacks
+from robustsuite.scenarios import Inversion
+from robustsuite.scenarios.inversion import Classes, class_means
+from robustsuite.scenarios.views import Counted, Meter
+from robustsuite.streams import Streams
+from robustsuite.testing import tiny_samples, tiny_victim
+
+
+@pytest.fixture(scope="module")
+def victim():
+    return tiny_victim(101, 10)
+
+
+def accuracy(name, access, victim, **options):
+    return play(attacks.get(name).make(options), Inversion(access=access), victim, seed=0).values
+
+
+def test_class_means_are_recognised_and_noise_is_not(victim):
+    ceiling = accuracy("class-mean", "members", victim)
+    assert ceiling["inversion_accuracy"].value >= 0.9
+    assert ceiling["evaluator_accuracy"].value >= 0.9
+    assert accuracy("inversion-noise", "blind", victim)["inversion_accuracy"].value <= 0.4
+
+
+def test_class_means_by_hand():
+    samples = tiny_samples(40, 4)
+    by_hand = torch.stack([samples.x[samples.y == c].mean(0) for c in range(4)])
+    assert torch.allclose(class_means(samples), by_hand, atol=1e-6)
+
+
+def test_the_view_holds_what_its_access_grants(victim):
+    for access, held in (("white-box", "model"), ("scores", "scores"), ("members", "members")):
+        (view,) = Inversion(access=access).views(victim)
+        assert [name for name in ("model", "scores", "members") if getattr(view, name) is not None] == [held]
+
+
+def view_of(network, classes, shape):
+    labels, meter = torch.arange(classes), Meter()
+    return Classes(labels, labels, shape, (0.0, 1.0), meter, model=Counted(network, meter))
+
+
+def softmax_regression(classes=200, width=256):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(width, classes))
+    nn.init.normal_(network[1].weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    return network
+
+
+def test_two_hundred_classes_are_solved_and_solved_ones_stop():
+    """A stop rule turned round gives up on unsolved classes and runs on with solved ones."""
+    network = softmax_regression()
+    view = view_of(network, 200, (1, 16, 16))
+    found = attacks.get("model-inversion").make({"steps": 300, "smoothness": 0.0})(view, Streams(0))
+    p = network(found).softmax(1).diagonal()
+    assert (p > 0.9).float().mean() > 0.99
+    assert view.meter.backwards < 0.8 * 300 * 200
+
+
+def test_reconstructions_do_not_depend_on_their_company():
+    network = softmax_regression(10, 64)
+    view = view_of(network, 10, (1, 8, 8))
+    attack = attacks.get("model-inversion").make({"steps": 10})
+    together = attack(view, Streams(0))
+    alone = attack(replace(view, labels=view.labels[4:5], ids=view.ids[4:5]), Streams(0))
+    assert torch.allclose(together[4:5], alone, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [(lambda x: x[:3], BudgetError), (lambda x: x + 5, RequestError), (lambda x: x * float("nan"), RequestError)],
+)
+def test_malformed_reconstructions_are_refused(victim, wrong, error):
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Malformed:
+        def __call__(self, view, streams):
+            return wrong(torch.zeros(len(view.labels), *view.shape))
+
+    with pytest.raises(error):
+        play(Malformed(), Inversion(), victim, seed=0)
+
+
+def test_an_evaluator_of_the_victims_own_kind_is_refused(victim):
+    from robustsuite.models.build import ModelSpec
+
+    own = replace(victim.recipe, build=ModelSpec(name="mlp"))
+    same = Victim(victim.model, victim.test, recipe=own, train=victim.train, trainer=victim.trainer)
+    with pytest.raises(RequestError, match="another architecture"):
+        play(attacks.get("inversion-noise").make(), Inversion(access="blind", evaluator="mlp"), same, seed=0)
