@@ -128,17 +128,21 @@ class WhiteBox(Inputs):
             loss: What to maximise, per sample.
             gradient: Whether to run the backward pass; without it the gradient is empty.
         """
-        y = self.y[rows]
-        target = None if self.target is None else self.target[rows]
         if not gradient:
             with torch.no_grad():
                 logits = self.model(x)
-                return Ascent(loss(logits, y, target), x.new_empty(0), self._fallen(x, logits, rows))
+                values = loss(logits, self.y[rows], None if self.target is None else self.target[rows])
+                return Ascent(values, x.new_empty(0), self._fallen(x, logits, rows))
         with differentiable():
+            # Copied in here, because what a caller makes in inference mode cannot be saved for a backward pass.
             leaf = x.detach().clone().requires_grad_(True)
+            y = self.y[rows]
+            target = None if self.target is None else self.target[rows]
             logits = self.model(leaf)
             values = loss(logits, y, target)
-            (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+            slope = None
+            if values.requires_grad:  # not so where the model computes its answer outside of autograd
+                (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
         slope = torch.zeros_like(x) if slope is None else slope.detach()
         logits = logits.detach()
         fallen = self._fallen(x, logits, rows)
@@ -159,9 +163,7 @@ class WhiteBox(Inputs):
                 self.meter.forwards += int(reached.sum())
                 answer = self.deployed(x[reached])
             reached = reached.clone()
-            reached[reached.clone()] = (
-                self.goal_reached(answer.logits.argmax(1), rows[reached]) & ~answer.rejected
-            )
+            reached[reached.clone()] = self.goal_reached(answer.logits.argmax(1), rows[reached]) & ~answer.rejected
         self.meter.fallen.update(self.ids[rows][reached].tolist())
         return reached
 
