@@ -28,6 +28,7 @@ from robustsuite.benchmark.problems import (
 from robustsuite.benchmark.uses import DefenseUse, PluginUse, read_attacks, read_defenses
 from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.errors import RequestError
+from robustsuite.loading import load_factory
 from robustsuite.models.build import ModelSpec
 from robustsuite.threat import NORMS, Ball
 from robustsuite.training.settings import Training
@@ -161,7 +162,9 @@ def read_model(values: Any) -> NetworkSpec:
     if not isinstance(values, Mapping):
         raise ProblemsError([Problem((), f"expected a mapping, got model={shown(values)}; write {{name: cnn}}")])
     try:
-        ModelSpec.parse(dict(values))
+        spec = ModelSpec.parse(dict(values))
+        if spec.factory is not None:
+            load_factory(spec.factory)
     except (RequestError, TypeError, ValueError) as error:
         raise ProblemsError([Problem(locate(str(error), values), str(error))]) from error
     return NetworkSpec({str(key): value for key, value in values.items()})
@@ -252,9 +255,9 @@ class Suite(BaseModel):
 
 
 def _settings(block: Any) -> dict[str, Any]:
-    """A settings block as plain values; what is None by default is left out where it is None."""
+    """A settings block as plain values; what is None by default, or empty, is left out where it is."""
     given = {f.name: (getattr(block, f.name), f.default) for f in dataclasses.fields(block)}
-    kept = {name: value for name, (value, default) in given.items() if value is not None or default is not None}
+    kept = {k: v for k, (v, default) in given.items() if not (v is None and default is None) and v != {}}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 

@@ -1,0 +1,5 @@
+"""`python -m robustsuite` is `robustsuite`."""
+
+from robustsuite.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""The application: commands, exit codes, and what the user sees when a request is wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from robustsuite import __version__
+from robustsuite.cli import catalogue, doctor, evaluate, report, run, train
+from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
+
+FAILED: Final = 1
+WRONG_REQUEST: Final = 2
+INTERRUPTED: Final = 130
+
+
+class Commands(TyperGroup):
+    """The group that turns errors into a message on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command goes on where it stopped", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except (RequestError, ModelError, NotApplicableError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(WRONG_REQUEST) from None
+        except RobustsuiteError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(FAILED) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Train, defend, attack, judge, compare: robustness and security evaluation for PyTorch models.",
+    epilog="Exit codes: 0 all done; 1 a cell failed; 2 the request is wrong, nothing was started; 130 interrupted, "
+    "the same command goes on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("evaluate")(evaluate.evaluate)
+app.command("train")(train.train)
+app.command("list")(catalogue.list_names)
+app.command("show")(catalogue.show)
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"robustsuite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""

@@ -1,0 +1,227 @@
+"""`robustsuite list` and `robustsuite show`: what there is, and what its parameters are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from robustsuite.cli.console import Plugins, load_plugins, results, set_up
+from robustsuite.cli.docstrings import Docstring, parse_docstring
+
+if TYPE_CHECKING:
+    from robustsuite.registry import Entry
+
+Row = dict[str, Any]
+
+
+def _plugins(entries: tuple[Entry, ...]) -> list[Row]:
+    return [
+        {
+            "name": entry.name,
+            "scenario": entry.scenario,
+            "access": entry.access,
+            "summary": entry.summary,
+            "taxonomy": list(entry.taxonomy),
+        }
+        for entry in entries
+        if entry.scenario != "utility"
+    ]
+
+
+def _attacks() -> list[Row]:
+    from robustsuite import registry
+
+    row = {
+        "name": "art:NAME",
+        "scenario": "evasion",
+        "access": "by attack",
+        "summary": "Any evasion attack of the Adversarial Robustness Toolbox, such as art:HopSkipJump.",
+        "taxonomy": [],
+    }
+    return [*_plugins(registry.attacks.all()), row]
+
+
+def _defenses() -> list[Row]:
+    from robustsuite import registry
+
+    return [{key: row[key] for key in ("name", "summary", "taxonomy")} for row in _plugins(registry.defenses.all())]
+
+
+def _datasets() -> list[Row]:
+    from robustsuite.data.catalogue import DESCRIPTIONS
+
+    return [{"name": name, "summary": text} for name, text in DESCRIPTIONS.items()]
+
+
+def _models() -> list[Row]:
+    from robustsuite.models.build import NETS
+
+    rows = [{"name": name, "summary": _first_sentence(net)} for name, net in NETS.items()]
+    further = {"NAME": "Any classification network of torchvision by its name.", "factory:": "A function of your own."}
+    return [*rows, *({"name": name, "summary": text} for name, text in further.items())]
+
+
+def _first_sentence(subject: Any) -> str:
+    return parse_docstring(subject).description.partition("\n")[0]
+
+
+def _scenarios() -> list[Row]:
+    from robustsuite.scenarios import SCENARIOS
+
+    return [
+        {
+            "name": name,
+            "access": ", ".join(game.accesses),
+            "headlines": ", ".join(game.headlines),
+            "needs": ", ".join(game.needs),
+            "summary": _first_sentence(game),
+        }
+        for name, game in SCENARIOS.items()
+    ]
+
+
+def _suites() -> list[Row]:
+    from robustsuite.benchmark.suite import builtin_suites
+
+    return [{"name": suite.name, "summary": suite.summary} for suite in builtin_suites()]
+
+
+KINDS: Final[dict[str, Callable[[], list[Row]]]] = {
+    "attacks": _attacks,
+    "defenses": _defenses,
+    "datasets": _datasets,
+    "models": _models,
+    "scenarios": _scenarios,
+    "suites": _suites,
+}
+
+
+def list_names(
+    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}; all of them by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    plugins: Plugins = None,
+) -> None:
+    """List what there is by name."""
+    from robustsuite import checks
+
+    set_up()
+    wanted = list(KINDS) if kind is None else [checks.one_of("kind", kind, KINDS)]
+    load_plugins(plugins)
+    found = {name: KINDS[name]() for name in wanted}
+    if as_json:
+        typer.echo(json.dumps(found if kind is None else found[kind], indent=2, ensure_ascii=False))
+        return
+    for name, rows in found.items():
+        _print_table(name, rows)
+
+
+def _print_table(title: str, rows: list[Row]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = list(rows[0]) if rows else ["name"]
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for row in rows:
+        cells = (row[column] for column in columns)
+        table.add_row(*(escape(", ".join(cell) if isinstance(cell, list) else str(cell)) for cell in cells))
+    console = results()
+    console.print(f"[bold]{title}[/bold]")
+    console.print(table)
+    console.print()
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="An attack, a defence or a scenario, as in a suite file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    plugins: Plugins = None,
+) -> None:
+    """Show a plug-in: description, parameters with types, ranges and defaults, references."""
+    set_up()
+    load_plugins(plugins)
+    described = [_describe(*subject) for subject in _find(name)]
+    if as_json:
+        typer.echo(json.dumps(described if len(described) > 1 else described[0], indent=2, ensure_ascii=False))
+        return
+    for item in described:
+        _print_item(item)
+
+
+def _find(name: str) -> list[tuple[str, str, Any, Row]]:
+    """Kind, name, class and further facts of everything called `name`."""
+    from robustsuite import checks, registry
+    from robustsuite.scenarios import SCENARIOS
+
+    found: list[tuple[str, str, Any, Row]] = []
+    for kind, known in (("attack", registry.attacks), ("defense", registry.defenses)):
+        names = [entry.name for entry in known.all()]
+        if name in names or (kind == "attack" and name.startswith("art:")):
+            entry = known.get(name)
+            facts = {"scenario": entry.scenario, "access": entry.access, "taxonomy": ", ".join(entry.taxonomy)}
+            if kind == "attack":
+                facts["rules"] = ", ".join(sorted(SCENARIOS[entry.scenario].options))
+            found.append((kind, name, entry.cls, facts))
+    if name in SCENARIOS:
+        game = SCENARIOS[name]
+        found.append(("scenario", name, game, {"access": ", ".join(game.accesses), "needs": ", ".join(game.needs)}))
+    if not found:
+        everything = {entry.name for known in (registry.attacks, registry.defenses) for entry in known.all()}
+        checks.one_of("name", name, sorted(everything | set(SCENARIOS)))
+    return found
+
+
+def _describe(kind: str, name: str, cls: type[Any], facts: Row) -> Row:
+    text: Docstring = parse_docstring(cls)
+    return {
+        "name": name,
+        "kind": kind,
+        **{key: value for key, value in facts.items() if value},
+        "description": text.description,
+        "parameters": [
+            {
+                "name": field.name,
+                "type": field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type)),
+                "default": _default(field),
+                "description": text.arguments.get(field.name, ""),
+            }
+            for field in dataclasses.fields(cls)
+            if field.init
+        ],
+        "references": text.sections.get("References", ""),
+        "guarantees": text.sections.get("Guarantees", ""),
+    }
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return repr(field.default)
+    return "required" if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
+
+
+def _print_item(item: Row) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = results()
+    console.print(f"[bold]{escape(item['name'])}[/bold] ({item['kind']})")
+    for key in ("scenario", "access", "needs", "taxonomy", "rules"):
+        if item.get(key):
+            words = "rules of its game that a suite may set" if key == "rules" else key
+            console.print(f"{words}: {escape(item[key])}", highlight=False)
+    console.print(f"\n{escape(item['description'])}\n", highlight=False)
+    if item["parameters"]:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("parameter", "type", "default", "meaning"):
+            table.add_column(column, overflow="fold", no_wrap=column == "parameter")
+        for p in item["parameters"]:
+            table.add_row(*(escape(p[key]) for key in ("name", "type", "default", "description")))
+        console.print(table)
+    for key in ("guarantees", "references"):
+        if item[key]:
+            console.print(f"\n[bold]{key.capitalize()}[/bold]\n{escape(item[key])}", highlight=False)
+    console.print()

@@ -1,0 +1,63 @@
+"""Where words go: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also logs and warnings of the libraries below.")]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="FILE.py", help="Plug-in file to load; repeatable.")
+]
+
+
+def results() -> Console:
+    """Standard output; as wide as a table needs where it is no terminal."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=200)
+
+
+def notes() -> Console:
+    """Standard error: plan, progress, logs."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """A plain line on standard error."""
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+def set_up(*, verbose: bool = False) -> None:
+    """Choose what the libraries below may say: warnings and logs with `--verbose`, errors otherwise."""
+    level = logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True)
+    logging.captureWarnings(True)
+    if not verbose:
+        warnings.simplefilter("ignore")
+
+
+def load_plugins(files: list[str] | None) -> None:
+    """Import the plug-in files that the user typed."""
+    from robustsuite import checks, registry
+    from robustsuite.errors import RequestError
+
+    for file in files or ():
+        try:
+            registry.load_file(file)
+        except RequestError:
+            raise
+        except Exception as error:  # a stranger's file may raise anything while it is imported
+            raise checks.fail("an importable plug-in", "plugin", file, f"{type(error).__name__}: {error}") from error

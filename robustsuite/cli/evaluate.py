@@ -1,0 +1,153 @@
+"""`robustsuite evaluate`: attack a model that already exists."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from robustsuite.cli.console import Plugins, Quiet, Verbose, load_plugins, results, say, set_up
+from robustsuite.cli.progress import progress_on
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustsuite.data.catalogue import DatasetSpec
+    from robustsuite.data.samples import Samples, Splits
+    from robustsuite.report.report import Report
+
+DEFAULT_ATTACKS: Final = ("noise", "fgsm", "pgd")
+_SAMPLES: Final = 1000
+
+
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(help="package.module:factory or path/to/file.py:factory; returns the model.")
+    ],
+    data: Annotated[str, typer.Option(help="A data set's name, a folder or .zip of images, or an .npz file.")],
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            help="NAME or 'NAME(key=value, ...)', such as 'art:HopSkipJump(max_iter=10)'; repeatable.",
+            show_default=", ".join(DEFAULT_ATTACKS),
+        ),
+    ] = None,
+    norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
+    radius: Annotated[str | None, typer.Option(help="In raw input units; 8/255 is a quotient.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Weights: safetensors, or .pt without code.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Test samples to attack, each class in its share.")] = _SAMPLES,
+    train_data: Annotated[str | None, typer.Option(help="What the model was trained on, like --data.")] = None,
+    public_data: Annotated[str | None, typer.Option(help="Data that an adversary may know, like --data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for records, tables and the HTML report.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    plugins: Plugins = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Attack a model that already exists and judge how it holds up."""
+    set_up(verbose=verbose)
+    from robustsuite import checks
+    from robustsuite.api import evaluate as judge
+    from robustsuite.benchmark.environment import resolve_device
+    from robustsuite.threat import Ball
+
+    load_plugins(plugins)
+    ball = None if radius is None else Ball(norm, checks.fraction("radius", radius))
+    where = resolve_device(device)
+    splits = load_named(data, seed)
+    model = load_model(target, checkpoint, splits)
+    with progress_on(sys.stderr, quiet=quiet) as progress:
+        report = judge(
+            model.to(where),
+            _some(splits.test, samples, seed),
+            list(attacks or DEFAULT_ATTACKS),
+            ball,
+            seed=seed,
+            device=where,
+            name=target,
+            train=None if train_data is None else load_named(train_data, seed).train,
+            public=None if public_data is None else load_named(public_data, seed).train,
+            progress=progress,
+        )
+    _conclude(report, out)
+
+
+def load_named(source: str, seed: int) -> Splits:
+    """A data set by name or path; a path without a test part is used whole, as `train` and as `test`.
+
+    Raises:
+        RequestError: Neither a known name nor data at that path.
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from robustsuite.data.catalogue import load
+
+    splits = load(_spec(source), seed=seed)
+    rows = torch.cat([splits.train.ids, splits.test.ids])
+    set_apart = int(splits.test.ids.min()) >= len(splits.train)
+    if source == splits.name or set_apart:
+        return splits
+    inputs = torch.cat([splits.train.x, splits.test.x])
+    order = rows.argsort()
+    labels = torch.cat([splits.train.y, splits.test.y])
+    whole = replace(splits.train, x=inputs[order], y=labels[order], ids=rows[order])
+    return replace(splits, train=whole, test=whole)
+
+
+def _spec(source: str) -> DatasetSpec:
+    from robustsuite import checks
+    from robustsuite.benchmark.problems import nearest
+    from robustsuite.data.catalogue import NAMES, DatasetSpec
+
+    if source in NAMES:
+        return DatasetSpec(name=source)
+    path = Path(source).expanduser()
+    if path.suffix == ".npz" and path.is_file():
+        return DatasetSpec(name="npz", path=source)
+    if path.is_dir() or path.suffix == ".zip":
+        return DatasetSpec(name="image-folder", path=source)
+    named = [name for name in NAMES if name not in ("npz", "image-folder", "factory")]
+    remedy = nearest(source, named)
+    raise checks.fail("a data set's name, a folder or .zip of images, or an .npz file", "data", source, remedy)
+
+
+def load_model(target: str, checkpoint: str | None, splits: Splits) -> nn.Module:
+    """Call the user's factory and load the weights that were named.
+
+    Raises:
+        RequestError: No such factory, or weights that do not fit or cannot be trusted.
+    """
+    from robustsuite.models.build import ModelSpec
+
+    given = {"factory": target, **({} if checkpoint is None else {"checkpoint": checkpoint})}
+    test = splits.test
+    return ModelSpec.parse(given)(test.classes, test.shape, test.bounds)
+
+
+def _some(samples: Samples, count: int, seed: int) -> Samples:
+    """At most `count` samples, each class in its share."""
+    from robustsuite.data.samples import stratified
+    from robustsuite.streams import Streams
+
+    if count >= len(samples):
+        return samples
+    return samples.take(stratified(samples.y, (count,), Streams(seed).child("samples").generator())[0])
+
+
+def _conclude(report: Report, out: Path | None) -> None:
+    report.show(results())
+    if out is not None:
+        folder = report.save(out)
+        for name in ("report.html", "results.csv"):
+            typer.echo(str(folder / name))
+    failed = [record for record in report.records if record.status == "error"]
+    for record in failed:
+        say(f"error: {record.attack}: {(record.message.strip().splitlines() or ['no message'])[-1]}")
+    if failed:
+        raise typer.Exit(1)

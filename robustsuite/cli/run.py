@@ -1,0 +1,129 @@
+"""`robustsuite run`: a suite, from data to report."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from robustsuite.cli.console import Plugins, Quiet, Verbose, results, say, set_up
+from robustsuite.cli.progress import progress_on
+
+if TYPE_CHECKING:
+    from robustsuite.benchmark.runner import Outcome
+    from robustsuite.benchmark.suite import Suite
+
+ENGINES: Final = ("local",)
+RUNS: Final = Path("runs")
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Set a key of the suite, the value in YAML; repeatable."),
+]
+
+
+def run(
+    suite: Annotated[
+        str | None,
+        typer.Argument(help="A YAML file, a built-in suite, or the suite.yaml of a run.", show_default="quickstart"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<name>")] = None,
+    overrides: Overrides = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="the suite's")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Independent trainings.", show_default="the suite's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    engine: Annotated[str, typer.Option(help="What runs the cells: local.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="2, or as many cores as there are")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads per worker; part of every key.", show_default="the suite's")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the folder holds.")] = False,
+    plugins: Plugins = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a suite: train, defend, attack, judge, compare.
+
+    A run that was interrupted goes on where it stopped when the same command is given again.
+    """
+    set_up(verbose=verbose)
+    from robustsuite import checks
+    from robustsuite.benchmark.suite import load_suite
+
+    checks.one_of("engine", engine, ENGINES)
+    typed = [
+        f"{key}={value}"
+        for key, value in (("seed", seed), ("repeats", repeats), ("threads", threads))
+        if value is not None
+    ]
+    loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())
+    folder = choose_folder(suite, out, loaded.name, fresh=fresh)
+    outcome = _play(loaded, folder, workers or default_workers(), device, fresh=fresh, quiet=quiet)
+    conclude(outcome, quiet=quiet)
+
+
+def default_workers() -> int:
+    """Two processes where there are two cores: each is single-threaded by default."""
+    return min(2, os.cpu_count() or 1)
+
+
+def choose_folder(source: str | None, out: Path | None, name: str, *, fresh: bool) -> Path:
+    """The run's folder; a suite that lies inside a run's folder must not overwrite it unasked.
+
+    Raises:
+        RequestError: The suite was read from a run's folder, and neither `out` nor `fresh` was given.
+    """
+    from robustsuite import checks
+
+    if out is not None:
+        return out
+    path = Path(source) if source is not None else None
+    home = path if path is not None and path.is_dir() else path.parent if path is not None else None
+    if home is None or not (home / "records.jsonl").is_file():
+        return RUNS / name
+    if not fresh:
+        remedy = (
+            f"add --out DIR for another run, --out {shlex.quote(str(home))} to go on there, or --fresh to start it over"
+        )
+        raise checks.fail("--out or --fresh beside a suite from a run's folder", "suite", source, remedy)
+    return home
+
+
+def _play(suite: Suite, folder: Path, workers: int, device: str, *, fresh: bool, quiet: bool) -> Outcome:
+    from robustsuite.benchmark.runner import run as run_suite
+
+    with progress_on(sys.stderr, quiet=quiet) as progress:
+        return run_suite(
+            suite,
+            folder,
+            workers=workers,
+            device=device,
+            fresh=fresh,
+            progress=progress,
+            announce=lambda plan: progress.announce(plan.describe()),
+        )
+
+
+def conclude(outcome: Outcome, *, quiet: bool) -> None:
+    """Write the report, print the table, and exit with 1 where a cell failed."""
+    from robustsuite.report.files import write
+    from robustsuite.report.report import Report
+
+    write(outcome.folder)
+    Report.load(outcome.folder).show(results())
+    say(f"{outcome.ran} cells run, {outcome.reused} reused", quiet=quiet)
+    for name in ("report.html", "results.csv"):
+        typer.echo(str(outcome.folder / name))
+    for record in outcome.records:
+        if record.status == "error":
+            last = record.message.strip().splitlines()[-1] if record.message.strip() else "no message"
+            say(f"error: {record.defense} x {record.attack} (repeat {record.repeat}): {last}")
+    if outcome.errors:
+        where = outcome.folder / "records.jsonl"
+        say(f"{outcome.errors} of {len(outcome.records)} cells failed; tracebacks stand in {where}")
+        raise typer.Exit(1)

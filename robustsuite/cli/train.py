@@ -1,0 +1,85 @@
+"""`robustsuite train`: one model from a suite's data, model, training and one defence."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustsuite.cli.console import Plugins, Quiet, Verbose, set_up
+from robustsuite.cli.progress import progress_on
+from robustsuite.cli.run import RUNS, Overrides
+
+if TYPE_CHECKING:
+    from robustsuite.benchmark.suite import Suite
+    from robustsuite.benchmark.uses import DefenseUse
+
+
+def train(
+    suite: Annotated[str, typer.Argument(help="A YAML file or a built-in suite.")],
+    defense: Annotated[str, typer.Option(help="Label of one of the suite's defences.")] = "none",
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights.", show_default="runs/<name>")] = None,
+    overrides: Overrides = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="the suite's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    plugins: Plugins = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train one model of a suite and save its weights as safetensors, with its recipe and history beside them.
+
+    A run in the same folder finds the training done.
+    """
+    set_up(verbose=verbose)
+    from robustsuite.benchmark.suite import load_suite
+
+    typed = [] if seed is None else [f"seed={seed}"]
+    loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())
+    use = loaded.defense(defense)
+    folder = out if out is not None else RUNS / loaded.name
+    weights, facts = _train(loaded, use, folder, device, quiet=quiet)
+    for name, value in facts.items():
+        typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
+    typer.echo(str(weights))
+
+
+def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: bool) -> tuple[Path, dict[str, Any]]:
+    """Train (or find it done), write the weights and what is known of them, and measure the clean accuracy."""
+    import json
+
+    from robustsuite import checks
+    from robustsuite.benchmark.environment import environment, resolve_device
+    from robustsuite.benchmark.plan import is_trained, make_recipe
+    from robustsuite.benchmark.worker import set_threads
+    from robustsuite.canonical import plain
+    from robustsuite.data.catalogue import load
+    from robustsuite.files import write_atomically
+    from robustsuite.models.checkpoint import save
+    from robustsuite.protocol import Victim
+    from robustsuite.training.cache import Trainer
+
+    where, recipe = resolve_device(device), make_recipe(suite, use)
+    if not is_trained(recipe):
+        raise checks.fail("a model that is trained", "checkpoint", suite.model_for(use).checkpoint, "drop it")
+    set_threads(suite.threads)
+    splits = load(suite.dataset, seed=suite.seed)
+    with progress_on(sys.stderr, quiet=quiet) as progress:
+        trained = Trainer(suite.seed, where, folder / "models", progress)(recipe, splits.train)
+    victim = Victim(trained.model, splits.test, device=where)
+    accuracy = float(((victim.clean.prediction == splits.test.y) & ~victim.clean.rejected).double().mean())
+    facts = {"clean_accuracy": accuracy, **trained.facts}
+    known = {
+        "facts": facts,
+        "flags": trained.flags,
+        "history": trained.history,
+        "recipe": recipe.description(),
+        "environment": environment(where, suite.threads),
+    }
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "_", use.label)
+    weights = folder / f"{stem}.safetensors"
+    save(trained.model.network, weights)
+    write_atomically(folder / f"{stem}.json", json.dumps(plain(known), indent=2).encode())
+    return weights, facts
