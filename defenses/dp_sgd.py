@@ -1,0 +1,161 @@
+"""DP-SGD: clip what each example contributes, add noise, account for the privacy that was spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from torch import nn
+
+from robustsuite import checks
+from robustsuite.data.samples import Samples
+from robustsuite.defenses.privacy_accounting import ACCOUNTANTS
+from robustsuite.defenses.private_descent import GRADIENT_MODES, PrivateUpdater, admitted
+from robustsuite.registry import register
+from robustsuite.streams import Streams
+from robustsuite.training.recipe import Recipe, Update
+from robustsuite.training.settings import Training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+NOT_VALID: Final = "epsilon-not-valid"
+
+
+@register.defense("dp-sgd", taxonomy=("NISTAML.032", "NISTAML.033", "ML03:2023", "ML04:2023"))
+@dataclass(frozen=True, kw_only=True)
+class DPSGD:
+    """Train with differential privacy: Poisson batches, per-example clipping, Gaussian noise, an accountant (Opacus).
+
+    It replaces the update. Before the optimizer is built the network is mended: batch normalisation becomes group
+    normalisation, in-place activations are switched off. Everything that would look at private data outside the
+    accountant is switched off too: `validation` becomes 0, `patience` none, `keep_best` false, and `normalise: data`
+    becomes `normalise: bounds`. What a composed `serve` or `repair` calibrates on is split off before training and
+    named as outside the guarantee; where the data are filtered or prepared by looking at them, the record says
+    `epsilon_valid: false` and is flagged `epsilon-not-valid`.
+
+    Args:
+        epsilon: Budget in (0, 100], from which the noise multiplier follows; 3 where neither it nor
+            `noise_multiplier` is given.
+        noise_multiplier: Standard deviation of the noise over `max_grad_norm`, at least 0 (0 is no privacy: epsilon is
+            infinite), instead of `epsilon`.
+        delta: In (0, 1) and below 1 / N, where N is the number of training samples.
+        max_grad_norm: Greatest l2 norm of what one example contributes to a step, positive.
+        accountant: `rdp` (Rényi, closed form) or `prv` (numerical composition, tighter by about a tenth, epsilon up to
+            0.01 above the exact one).
+        grad_sample_mode: How Opacus finds per-example gradients: `hooks`, `functorch` (any layer), or `ghost` (norms
+            only: less memory, two backward passes).
+        max_physical_batch: Most examples that are processed at once, at least 1; a larger Poisson batch is accumulated.
+            None for no limit.
+
+    Guarantees:
+        (epsilon, delta)-differential privacy of the weights under adding or removing one example of the training split,
+        for an adversary who does not know the seed: noise and sampling come from a seeded generator, so that results
+        can be repeated, and not from a cryptographically secure one. Each step samples every example with probability
+        exactly batch_size / N; an empty batch is a step of pure noise; an objective that uses one person twice in a
+        step is refused.
+
+    Raises:
+        RequestError: Both or impossible budgets, delta of at least 1 / N, or settings that privacy does not allow:
+            balanced class weights (they count the private labels), `clip` (`max_grad_norm` clips), mixed precision.
+
+    References:
+        Abadi et al., CCS 2016, arXiv:1607.00133; Mironov et al., arXiv:1908.10530; Gopi et al., NeurIPS 2021,
+        arXiv:2106.02848; Opacus: Yousefpour et al., arXiv:2109.12298.
+    """
+
+    epsilon: float | None = None
+    noise_multiplier: float | None = None
+    delta: float = 1e-5
+    max_grad_norm: float = 1.0
+    accountant: str = "rdp"
+    grad_sample_mode: str = "hooks"
+    max_physical_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epsilon is None and self.noise_multiplier is None:
+            object.__setattr__(self, "epsilon", 3.0)
+        if self.epsilon is not None and self.noise_multiplier is not None:
+            raise checks.fail(
+                "one of epsilon and noise_multiplier",
+                "(epsilon, noise_multiplier)",
+                (self.epsilon, self.noise_multiplier),
+                "each follows from the other; drop one",
+            )
+        if self.epsilon is not None:
+            checks.real("epsilon", self.epsilon, low=0.0, high=100.0, open_low=True)
+        if self.noise_multiplier is not None:
+            checks.real("noise_multiplier", self.noise_multiplier, low=0.0)
+        checks.real("delta", self.delta, low=0.0, high=1.0, open_low=True, open_high=True)
+        checks.real("max_grad_norm", self.max_grad_norm, low=0.0, open_low=True)
+        checks.one_of("accountant", self.accountant, ACCOUNTANTS)
+        checks.one_of("grad_sample_mode", self.grad_sample_mode, GRADIENT_MODES)
+        if self.max_physical_batch is not None:
+            checks.integer("max_physical_batch", self.max_physical_batch, low=1)
+
+    def __call__(self, recipe: Recipe) -> Recipe:
+        """The recipe with its update replaced and what privacy does not allow switched off."""
+        old = recipe.training
+        if old.class_weights != "none":
+            raise checks.fail(
+                "class_weights='none' under dp-sgd",
+                "class_weights",
+                old.class_weights,
+                "balanced weights count private labels outside the accountant",
+            )
+        if old.clip is not None:
+            raise checks.fail("clip=None under dp-sgd", "clip", old.clip, "max_grad_norm of dp-sgd clips each example")
+        if old.precision not in ("32", "64"):
+            raise checks.fail("precision 32 or 64 under dp-sgd", "precision", old.precision, "train in full precision")
+        normalise = "bounds" if old.normalise == "data" else old.normalise
+        training = replace(old, validation=0.0, patience=None, keep_best=False, normalise=normalise)
+        return replace(recipe.with_update(PrivateDescent(rules=self)), training=training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateDescent(Update):
+    """Gradient descent that clips each example, adds noise and accounts for it.
+
+    Args:
+        rules: Budget and mechanism.
+    """
+
+    rules: DPSGD
+
+    def start(
+        self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric
+    ) -> PrivateUpdater:
+        """Begin a private training on exactly these samples.
+
+        Raises:
+            RequestError: delta is not below 1 / N, the batch is larger than the data, or a layer that Opacus refuses.
+        """
+        return PrivateUpdater(self.rules, network, samples, training, streams, fabric)
+
+    def admit(self, network: nn.Module) -> nn.Module:
+        """The network without batch normalisation and in-place activations."""
+        return admitted(network)
+
+    def qualify(self, recipe: Recipe, facts: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Whether epsilon covers all that was done with the private data, and what is outside the guarantee."""
+        reasons = [f"{_name(prepare)} prepares the private data outside the accountant" for prepare in recipe.prepare]
+        if recipe.training.normalise == "data":
+            reasons.append("inputs are normalised by the private data's mean and deviation")
+        if recipe.training.class_weights != "none":
+            reasons.append("class weights count the private labels")
+        outside = []
+        if recipe.held_out:
+            users = [_name(part) for part in (*recipe.serve, *recipe.repair)]
+            outside.append(
+                f"{recipe.held_out:.0%} of the training set, held out for {', '.join(users) or 'validation'}"
+            )
+        if recipe.training.init == "checkpoint":
+            outside.append("whatever the starting checkpoint was trained on")
+        said = {**facts, "epsilon_valid": not reasons, "outside_guarantee": outside}
+        if reasons:
+            said["epsilon_reason"] = "; ".join(reasons)
+        return said, (NOT_VALID,) if reasons else ()
+
+
+def _name(part: object) -> str:
+    return str(getattr(type(part), "plugin_name", type(part).__name__))

@@ -1,0 +1,276 @@
+"""A running DP-SGD: Opacus clips, adds noise and accounts; sampling rate and batch size come from the configuration."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustsuite import checks
+from robustsuite.data.samples import Samples
+from robustsuite.defenses.privacy_accounting import described, noise_for, spent
+from robustsuite.errors import RequestError, RobustsuiteError
+from robustsuite.isolation import untouched
+from robustsuite.streams import Streams
+from robustsuite.training.descent import make_optimizer, make_schedule
+from robustsuite.training.recipe import Updater
+from robustsuite.training.settings import Training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from robustsuite.defenses.dp_sgd import DPSGD
+
+GRADIENT_MODES: Final = ("hooks", "functorch", "ghost")
+
+
+def admitted(network: nn.Module) -> nn.Module:
+    """The network mended for per-example gradients, in training mode.
+
+    Batch normalisation (also without weights, which Opacus passes over) becomes group normalisation, over all channels
+    at once for vectors, where groups of one channel would erase the features. In-place activations are switched off.
+
+    Raises:
+        RequestError: A layer that mixes examples or that Opacus cannot mend.
+    """
+    from opacus.validators import ModuleValidator
+
+    network = _without_batch_norm(network).train()
+    for part in network.modules():
+        if getattr(part, "inplace", False):
+            part.inplace = False
+    if ModuleValidator.validate(network):
+        network = ModuleValidator.fix(network)
+    problems = ModuleValidator.validate(network)
+    if problems:
+        raise RequestError(f"expected layers that DP-SGD can train, got {problems[0]}; replace that layer")
+    return network
+
+
+def _without_batch_norm(module: nn.Module) -> nn.Module:
+    if isinstance(module, _BatchNorm):
+        channels = module.num_features
+        groups = 1 if isinstance(module, nn.BatchNorm1d) else math.gcd(32, channels)
+        return nn.GroupNorm(groups, channels, affine=module.affine)
+    for name, child in list(module.named_children()):
+        replaced = _without_batch_norm(child)
+        if replaced is not child:
+            setattr(module, name, replaced)
+    return module
+
+
+def refuse_erased_features(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Refuse a group normalisation whose groups hold one value each: it answers its bias whatever the input.
+
+    Raises:
+        RequestError: Naming the layer.
+    """
+    erased: list[str] = []
+
+    def watch(name: str, layer: nn.GroupNorm) -> Any:
+        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0][0].numel() == layer.num_groups:
+                erased.append(name)
+
+        return layer.register_forward_pre_hook(look)
+
+    layers = [(name, part) for name, part in network.named_modules() if isinstance(part, nn.GroupNorm)]
+    handles = [watch(name, layer) for name, layer in layers]
+    weight = next(network.parameters())
+    try:
+        with untouched(network), torch.no_grad():
+            network(torch.zeros(2, *shape, dtype=weight.dtype, device=weight.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if erased:
+        raise RequestError(
+            f"expected more than one value per group, got {erased[0]}={network.get_submodule(erased[0])} on inputs "
+            f"with one value per group, which erases the features; use fewer groups or LayerNorm"
+        )
+
+
+class PrivateUpdater(Updater):
+    """A running private descent; see `DPSGD` for what it guarantees."""
+
+    def __init__(
+        self,
+        rules: DPSGD,
+        network: nn.Module,
+        samples: Samples,
+        training: Training,
+        streams: Streams,
+        fabric: Fabric,
+    ) -> None:
+        self._rules, self._n, self._streams, self._fabric = rules, len(samples), streams, fabric
+        self._expected = checks.integer("batch_size", training.batch_size, low=1, high=self._n)
+        self.sample_rate = self._expected / self._n
+        self._steps_per_epoch = max(1, round(self._n / self._expected))
+        planned = training.epochs * self._steps_per_epoch
+        checks.real("delta", rules.delta, low=0.0, high=1 / self._n, open_low=True, open_high=True)
+        refuse_erased_features(network, samples.shape)
+        self.noise_multiplier = self._noise(planned)
+        self._noise_source = torch.Generator(fabric.device).manual_seed(streams.child("noise").key)
+        self._module, self._optimizer, self._accountant = self._make_private(network, training)
+        self._schedule = make_schedule(self._optimizer.original_optimizer, training, planned)
+        self.network = fabric.setup_module(self._module, move_to_device=False)
+        self._steps, self._drawn, self._last = 0, 0, True
+
+    def _noise(self, steps: int) -> float:
+        rules = self._rules
+        if rules.noise_multiplier is not None:
+            return float(rules.noise_multiplier)
+        assert rules.epsilon is not None  # the rules set one of the two
+        return noise_for(rules.epsilon, rules.delta, self.sample_rate, steps, rules.accountant)
+
+    def _make_private(self, network: nn.Module, training: Training) -> tuple[Any, Any, Any]:
+        """Opacus's module, optimizer and accountant, with q = B / N where Opacus takes 1 / (batches per epoch)."""
+        from opacus import PrivacyEngine
+        from torch.utils.data import DataLoader
+
+        with warnings.catch_warnings():  # that the generator is not cryptographically secure stands in the facts
+            warnings.simplefilter("ignore")
+            engine = PrivacyEngine(accountant=self._rules.accountant)
+            try:
+                made = engine.make_private(
+                    module=network.train(),
+                    optimizer=make_optimizer(network, training),
+                    data_loader=DataLoader(range(self._n), batch_size=self._expected),  # type: ignore[arg-type]
+                    noise_multiplier=self.noise_multiplier,
+                    max_grad_norm=self._rules.max_grad_norm,
+                    poisson_sampling=False,  # `batches` samples, at the rate that is accounted for
+                    noise_generator=self._noise_source,
+                    grad_sample_mode=self._rules.grad_sample_mode,
+                )
+            except NotImplementedError as error:
+                raise RequestError(f"expected layers that DP-SGD can train, got {error}; replace them") from error
+        module, optimizer = made[0], made[1]
+        optimizer.expected_batch_size = self._expected
+        optimizer.attach_step_hook(engine.accountant.get_optimizer_hook_fn(sample_rate=self.sample_rate))
+        return module, optimizer, engine.accountant
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """Poisson batches: each example is in each batch with probability B / N, whoever else is; some may be empty.
+
+        A batch above `max_physical_batch` comes in parts that make one step together.
+        """
+        from opacus.utils.uniform_sampler import UniformWithReplacementSampler
+
+        sampler = UniformWithReplacementSampler(
+            num_samples=self._n,
+            sample_rate=self.sample_rate,
+            steps=self._steps_per_epoch,
+            generator=self._streams.child("poisson", epoch).generator(),
+        )
+        for drawn in sampler:
+            index = torch.tensor(drawn, dtype=torch.int64)
+            parts = index.split(self._rules.max_physical_batch or max(1, len(index)))
+            for i, part in enumerate(parts):
+                self._drawn, self._last = len(part), i == len(parts) - 1
+                yield part
+
+    def step(self, losses: Tensor) -> None:
+        """Clip and sum the gradients of these losses; after a batch's last part add noise, account and move.
+
+        Raises:
+            RobustsuiteError: Not exactly one loss and one pass for each example of the batch.
+        """
+        if len(losses) != self._drawn:
+            raise _more_than_once(f"{len(losses)} losses for {self._drawn} examples")
+        if self._drawn == 0:
+            self._contribute_nothing()
+        else:
+            with warnings.catch_warnings():  # torch remarks that the inputs of the first layer need no gradient
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                self._backward(losses)
+        self._optimizer.signal_skip_step(do_skip=not self._last)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._last:
+            self._steps += 1
+            self._schedule.step()
+
+    def _backward(self, losses: Tensor) -> None:
+        if self._rules.grad_sample_mode == "ghost":
+            from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+
+            DPTensorFastGradientClipping(self._module, self._optimizer, losses, "mean").backward()
+            return
+        self._fabric.backward(losses.mean())
+        for parameter in self._optimizer.params:
+            found = parameter.grad_sample
+            if not isinstance(found, Tensor) or len(found) != self._drawn:
+                passes = (
+                    0 if found is None else sum(len(part) for part in found) if isinstance(found, list) else len(found)
+                )
+                raise _more_than_once(f"{passes} per-example gradients for {self._drawn} examples")
+
+    def _contribute_nothing(self) -> None:
+        for parameter in self._optimizer.params:
+            parameter.grad = torch.zeros_like(parameter)
+            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+
+    def state(self) -> dict[str, Any]:
+        """States of optimizer, schedule, accountant and noise."""
+        return {
+            "optimizer": self._optimizer.original_optimizer.state_dict(),
+            "schedule": {k: v for k, v in self._schedule.state_dict().items() if k != "lr_lambdas"},
+            "history": [list(stretch) for stretch in self._accountant.history],
+            "noise": self._noise_source.get_state(),
+            "steps": self._steps,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self._optimizer.original_optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict({**self._schedule.state_dict(), **state["schedule"]})
+        self._accountant.history = [(sigma, rate, steps) for sigma, rate, steps in state["history"]]
+        self._noise_source.set_state(state["noise"])
+        self._steps = state["steps"]
+
+    def facts(self) -> dict[str, Any]:
+        """Epsilon, delta and everything that they rest on.
+
+        Raises:
+            RobustsuiteError: The accountant was not told of exactly the steps, rate and noise that were used.
+        """
+        told = [tuple(stretch) for stretch in self._accountant.history]
+        done = [(self.noise_multiplier, self._expected / self._n, self._steps)] if self._steps else []
+        if told != done:
+            raise RobustsuiteError(
+                f"expected the accountant to know (noise multiplier, sampling rate, steps)={done}, got {told}; its "
+                f"epsilon would not be valid"
+            )
+        return {
+            "epsilon": spent(done, self._rules.delta, self._rules.accountant),
+            "delta": self._rules.delta,
+            "noise_multiplier": self.noise_multiplier,
+            "max_grad_norm": self._rules.max_grad_norm,
+            "sample_rate": self.sample_rate,
+            "expected_batch_size": self._expected,
+            "steps": self._steps,
+            "private_samples": self._n,
+            "sampling": "poisson",
+            "privacy_unit": "example",
+            "neighbouring": "add/remove",
+            "noise": "seeded generator, not cryptographically secure",
+            **described(self._rules.accountant),
+        }
+
+    def finish(self) -> None:
+        """Take Opacus's hooks and attributes off; the network is plain again."""
+        self._module.to_standard_module()
+        for parameter in self._optimizer.params:
+            del parameter.summed_grad
+
+
+def _more_than_once(found: str) -> RobustsuiteError:
+    return RobustsuiteError(
+        f"expected one pass and one loss for each example of a private step, got {found}; let the objective use each "
+        f"example once (one view, or the mean of its views inside one pass) and freeze weights that no pass uses"
+    )
