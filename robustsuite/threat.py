@@ -50,7 +50,7 @@ def _thresholded(size: Tensor, room: Tensor, radius: float) -> Tensor:
     high = size.amax(1, keepdim=True)
     slack = 8 * torch.finfo(size.dtype).eps * (radius + high)
     t = low
-    for _ in range(_ITERATIONS):
+    for i in range(_ITERATIONS):
         moved = torch.minimum((size - t).clamp_min(0), room)
         total = moved.sum(1, keepdim=True)
         excess = total - radius
@@ -59,7 +59,9 @@ def _thresholded(size: Tensor, room: Tensor, radius: float) -> Tensor:
         low, high = torch.where(excess > 0, t, low), torch.where(excess > 0, high, t)
         slope = ((size > t) & (size - t < room)).sum(1, keepdim=True)
         t = t + excess / slope.clamp_min(1)
-        t = torch.where((t > low) & (t < high), t, (low + high) / 2)
+        # Where all coordinates are at a bound the slope is zero, and between kinks Newton may crawl: then halve.
+        usable = (slope > 0) & (t > low) & (t < high) & (i % 3 < 2)
+        t = torch.where(usable, t, (low + high) / 2)
     return moved * (radius / total).clamp_max(1)
 
 
