@@ -1,0 +1,228 @@
+"""Input validation: reject what is malformed, out of distribution, or looks adversarial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite import checks
+from robustsuite.data.samples import Samples
+from robustsuite.defenses.detectors import Detector, FeatureDistance, FeatureSqueezing
+from robustsuite.isolation import untouched
+from robustsuite.registry import register
+from robustsuite.serving import Deployed, Outputs
+from robustsuite.streams import Streams
+from robustsuite.training.recipe import Recipe
+
+DETECTORS: Final = ("range", "feature-distance", "feature-squeezing")
+
+
+@register.defense("input-validation", taxonomy=("AML.M0015", "NISTAML.022", "ML01:2023"))
+@dataclass(frozen=True, kw_only=True)
+class InputValidation:
+    """Check every input before it is answered, and reject what is malformed, strange or looks adversarial.
+
+    It wraps the deployed model. `range` rejects inputs of another shape or dtype than the model's, with NaN or infinite
+    values, or outside the data's bounds; it is a check, not an estimate, and such inputs never reach the network.
+    `feature-distance` rejects inputs far from the calibration samples in the network's last hidden layer (the distance
+    to the k-th nearest), `feature-squeezing` inputs whose answer changes when they get fewer grey levels or a median
+    filter. The two are calibrated together on held-out samples: each gets the same rate, chosen so that both together
+    reject about `false_alarm_rate` of ordinary inputs. A rejection is an answer, not an exception; rejected malformed
+    inputs have logits of zero.
+
+    Detectors stop attacks that do not know of them. The surrogate that white-box attacks differentiate is the network
+    alone, so their results are flagged `not-adaptive`: the name *robust* is not earned by them.
+
+    Args:
+        detectors: Any of `range`, `feature-distance`, `feature-squeezing`.
+        false_alarm_rate: Share of ordinary inputs that the detectors may reject, in (0, 0.5]; needs at least
+            1 / false_alarm_rate - 1 calibration samples.
+        neighbours: k of the feature distance, at least 1.
+        bit_depth: Bits that squeezing keeps, 1 to 8; None for 1 on inputs of one channel and 5 on colour.
+        median_window: Side of squeezing's median filter, at least 1 (1 for none); used on images.
+
+    Raises:
+        RequestError: An unknown detector, or too few calibration samples for the rate.
+
+    References:
+        Xu et al., NDSS 2018, arXiv:1704.01155; Sun et al., ICML 2022, arXiv:2204.06507.
+    """
+
+    detectors: tuple[str, ...] = DETECTORS
+    false_alarm_rate: float = 0.05
+    neighbours: int = 5
+    bit_depth: int | None = None
+    median_window: int = 2
+
+    def __post_init__(self) -> None:
+        for name in self.detectors:
+            checks.one_of("detectors", name, DETECTORS)
+        if not self.detectors or len(set(self.detectors)) < len(self.detectors):
+            raise checks.fail("distinct detectors", "detectors", self.detectors, f"choose of {', '.join(DETECTORS)}")
+        checks.real("false_alarm_rate", self.false_alarm_rate, low=0.0, high=0.5, open_low=True)
+        checks.integer("neighbours", self.neighbours, low=1)
+        if self.bit_depth is not None:
+            checks.integer("bit_depth", self.bit_depth, low=1, high=8)
+        checks.integer("median_window", self.median_window, low=1)
+
+    def __call__(self, recipe: Recipe) -> Recipe:
+        """The recipe with one more wrapper around the deployed model."""
+        return recipe.with_serve(Validation(rules=self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Wrap a deployed model by checks and calibrated detectors.
+
+    Args:
+        rules: What is checked.
+    """
+
+    rules: InputValidation
+
+    def __call__(self, model: Deployed, calibration: Samples, streams: Streams) -> Deployed:  # noqa: ARG002
+        """The wrapped model, calibrated on samples that it was not trained on.
+
+        Raises:
+            RequestError: Too few calibration samples.
+        """
+        detectors = self._detectors(model.network, calibration)
+        expected = _Expected.of(model.network, calibration)
+        if not detectors:
+            return Validated(model, expected, "range" in self.rules.detectors, {}, {})
+        self._enough(len(calibration))
+        with untouched(model.network), torch.no_grad():
+            x = calibration.inputs().to(expected.device, expected.dtype)
+            scores = {name: detector.calibrate(x) for name, detector in detectors.items()}
+        thresholds = joint_thresholds(scores, self.rules.false_alarm_rate)
+        return Validated(model, expected, "range" in self.rules.detectors, detectors, thresholds)
+
+    def _detectors(self, network: nn.Module, calibration: Samples) -> dict[str, Detector]:
+        rules = self.rules
+        made: dict[str, Detector] = {}
+        if "feature-distance" in rules.detectors:
+            made["feature-distance"] = FeatureDistance(network, rules.neighbours)
+        if "feature-squeezing" in rules.detectors:
+            made["feature-squeezing"] = FeatureSqueezing(
+                network, calibration.bounds, rules.bit_depth, rules.median_window
+            )
+        return made
+
+    def _enough(self, n: int) -> None:
+        needed = max(math.ceil(1 / self.rules.false_alarm_rate) - 1, self.rules.neighbours + 1)
+        if n < needed:
+            raise checks.fail(
+                f"at least {needed} held-out samples to calibrate false_alarm_rate={self.rules.false_alarm_rate}",
+                "len(calibration)",
+                n,
+                "set training.validation to a greater share, or raise the rate",
+            )
+
+
+def joint_thresholds(scores: Mapping[str, Tensor], rate: float) -> dict[str, float]:
+    """One threshold per detector, such that about `rate` of fresh inputs exceed at least one of them.
+
+    Each score is replaced by its rank among its detector's; the greatest rank of a sample then has the conformal
+    threshold that a fresh sample exceeds with probability at most `rate`, and every detector cuts at that rank.
+
+    Args:
+        scores: Detector -> calibration scores `(M,)`, M at least 1 / rate - 1.
+        rate: In (0, 1).
+    """
+    ordered = {name: values.sort().values for name, values in scores.items()}
+    ranks = torch.stack([torch.searchsorted(ordered[name], values) for name, values in scores.items()])
+    worst = ranks.amax(0).sort().values
+    kept = min(len(worst), math.ceil((len(worst) + 1) * (1 - rate) - 1e-9))
+    cut = int(worst[kept - 1])
+    return {name: float(values[cut]) for name, values in ordered.items()}
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What a well-formed input looks like."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    bounds: tuple[float, float]
+    device: torch.device
+
+    @classmethod
+    def of(cls, network: nn.Module, samples: Samples) -> _Expected:
+        weight = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+        return cls(samples.shape, weight.dtype, samples.bounds, weight.device)
+
+    def well_formed(self, x: Tensor) -> Tensor:
+        """Which rows are finite and within bounds; none where shape or dtype differ."""
+        if tuple(x.shape[1:]) != self.shape or x.dtype != self.dtype:
+            return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        low, high = self.bounds
+        slack = 1e-6 * max(1.0, high - low)
+        flat = x.flatten(1)  # NaN compares false, so it is out of bounds
+        return ((flat >= low - slack) & (flat <= high + slack)).all(1)
+
+
+class Validated(Deployed):
+    """A deployed model behind checks and detectors; the same input always gets the same answer from them.
+
+    Args:
+        inner: The model that answers.
+        expected: What a well-formed input looks like.
+        strict: Whether malformed inputs are rejected.
+        detectors: Name -> detector.
+        thresholds: Name -> score above which an input is rejected.
+    """
+
+    fully_differentiable = False
+
+    def __init__(
+        self,
+        inner: Deployed,
+        expected: _Expected,
+        strict: bool,
+        detectors: Mapping[str, Detector],
+        thresholds: Mapping[str, float],
+    ) -> None:
+        self._inner, self._expected, self._strict = inner, expected, strict
+        self._detectors, self.thresholds = detectors, dict(thresholds)
+        self.random = inner.random
+
+    @property
+    def network(self) -> nn.Module:
+        """The network inside."""
+        return self._inner.network
+
+    def surrogate(self) -> nn.Module:
+        """What the model inside offers; detectors and checks are not part of it."""
+        return self._inner.surrogate()
+
+    def __call__(self, x: Tensor) -> Outputs:
+        """Answer, rejecting each malformed, strange or suspicious row on its own."""
+        malformed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if self._strict:
+            malformed = ~self._expected.well_formed(x)
+            x = self._harmless(x, malformed)
+        logits, rejected = self._inner(x)
+        logits = logits.masked_fill(malformed[:, None], 0.0)
+        rejected = rejected | malformed
+        for name, scores in self.scores(x).items():
+            rejected = rejected | (scores > self.thresholds[name])
+        return Outputs(logits, rejected)
+
+    def scores(self, x: Tensor) -> dict[str, Tensor]:
+        """Each detector's scores `(N,)`, for a receiver operating characteristic."""
+        with torch.no_grad():
+            return {name: detector.scores(x) for name, detector in self._detectors.items()}
+
+    def _harmless(self, x: Tensor, malformed: Tensor) -> Tensor:
+        """The batch with malformed rows replaced by the lower bound, so that the network never meets them."""
+        low = self._expected.bounds[0]
+        if not malformed.any():
+            return x
+        if tuple(x.shape[1:]) != self._expected.shape or x.dtype != self._expected.dtype:
+            return torch.full((len(x), *self._expected.shape), low, dtype=self._expected.dtype, device=x.device)
+        return torch.where(malformed.reshape(-1, *([1] * (x.dim() - 1))), low, x)
