@@ -69,7 +69,9 @@ def _literal(node: ast.expr, text: str) -> Any:
         return dict(zip(keys, (_literal(item, text) for item in node.values), strict=True))
     if isinstance(node, ast.Name):
         raise _refused(text, f"put text in quotes: '{node.id}'")
-    raise _refused(text, "values are numbers, quotients such as 8/255, quoted text, True, False, None, lists and mappings")
+    raise _refused(
+        text, "values are numbers, quotients such as 8/255, quoted text, True, False, None, lists and mappings"
+    )
 
 
 def _number(node: ast.expr, text: str) -> int | float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robustsuite.benchmark.plan import is_trained, make_recipe
-from robustsuite.benchmark.problems import Problem, ProblemsError
+from robustsuite.benchmark.problems import Problem, ProblemsError, locate
 from robustsuite.benchmark.uses import NONE, DefenseUse
+from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.errors import RequestError
 
 if TYPE_CHECKING:
@@ -41,10 +42,13 @@ def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
     if problems:
         return problems
     try:
+        if suite.training_for(use).init == "checkpoint" and suite.model_for(use).checkpoint is None:
+            message = "expected model.checkpoint beside init='checkpoint', got none; add checkpoint: FILE to the model"
+            return [Problem((), message)]
         bare = make_recipe(suite, DefenseUse(training=use.training, model=use.model))
         recipe = make_recipe(suite, use)
     except RequestError as error:
-        return [Problem((), str(error))]
+        return [Problem(_locate(str(error), use), str(error))]
     trains = (recipe.objective, recipe.update, recipe.prepare) != (bare.objective, bare.update, bare.prepare)
     if not trains or is_trained(recipe):
         return []
@@ -54,6 +58,15 @@ def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
         f"it, or set training: {{init: checkpoint}} to train on from those weights"
     )
     return [Problem((), message)]
+
+
+def _locate(message: str, use: DefenseUse) -> Path:
+    """The option that an error is about, where one of the parts has it."""
+    for index, part in enumerate(use.parts):
+        path = locate(message, part.options)
+        if path:
+            return (part.name, *path) if len(use.parts) == 1 else (index, part.name, *path)
+    return ()
 
 
 def _of_overrides(suite: Suite, use: DefenseUse) -> list[Problem]:

@@ -189,7 +189,8 @@ def _construct(cls: Callable[..., Any], given: dict[str, Any], problems: list[Pr
             return
         except ValueError as error:
             path = locate(str(error), left)
-            problems.append(Problem(path, str(error)))
+            if path or not problems:  # what is missing only because it was left out here is no news
+                problems.append(Problem(path, str(error)))
             if not path:
                 return
             del left[str(path[0])]

@@ -165,8 +165,10 @@ def read_model(values: Any) -> NetworkSpec:
         spec = ModelSpec.parse(dict(values))
         if spec.factory is not None:
             load_factory(spec.factory)
-    except (RequestError, TypeError, ValueError) as error:
-        raise ProblemsError([Problem(locate(str(error), values), str(error))]) from error
+    except (TypeError, ValueError) as error:
+        about_weights = f"{values.get('checkpoint')!r}" in str(error)
+        path = ("checkpoint",) if about_weights else locate(str(error), values)
+        raise ProblemsError([Problem(path, str(error))]) from error
     return NetworkSpec({str(key): value for key, value in values.items()})
 
 

@@ -76,7 +76,6 @@ def _scenarios() -> list[Row]:
         {
             "name": name,
             "access": ", ".join(game.accesses),
-            "headlines": ", ".join(game.headlines),
             "needs": ", ".join(game.needs),
             "summary": _first_sentence(game),
         }

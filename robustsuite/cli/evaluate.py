@@ -53,18 +53,23 @@ def evaluate(
     from robustsuite import checks
     from robustsuite.api import evaluate as judge
     from robustsuite.benchmark.environment import resolve_device
+    from robustsuite.isolation import seeded
     from robustsuite.threat import Ball
 
     load_plugins(plugins)
+    chosen = list(attacks or DEFAULT_ATTACKS)
     ball = None if radius is None else Ball(norm, checks.fraction("radius", radius))
+    if ball is None and any(_is_evasion(item) for item in chosen):
+        raise checks.fail("--radius for an evasion attack", "radius", None, "give it in input units, such as 8/255")
     where = resolve_device(device)
     splits = load_named(data, seed)
-    model = load_model(target, checkpoint, splits)
+    with seeded(seed):
+        model = load_model(target, checkpoint, splits)
     with progress_on(sys.stderr, quiet=quiet) as progress:
         report = judge(
             model.to(where),
             _some(splits.test, samples, seed),
-            list(attacks or DEFAULT_ATTACKS),
+            chosen,
             ball,
             seed=seed,
             device=where,
@@ -74,6 +79,13 @@ def evaluate(
             progress=progress,
         )
     _conclude(report, out)
+
+
+def _is_evasion(attack: str) -> bool:
+    from robustsuite import registry
+    from robustsuite.expressions import parse_call
+
+    return registry.attacks.get(parse_call(attack)[0]).scenario == "evasion"
 
 
 def load_named(source: str, seed: int) -> Splits:
