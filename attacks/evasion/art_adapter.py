@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
-from robustsuite.attacks.evasion import art_bridge, art_catalogue
 from torch import Tensor, nn
 
+from robustsuite.attacks.evasion import art_bridge, art_catalogue
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.isolation import differentiable, seeded, untouched
 from robustsuite.registry import Entry, attacks
@@ -189,13 +189,21 @@ def resolve(name: str) -> Entry:
             default = None if parameter.name in _FROM_RADIUS else parameter.default
             fields.append((parameter.name, plain if default is not None else Any, dataclasses.field(default=default)))
     label = f"art:{name}"
-    summary = (inspect.getdoc(found) or label).strip().splitlines()[0]
-    space = {"art_name": name, "plugin_name": label, "__doc__": summary, "__module__": __name__}
+    space = {"art_name": name, "plugin_name": label, "__doc__": _described(found, fields), "__module__": __name__}
     cls = dataclasses.make_dataclass(
         f"Art{name}", fields, bases=(ArtAttack,), namespace=space, frozen=True, kw_only=True
     )
     method = "AML.T0043.000" if access == "white-box" else "AML.T0043.001"
     return Entry(label, "attack", cls, "evasion", access, taxonomy=(method, "ML01:2023", "NISTAML.022"))
+
+
+def _described(found: type[Any], fields: list[tuple[str, Any, Any]]) -> str:
+    lines = (inspect.getdoc(found) or found.__name__).strip().splitlines()
+    options = [
+        f"    {name}: ART's own; by default {'what the radius sets' if name in _FROM_RADIUS else field.default}."
+        for name, _, field in fields
+    ]
+    return "\n".join([lines[0], "", "Args:", *options])
 
 
 def _rebuild(name: str, options: dict[str, Any]) -> ArtAttack:
