@@ -136,7 +136,7 @@ def _from_package(place: str, target: str) -> ModuleType:
 
 def _findable(folder: Path) -> None:
     """Let modules beside the user's be imported; last on the path, so that nothing installed is shadowed."""
-    if str(folder) not in sys.path and "" not in sys.path:
+    if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
 

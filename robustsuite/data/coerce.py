@@ -88,9 +88,13 @@ def as_labels(y: Any) -> Tensor:
 def _tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().cpu()
+    # A PIL image passes for an array of its bytes, height first, which is not what a network takes.
+    picture = hasattr(value, "__array_interface__") and not isinstance(value, (np.ndarray, np.generic))
     array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        kind = type(value).__name__ if array.dtype.kind == "O" else f"{type(value).__name__} of {array.dtype}"
+    if picture or array.dtype.kind not in "biuf":
+        kind = (
+            type(value).__name__ if picture or array.dtype.kind == "O" else f"{type(value).__name__} of {array.dtype}"
+        )
         remedy = "convert images by torchvision.transforms.v2.ToImage and ToDtype(torch.float32, scale=True)"
         raise checks.fail(f"numbers in {name}", f"type({name})", kind, remedy)
     # NumPy's unsigned integers beyond 8 bits have no counterpart that torch can compute with.

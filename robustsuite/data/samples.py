@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ class Samples:
 
     def __post_init__(self) -> None:
         if self.ids is None:
-            object.__setattr__(self, "ids", torch.arange(len(self.y)))
+            object.__setattr__(self, "ids", torch.arange(len(self.y)))  # type: ignore[unreachable]
         if len(self.x) == 0:
             raise checks.fail("at least one sample", "len(x)", 0, "check the split sizes and the path of the data")
         if len(self.x) != len(self.y) or len(self.ids) != len(self.y):
@@ -150,9 +151,9 @@ def stratified(y: Tensor, sizes: tuple[int, ...], generator: torch.Generator) ->
     shuffled = torch.randperm(len(y), generator=generator)
     labels = y[shuffled]
     rank = torch.empty(len(y), dtype=torch.float64)
-    for label in labels.unique():
+    for label in torch.unique(labels).tolist():
         rows = (labels == label).nonzero()[:, 0]
         rank[rows] = (torch.arange(len(rows), dtype=torch.float64) + 0.5) / len(rows)
     order = shuffled[torch.argsort(rank, stable=True)]
     cuts = torch.tensor((0, *sizes)).cumsum(0).tolist()
-    return tuple(order[a:b].sort().values for a, b in zip(cuts[:-1], cuts[1:], strict=True))
+    return tuple(order[a:b].sort().values for a, b in pairwise(cuts))

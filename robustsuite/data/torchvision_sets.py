@@ -59,7 +59,7 @@ def torchvision_set(name: str, root: str | None, *, download: bool) -> Source:
         UntrustedFileError: The files are there and cannot be read.
     """
     known, folder = _SETS[name], data_root(root)
-    if name == "cifar10" and not (folder / known.below).exists() and (folder / CIFAR10_JPEG).is_dir():
+    if name == "cifar10" and not download and not (folder / known.below).exists() and (folder / CIFAR10_JPEG).is_dir():
         return image_folder(CIFAR10_JPEG, folder / CIFAR10_JPEG, None)
     train = _load(name, known, folder, dict(known.train), download)
     test = _load(name, known, folder, dict(known.test), download)

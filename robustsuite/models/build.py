@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self
 
+import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
@@ -114,6 +115,9 @@ class ModelSpec:
         """
         if self.factory is None:
             network: nn.Module = Network(Normalise(shape), self._body()(classes, shape))
+            if len(shape) == 3:
+                # Channels-last convolutions take about a third less time on CPU, and change no weight.
+                network = network.to(memory_format=torch.channels_last)
         else:
             network = self._made(self.factory, classes, shape, bounds)
         if self.checkpoint is not None:

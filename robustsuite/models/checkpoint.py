@@ -60,6 +60,9 @@ def _read(file: Path) -> dict[str, Tensor]:
     head = content[:512].lstrip()
     if not content:
         raise _refused(file, "it is empty")
+    # Looked at first: the length that safetensors start with may have the bytes of any other mark.
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content):
+        return _safetensors(file, content)
     if head[:1] == b"<":
         raise _refused(file, "it is an HTML page, not weights; download the file itself")
     if content[:2] == b"PK" or content[:1] == b"\x80":

@@ -1,0 +1,168 @@
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from robustsuite.errors import RequestError, UntrustedFileError
+from robustsuite.models.checkpoint import load_into, save
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_safetensors_round_trip_and_no_scratch_file(tmp_path):
+    save(network(), tmp_path / "deep" / "a.safetensors")
+    other = network(1)
+    load_into(other, tmp_path / "deep" / "a.safetensors")
+    assert equal(other, network())
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.safetensors"]
+
+
+def test_tied_weights_are_saved(tmp_path):
+    tied = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    tied[1].weight = tied[0].weight
+    save(tied, tmp_path / "a.safetensors")
+    other = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    load_into(other, tmp_path / "a.safetensors")
+    assert torch.equal(other[1].weight, tied[0].weight)
+
+
+@pytest.mark.parametrize("header", [0x80, 0x4B50, 0x203C, 0x0A3C])
+def test_a_header_as_long_as_another_format_begins_is_still_safetensors(tmp_path, header):
+    """0x80 begins a pickle, 0x4b50 is "PK", 0x3c is "<"."""
+    state = {"0.weight": torch.arange(3.0).reshape(1, 3), "0.bias": torch.ones(1)}
+    bare = to_bytes(state)
+    size = int.from_bytes(bare[:8], "little")
+    padded = bare[8 : 8 + size].ljust(header)
+    (tmp_path / "a.safetensors").write_bytes(header.to_bytes(8, "little") + padded + bare[8 + size :])
+    other = nn.Sequential(nn.Linear(3, 1))
+    load_into(other, tmp_path / "a.safetensors")
+    assert torch.equal(other[0].weight, state["0.weight"])
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "_module.", "module.", "_orig_mod._module."])
+def test_state_dicts_of_torch_save_in_every_dress(tmp_path, old, wrapper, prefix):
+    state = {prefix + key: value for key, value in network().state_dict().items()}
+    held = state if wrapper is None else {wrapper: state, "epoch": 3}
+    torch.save(held, tmp_path / "a.pt", _use_new_zipfile_serialization=not old)
+    other = network(1)
+    load_into(other, tmp_path / "a.pt")
+    assert equal(other, network())
+
+
+def test_a_prefix_that_is_the_models_own_stays(tmp_path):
+    inner = nn.Module()
+    inner.module = nn.Linear(2, 2)
+    save(inner, tmp_path / "a.safetensors")
+    other = nn.Module()
+    other.module = nn.Linear(2, 2)
+    load_into(other, tmp_path / "a.safetensors")
+    assert equal(other, inner)
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch", "torch-old", "beside-weights", "old-protocol"])
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_code_in_a_file_is_refused_and_never_runs(tmp_path, form, name):
+    bomb, path = Bomb(tmp_path / "ran"), tmp_path / name
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(bomb))
+    elif form == "old-protocol":
+        path.write_bytes(pickle.dumps(bomb, protocol=0))
+    else:
+        held = {**network().state_dict(), "extra": bomb} if form == "beside-weights" else bomb
+        torch.save(held, path, _use_new_zipfile_serialization=form != "torch-old")
+    model = network(1)
+    with pytest.raises(UntrustedFileError, match=name) as caught:
+        load_into(model, path)
+    assert "nothing in it was run" in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    assert equal(model, network(1))
+
+
+def test_a_whole_pickled_module_is_refused_with_the_way_out(tmp_path):
+    torch.save(network(), tmp_path / "a.pt")
+    with pytest.raises(UntrustedFileError, match=r"Sequential.*state_dict"):
+        load_into(network(), tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\n <!DOCTYPE html><html>sign in</html>", "HTML page"),
+        (b"", "empty"),
+        (b"PK\x03\x04 torn", "cannot be read"),
+        (b"version https://git-lfs.github.com/spec/v1", "neither safetensors nor"),
+        (b"\x80\x02", "a.pt"),
+    ],
+)
+def test_files_that_are_no_weights(tmp_path, content, told):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(UntrustedFileError, match=told):
+        load_into(network(), tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("cut", [10, 100, -1])
+@pytest.mark.parametrize("form", ["safetensors", "pt"])
+def test_torn_files_are_refused(tmp_path, cut, form):
+    path = tmp_path / f"a.{form}"
+    save(network(), path) if form == "safetensors" else torch.save(network().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UntrustedFileError):
+        load_into(network(), path)
+
+
+@pytest.mark.parametrize("held", [3, [torch.zeros(2)], {"0.weight": 1.0}, torch.zeros(3)])
+def test_what_is_no_state_dict_is_refused(tmp_path, held):
+    torch.save(held, tmp_path / "a.pt")
+    with pytest.raises(UntrustedFileError, match="no state dict"):
+        load_into(network(), tmp_path / "a.pt")
+
+
+def test_missing_unexpected_and_misshapen_keys_are_named_and_nothing_is_loaded(tmp_path):
+    wrong = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2, bias=False), nn.Linear(2, 2))
+    save(wrong, tmp_path / "a.safetensors")
+    model = network(1)
+    with pytest.raises(RequestError) as caught:
+        load_into(model, tmp_path / "a.safetensors")
+    message = str(caught.value)
+    assert "it lacks 2.bias" in message
+    assert "3.bias, 3.weight" in message or "3.weight, 3.bias" in message
+    assert "0.weight (5, 3) where the model has (4, 3)" in message
+    assert "and 4 more" in message
+    assert equal(model, network(1))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_non_finite_weights_name_tensor_and_index(tmp_path, bad):
+    sick = network()
+    sick[2].weight.data[1, 3] = bad
+    save(sick, tmp_path / "a.safetensors")
+    model = network(1)
+    with pytest.raises(UntrustedFileError, match=r"2\.weight\[1, 3\]"):
+        load_into(model, tmp_path / "a.safetensors")
+    assert equal(model, network(1))
+
+
+def test_a_missing_file_is_a_request_error(tmp_path):
+    with pytest.raises(RequestError, match=r"none\.pt"):
+        load_into(network(), tmp_path / "none.pt")
