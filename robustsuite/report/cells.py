@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MARK: Final = "†"
 _WORDS: Final = {"error": "error", "not_applicable": "n/a", "not_run": "not run"}
-_PLACES: Final = 3  # cells that a legend names before it counts the others
+_NAMED: Final = 5  # names that a legend lists before it counts the others
 
 
 @dataclass(frozen=True)
@@ -132,17 +132,23 @@ class ComparisonTable:
 
     def legend(self) -> tuple[tuple[Flag, str], ...]:
         """Every doubt about a figure shown, and where it applies."""
-        places: dict[str, list[str]] = {}
+        places: dict[str, dict[str, list[str]]] = {}
         for row, cells in zip(self.rows, self.cells, strict=True):
             for column, cell in zip(self.columns, cells, strict=True):
                 for code in cell.flags if cell.value is not None else ():
-                    places.setdefault(code, []).append(f"{row} / {column.title}")
+                    places.setdefault(code, {}).setdefault(row, []).append(column.title)
         shown = sum(cell.value is not None for cells in self.cells for cell in cells)
         return tuple((doubts.describe(code), _where(found, shown)) for code, found in places.items())
 
 
-def _where(places: list[str], shown: int) -> str:
-    if len(places) == shown:
+def _where(places: dict[str, list[str]], shown: int) -> str:
+    """The rows with their columns, the first few by name."""
+    if sum(len(columns) for columns in places.values()) == shown:
         return "everywhere"
-    rest = len(places) - _PLACES
-    return ", ".join(places[:_PLACES]) + (f" and {rest} more" if rest > 0 else "")
+    named = [f"{row}: {_some(columns)}" for row, columns in places.items()]
+    return _some(named, "; ")
+
+
+def _some(names: list[str], joint: str = ", ") -> str:
+    rest = len(names) - _NAMED
+    return joint.join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,17 +1,138 @@
-"""One self-contained page for a run: tables, figures, galleries, details, provenance."""
+"""One self-contained page for a run: tables, figures, galleries, details, provenance.
+
+The page loads nothing. Everything from records is escaped by the template, and a content security policy by hash lets
+only the page's own style and script act, so that a name in a record could do nothing even if it were not escaped.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record
+from robustsuite.report import charts, curves, summary, words
+from robustsuite.report.details import command, details, provenance
+from robustsuite.report.galleries import galleries
+from robustsuite.report.table import comparison, main_rows, plain_rows
 
 if TYPE_CHECKING:
+    import jinja2
     import pandas as pd
+
+    from robustsuite.report.cells import ComparisonTable
+
+_HERE: Final = Path(__file__).parent
 
 
 def page(folder: Path, records: Sequence[Record], frame: pd.DataFrame) -> str:
-    """The page as text."""
-    return str(frame.to_html(escape=True))
+    """The page as text.
+
+    Args:
+        folder: The run's folder, for its per-sample files and its suite.
+        records: Records of the run.
+        frame: As `report.frame.tidy` makes it.
+    """
+    ordered = sorted(records, key=lambda record: record.order)
+    rows, table = plain_rows(frame), comparison(frame)
+    under = curves.robust_column(table)
+    look = curves.looks([record.defense for record in ordered])
+    style, script = _asset("report.css"), _asset("report.js")
+    known: dict[str, Any] = {
+        "title": ordered[0].suite or "robustness report",
+        "facts": _facts(ordered, rows),
+        "sentences": summary.sentences(table, main_rows(rows)),
+        "tiles": summary.tiles(table),
+        "table": table,
+        "families": _families(table),
+        "firsts": _firsts(table),
+        "robust_under": under.title if under is not None else "",
+        "look": look,
+        "radius": curves.against_radius(rows, look),
+        "galleries": galleries(ordered, folder),
+        "costs": curves.costs(table, rows, look),
+        "histories": curves.histories(ordered, look),
+        "details": details(ordered),
+        "provenance": provenance(ordered),
+        "command": command(folder),
+        "suite": _suite(folder),
+        "style": style,
+        "script": script,
+        "style_hash": _hash(style),
+        "script_hash": _hash(script),
+    }
+    return _environment().get_template("report.html.j2").render(**known)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(WIDTH=charts.WIDTH, HEIGHT=charts.HEIGHT, SHAPES=charts.SHAPES, LOOKS=charts.LOOKS)
+    environment.filters["family"] = words.family
+    environment.filters["joints"] = _joints
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _facts(records: Sequence[Record], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line of facts under the title."""
+    ball = next((f"{row['norm']} radius {row['radius']:g}" for row in rows if row["radius"] is not None), "")
+    judged = next((row["n"] for row in rows if row["metric"] == "clean_accuracy" and row["n"]), 0)
+    repeats = len({record.repeat for record in records})
+    models = ", ".join(dict.fromkeys(record.model for record in records))
+    facts = [
+        *dict.fromkeys(record.dataset for record in records),
+        models,
+        ball,
+        f"{judged:,} test samples" if judged else "",
+        f"{repeats} independent trainings" if repeats > 1 else "",
+    ]
+    return [fact for fact in facts if fact]
+
+
+def _families(table: ComparisonTable) -> list[tuple[str, int]]:
+    """Runs of columns of one family, for the table's upper head."""
+    runs: list[tuple[str, int]] = []
+    for column in table.columns:
+        name = words.family(column.scenario)
+        if runs and runs[-1][0] == name:
+            runs[-1] = (name, runs[-1][1] + 1)
+        else:
+            runs.append((name, 1))
+    return runs
+
+
+def _firsts(table: ComparisonTable) -> list[bool]:
+    """Whether a column is the first of its family."""
+    scenarios = ["", *(column.scenario for column in table.columns)]
+    return [before != after for before, after in pairwise(scenarios)]
+
+
+def _joints(name: str) -> str:
+    """A name that may break behind the joints of a composition."""
+    return name.replace("+", "+\u200b")
+
+
+def _suite(folder: Path) -> str:
+    path = folder / "suite.yaml"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

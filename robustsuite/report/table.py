@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
     from robustsuite.protocol import Metric
 
-__all__ = ["MARK", "Cell", "Column", "ComparisonTable", "comparison", "latex", "main_rows", "markdown", "terminal"]
+__all__ = [
+    "MARK",
+    "Cell",
+    "Column",
+    "ComparisonTable",
+    "comparison",
+    "latex",
+    "main_rows",
+    "markdown",
+    "plain_rows",
+    "terminal",
+]
 
 Row = dict[str, Any]
 _UTILITY: Final = "utility"
@@ -35,7 +46,7 @@ def comparison(frame: pd.DataFrame) -> ComparisonTable:
     Args:
         frame: As `report.frame.tidy` makes it.
     """
-    rows = main_rows(_plain(frame))
+    rows = main_rows(plain_rows(frame))
     defended: dict[tuple[str, str, str], _Defended] = {}
     for row in rows:
         place = (row["suite"], row["dataset"], row["defense"])
@@ -48,11 +59,11 @@ def comparison(frame: pd.DataFrame) -> ComparisonTable:
     return ComparisonTable(_labels(list(defended)), tuple(columns), cells)
 
 
-def _plain(frame: pd.DataFrame) -> list[Row]:
+def plain_rows(frame: pd.DataFrame) -> list[Row]:
     """Rows as dictionaries in which a missing number is None."""
     import pandas as pd
 
-    return [{name: None if pd.isna(v) else v for name, v in row.items()} for row in frame.to_dict("records")]
+    return [{str(name): None if pd.isna(v) else v for name, v in row.items()} for row in frame.to_dict("records")]
 
 
 def main_rows(rows: Iterable[Row]) -> list[Row]:

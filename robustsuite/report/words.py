@@ -49,7 +49,7 @@ FAMILIES: Final = {
     "utility": "utility",
     "evasion": "evasion",
     "poisoning": "poisoning",
-    "inversion": "model inversion",
+    "inversion": "inversion",
     "membership": "membership",
 }
 _SUFFIXES: Final = {

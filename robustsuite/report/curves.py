@@ -1,0 +1,149 @@
+"""Which charts a run gives: success against radius, what robustness costs, and the histories of trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from robustsuite.benchmark.records import Record
+from robustsuite.report import words
+from robustsuite.report.cells import Cell, Column, ComparisonTable
+from robustsuite.report.charts import Axis, Chart, Point, Series, axis, draw
+from robustsuite.report.worst_case import WORST
+
+Row = Mapping[str, Any]
+_PANELS: Final = 6  # charts of training histories that are shown
+
+
+def looks(defenses: Sequence[str]) -> dict[str, int]:
+    """The same colour and shape for a defence in every chart."""
+    return {defense: number for number, defense in enumerate(dict.fromkeys(defenses))}
+
+
+def against_radius(rows: Sequence[Row], look: Mapping[str, int]) -> list[Chart]:
+    """One chart per evasion attack that was played at several radii: attack success 1 - robust accuracy.
+
+    At radius 0 stands the clean error, because there robust accuracy is clean accuracy.
+    """
+    found: dict[str, dict[str, dict[float, list[Row]]]] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for row in rows:
+        if row["metric"] == "robust_accuracy" and row["value"] is not None and row["radius"] is not None:
+            # A curve may visit the suite's own radius again, on fewer samples: the first record counts.
+            cell = (row["attack"], row["defense"], row["radius"], row["repeat"])
+            if first.setdefault(cell, row["key"]) != row["key"]:
+                continue
+            radii = found.setdefault(row["attack"], {}).setdefault(row["defense"], {})
+            radii.setdefault(row["radius"], []).append(row)
+    main = next((row["radius"] for row in rows if row["radius"] is not None), None)
+    norm = next((row["norm"] for row in rows if row["norm"]), "")
+    several = {a: d for a, d in found.items() if any(len(radii) > 1 for radii in d.values())}
+    charts = []
+    for attack in sorted(several, key=lambda name: name != WORST):
+        series = [
+            Series(d, (*_origin(rows, d), *(_success(r, same) for r, same in sorted(radii.items()))), look[d])
+            for d, radii in several[attack].items()
+        ]
+        x = axis(f"radius ({norm})", [p.x for s in series for p in s.points], from_zero=True)
+        y = Axis("attack success, %", 0.0, 1.0, percent=True)
+        charts.append(draw(attack, x, y, series, guide=None if main is None else (main, "suite")))
+    return charts
+
+
+def _origin(rows: Sequence[Row], defense: str) -> list[Point]:
+    clean = [
+        row
+        for row in rows
+        if row["defense"] == defense and row["scenario"] == "utility" and row["metric"] == "clean_accuracy"
+    ]
+    clean = [row for row in clean if row["value"] is not None]
+    return [_success(0.0, clean)] if clean else []
+
+
+def _success(radius: float, rows: Sequence[Row]) -> Point:
+    from robustsuite.protocol import Metric
+    from robustsuite.statistics import over_repeats
+
+    merged = over_repeats([Metric(r["value"], int(r["n"] or 0), r["low"], r["high"], "rate", "higher") for r in rows])
+    value = 1 - merged.value
+    ends = (None, None) if merged.low is None or merged.high is None else (1 - merged.high, 1 - merged.low)
+    told = f"{words.figure(value, 'rate')} % {words.interval(*ends, 'rate')} at radius {radius:g}, n = {merged.n}"
+    return Point(radius, value, *ends, told)
+
+
+def costs(table: ComparisonTable, rows: Sequence[Row], look: Mapping[str, int]) -> list[Chart]:
+    """What robustness costs: against clean accuracy, and against training time (or counted passes of the attacks)."""
+    robust = robust_column(table)
+    if robust is None:
+        return []
+    y = Axis("robust accuracy, %", 0.0, 1.0, percent=True)
+    seconds = {
+        d: [r["value"] for r in rows if r["defense"] == d and r["metric"] == "train_seconds" and r["value"] is not None]
+        for d in look
+    }
+    prices: list[tuple[str, dict[str, float], bool]] = [("clean accuracy, %", _values(table, "clean accuracy"), True)]
+    if any(seconds.values()):
+        prices.append(("training time, s", {d: sum(v) / len(v) for d, v in seconds.items() if v}, False))
+    else:
+        prices.append(("attack passes per sample", _values(table, words.title("passes_per_sample")), False))
+    return [chart for price in prices if (chart := _scatter(table, robust, y, price, look)) is not None]
+
+
+def _scatter(
+    table: ComparisonTable, robust: Column, y: Axis, price: tuple[str, dict[str, float], bool], look: Mapping[str, int]
+) -> Chart | None:
+    label, values, percent = price
+    series = []
+    for row in table.rows:
+        cell = table.cell(row, robust.title)
+        if row in values and cell.value is not None:
+            shown = f"{100 * values[row]:.1f}" if percent else words.figure(values[row], "passes")
+            told = f"{label} {shown}, robust {cell.text} % {cell.interval}"
+            series.append(Series(row, (Point(values[row], cell.value, cell.low, cell.high, told),), look.get(row, 0)))
+    if len(series) < 2:
+        return None
+    x = axis(label, [s.points[0].x for s in series], percent=percent)
+    return draw(f"Robust accuracy against {label.partition(',')[0]}", x, y, series, joined=False)
+
+
+def robust_column(table: ComparisonTable) -> Column | None:
+    """The worst case where there is one, else the evasion attack that leaves least."""
+    evasion = [column for column in table.columns if column.metric == "robust_accuracy"]
+    joined = next((column for column in evasion if column.attack == WORST), None)
+    return joined or min(evasion, key=lambda c: sum(_values(table, c.title).values()), default=None)
+
+
+def _values(table: ComparisonTable, title: str) -> dict[str, float]:
+    if title not in [column.title for column in table.columns]:
+        return {}
+    cells: dict[str, Cell] = {row: table.cell(row, title) for row in table.rows}
+    return {row: cell.value for row, cell in cells.items() if cell.value is not None}
+
+
+def histories(records: Sequence[Record], look: Mapping[str, int]) -> list[Chart]:
+    """One chart per figure of the trainings' first repeat, a line a defence."""
+    first: dict[str, Record] = {}
+    for record in records:
+        if len(record.history) > 1 and record.repeat == 0:
+            first.setdefault(record.defense, record)
+    names = list(dict.fromkeys(name for r in first.values() for row in r.history for name in sorted(row)))
+    charts = []
+    for name in [n for n in names if n != "epoch"][:_PANELS]:
+        lines = [_history(record, name, look) for record in first.values()]
+        lines = [line for line in lines if line.points]
+        if lines:
+            percent = "accuracy" in name
+            y = axis("%" if percent else "", [p.y for s in lines for p in s.points], percent=percent, from_zero=True)
+            x = axis("epoch", [p.x for s in lines for p in s.points], from_zero=True)
+            charts.append(draw(words.title(name), x, y, lines))
+    return charts
+
+
+def _history(record: Record, name: str, look: Mapping[str, int]) -> Series:
+    points = []
+    for number, row in enumerate(record.history):
+        value = float(row.get(name, "nan"))
+        if value == value and abs(value) != float("inf"):
+            epoch = float(row.get("epoch", number)) + 1
+            points.append(Point(epoch, value, label=f"{value:.4g} after epoch {epoch:g}"))
+    return Series(record.defense, tuple(points), look.get(record.defense, 0))

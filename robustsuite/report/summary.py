@@ -1,0 +1,116 @@
+"""What a run says in a few sentences and a few large figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robustsuite.report import words
+from robustsuite.report.cells import Cell, Column, ComparisonTable
+from robustsuite.report.worst_case import WORST
+
+_STATUS = {
+    "error": "failed",
+    "inconclusive": "inconclusive",
+    "not_applicable": "not applicable",
+    "not_run": "not run",
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One large figure: the best of a column that can be believed, and what the undefended model has."""
+
+    title: str
+    subtitle: str
+    figure: str
+    interval: str
+    defense: str
+    undefended: str
+
+
+def tiles(table: ComparisonTable) -> list[Tile]:
+    """Clean accuracy, the worst case of evasion, and the first attack of every other family."""
+    found = []
+    for column in _heads(table):
+        place = _best(table, column)
+        if place is not None:
+            cell = table.cell(place, column.title)
+            bare = table.cell("none", column.title) if "none" in table.rows and place != "none" else None
+            found.append(
+                Tile(
+                    words.title(column.metric),
+                    column.attack,
+                    with_unit(cell),
+                    cell.interval + cell.mark,
+                    place if len(table.rows) > 1 else "",
+                    with_unit(bare) if bare is not None and bare.value is not None else "",
+                )
+            )
+    return found
+
+
+def with_unit(cell: Cell) -> str:
+    """The figure with its unit."""
+    return f"{cell.text} {words.suffix(cell.unit)}".strip()
+
+
+def _heads(table: ComparisonTable) -> list[Column]:
+    first: dict[str, Column] = {}
+    for column in table.columns:
+        if column.attack == WORST or column.scenario not in first:
+            first[column.scenario] = column
+    return list(first.values())
+
+
+def _best(table: ComparisonTable, column: Column) -> str | None:
+    cells = {row: table.cell(row, column.title) for row in table.rows}
+    marked = [row for row, cell in cells.items() if cell.best]
+    measured = [row for row, cell in cells.items() if cell.value is not None and cell.status == "ok"]
+    return next(iter([*marked, *measured]), None)
+
+
+def sentences(table: ComparisonTable, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The verdict in words: robustness, what could not be measured, what is in doubt."""
+    told = [*_robustness(table, rows), _measured(rows)]
+    doubted = sum(bool(cell.mark) for row in table.cells for cell in row)
+    if doubted:
+        are = "figures of the table are" if doubted > 1 else "figure of the table is"
+        told.append(f"{doubted} {are} in doubt (†) and cannot be taken at face value: the legend says why.")
+    return told
+
+
+def _robustness(table: ComparisonTable, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    evasion = [c for c in table.columns if c.metric == "robust_accuracy" and c.attack]
+    if not evasion:
+        return []
+    column = next((c for c in evasion if c.attack == WORST), evasion[-1])
+    ball = next((f"{r['norm']} radius {r['radius']:g}" for r in rows if r["radius"] is not None), "the ball")
+    under = "the worst case over all attacks, sample by sample" if column.attack == WORST else column.attack
+    place = _best(table, column)
+    if place is None:
+        return [f"Within {ball} no robust accuracy under {under} could be measured."]
+    cell = table.cell(place, column.title)
+    name = "the model" if len(table.rows) == 1 else "the undefended model" if place == "none" else place
+    best = f"{name} keeps most: " if cell.best else f"{name} keeps "
+    clean = table.cell(place, "clean accuracy")
+    also = f" at {with_unit(clean)} clean accuracy" if clean.value is not None else ""
+    told = f"Within {ball}, under {under}, {best}{with_unit(cell)} {cell.interval}{also}"
+    bare = table.cell("none", column.title) if "none" in table.rows and place != "none" else None
+    if bare is not None and bare.value is not None:
+        told += f"; without a defence {with_unit(bare)} is left"
+    return [told + "."]
+
+
+def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
+    statuses = {row["key"]: row["status"] for row in rows if row["attack"] != WORST}
+    counts = Counter(statuses.values())
+    troubles = [f"{counts[status]} {word}" for status, word in _STATUS.items() if counts[status]]
+    head = (
+        f"{counts['ok']} of {len(statuses)} cells were measured"
+        if troubles
+        else f"All {len(statuses)} cells were measured"
+    )
+    return head + (f"; {', '.join(troubles)}." if troubles else ".")
