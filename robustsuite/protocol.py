@@ -244,7 +244,8 @@ def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed
         BudgetError: The artefact is over budget and the game cannot go on without it.
     """
     streams = Streams(seed).child("attack")
-    with untouched(victim.model.network), seeded(streams.key):
+    # A caller's inference mode would make tensors that no training or attack can differentiate through.
+    with torch.inference_mode(False), untouched(victim.model.network), seeded(streams.key):
         made = (move for view in scenario.views(victim) for move in moves(attack, view, streams))
         return scenario.score(victim, made)
 

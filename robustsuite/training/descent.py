@@ -52,7 +52,7 @@ class DescentUpdater(Updater):
         optimizer = make_optimizer(network, training)
         steps = training.epochs * math.ceil(n / training.batch_size)
         self._schedule = make_schedule(optimizer, training, steps)
-        self.network, self._optimizer = fabric.setup(network, optimizer)
+        self.network, self._optimizer = network, fabric.setup_optimizers(optimizer)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """A fresh permutation each epoch, cut into batches; the last one is shorter where it does not divide."""

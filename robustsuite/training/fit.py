@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from robustsuite.data.samples import Samples, stratified
 from robustsuite.errors import RobustsuiteError
-from robustsuite.isolation import seeded
+from robustsuite.isolation import differentiable, seeded
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
 from robustsuite.training.checkpoints import Checkpoint
@@ -96,7 +97,8 @@ def fit(
     with seeded(streams.child("start").key):
         updater = recipe.update.start(network, train, recipe.training, streams, fabric)
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)
-    run.epochs(Checkpoint(checkpoint), progress)
+    with differentiable():  # a judge may train inside a caller's `no_grad`
+        run.epochs(Checkpoint(checkpoint), progress)
     updater.finish()
     for i, repair in enumerate(recipe.repair):
         network = repair(network, held_out if held_out is not None else train, streams.child("repair", i))
@@ -132,6 +134,7 @@ def _double(samples: Samples) -> Samples:
 
 
 def _fabric(device: str, precision: str) -> Fabric:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision at every training
     kind, _, index = device.partition(":")
     modes = {"32": "32-true", "64": "64-true"}
     devices: Any = [int(index)] if index else 1
@@ -153,7 +156,7 @@ class _Run:
     ) -> None:
         self._recipe, self._network, self._updater = recipe, network, updater
         self._train, self._held_out, self._streams = train, held_out, streams
-        self._device = fabric.device
+        self._fabric, self._device = fabric, fabric.device
         self._loss = training_loss(recipe.training, train)
         self._best: dict[str, Tensor] | None = None
         self._best_score, self._stale = -float("inf"), 0
@@ -185,7 +188,9 @@ class _Run:
             losses = torch.zeros(0, device=self._device)  # an empty Poisson batch is a step all the same
             if len(index) > 0:
                 batch = self._train.batch(index, self._device)
-                losses = self._recipe.objective(self._updater.network, batch, self._step(epoch, number))
+                # Autocast here, not in a wrapped module, so that an attack inside the objective runs at this speed too.
+                with self._fabric.autocast():
+                    losses = self._recipe.objective(self._updater.network, batch, self._step(epoch, number))
             self._updater.step(losses)
             total += losses.detach().sum()
             count += len(index)

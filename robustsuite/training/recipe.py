@@ -233,7 +233,8 @@ def training_loss(training: Training, samples: Samples) -> Loss:
         weight = len(samples) / (samples.classes * counts.double())
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
-        w = None if weight is None else weight.to(logits)
-        return F.cross_entropy(logits, y, weight=w, label_smoothing=training.label_smoothing, reduction="none")
+        full = logits if logits.dtype == torch.float64 else logits.float()  # autocast hands over half precision
+        w = None if weight is None else weight.to(full)
+        return F.cross_entropy(full, y, weight=w, label_smoothing=training.label_smoothing, reduction="none")
 
     return loss
