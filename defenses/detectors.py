@@ -47,7 +47,7 @@ class FeatureDistance(Detector):
     def calibrate(self, x: Tensor) -> Tensor:
         """Keep the features of `x`; the returned score of each leaves itself out."""
         self._head = _last_dense(self._network, x[:1])
-        features = torch.cat([self._features(part) for part in x.split(_CHUNK)])
+        features = torch.cat([self._features(part) for part in torch.split(x, _CHUNK)])
         deviation = features.std(0)
         self._scale = torch.where(deviation > 1e-6 * deviation.max().clamp_min(1e-30), deviation, deviation.max())
         self._known = features / self._scale
@@ -61,13 +61,14 @@ class FeatureDistance(Detector):
         # Differences, not the expansion of the square, whose rounding depends on the batch.
         parts = [
             torch.cdist(part, self._known, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(rank, dim=1).values
-            for part in features.split(_CHUNK)
+            for part in torch.split(features, _CHUNK)
         ]
         return torch.cat(parts) if parts else features.new_zeros(0)
 
     def _features(self, x: Tensor) -> Tensor:
         if self._head is None:
-            return self._network(x).flatten(1)
+            logits: Tensor = self._network(x)
+            return logits.flatten(1)
         seen: list[Tensor] = []
         with _watched(self._head, lambda inputs: seen.append(inputs.detach())):
             self._network(x)
@@ -97,7 +98,7 @@ class FeatureSqueezing(Detector):
 
     def calibrate(self, x: Tensor) -> Tensor:
         """Nothing is fitted; the scores of `x`."""
-        return torch.cat([self.scores(part) for part in x.split(_CHUNK)])
+        return torch.cat([self.scores(part) for part in torch.split(x, _CHUNK)])
 
     def scores(self, x: Tensor) -> Tensor:
         """Greatest l1 distance between the probabilities of `x` and of each squeezed `x`."""
@@ -121,7 +122,8 @@ def fewer_levels(x: Tensor, bounds: tuple[float, float], bits: int) -> Tensor:
     """
     low, high = bounds
     steps = 2**bits - 1
-    return ((x - low) / (high - low) * steps).round() / steps * (high - low) + low
+    rounded: Tensor = ((x - low) / (high - low) * steps).round() / steps
+    return rounded * (high - low) + low
 
 
 def median_filtered(x: Tensor, window: int) -> Tensor:

@@ -52,8 +52,8 @@ class DPSGD:
         (epsilon, delta)-differential privacy of the weights under adding or removing one example of the training split,
         for an adversary who does not know the seed: noise and sampling come from a seeded generator, so that results
         can be repeated, and not from a cryptographically secure one. Each step samples every example with probability
-        exactly batch_size / N; an empty batch is a step of pure noise; an objective that uses one person twice in a
-        step is refused.
+        exactly batch_size / N; an empty batch is a step of pure noise; views of one example are summed before they are
+        clipped, and an objective that passes them off as several examples is refused.
 
     Raises:
         RequestError: Both or impossible budgets, delta of at least 1 / N, or settings that privacy does not allow:

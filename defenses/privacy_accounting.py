@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import cache
 from typing import Any, Final
 
 from robustsuite import checks
@@ -48,6 +49,7 @@ def spent(history: list[tuple[float, float, int]], delta: float, accountant: str
         return max(0.0, float(account.get_epsilon(delta, **_precision(accountant))))
 
 
+@cache  # games that train again ask for the same noise each time
 def noise_for(epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str) -> float:
     """The least noise multiplier, within 0.1 %, that spends at most `epsilon` in `steps` steps.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -15,7 +16,7 @@ from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.defenses.privacy_accounting import described, noise_for, spent
 from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.isolation import untouched
+from robustsuite.isolation import differentiable, untouched
 from robustsuite.streams import Streams
 from robustsuite.training.descent import make_optimizer, make_schedule
 from robustsuite.training.recipe import Updater
@@ -43,7 +44,7 @@ def admitted(network: nn.Module) -> nn.Module:
     network = _without_batch_norm(network).train()
     for part in network.modules():
         if getattr(part, "inplace", False):
-            part.inplace = False
+            setattr(part, "inplace", False)  # noqa: B010  # modules declare no such attribute to the type checker
     if ModuleValidator.validate(network):
         network = ModuleValidator.fix(network)
     problems = ModuleValidator.validate(network)
@@ -64,27 +65,33 @@ def _without_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
-def refuse_erased_features(network: nn.Module, shape: tuple[int, ...]) -> None:
-    """Refuse a group normalisation whose groups hold one value each: it answers its bias whatever the input.
+def refuse_unfit(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Send zeros through the network, and refuse what per-example gradients would stumble over; no data are looked at.
 
     Raises:
-        RequestError: Naming the layer.
+        RequestError: An in-place operation on the output of a layer; or a group normalisation whose groups hold one
+            value each, so that it answers its bias whatever the input.
     """
     erased: list[str] = []
 
-    def watch(name: str, layer: nn.GroupNorm) -> Any:
-        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if inputs[0][0].numel() == layer.num_groups:
-                erased.append(name)
+    def look(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(layer, nn.GroupNorm) and inputs[0][0].numel() == layer.num_groups:
+            erased.append(name)
 
-        return layer.register_forward_pre_hook(look)
-
-    layers = [(name, part) for name, part in network.named_modules() if isinstance(part, nn.GroupNorm)]
-    handles = [watch(name, layer) for name, layer in layers]
+    layers = [(name, part) for name, part in network.named_modules() if [*part.parameters(recurse=False)]]
+    handles = [part.register_forward_pre_hook(partial(look, name)) for name, part in layers]
+    handles += [part.register_full_backward_hook(lambda *_: None) for _, part in layers]
     weight = next(network.parameters())
     try:
-        with untouched(network), torch.no_grad():
-            network(torch.zeros(2, *shape, dtype=weight.dtype, device=weight.device))
+        with untouched(network), differentiable():
+            network(torch.zeros(2, *shape, dtype=weight.dtype, device=weight.device, requires_grad=True))
+    except RuntimeError as error:
+        if "modified inplace" not in str(error):
+            raise
+        raise RequestError(
+            f"expected a network without in-place operations, got {type(network).__name__}, which overwrites the "
+            f"output of a layer; write `x = x + y` for `x += y` and relu(x) without inplace, or choose another model"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -113,12 +120,12 @@ class PrivateUpdater(Updater):
         self._steps_per_epoch = max(1, round(self._n / self._expected))
         planned = training.epochs * self._steps_per_epoch
         checks.real("delta", rules.delta, low=0.0, high=1 / self._n, open_low=True, open_high=True)
-        refuse_erased_features(network, samples.shape)
+        refuse_unfit(network, samples.shape)
         self.noise_multiplier = self._noise(planned)
         self._noise_source = torch.Generator(fabric.device).manual_seed(streams.child("noise").key)
         self._module, self._optimizer, self._accountant = self._make_private(network, training)
         self._schedule = make_schedule(self._optimizer.original_optimizer, training, planned)
-        self.network = fabric.setup_module(self._module, move_to_device=False)
+        self.network = self._module
         self._steps, self._drawn, self._last = 0, 0, True
 
     def _noise(self, steps: int) -> float:
@@ -169,7 +176,7 @@ class PrivateUpdater(Updater):
         )
         for drawn in sampler:
             index = torch.tensor(drawn, dtype=torch.int64)
-            parts = index.split(self._rules.max_physical_batch or max(1, len(index)))
+            parts = torch.split(index, self._rules.max_physical_batch or max(1, len(index)))
             for i, part in enumerate(parts):
                 self._drawn, self._last = len(part), i == len(parts) - 1
                 yield part
@@ -196,24 +203,25 @@ class PrivateUpdater(Updater):
             self._schedule.step()
 
     def _backward(self, losses: Tensor) -> None:
-        if self._rules.grad_sample_mode == "ghost":
+        ghost = self._rules.grad_sample_mode == "ghost"
+        if ghost:
             from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 
             DPTensorFastGradientClipping(self._module, self._optimizer, losses, "mean").backward()
-            return
-        self._fabric.backward(losses.mean())
+        else:
+            self._fabric.backward(losses.mean())
         for parameter in self._optimizer.params:
-            found = parameter.grad_sample
+            found = parameter._norm_sample if ghost else parameter.grad_sample
             if not isinstance(found, Tensor) or len(found) != self._drawn:
-                passes = (
-                    0 if found is None else sum(len(part) for part in found) if isinstance(found, list) else len(found)
-                )
-                raise _more_than_once(f"{passes} per-example gradients for {self._drawn} examples")
+                seen = len(found) if isinstance(found, Tensor) else 0
+                raise _more_than_once(f"{seen} gradients for {self._drawn} examples")
 
     def _contribute_nothing(self) -> None:
         for parameter in self._optimizer.params:
-            parameter.grad = torch.zeros_like(parameter)
-            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+            if self._rules.grad_sample_mode == "ghost":
+                parameter.grad = torch.zeros_like(parameter)
+            else:
+                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
 
     def state(self) -> dict[str, Any]:
         """States of optimizer, schedule, accountant and noise."""
@@ -271,6 +279,6 @@ class PrivateUpdater(Updater):
 
 def _more_than_once(found: str) -> RobustsuiteError:
     return RobustsuiteError(
-        f"expected one pass and one loss for each example of a private step, got {found}; let the objective use each "
-        f"example once (one view, or the mean of its views inside one pass) and freeze weights that no pass uses"
+        f"expected one loss and one gradient for each example of a private step, got {found}; show each view in a pass "
+        f"of its own, average each example's losses, and freeze weights that no pass uses"
     )
