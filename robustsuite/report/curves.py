@@ -66,9 +66,10 @@ def _success(radius: float, rows: Sequence[Row]) -> Point:
 
     merged = over_repeats([Metric(r["value"], int(r["n"] or 0), r["low"], r["high"], "rate", "higher") for r in rows])
     value = 1 - merged.value
-    ends = (None, None) if merged.low is None or merged.high is None else (1 - merged.high, 1 - merged.low)
-    told = f"{words.figure(value, 'rate')} % {words.interval(*ends, 'rate')} at radius {radius:g}, n = {merged.n}"
-    return Point(radius, value, *ends, told)
+    low = None if merged.high is None else 1 - merged.high
+    high = None if merged.low is None else 1 - merged.low
+    told = f"{words.figure(value, 'rate')} % {words.interval(low, high, 'rate')} at radius {radius:g}, n = {merged.n}"
+    return Point(radius, value, low, high, told)
 
 
 def costs(table: ComparisonTable, rows: Sequence[Row], look: Mapping[str, int]) -> list[Chart]:

@@ -107,9 +107,7 @@ def _triggered(record: Record, columns: dict[str, Tensor]) -> Strip:
 def _reconstructed(record: Record, columns: dict[str, Tensor]) -> Strip:
     made, means = _few(columns, "reconstruction"), _few(columns, "class_mean")
     bounds = images.span(made, means)
-    captions = tuple(
-        f"class {label}" if len(made) < 6 else str(label) for label in _integers(columns, "labels", len(made))
-    )
+    captions = tuple(str(label) for label in _integers(columns, "labels", len(made)))
     rows = (("reconstruction", _row(made, bounds)), ("class mean", _row(means, bounds)))
     return Strip(record.defense, rows, captions, (False,) * len(captions))
 

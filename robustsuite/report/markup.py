@@ -32,7 +32,7 @@ def markdown(table: ComparisonTable) -> str:
     notes = [f"Intervals are 95 %. **Bold**: best of its column.{_question(table)}"] if table.rows else []
     for flag, where in table.legend():
         told = f": {flag.meaning}. {flag.remedy.capitalize()}".rstrip(". ") + "." if flag.meaning else ""
-        notes.append(f"- {MARK} `{_code(flag.code)}` ({escape_markdown(where)}){escape_markdown(told)}")
+        notes.append(f"- {MARK} {_code(flag.code)} ({escape_markdown(where)}){escape_markdown(told)}")
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 
 
@@ -48,7 +48,8 @@ def _question(table: ComparisonTable) -> str:
 
 
 def _code(text: str) -> str:
-    return " ".join(text.replace("`", "'").replace("|", "/").split())
+    """A code in code type; whatever does not look like one is escaped instead."""
+    return f"`{text}`" if re.fullmatch(r"[\w.-]+", text) else escape_markdown(text)
 
 
 def _pipes(parts: list[str]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _HEAD: Final = 13  # headings wrap at this many characters, unless a figure below is wider
 _LABEL: Final = 24  # and labels of defences at this many
-_PLAIN: Final = str.maketrans({"†": "!", "–": "-", "↑": "^", "↓": "v", "∞": "i"})
+_PLAIN: Final = str.maketrans({"†": "!", "–": "-", "↑": "^", "↓": "v", "∞": "inf", "·": "-", "…": "..."})
 _BEST: Final = "*"
 
 
@@ -42,8 +42,10 @@ def terminal(table: ComparisonTable, console: Console) -> None:
 
 
 def _fit(text: str, console: Console) -> str:
-    """Characters that the console can show."""
-    return text if console.encoding.lower().startswith("utf") else text.translate(_PLAIN)
+    """Characters that the console can show; those that it cannot are replaced, none stops the table."""
+    if console.encoding.lower().startswith("utf"):
+        return text
+    return text.translate(_PLAIN).encode(console.encoding, "replace").decode(console.encoding)
 
 
 def _parts(table: ComparisonTable, width: int) -> Iterator[list[int]]:
@@ -108,14 +110,15 @@ def _table(table: ComparisonTable, part: Sequence[int], console: Console) -> Tab
 
     shape = box.SIMPLE_HEAD if console.encoding.lower().startswith("utf") else box.ASCII2
     drawn = Table(box=shape, padding=(0, 1), pad_edge=False, collapse_padding=True, title_justify="left")
-    drawn.title = Text(" · ".join(dict.fromkeys(words.family(table.columns[i].scenario) for i in part)), style="dim")
+    families = " · ".join(dict.fromkeys(words.family(table.columns[i].scenario) for i in part))
+    drawn.title = Text(_fit(families, console), style="dim")
     drawn.add_column(Text("defence"), no_wrap=True)
     for i in part:
         figures = max(len(line) for row in table.cells for line in _lines(row[i]))
         heading = "\n".join(_heading(table.columns[i], figures))
         drawn.add_column(Text(_fit(heading, console)), justify="right", no_wrap=True, vertical="top")
     for label, cells in zip(table.rows, table.cells, strict=True):
-        drawn.add_row(Text("\n".join(_wrap(label, _LABEL))), *(_text(cells[i], console) for i in part))
+        drawn.add_row(Text(_fit("\n".join(_wrap(label, _LABEL)), console)), *(_text(cells[i], console) for i in part))
     return drawn
 
 

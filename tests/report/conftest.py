@@ -28,15 +28,16 @@ def metric(outcomes, better):
     return {"value": made.value, "n": made.n, "low": made.low, "high": made.high, "unit": made.unit, "better": better}
 
 
-def number(value, unit="", better="", n=0):
-    return {"value": value, "n": n, "unit": unit, "better": better}
-
-
 class Maker:
     """Writes records of a fake run, one after the other in plan order."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.order, self.records = folder, 0, []
+
+    @staticmethod
+    def number(value, unit="", better="", n=0):
+        """A figure without an interval, as a record holds it."""
+        return {"value": value, "n": n, "unit": unit, "better": better}
 
     def add(self, defense, attack, scenario, columns=None, **fields):
         key = fields.pop("key", f"{self.order:024x}")
@@ -64,7 +65,7 @@ class Maker:
         return record
 
     def utility(self, defense, right, flags=(), **more):
-        values = {"clean_accuracy": metric(right, "higher"), "parameters": number(52_394, "count"), **more}
+        values = {"clean_accuracy": metric(right, "higher"), "parameters": self.number(52_394, "count"), **more}
         pace = 0.9 - 0.3 * float(right.float().mean())
         history = tuple(
             {"epoch": float(e), "train_loss": 2.3 * pace**e, "validation_accuracy": 1 - 0.8 * pace**e} for e in range(8)
@@ -157,9 +158,9 @@ def _defended(maker, defense, place):
     strength = max(STRENGTH[part] for part in defense.split("+"))
     adaptive = ("not-adaptive",) if "input-validation" in defense else ()
     clean = verdicts(0.98 - 0.02 * place)
-    facts = {"train_seconds": number(4.0 + 9.0 * place, "seconds", "lower")}
+    facts = {"train_seconds": Maker.number(4.0 + 9.0 * place, "seconds", "lower")}
     if defense == "dp-sgd":
-        facts |= {"epsilon": number(2.9968, "nats", "lower"), "delta": number(1e-5, "", "lower")}
+        facts |= {"epsilon": Maker.number(2.9968, "nats", "lower"), "delta": Maker.number(1e-5, "", "lower")}
     maker.utility(defense, clean, **facts)
     for attack, loss in (("noise", 0.05), ("fgsm", 0.5), ("pgd", 1.0)):
         standing = clean & verdicts(1 - loss * (1 - strength), seed=1)
@@ -182,7 +183,7 @@ def _poisoning(maker, defense, clean, place):
         success = metric(verdicts(0.99 - 0.1 * place, 180), "lower")
         fields = {"metrics": {"backdoor_success_rate": success, "clean_accuracy": metric(clean, "higher")}}
         maker.add(defense, "badnets", "poisoning", images, headline="backdoor_success_rate", **fields)
-    drop = {"low": -0.01, "high": 0.03 + 0.01 * place, **number(0.015 * place, "rate difference", "lower", 200)}
+    drop = {"low": -0.01, "high": 0.03 + 0.01 * place, **Maker.number(0.015 * place, "rate difference", "lower", 200)}
     maker.add(defense, "label-flip", "poisoning", headline="accuracy_drop", metrics={"accuracy_drop": drop})
 
 
