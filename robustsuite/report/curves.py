@@ -132,9 +132,14 @@ def histories(records: Sequence[Record], look: Mapping[str, int]) -> list[Chart]
     for name in [n for n in names if n != "epoch"][:_PANELS]:
         lines = [_history(record, name, look) for record in first.values()]
         lines = [line for line in lines if line.points]
-        if lines:
+        if any(point.y for line in lines for point in line.points):
             percent = "accuracy" in name
-            y = axis("%" if percent else "", [p.y for s in lines for p in s.points], percent=percent, from_zero=True)
+            y = axis(
+                "%" if percent else "loss" if "loss" in name else "",
+                [p.y for s in lines for p in s.points],
+                percent=percent,
+                from_zero=True,
+            )
             x = axis("epoch", [p.x for s in lines for p in s.points], from_zero=True)
             charts.append(draw(words.title(name), x, y, lines))
     return charts

@@ -18,7 +18,7 @@ from robustsuite.benchmark.records import Record
 from robustsuite.report import charts, curves, summary, words
 from robustsuite.report.details import command, details, provenance
 from robustsuite.report.galleries import galleries
-from robustsuite.report.table import comparison, main_rows, plain_rows
+from robustsuite.report.table import comparison, plain_rows
 
 if TYPE_CHECKING:
     import jinja2
@@ -45,7 +45,7 @@ def page(folder: Path, records: Sequence[Record], frame: pd.DataFrame) -> str:
     known: dict[str, Any] = {
         "title": ordered[0].suite or "robustness report",
         "facts": _facts(ordered, rows),
-        "sentences": summary.sentences(table, main_rows(rows)),
+        "sentences": summary.sentences(table, rows),
         "tiles": summary.tiles(table),
         "table": table,
         "families": _families(table),

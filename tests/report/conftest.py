@@ -1,5 +1,6 @@
 """A run's folder as a real run leaves it, with figures that are known."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,14 +145,23 @@ def maker(tmp_path):
     return Maker(tmp_path / "run")
 
 
-@pytest.fixture
-def run(maker):
-    """Five defences, six attacks, a curve, and one of each kind of trouble."""
-    (maker.folder).mkdir(parents=True)
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Five defences, six attacks, a curve, and one of each kind of trouble; not to be written to."""
+    maker = Maker(tmp_path_factory.mktemp("made") / "run")
+    maker.folder.mkdir(parents=True)
     (maker.folder / "suite.yaml").write_text(SUITE)
     for place, defense in enumerate((*STRENGTH, "input-validation+adversarial-training")):
         _defended(maker, defense, place)
     return maker
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of that run which a test may change."""
+    copy = Maker(Path(shutil.copytree(made.folder, tmp_path / "run")))
+    copy.order, copy.records = made.order, list(made.records)
+    return copy
 
 
 def _defended(maker, defense, place):
