@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from robustsuite.attacks.evasion import art_bridge, art_catalogue
 from robustsuite.errors import BudgetError, RequestError
-from robustsuite.isolation import differentiable, seeded, untouched
+from robustsuite.isolation import differentiable, untouched
 from robustsuite.registry import Entry, attacks
-from robustsuite.scenarios.views import Inputs, WhiteBox
+from robustsuite.scenarios.views import Inputs, Oracle, WhiteBox
 from robustsuite.streams import Streams
 
 _SET_HERE: Final = frozenset(
@@ -38,14 +38,15 @@ class ArtAttack:
     Norm, goal and knowledge come from the view. `eps` and `eps_step`, where ART has them and they are left at None, are
     the radius and ART's own share of it. Gradient attacks get the counted model. The others get an oracle, one sample
     at a time, which ends the attack when the sample's queries are spent; the nearest input that was seen to reach the
-    goal within the ball is handed in, else what ART returned.
+    goal within the ball is handed in, a thousandth farther out where that reaches it too, else what ART returned.
 
     ART computes in float32: other inputs are cast for it, and its perturbation is added to the original. A result
     beyond the ball (minimum-norm attacks know no radius) is replaced by the untouched input, never projected.
 
     Guarantees:
-        ART draws from global generators, which are seeded per sample: an attack that draws runs sample by sample, so
-        its draws are the same in any batch. The model, its gradients and those generators are left as they were.
+        ART draws from global generators, and in places from one that the system seeds; all are seeded here per sample,
+        and an attack that draws runs sample by sample, so its draws are the same in any batch. The model, its gradients
+        and those generators are left as they were.
 
     References:
         Nicolae et al., 2018, arXiv:1807.01069.
@@ -59,7 +60,8 @@ class ArtAttack:
         dummy: Any = art_bridge.white_box(nn.Flatten(), (1, 2, 1), 2, (0.0, 1.0), gpu=False)
         if access != "white-box":
             dummy = art_bridge.black_box(lambda x: np.zeros((len(x), 2), np.float32), (1, 2, 1), 2, (0.0, 1.0))
-        self._build(dummy, self._options())
+        with art_bridge.reproducible(0):  # some constructors predict, and ART's data loaders draw
+            self._build(dummy, self._options())
 
     def __reduce__(self) -> tuple[Callable[..., ArtAttack], tuple[str, dict[str, Any]]]:
         """Pickled by name, because the class is made on demand."""
@@ -76,6 +78,10 @@ class ArtAttack:
         if isinstance(view, WhiteBox):
             with untouched(view.model), differentiable():
                 return self._ascend(view, streams)
+        if not isinstance(view, Oracle):
+            raise RequestError(
+                f"expected a model or an oracle, got a {type(view).__name__} view; {self.plugin_name} asks"
+            )
         with differentiable():
             rows = torch.arange(len(view.y), device=view.x.device)
             return torch.cat([self._ask(view.take(row), streams) for row in rows[:, None]])
@@ -125,7 +131,7 @@ class ArtAttack:
 
         def run(rows: Tensor) -> tuple[Tensor, bool]:
             part = view.take(rows)
-            with seeded(streams.child("art", int(part.ids[0])).key):
+            with art_bridge.reproducible(streams.child("art", int(part.ids[0])).key):
                 before = art_bridge.drawn()
                 moved = art_bridge.confine(part, self._generate(estimator, part))
                 return moved, art_bridge.drawn() != before
@@ -138,15 +144,16 @@ class ArtAttack:
                 return torch.cat([first, others])
         return torch.cat([first, *(run(row)[0] for row in index[1:, None])])
 
-    def _ask(self, view: Inputs, streams: Streams) -> Tensor:
+    def _ask(self, view: Oracle, streams: Streams) -> Tensor:
         """Black-box attacks on one sample: the nearest success seen, else what ART returned, else the input."""
         asker = art_bridge.Asker(view)
         shape = tuple(view.x.shape[1:])
         estimator = art_bridge.black_box(asker, shape, view.classes, view.ball.bounds)
         returned = view.x
-        with seeded(streams.child("art", int(view.ids[0])).key), suppress(BudgetError):
+        with art_bridge.reproducible(streams.child("art", int(view.ids[0])).key), suppress(BudgetError):
             returned = art_bridge.confine(view, self._generate(estimator, view))
-        return returned.clone() if asker.best is None else asker.best
+        best = asker.settle()
+        return returned.clone() if best is None else best
 
 
 @contextmanager

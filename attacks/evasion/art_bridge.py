@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustsuite.errors import BudgetError
-from robustsuite.scenarios.views import Inputs, LabelOracle
+from robustsuite.isolation import seeded
+from robustsuite.scenarios.views import Inputs, LabelOracle, Oracle, ScoreOracle
+
+_BEYOND: Final = 1.001
 
 
 class SinglePrecision(nn.Module):
@@ -30,34 +34,46 @@ class SinglePrecision(nn.Module):
 class Asker:
     """What ART calls for predictions: asks the oracle and remembers the nearest success within the ball."""
 
-    def __init__(self, view: Inputs) -> None:
+    def __init__(self, view: Oracle) -> None:
         self._view = view
         self._nearest = float("inf")
-        self.best: Tensor | None = None
+        self._best: Tensor | None = None
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Scores `(n, classes)`, one-hot where the oracle gives labels.
 
         Raises:
-            BudgetError: The sample's queries are spent; those that were left have been asked.
+            BudgetError: The sample's queries are spent, but for the last one; those that were left have been asked.
         """
         points = lift(self._view, x)
-        left = self._view.remaining(0)  # type: ignore[attr-defined]
+        left = self._view.remaining(0) - 1
         if left < len(points):
             if left > 0:
                 self._answer(points[: int(left)])
             raise BudgetError(f"expected at most {left:g} more queries, got {len(points)}; the best input is kept")
         return self._answer(points)
 
+    def settle(self) -> Tensor | None:
+        """The input to hand in, or None; the last query asks whether a point just beyond the nearest success holds.
+
+        Attacks on decisions end on the decision boundary, where rounding in another batch would turn the verdict.
+        """
+        if self._best is None or self._view.remaining(0) < 1:
+            return self._best
+        x = self._view.x
+        self._nearest = float("inf")  # so that the point beyond replaces the nearest one if it succeeds
+        self._answer(self._view.ball.project(x + (self._best - x) * _BEYOND, x))
+        return self._best
+
     def _answer(self, points: Tensor) -> np.ndarray:
         view, rows = self._view, torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        # A rejection is no success: it is shown to ART as the true label.
         if isinstance(view, LabelOracle):
             labels = view.labels(points, rows)
-            # A rejection is no success: it is shown to ART as the true label.
             labels = torch.where(labels < 0, view.y[rows], labels)
             scores = torch.nn.functional.one_hot(labels, max(view.classes, int(labels.max()) + 1)).float()
-        else:
-            scores = view.scores(points, rows)  # type: ignore[attr-defined]
+        elif isinstance(view, ScoreOracle):
+            scores = view.scores(points, rows)
             true = torch.nn.functional.one_hot(view.y[rows], scores.shape[1]).to(scores.dtype)
             scores = torch.where(scores.sum(1, keepdim=True) == 0, true, scores)
         self._remember(points, view.goal_reached(scores.argmax(1), rows))
@@ -70,7 +86,7 @@ class Asker:
         least = int(distance.argmin())
         if float(distance[least]) < self._nearest:
             self._nearest = float(distance[least])
-            self.best = points[least : least + 1].clone()
+            self._best = points[least : least + 1].clone()
 
 
 def lift(view: Inputs, x: np.ndarray) -> Tensor:
@@ -89,6 +105,23 @@ def confine(view: Inputs, moved: Tensor) -> Tensor:
     shape = (-1, *([1] * (moved.dim() - 1)))
     rounded = torch.where(near.reshape(shape), view.ball.project(moved, view.x), view.x)
     return torch.where(inside.reshape(shape), moved, rounded).detach()
+
+
+class _RandomState(np.random.RandomState):
+    def __init__(self, seed: Any = None) -> None:
+        super().__init__(np.random.randint(2**31) if seed is None else seed)
+
+
+@contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Seed the global generators, and with them the unseeded `RandomState()` that some attacks make for themselves."""
+    original = np.random.RandomState
+    with seeded(seed):
+        np.random.RandomState = _RandomState  # type: ignore[misc]
+        try:
+            yield
+        finally:
+            np.random.RandomState = original  # type: ignore[misc]
 
 
 def drawn() -> tuple[Any, ...]:

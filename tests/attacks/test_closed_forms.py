@@ -59,7 +59,7 @@ def test_a_hundred_steps_reach_the_dual_norm(view_of, norm, dtype, momentum):
 
 
 def test_forty_fixed_steps_still_miss_the_l2_optimum(view_of):
-    """Why the law asks for 100 steps: 40 steps of a tenth of the radius stop about 1e-3 short, relative to the reach."""
+    """Why the law asks for 100 steps: 40 steps of a tenth of the radius stop about 1e-3 short of the reach."""
     view, margin, wanted = problem(view_of, "l2", 0.1)
     clean = margin(view.x)
     short = (margin(PGD(steps=40)(view, Streams(0))) - wanted) / (clean - wanted)
