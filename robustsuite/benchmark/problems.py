@@ -225,6 +225,7 @@ def from_pydantic(error: ValidationError, model: type[BaseModel]) -> list[Proble
             found.append(Problem(path, f"expected {dotted(path)}, got nothing; add a line `{dotted(path)}: …`"))
         else:
             expected = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            expected = f"a value {expected}" if item["type"].startswith(("greater", "less")) else expected
             if expected.startswith("expected "):
                 found.append(Problem(path, expected))
             else:

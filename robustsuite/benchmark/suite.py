@@ -7,7 +7,6 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -30,12 +29,12 @@ from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.errors import RequestError
 from robustsuite.loading import load_factory
 from robustsuite.models.build import ModelSpec
+from robustsuite.suites import builtin_suites, builtin_text
 from robustsuite.threat import NORMS, Ball
 from robustsuite.training.settings import Training
 
 DEFAULT: Final = "quickstart"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_PACKAGE: Final = "robustsuite.suites"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,26 +262,6 @@ def _settings(block: Any) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 
-@dataclass(frozen=True)
-class BuiltinSuite:
-    """A suite that ships with the package: its name, and what it is for in one line."""
-
-    name: str
-    summary: str
-
-
-def builtin_suites() -> list[BuiltinSuite]:
-    """The suites that ship with the package, by name; the first comment line of each describes it."""
-    files = sorted(
-        (item for item in resources.files(_PACKAGE).iterdir() if item.name.endswith(".yaml")), key=lambda f: f.name
-    )
-    found = []
-    for item in files:
-        first = item.read_text(encoding="utf-8").partition("\n")[0]
-        found.append(BuiltinSuite(item.name.removesuffix(".yaml"), first.removeprefix("#").strip()))
-    return found
-
-
 def load_suite(source: str | Path | None = None, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Suite:
     """Read and validate a suite.
 
@@ -331,7 +310,7 @@ def _read_source(source: str | Path | None) -> tuple[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(f"expected a readable YAML file, got suite={asked!r}; {error}") from error
     if asked in builtin:
-        return f"{asked}.yaml", resources.files(_PACKAGE).joinpath(f"{asked}.yaml").read_text(encoding="utf-8")
+        return f"{asked}.yaml", builtin_text(asked)
     near_by = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
     near = difflib.get_close_matches(asked, [*builtin, *near_by], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"built-in suites: {', '.join(builtin)}"

@@ -84,7 +84,7 @@ def _scenarios() -> list[Row]:
 
 
 def _suites() -> list[Row]:
-    from robustsuite.benchmark.suite import builtin_suites
+    from robustsuite.suites import builtin_suites
 
     return [{"name": suite.name, "summary": suite.summary} for suite in builtin_suites()]
 

@@ -38,11 +38,11 @@ def evaluate(
     norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
     radius: Annotated[str | None, typer.Option(help="In raw input units; 8/255 is a quotient.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Weights: safetensors, or .pt without code.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Test samples to attack, each class in its share.")] = _SAMPLES,
+    samples: Annotated[int, typer.Option(help="Test samples to attack, each class in its share.")] = _SAMPLES,
     train_data: Annotated[str | None, typer.Option(help="What the model was trained on, like --data.")] = None,
     public_data: Annotated[str | None, typer.Option(help="Data that an adversary may know, like --data.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for records, tables and the HTML report.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     plugins: Plugins = None,
     quiet: Quiet = False,
@@ -57,6 +57,8 @@ def evaluate(
     from robustsuite.threat import Ball
 
     load_plugins(plugins)
+    checks.integer("samples", samples, low=1)
+    checks.integer("seed", seed, low=0)
     chosen = list(attacks or DEFAULT_ATTACKS)
     ball = None if radius is None else Ball(norm, checks.fraction("radius", radius))
     if ball is None and any(_is_evasion(item) for item in chosen):

@@ -37,7 +37,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     engine: Annotated[str, typer.Option(help="What runs the cells: local.")] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="2, or as many cores as there are")
+        int | None, typer.Option(help="Processes.", show_default="2, or as many cores as there are")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads per worker; part of every key.", show_default="the suite's")
@@ -62,8 +62,9 @@ def run(
         if value is not None
     ]
     loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())
+    count = default_workers() if workers is None else checks.integer("workers", workers, low=1)
     folder = choose_folder(suite, out, loaded.name, fresh=fresh)
-    outcome = _play(loaded, folder, workers or default_workers(), device, fresh=fresh, quiet=quiet)
+    outcome = _play(loaded, folder, count, device, fresh=fresh, quiet=quiet)
     conclude(outcome, quiet=quiet)
 
 

@@ -164,7 +164,7 @@ def test_a_suite_is_frozen():
         ("seed: x", 5, "seed: expected a valid integer, got seed='x'"),
         ("seed: 1.5", 5, "seed: expected a valid integer, got seed=1.5"),
         ("seed: true", 5, "seed: expected a valid integer, got seed=True"),
-        ("repeats: 0", 5, "repeats: expected greater than or equal to 1, got repeats=0"),
+        ("repeats: 0", 5, "repeats: expected a value greater than or equal to 1, got repeats=0"),
         ("seed: -1", 5, "got seed=-1"),
         ("training: {epoch: 3}", 5, r"training.epoch: .*got epoch=3; did you mean 'epochs'"),
         ("training:\n  epochs: 2\n  lr: fast", 7, "training.lr: expected a valid number, got lr='fast'"),
