@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from robustsuite import __version__
 from robustsuite.cli import catalogue, doctor, evaluate, report, run, train
+from robustsuite.cli.console import contained
 from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
 
 FAILED: Final = 1
@@ -22,7 +23,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
-            return super().invoke(ctx)
+            with contained():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command goes on where it stopped", err=True)
             raise typer.Exit(INTERRUPTED) from None

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,11 +44,28 @@ def say(text: str, *, quiet: bool = False) -> None:
 
 def set_up(*, verbose: bool = False) -> None:
     """Choose what the libraries below may say: warnings and logs with `--verbose`, errors otherwise."""
-    level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO if verbose else logging.ERROR)
     logging.captureWarnings(True)
     if not verbose:
         warnings.simplefilter("ignore")
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Undo `set_up` at the end, for whoever calls the application from Python."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    with warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
+            root.handlers[:] = handlers
+            root.setLevel(level)
 
 
 def load_plugins(files: list[str] | None) -> None:
