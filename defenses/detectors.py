@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _CHUNK = 256  # rows at a time when distances to all calibration samples are taken
+_MOST_BITS = 8
+_KEPT = 0.95  # share of predictions that a squeezer must leave alone on ordinary inputs
 
 
 class Detector(ABC):
@@ -76,41 +79,56 @@ class FeatureDistance(Detector):
 
 
 class FeatureSqueezing(Detector):
-    """How far the answer moves when the input is squeezed: the greatest l1 distance between probabilities.
+    """How far the answer moves when the input is squeezed: the greatest l1 distance between probabilities, in [0, 2].
 
-    Squeezers: fewer grey levels, and for images a median filter. The score lies in [0, 2].
+    Squeezers: fewer grey levels, and for images a median filter. A squeezer that changes the predictions of ordinary
+    inputs says nothing about strange ones, so what is left open is chosen at calibration: the fewest bits, and the
+    filter at all, under which at least 95 % of the predictions stay.
 
     Args:
         network: Raw inputs to logits, in eval mode.
         bounds: Least and greatest input value.
-        bit_depth: Bits that are kept, 1 to 8; None for 1 on inputs of one channel and 5 on colour.
-        median_window: Side of the median filter, at least 1; 1 for none.
+        bit_depth: Bits that are kept, 1 to 8; None to choose.
+        median_window: Side of the median filter, at least 1, 1 for none; None for 2 where it keeps the predictions.
 
     References:
         Xu et al., NDSS 2018, arXiv:1704.01155.
     """
 
     def __init__(
-        self, network: nn.Module, bounds: tuple[float, float], bit_depth: int | None, median_window: int
+        self, network: nn.Module, bounds: tuple[float, float], bit_depth: int | None, median_window: int | None
     ) -> None:
         self._network, self._bounds = network, bounds
-        self._bits, self._window = bit_depth, median_window
+        self.bits, self.window = bit_depth or _MOST_BITS, median_window or 1
+        self._open = (bit_depth is None, median_window is None)
 
     def calibrate(self, x: Tensor) -> Tensor:
-        """Nothing is fitted; the scores of `x`."""
+        """Choose the squeezers that were left open; the scores of `x`."""
+        choose_bits, choose_window = self._open
+        if choose_bits:
+            kept = (
+                b for b in range(1, _MOST_BITS) if self._keeps(x, partial(fewer_levels, bounds=self._bounds, bits=b))
+            )
+            self.bits = next(kept, _MOST_BITS)
+        if choose_window and _is_image(x, 2) and self._keeps(x, partial(median_filtered, window=2)):
+            self.window = 2
         return torch.cat([self.scores(part) for part in torch.split(x, _CHUNK)])
 
     def scores(self, x: Tensor) -> Tensor:
         """Greatest l1 distance between the probabilities of `x` and of each squeezed `x`."""
         plain = self._network(x).softmax(1)
-        moved = [(self._network(squeezed).softmax(1) - plain).abs().sum(1) for squeezed in self._squeezed(x)]
-        return torch.stack(moved).amax(0)
+        squeezed = [fewer_levels(x, self._bounds, self.bits)]
+        if self.window > 1 and _is_image(x, self.window):
+            squeezed.append(median_filtered(x, self.window))
+        return torch.stack([(self._network(s).softmax(1) - plain).abs().sum(1) for s in squeezed]).amax(0)
 
-    def _squeezed(self, x: Tensor) -> Iterator[Tensor]:
-        colour = x.dim() == 4 and x.shape[1] > 1
-        yield fewer_levels(x, self._bounds, self._bits if self._bits is not None else (5 if colour else 1))
-        if x.dim() in (3, 4) and self._window > 1 and min(x.shape[-2:]) >= self._window:
-            yield median_filtered(x, self._window)
+    def _keeps(self, x: Tensor, squeeze: Callable[[Tensor], Tensor]) -> bool:
+        same = [self._network(p).argmax(1) == self._network(squeeze(p)).argmax(1) for p in torch.split(x, _CHUNK)]
+        return float(torch.cat(same).float().mean()) >= _KEPT
+
+
+def _is_image(x: Tensor, side: int) -> bool:
+    return x.dim() in (3, 4) and min(x.shape[-2:]) >= side
 
 
 def fewer_levels(x: Tensor, bounds: tuple[float, float], bits: int) -> Tensor:

@@ -158,4 +158,5 @@ class PrivateDescent(Update):
 
 
 def _name(part: object) -> str:
-    return str(getattr(type(part), "plugin_name", type(part).__name__))
+    named = getattr(part, "rules", part)  # a part that holds its defence goes by the defence's name
+    return str(getattr(type(named), "plugin_name", type(named).__name__))

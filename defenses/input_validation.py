@@ -43,8 +43,9 @@ class InputValidation:
         false_alarm_rate: Share of ordinary inputs that the detectors may reject, in (0, 0.5]; needs at least
             1 / false_alarm_rate - 1 calibration samples.
         neighbours: k of the feature distance, at least 1.
-        bit_depth: Bits that squeezing keeps, 1 to 8; None for 1 on inputs of one channel and 5 on colour.
-        median_window: Side of squeezing's median filter, at least 1 (1 for none); used on images.
+        bit_depth: Bits that squeezing keeps, 1 to 8; None for the fewest that keep 95 % of the predictions.
+        median_window: Side of squeezing's median filter on images, at least 1 (1 for none); None for 2 where that keeps
+            95 % of the predictions.
 
     Raises:
         RequestError: An unknown detector, or too few calibration samples for the rate.
@@ -57,7 +58,7 @@ class InputValidation:
     false_alarm_rate: float = 0.05
     neighbours: int = 5
     bit_depth: int | None = None
-    median_window: int = 2
+    median_window: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.detectors:
@@ -68,7 +69,8 @@ class InputValidation:
         checks.integer("neighbours", self.neighbours, low=1)
         if self.bit_depth is not None:
             checks.integer("bit_depth", self.bit_depth, low=1, high=8)
-        checks.integer("median_window", self.median_window, low=1)
+        if self.median_window is not None:
+            checks.integer("median_window", self.median_window, low=1)
 
     def __call__(self, recipe: Recipe) -> Recipe:
         """The recipe with one more wrapper around the deployed model."""
