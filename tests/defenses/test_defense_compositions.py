@@ -18,7 +18,7 @@ from robustsuite.threat import Ball
 from robustsuite.training.cache import Trainer
 from robustsuite.training.fit import divide
 
-HARD = AdversarialTraining(attack={"pgd": {"steps": 2}})
+HARD = AdversarialTraining(attack={"pgd": {"steps": 2, "step_size": 0.75}})
 PRIVATE = DPSGD(noise_multiplier=0.5, delta=1e-3)
 CHECKED = InputValidation(false_alarm_rate=0.1)
 
