@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Ball": "robustsuite.threat",
+    "Threat": "robustsuite.threat",
     "Samples": "robustsuite.data.samples",
     "Streams": "robustsuite.streams",
     "Recipe": "robustsuite.training.recipe",
@@ -23,28 +24,31 @@ _LAZY = {
     "Report": "robustsuite.report.report",
     "RobustsuiteError": "robustsuite.errors",
     "RequestError": "robustsuite.errors",
+    "ModelError": "robustsuite.errors",
 }
 
 if TYPE_CHECKING:
     from robustsuite.api import attack, defense, evaluate, perturb, run
     from robustsuite.data.samples import Samples
-    from robustsuite.errors import RequestError, RobustsuiteError
+    from robustsuite.errors import ModelError, RequestError, RobustsuiteError
     from robustsuite.models.wrap import wrap
     from robustsuite.registry import register
     from robustsuite.report.report import Report
     from robustsuite.streams import Streams
-    from robustsuite.threat import Ball
+    from robustsuite.threat import Ball, Threat
     from robustsuite.training.recipe import Recipe
     from robustsuite.training.settings import Training
 
 __all__ = [
     "Ball",
+    "ModelError",
     "Recipe",
     "Report",
     "RequestError",
     "RobustsuiteError",
     "Samples",
     "Streams",
+    "Threat",
     "Training",
     "attack",
     "defense",

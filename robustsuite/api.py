@@ -2,64 +2,79 @@
 
 from __future__ import annotations
 
-import copy
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks, registry
-from robustsuite.benchmark.environment import environment, resolve_device
+from robustsuite import __version__, checks, registry
+from robustsuite.benchmark.environment import environment
+from robustsuite.benchmark.existing import existing, model_digest
+from robustsuite.benchmark.games import AttackLike, Game, arrange_all, ask_for_what_is_missing, labels, resolve
 from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.records import Record
 from robustsuite.canonical import digest, plain
-from robustsuite.data.coerce import to_samples
-from robustsuite.data.samples import Samples
-from robustsuite.errors import ModelError, RequestError
 from robustsuite.expressions import parse_call
 from robustsuite.isolation import seeded, untouched
-from robustsuite.protocol import Attack, Victim, judgeable, moves
+from robustsuite.protocol import Victim, moves
 from robustsuite.registry import Entry
 from robustsuite.report.report import Report
-from robustsuite.scenarios import SCENARIOS, arrange
 from robustsuite.scenarios.views import Inputs, Meter, make_view
-from robustsuite.serving import Deployed, Served
+from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball, Threat
-from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
 
-if TYPE_CHECKING:
-    from robustsuite.protocol import Scenario
-
-AttackLike = str | Attack[Any, Any]
-_BATCH = 128
+_BATCH: Final = 128
 
 
 def attack(name: str, /, **options: Any) -> Any:
     """An attack by name, with its options checked.
 
+    Args:
+        name: A registered name, `art:NAME`, or an expression such as `"pgd(steps=5)"`.
+        **options: The attack's own options.
+
+    Raises:
+        RequestError: An unknown name or option, or an impossible value.
+
     Example:
-        >>> attack("pgd", steps=5).steps
-        5
+        >>> attack("pgd", steps=5) == attack("pgd(steps=5)")
+        True
     """
-    return registry.attacks.get(name).make(options)
+    return _made(registry.attacks, name, options)
 
 
 def defense(name: str, /, **options: Any) -> Any:
-    """A defence by name, with its options checked."""
-    return registry.defenses.get(name).make(options)
+    """A defence by name, with its options checked.
+
+    Args:
+        name: A registered name, or an expression such as `"dp-sgd(epsilon=3.0)"`.
+        **options: The defence's own options.
+
+    Raises:
+        RequestError: An unknown name or option, or an impossible value.
+    """
+    return _made(registry.defenses, name, options)
+
+
+def _made(plugins: registry.Registry, text: str, options: Mapping[str, Any]) -> Any:
+    name, written = parse_call(text)
+    twice = sorted(set(written) & set(options))
+    if twice:
+        raise checks.fail("each option once", twice[0], options[twice[0]], f"it also stands in {text!r}")
+    return plugins.get(name).make({**written, **options})
 
 
 def evaluate(
     model: nn.Module | Deployed,
     data: Any,
-    attacks: Sequence[AttackLike],
+    attacks: AttackLike | Sequence[AttackLike],
     threat: Ball | Threat | None = None,
     *,
     seed: int = 0,
@@ -74,178 +89,103 @@ def evaluate(
 ) -> Report:
     """Attack a model that already exists, and judge how it held up.
 
+    The model, its mode, gradients and buffers, the inputs and the global random state are left as they were. An attack
+    that raises becomes a record with status `error`, and the others go on.
+
     Args:
-        model: From raw inputs `(N, …)` to logits `(N, classes)`; normalisation belongs inside (`rs.wrap`). It is evaluated
-            in eval mode, and left exactly as it was.
-        data: `(x, y)`, a torch `Dataset`, a `DataLoader` or `Samples`.
-        attacks: Names (`"pgd"`, `"pgd(steps=5)"`, `"art:HopSkipJump"`) or attacks made by `rs.attack`.
-        threat: The ball in which evasion attacks must stay.
-        seed: Keys every random draw.
+        model: From raw inputs `(N, …)` to logits `(N, classes)`; normalisation belongs inside (`rs.wrap`). It is
+            evaluated in eval mode.
+        data: `(x, y)`, a torch `Dataset`, a `DataLoader` or `Samples`. Inputs lie within the bounds that the model
+            declares (`rs.wrap(model, bounds=...)`), else those of the samples or the ball, else [0, 1].
+        attacks: Names (`"pgd"`, `"pgd(steps=5)"`, `"art:HopSkipJump"`) or attacks made by `rs.attack`. The same one
+            given more than once is told apart by its options, or by a number.
+        threat: The ball in which evasion attacks must stay, or a whole `rs.Threat`.
+        seed: Keys every random draw; at least 0.
         device: `auto` uses the device that the model is on; on another one a copy is evaluated.
         classes: Number of classes; by default what the model's logits say.
         train: What the model was trained on, for games that need it.
-        public: Data that an adversary may know.
+        public: Data that an adversary may know, for games that need them.
         recipe: How the model was trained, for games that train again.
         name: What tables call the model.
-        rules: Rules of the games, such as `query_budget`.
-        progress: Told as attacks finish.
+        rules: Rules of the games, such as `query_budget`, `draws` or `batch_size`.
+        progress: Told what is played, how many games are done, and how many there are.
 
     Returns:
-        A report whose `frame` is tidy and whose `table()` compares.
+        A report whose `frame` is tidy and whose `table()` compares. Per-sample files lie in a temporary folder that
+        goes with it; `save` keeps them.
 
     Raises:
         RequestError: Data or a request that cannot be judged; the message says how to mend it.
-        ModelError: Outputs that are no logits.
+        ModelError: Outputs that are no finite logits, a model that fails or writes to its input.
     """
-    if not attacks:
-        raise checks.fail("at least one attack", "attacks", list(attacks), "name one, such as 'pgd'")
-    victim = make_victim(model, data, device, classes, seed, train=train, public=public, recipe=recipe)
-    games = [_game(item, threat, rules or {}) for item in attacks]
-    _ask_for_what_is_missing(games, victim)
+    checks.integer("seed", seed, low=0)
+    with seeded(seed):
+        games = arrange_all(attacks, threat, rules or {})
+        ball = threat.ball if isinstance(threat, Threat) else threat
+        victim = existing(
+            model, data, ball=ball, device=device, classes=classes, seed=seed, train=train, public=public, recipe=recipe
+        )
+        ask_for_what_is_missing(games, victim)
+        _ = victim.clean  # every answer is looked at before the first attack
+        return _played(games, victim, name, seed, progress)
+
+
+def _played(
+    games: Sequence[Game], victim: Victim, name: str, seed: int, progress: Callable[[str, int, int], None] | None
+) -> Report:
+    blanks = _blanks(games, victim, name, seed)
     folder = Path(tempfile.mkdtemp(prefix="robustsuite-"))
-    clean = registry.attacks.get("none")
-    everything = [("none", clean, partial(arrange, clean, {}, None)), *games]
-    labels = _labels([label for label, _, _ in everything])
-    records = []
-    for order, (label, (_, entry, make)) in enumerate(zip(labels, everything, strict=True)):
-        if progress is not None:
-            progress(f"playing {label}", order, len(everything))
-        record = judge(_blank(order, label, entry, victim, seed, name, make), make, lambda: victim, folder)
-        records.append(record)
-    return Report(records, folder)
+    try:
+        records = []
+        for blank, game in zip(blanks, games, strict=True):
+            if progress is not None:
+                progress(f"playing {blank.attack}", blank.order, len(games))
+            records.append(judge(blank, lambda made=game: made[1:], lambda: victim, folder))  # type: ignore[misc]
+        report = Report(records, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(report, shutil.rmtree, folder, ignore_errors=True)
+    return report
 
 
-def make_victim(
-    model: nn.Module | Deployed,
-    data: Any,
-    device: str,
-    classes: int | None,
-    seed: int,
-    *,
-    train: Any = None,
-    public: Any = None,
-    recipe: Recipe | None = None,
-) -> Victim:
-    """Check a model and its data against each other, and put them together."""
-    bounds = tuple(getattr(model, "bounds", (0.0, 1.0)))
-    samples = to_samples(data, classes=classes, bounds=bounds)
-    deployed, where = _place(model, device)
-    _finite_weights(deployed.network)
-    count = classes if classes is not None else max(_count_classes(deployed, samples, where), 2)
-    checks.labels("y", samples.y, count)
-    samples = replace(samples, classes=count)
-    more = {k: None if v is None else to_samples(v, classes=count, bounds=bounds) for k, v in (("train", train), ("public", public))}
-    return Victim(deployed, samples, recipe=recipe, trainer=Trainer(seed, where), device=where, **more)
+def _blanks(games: Sequence[Game], victim: Victim, name: str, seed: int) -> list[Record]:
+    """Records with everything that is known before the games are played."""
+    training = any(module.training for module in victim.model.network.modules())
+    common: dict[str, Any] = {
+        "suite": "evaluate",
+        "dataset": f"{len(victim.test)} samples",
+        "model": name,
+        "defense": "none",
+        "seed": seed,
+        "message": "the model was in training mode; it was evaluated in eval mode and put back" if training else "",
+        "environment": environment(victim.device, torch.get_num_threads()),
+    }
+    place = {"device": victim.device.partition(":")[0], "threads": torch.get_num_threads(), "version": __version__}
+    known = {"model": model_digest(victim.model), "data": victim.test.digest(), "seed": seed, **place}
+    return [
+        Record(
+            key=digest({**known, "label": label, "attack": _plain(game.attack), "game": _plain(game.scenario)}),
+            order=order,
+            attack=label,
+            scenario=game.entry.scenario,
+            knowledge="" if game.entry.access == "none" else game.entry.access,
+            **common,
+        )
+        for order, (label, game) in enumerate(zip(labels(games), games, strict=True))
+    ]
 
 
-def _place(model: nn.Module | Deployed, device: str) -> tuple[Deployed, str]:
-    if not isinstance(model, (nn.Module, Deployed)):
-        raise checks.fail("a torch.nn.Module", "model", type(model).__name__, "wrap the function in a module")
-    network = model.network if isinstance(model, Deployed) else model
-    at = next((str(p.device) for p in network.parameters()), "cpu")
-    where = at if device == "auto" else resolve_device(device)
-    if where.partition(":")[0] != at.partition(":")[0]:
-        if isinstance(model, Deployed):
-            raise checks.fail(f"the device of the deployed model ({at})", "device", device, "move it there first")
-        model = copy.deepcopy(model).to(where)
-    return (model if isinstance(model, Deployed) else Served(model)), where
-
-
-def _finite_weights(network: nn.Module) -> None:
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        checks.finite(f"model.{name}", tensor.detach())
-
-
-def _count_classes(deployed: Deployed, samples: Samples, device: str) -> int:
-    dtype = next((p.dtype for p in deployed.network.parameters() if p.is_floating_point()), torch.float32)
-    with untouched(deployed.network), torch.no_grad():
-        logits = deployed(samples.batch(slice(0, 8), device).x.to(dtype)).logits
-    if not isinstance(logits, Tensor):
-        raise ModelError(f"expected logits as a tensor, got {type(logits).__name__}; return only the logits")
-    judgeable(logits, 2)
-    return int(logits.shape[1])
-
-
-def _game(item: AttackLike, threat: Ball | Threat | None, rules: Mapping[str, Any]) -> tuple[str, Entry, Callable[[], Any]]:
-    model = Threat(ball=threat) if isinstance(threat, Ball) else threat
-    if isinstance(item, str):
-        name, options = parse_call(item)
-        entry = registry.attacks.get(name)
-        allowed = {k: v for k, v in rules.items() if k in SCENARIOS[entry.scenario].options}
-        arrange(entry, {**allowed, **options}, model)
-        return name, entry, partial(arrange, entry, {**allowed, **options}, model)
-    name = getattr(item, "plugin_name", "")
-    if not name:
-        raise checks.fail("the name of an attack or a registered one", "attacks", item, "make it by rs.attack(...)")
-    entry = registry.attacks.get(name)
-    allowed = {k: v for k, v in rules.items() if k in SCENARIOS[entry.scenario].options}
-    scenario = SCENARIOS[entry.scenario].arrange(entry.access, model, allowed)
-    return name, entry, lambda: (item, scenario)
-
-
-def _ask_for_what_is_missing(games: Sequence[tuple[str, Entry, Any]], victim: Victim) -> None:
-    for label, entry, _ in games:
-        for need in SCENARIOS[entry.scenario].needs:
-            if getattr(victim, need) is None:
-                how = {"train": "pass --train-data (train=... in Python)"}.get(
-                    need, "name a training recipe: a suite file, or recipe=... in Python"
-                )
-                raise RequestError(
-                    f"expected a model with its {need} for attack={label!r}, got {need}=None; {entry.scenario} is judged "
-                    f"by training again on what the model was trained on: {how}"
-                )
-
-
-def _labels(names: Sequence[str]) -> list[str]:
-    """Names, numbered where one occurs again."""
-    return [n if names.count(n) == 1 else f"{n}#{names[: i + 1].count(n)}" for i, n in enumerate(names)]
-
-
-def _blank(
-    order: int, label: str, entry: Entry, victim: Victim, seed: int, name: str, make: Callable[[], Any]
-) -> Record:
-    made, scenario = make()
-    test = victim.test
-    key = digest(
-        {
-            "model": _model_digest(victim.model),
-            "data": test.digest(),
-            "attack": plain(made),
-            "scenario": {"is": scenario.name, **plain(scenario)},
-            "seed": seed,
-            "label": label,
-        }
-    )
-    was_training = "evaluated in eval mode, restored afterwards" if victim.model.network.training else ""
-    return Record(
-        key=key,
-        order=order,
-        suite="evaluate",
-        dataset=f"{len(test)} samples",
-        model=name,
-        defense="none",
-        attack=label,
-        scenario=entry.scenario,
-        knowledge="" if entry.access == "none" else entry.access,
-        seed=seed,
-        message=was_training,
-        environment=environment(victim.device, torch.get_num_threads()),
-    )
-
-
-def _model_digest(model: Deployed) -> str:
-    import hashlib
-
-    state = hashlib.sha256()
-    for name, tensor in model.network.state_dict().items():
-        state.update(name.encode())
-        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()[:24]
+def _plain(made: Any) -> dict[str, Any]:
+    try:
+        return {"name": type(made).__name__, **plain(made)}
+    except TypeError as error:
+        raise checks.fail("options that a record can hold", "attack", made, str(error)) from error
 
 
 def perturb(
     attack: AttackLike,
-    model: nn.Module,
+    model: nn.Module | Deployed,
     x: Tensor,
     y: Tensor,
     ball: Ball,
@@ -257,60 +197,94 @@ def perturb(
     """Run an evasion attack on a batch, whether the model gets it right or not.
 
     Args:
-        attack: A name or an attack made by `rs.attack`.
+        attack: A name, an expression such as `"pgd(steps=5)"`, or an attack made by `rs.attack`.
         model: From raw inputs to logits; left exactly as it was.
-        x: Inputs `(N, …)` within the ball's bounds.
+        x: Inputs `(N, …)` within the bounds that the model declares, else those of the ball, else [0, 1].
         y: Labels `(N,)`.
-        ball: Where the result must lie; bounds default to the model's, else to [0, 1].
-        seed: Keys the random draws.
+        ball: Where the result must lie; bounds default to those of the inputs.
+        seed: Keys the random draws; at least 0.
         target: Labels `(N,)` to reach; None for an untargeted attack.
         batch_size: Samples at a time; never changes the result.
 
     Returns:
         Inputs `(N, …)` in the model's dtype, on the device of `x`, without a graph. Nothing is judged.
+
+    Raises:
+        RequestError: Another kind of attack, or inputs, labels or targets that cannot be attacked.
+        ModelError: Outputs that are no finite logits, a model that fails or writes to its input.
     """
-    entry_name = parse_call(attack)[0] if isinstance(attack, str) else getattr(attack, "plugin_name", "")
-    entry = registry.attacks.get(entry_name)
+    checks.integer("seed", seed, low=0)
+    checks.integer("batch_size", batch_size, low=1)
+    if not isinstance(ball, Ball):
+        raise checks.fail("a ball", "ball", ball, "write rs.Ball('linf', 8 / 255)")
+    entry, options = resolve(attack)
     if entry.scenario != "evasion":
-        raise checks.fail("an evasion attack", "attack", entry_name, "poisoning and inversion are played by rs.evaluate")
-    made = entry.make(parse_call(attack)[1]) if isinstance(attack, str) else attack
-    victim = make_victim(model, (x, y), "auto", None, seed)
-    if target is not None:
-        checks.labels("target", target, victim.test.classes)
+        raise checks.fail("an evasion attack", "attack", entry.name, f"{entry.scenario} is played by rs.evaluate")
+    made = entry.make(options) if isinstance(attack, str) else attack
     streams, meter = Streams(seed).child("attack"), Meter()
-    found: list[Tensor] = []
-    with untouched(victim.model.network), seeded(streams.key):
-        for batch in victim.test.batches(batch_size, victim.device):
-            common = {
-                "x": batch.x.to(victim.dtype),
-                "y": batch.y,
-                "ids": batch.ids,
-                "ball": ball.within(victim.test.bounds),
-                "classes": victim.test.classes,
-                "target": None if target is None else target[batch.ids.to(target.device)].to(victim.device),
-                "meter": meter,
-            }
-            view: Inputs = make_view(entry.access, victim.model, common)
-            found.extend(artefact.detach() for _, artefact in moves(made, view, streams))
-    return torch.cat(found).to(x.device)
+    with seeded(streams.key), torch.inference_mode(False):
+        victim = existing(model, (x, y), ball=ball, seed=seed)
+        wanted = None if target is None else _targets(target, victim)
+        with untouched(victim.model.network):
+            views = (
+                _view(entry, victim, ball, slice(start, start + batch_size), wanted, meter)
+                for start in range(0, len(victim.test), batch_size)
+            )
+            found = [moved.detach() for view in views for _, moved in moves(made, view, streams)]
+    return torch.cat(found).to(x.device if isinstance(x, Tensor) else "cpu")
 
 
-def run(suite: str | Path | None = None, out: str | Path | None = None, **options: Any) -> Report:
+def _targets(target: Any, victim: Victim) -> Tensor:
+    wanted = torch.as_tensor(target)
+    if wanted.shape != victim.test.y.shape:
+        expected = f"a target for each of {len(victim.test)} samples"
+        raise checks.fail(expected, "target.shape", tuple(wanted.shape), "pass labels (N,)")
+    checks.labels("target", wanted, victim.test.classes)
+    return wanted.to(victim.device, torch.int64)
+
+
+def _view(entry: Entry, victim: Victim, ball: Ball, rows: slice, target: Tensor | None, meter: Meter) -> Inputs:
+    batch = victim.test.batch(rows, victim.device)
+    common = {
+        "x": batch.x.to(victim.dtype),
+        "y": batch.y,
+        "ids": batch.ids,
+        "ball": ball.within(victim.test.bounds),
+        "classes": victim.test.classes,
+        "target": None if target is None else target[rows],
+        "meter": meter,
+    }
+    return make_view(entry.access, victim.model, common)
+
+
+def run(
+    suite: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    **options: Any,
+) -> Report:
     """Run a suite file or a built-in suite.
 
     Args:
         suite: A path, the name of a built-in suite, or None for `quickstart`.
-        out: Folder of the run; by default `runs/<name>`.
+        out: Folder of the run; by default `runs/<name>`. A run that was interrupted there goes on.
+        overrides: Keys of the suite to set, each as `"a.b=c"` with the value in YAML.
+        plugins: Plug-in files to load.
         **options: As in `robustsuite.benchmark.runner.run`: workers, device, fresh, progress.
 
     Returns:
         The report, its files written.
+
+    Raises:
+        RequestError: The suite is wrong, and nothing was started; the message names file, line, key and value.
     """
     from robustsuite.benchmark.runner import run as run_suite
     from robustsuite.benchmark.suite import load_suite
     from robustsuite.report.files import write
 
-    loaded = load_suite(suite)
+    loaded = load_suite(suite, list(overrides), list(plugins))
     outcome = run_suite(loaded, Path(out) if out is not None else Path("runs") / loaded.name, **options)
     write(outcome.folder)
     return Report.load(outcome.folder)

@@ -82,3 +82,10 @@ def differentiable() -> Iterator[None]:
     """Allow gradients here even where the caller runs under `no_grad` or `inference_mode`."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this error says that memory ran out; torch has a class for it on an accelerator, but none on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)

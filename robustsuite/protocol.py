@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from robustsuite.data.samples import Samples
 from robustsuite.errors import ModelError, NotApplicableError
-from robustsuite.isolation import seeded, untouched
-from robustsuite.serving import Deployed
+from robustsuite.isolation import out_of_memory, seeded, untouched
+from robustsuite.serving import Deployed, ask
 from robustsuite.streams import Streams
 from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
@@ -103,17 +103,19 @@ class Victim:
     def clean(self) -> CleanAnswers:
         """Answers to the test samples, computed once and shared by every game on this victim."""
         with untouched(self.model.network), torch.no_grad():
-            parts = [self._answer(batch.x, check=i == 0) for i, batch in enumerate(self.test.batches(256, self.device))]
+            parts = [self._answer(batch.x) for batch in self.test.batches(256, self.device)]
             again = [self._answer(b.x)[3] for b in self.test.take(slice(0, _REPEATED)).batches(17, self.device)]
-        logits = torch.cat([part[3] for part in parts])[:_REPEATED]
+        logits = torch.cat([part[3] for part in parts])
+        judgeable(logits, self.test.classes)
+        logits = logits[:_REPEATED]
         gap = float((logits - torch.cat(again)).abs().max())
         same = gap <= 1e-4 * max(1.0, float(logits.abs().max()))
         prediction, rejected, confidence = (torch.cat([part[i] for part in parts]) for i in range(3))
         return CleanAnswers(prediction, rejected, confidence, same)
 
-    def _answer(self, x: Tensor, *, check: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits, rejected = self.model(x.to(self.dtype))
-        if check:
+    def _answer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits, rejected = ask(self.model, x.to(self.dtype))
+        if logits.dim() != 2:
             judgeable(logits, self.test.classes)
         confidence, prediction = logits.softmax(1).max(1)
         return prediction.cpu(), rejected.cpu(), confidence.float().cpu(), logits.double().cpu()
@@ -136,7 +138,7 @@ def judgeable(logits: Tensor, classes: int) -> None:
     if logits.dim() == 1 or (logits.dim() == 2 and logits.shape[1] == 1):
         raise ModelError(
             f"expected logits of shape (N, {classes}), got shape={tuple(logits.shape)}; a model with one logit is "
-            f'declared by rs.wrap(model, output="binary-logit")'
+            f'declared by rs.wrap(model, output="binary-logit"), one with one probability by output="probabilities"'
         )
     if logits.dim() != 2 or logits.shape[1] < classes:
         raise ModelError(
@@ -186,7 +188,7 @@ class Metrics:
         values: Metric name -> figure; the first is the headline, which stands in the comparison table.
         flags: Short codes of doubts.
         status: `ok` or `inconclusive`.
-        message: Why, in one sentence, where the status is not ok.
+        message: Why, in one sentence, where the status is not ok; else what is worth a note.
         per_sample: Column name -> tensor `(N,)`; holds `id` where it is not empty.
         artefacts: Name -> tensor, a small share kept for figures.
         cost: Counted passes: `forwards`, `backwards`, `queries`, in samples.
@@ -246,23 +248,36 @@ def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed
     streams = Streams(seed).child("attack")
     # A caller's inference mode would make tensors that no training or attack can differentiate through.
     with torch.inference_mode(False), untouched(victim.model.network), seeded(streams.key):
-        made = (move for view in scenario.views(victim) for move in moves(attack, view, streams))
-        return scenario.score(victim, made)
+        notes: dict[str, None] = {}
+        made = (move for view in scenario.views(victim) for move in moves(attack, view, streams, notes))
+        metrics = scenario.score(victim, made)
+    return replace(metrics, message="; ".join(part for part in (metrics.message, *notes) if part))
 
 
-def moves(attack: Attack[V, A], view: V, streams: Streams) -> Iterator[tuple[V, A]]:
-    """The attack's move on this view; out of memory, a view that can be halved is, and the game goes on."""
+def moves(
+    attack: Attack[V, A], view: V, streams: Streams, notes: dict[str, None] | None = None
+) -> Iterator[tuple[V, A]]:
+    """The attack's move on this view; out of memory, a view that can be halved is, and the game goes on.
+
+    Args:
+        attack: Who moves.
+        view: What it sees.
+        streams: What it draws from.
+        notes: Where it is written down, as a key, that memory ran out.
+    """
     try:
         artefact = attack(view, streams)
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
         halve = getattr(view, "halves", None)
-        parts = halve() if halve is not None else ()
+        parts = halve() if halve is not None and out_of_memory(error) else ()
         if not parts:
             raise
     else:
         yield view, artefact
         return
+    if notes is not None:
+        notes["memory ran out, and batches were halved"] = None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     for part in parts:
-        yield from moves(attack, part, streams)
+        yield from moves(attack, part, streams, notes)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustsuite.isolation import out_of_memory
+
 
 class Outputs(NamedTuple):
     """`logits (N, classes)` and `rejected (N,)` bool; a rejected input has no verdict."""
@@ -59,3 +61,22 @@ class Served(Deployed):
         """Logits of the network; nothing is rejected."""
         logits = self._network(x)
         return Outputs(logits, torch.zeros(len(x), dtype=torch.bool, device=x.device))
+
+
+def ask(model: Deployed, x: Tensor) -> Outputs:
+    """Answers to a batch; out of memory, to one half after the other.
+
+    Args:
+        model: The deployed model.
+        x: Raw inputs `(N, …)` in the model's dtype.
+    """
+    try:
+        return model(x)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error) or len(x) < 2:
+            raise
+    # Outside of the handler, whose traceback would keep the activations alive.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    parts = [ask(model, half) for half in (x[: len(x) // 2], x[len(x) // 2 :])]
+    return Outputs(torch.cat([part.logits for part in parts]), torch.cat([part.rejected for part in parts]))

@@ -22,7 +22,7 @@ def judge(blank: Record, arrange: Callable[[], Game], victim: Callable[[], Victi
     """Play one game and fill in its record; an exception becomes a record of its own.
 
     Args:
-        blank: The record with everything that is known beforehand.
+        blank: The record with everything that is known beforehand; its message is kept behind that of the judge.
         arrange: Makes the attack and the scenario.
         victim: Makes (trains, recalls) the victim.
         folder: Where the per-sample file goes; None keeps none.
@@ -60,7 +60,7 @@ def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None
     return replace(
         blank,
         status=metrics.status,
-        message=metrics.message,
+        message="; ".join(part for part in (metrics.message, blank.message) if part),
         flags=tuple(dict.fromkeys((*metrics.flags, *(trained.flags if trained is not None else ())))),
         metrics=values,
         headline=next(iter(metrics.values), ""),

@@ -77,7 +77,7 @@ class Wrapped(nn.Module):
         if self.output == "binary-logit":
             half = answer.reshape(-1) / 2
             return torch.stack([-half, half], dim=1)
-        return answer.clamp_min(torch.finfo(answer.dtype).tiny).log()
+        return _rows(answer).clamp_min(torch.finfo(answer.dtype).tiny).log()
 
     def _check_channels(self, x: Tensor) -> None:
         channels = x.shape[1] if x.dim() > 1 else 1
@@ -95,15 +95,24 @@ class Wrapped(nn.Module):
                     f'output="binary-logit"'
                 )
             return
-        if self.classes is not None and shape != (n, self.classes):
+        single = self.output == "probabilities" and shape in ((n,), (n, 1))
+        if self.classes is not None and shape != (n, self.classes) and not (single and self.classes == 2):
             raise ModelError(f"expected {self.output} of shape ({n}, {self.classes}), got shape={shape}; mend classes")
         if self.output == "probabilities":
-            _check_probabilities(answer.detach())
+            if not single and answer.dim() != 2:
+                raise ModelError(f"expected probabilities (N, classes), got shape={shape}; return one per class")
+            _check_probabilities(_rows(answer.detach()))
+
+
+def _rows(answer: Tensor) -> Tensor:
+    """Probabilities `(N, classes)`; one number a sample is that of class 1."""
+    if answer.dim() == 2 and answer.shape[1] > 1:
+        return answer
+    one = answer.reshape(-1)
+    return torch.stack([1 - one, one], dim=1)
 
 
 def _check_probabilities(answer: Tensor) -> None:
-    if answer.dim() != 2:
-        raise ModelError(f"expected probabilities (N, classes), got shape={tuple(answer.shape)}; return one per class")
     least, sums = float(answer.min()), answer.double().sum(1)
     off = float((sums - 1).abs().max())
     if not (least >= 0 and off < 1e-2):
@@ -129,8 +138,9 @@ def wrap(
         mean: Subtracted from each channel; one value or one per channel.
         std: What each channel is then divided by, positive; one value or one per channel.
         bounds: Least and greatest raw input value, such as (0, 255).
-        output: `logits`; `probabilities`, whose logarithm is then the logits; or `binary-logit`, one number z that
-            becomes the two logits (-z/2, z/2), so that sigmoid(z) is the probability of class 1.
+        output: `logits`; `probabilities`, whose logarithm is then the logits (one number a sample is the probability of
+            class 1); or `binary-logit`, one number z that becomes the two logits (-z/2, z/2), so that sigmoid(z) is the
+            probability of class 1.
         classes: How many classes the model scores; checked at the first call where given.
 
     Raises:

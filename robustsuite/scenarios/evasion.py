@@ -13,6 +13,7 @@ from robustsuite import checks
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
 from robustsuite.scenarios.views import Inputs, Meter, make_view
+from robustsuite.serving import ask
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball, Threat
@@ -168,7 +169,7 @@ class _Judge:
         wrong, rejected, predictions = [], [], []
         with torch.no_grad():
             for rows, labels in zip(x.split(size), y.split(size), strict=True):
-                answers = [self._victim.model(rows) for _ in range(self._game.draws)]
+                answers = [ask(self._victim.model, rows) for _ in range(self._game.draws)]
                 labelled = torch.stack([a.logits.argmax(1) for a in answers])
                 turned_away = torch.stack([a.rejected for a in answers])
                 failures = ((labelled != labels) & ~turned_away).sum(0)

@@ -1,0 +1,193 @@
+"""A model that somebody already has, checked against its data before anything is played."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from robustsuite import checks
+from robustsuite.benchmark.environment import resolve_device
+from robustsuite.canonical import canonical_json
+from robustsuite.data.coerce import to_samples
+from robustsuite.data.samples import Samples
+from robustsuite.errors import ModelError, RobustsuiteError
+from robustsuite.isolation import out_of_memory, untouched
+from robustsuite.protocol import Victim, judgeable
+from robustsuite.serving import Deployed, Served, ask
+from robustsuite.threat import Ball
+from robustsuite.training.cache import Trainer
+from robustsuite.training.recipe import Recipe
+
+_TRIED: Final = 8  # samples of the trial run
+
+
+def existing(
+    model: nn.Module | Deployed,
+    data: Any,
+    *,
+    ball: Ball | None = None,
+    device: str = "auto",
+    classes: int | None = None,
+    seed: int = 0,
+    train: Any = None,
+    public: Any = None,
+    recipe: Recipe | None = None,
+) -> Victim:
+    """Put a user's model and data together, once they fit.
+
+    A few samples are run through the model to see that it answers, how many classes it scores, and that it leaves its
+    input alone.
+
+    Args:
+        model: From raw inputs `(N, …)` to logits `(N, classes)`.
+        data: Whatever `to_samples` reads.
+        ball: The threat, whose bounds must agree with those of the data.
+        device: `auto` stays where the model is; on another device a copy is used.
+        classes: Number of classes; None for as many as the model scores.
+        seed: Seed of trainings that games may ask for.
+        train: What the model was trained on.
+        public: Data that an adversary may know.
+        recipe: How the model was trained.
+
+    Raises:
+        RequestError: Data that do not fit the model, the bounds or the ball.
+        ModelError: A model that fails, answers something other than finite logits, or writes to its input.
+    """
+    deployed, where = _placed(model, device)
+    bounds = input_bounds(model, data, ball)
+    samples = to_samples(data, classes=classes, bounds=bounds)
+    _agree(samples, bounds, ball)
+    _usable_weights(deployed.network)
+    logits = _trial(deployed, samples, where)
+    judgeable(logits, classes or 2)
+    count = classes or int(logits.shape[1])
+    checks.labels("y", samples.y, count)
+    return Victim(
+        deployed,
+        replace(samples, classes=count),
+        recipe=recipe,
+        train=_beside(train, count, bounds),
+        public=_beside(public, count, bounds),
+        trainer=Trainer(seed, where),
+        device=where,
+    )
+
+
+def input_bounds(model: nn.Module | Deployed, data: Any, ball: Ball | None = None) -> tuple[float, float]:
+    """Least and greatest raw input: what the model declares, else the samples, else the ball, else [0, 1]."""
+    for holder in (model, getattr(model, "network", None), data if isinstance(data, Samples) else None, ball):
+        declared: Any = getattr(holder, "bounds", None)
+        if _is_interval(declared):
+            return float(declared[0]), float(declared[1])
+    return 0.0, 1.0
+
+
+def model_digest(model: Deployed) -> str:
+    """24 hexadecimal digits over weights, buffers, and the modules' classes and plain settings; not over code."""
+    state = hashlib.sha256()
+    for name, module in model.network.named_modules():
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        state.update(f"{name}:{kind}{canonical_json(dict(_settings(module)))}\n".encode())
+    for name, tensor in model.network.state_dict().items():
+        if isinstance(tensor, Tensor):
+            state.update(f"{name}:{tuple(tensor.shape)}{tensor.dtype}\n".encode())
+            state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()[:24]
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Public attributes that are plain, such as strides and means; the mode is left out, as games set it."""
+    for name, value in vars(module).items():
+        parts = value if isinstance(value, (list, tuple)) else (value,)
+        plain = all(isinstance(part, (bool, int, float, str, type(None))) for part in parts)
+        if plain and name != "training" and not name.startswith("_"):
+            yield name, value
+
+
+def _is_interval(value: Any) -> bool:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        return False
+    numbers = all(isinstance(end, (int, float)) and math.isfinite(end) for end in value)
+    return numbers and value[0] < value[1]
+
+
+def _placed(model: nn.Module | Deployed, device: str) -> tuple[Deployed, str]:
+    if not isinstance(model, (nn.Module, Deployed)):
+        raise checks.fail("a torch.nn.Module", "model", type(model).__name__, "wrap the function in a module")
+    network = model.network if isinstance(model, Deployed) else model
+    at = next((str(tensor.device) for tensor in (*network.parameters(), *network.buffers())), None)
+    if device == "auto" or at is None or device in (at, at.partition(":")[0]):
+        where = at or resolve_device("cpu" if device == "auto" else device)
+    elif isinstance(model, Deployed):
+        raise checks.fail(f"the device of the deployed model ({at})", "device", device, "move it there first")
+    else:
+        where = resolve_device(device)
+        model = copy.deepcopy(model).to(where)
+    return (model if isinstance(model, Deployed) else Served(model)), where
+
+
+def _agree(samples: Samples, bounds: tuple[float, float], ball: Ball | None) -> None:
+    if samples.bounds != bounds:
+        remedy = f"the model declares {bounds}: scale the inputs, or declare rs.wrap(model, bounds={samples.bounds})"
+        raise checks.fail("samples with the model's bounds", "data.bounds", samples.bounds, remedy)
+    if ball is None or ball.bounds is None:
+        return
+    if ball.bounds[0] < bounds[0] or ball.bounds[1] > bounds[1]:
+        remedy = "leave them out, or declare the model's by rs.wrap(model, bounds=...)"
+        raise checks.fail(f"a ball within the inputs' bounds {bounds}", "ball.bounds", ball.bounds, remedy)
+    checks.within("x", samples.inputs(), ball.bounds)
+
+
+def _usable_weights(network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if is_lazy(parameter):
+            raise checks.fail("initialised weights", f"model.{name}", "lazy", "run one batch through the model first")
+        checks.finite(f"model.{name}", parameter.detach())
+    for name, buffer in network.named_buffers():
+        # Infinities stand in attention masks and in observers; what they do wrong shows in the logits.
+        if buffer.is_floating_point() and bool(buffer.isnan().any()):
+            checks.finite(f"model.{name}", buffer.detach().nan_to_num(nan=math.nan, posinf=0.0, neginf=0.0))
+
+
+def _trial(deployed: Deployed, samples: Samples, device: str) -> Tensor:
+    """Logits of the first few samples."""
+    dtype = next((p.dtype for p in deployed.network.parameters() if p.is_floating_point()), torch.float32)
+    x = samples.batch(slice(0, _TRIED), device).x.to(dtype)
+    given = x.clone()
+    with untouched(deployed.network), torch.no_grad():
+        try:
+            logits = ask(deployed, given).logits
+        except RobustsuiteError:
+            raise
+        except Exception as error:  # a stranger's model may raise anything
+            if out_of_memory(error):
+                raise
+            raise ModelError(
+                f"expected a model that answers inputs of shape {tuple(x.shape)} and {dtype}, got "
+                f"{type(error).__name__}: {error}; hand in data as the model takes it, or wrap the model in a module"
+            ) from error
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"expected logits as a tensor, got {type(logits).__name__}; return only the logits")
+    if not torch.equal(given, x):
+        raise ModelError(
+            "expected a model that leaves its input as it is, got one that writes to it; write x = x - mean instead of "
+            "x.sub_(mean), or let rs.wrap(model, mean=..., std=...) normalise"
+        )
+    if logits.dim() == 0 or len(logits) != len(x):
+        raise ModelError(
+            f"expected one row of logits per sample, got shape={tuple(logits.shape)} for {len(x)} samples; keep the "
+            f"batch axis first"
+        )
+    return logits
+
+
+def _beside(data: Any, classes: int, bounds: tuple[float, float]) -> Samples | None:
+    return None if data is None else to_samples(data, classes=classes, bounds=bounds)

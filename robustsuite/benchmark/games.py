@@ -1,0 +1,117 @@
+"""What a user asks for in Python, as attacks with the games that they play."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from robustsuite import checks, registry
+from robustsuite.errors import RequestError
+from robustsuite.expressions import parse_call
+from robustsuite.protocol import Attack, Scenario, Victim
+from robustsuite.registry import Entry
+from robustsuite.scenarios import SCENARIOS, sort_options
+from robustsuite.threat import Ball, Threat
+
+AttackLike = str | Attack[Any, Any]
+CLEAN: Final = "none"
+_GIVEN_BY: Final = {
+    "train": "what it was trained on, by --train-data (train=... in Python)",
+    "public": "what an adversary may know beside it, by --public-data (public=... in Python)",
+    "recipe": "how it was trained, by a suite file (recipe=... in Python)",
+}
+
+
+class Game(NamedTuple):
+    """A registered attack, with its options, and the game that it plays."""
+
+    entry: Entry
+    attack: Attack[Any, Any]
+    scenario: Scenario[Any, Any]
+
+
+def resolve(item: AttackLike) -> tuple[Entry, dict[str, Any]]:
+    """The plug-in that is meant, and the options that are written beside its name.
+
+    Raises:
+        RequestError: Neither a known name nor an instance of a registered class.
+    """
+    name, options = parse_call(item) if isinstance(item, str) else (getattr(item, "plugin_name", ""), {})
+    if not name or isinstance(item, type):
+        remedy = "make it by rs.attack(...), or register its class"
+        raise checks.fail("the name of an attack or a registered one", "attack", item, remedy)
+    return registry.attacks.get(name), options
+
+
+def arrange_all(
+    attacks: AttackLike | Sequence[AttackLike], threat: Ball | Threat | None, rules: Mapping[str, Any]
+) -> list[Game]:
+    """The clean evaluation, then a game for every attack that is asked for.
+
+    Args:
+        attacks: One or more.
+        threat: The ball of evasion attacks, or the whole threat model.
+        rules: Rules of the games; each must be one of some game that is asked for.
+
+    Raises:
+        RequestError: No attack, an unknown one, an unknown option or rule, or evasion without a ball.
+    """
+    listed = list(attacks) if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
+    if not listed:
+        raise checks.fail("at least one attack", "attacks", listed, "name one, such as 'pgd'")
+    if threat is not None and not isinstance(threat, (Ball, Threat)):
+        raise checks.fail("a ball", "threat", threat, "write rs.Ball('linf', 8 / 255)")
+    whole = Threat(ball=threat) if isinstance(threat, Ball) else threat
+    asked = [_arrange(item, whole, rules) for item in listed]
+    known = sorted({option for game in asked for option in game.scenario.options})
+    for key in rules:
+        checks.one_of("rules", key, known)
+    return [_arrange(CLEAN, None, {}), *(game for game in asked if game.entry.name != CLEAN)]
+
+
+def _arrange(item: AttackLike, threat: Threat | None, rules: Mapping[str, Any]) -> Game:
+    entry, options = resolve(item)
+    own, written = sort_options(entry, options)
+    made = entry.make(own) if isinstance(item, str) else item
+    if threat is None and entry.scenario == "evasion":
+        remedy = "add threat=rs.Ball('linf', 8 / 255), say"
+        raise checks.fail(f"a ball for the evasion attack {entry.name!r}", "threat", None, remedy)
+    kind = SCENARIOS[entry.scenario]
+    shared = {key: value for key, value in rules.items() if key in kind.options}
+    return Game(entry, made, kind.arrange(entry.access, threat, {**shared, **written}))
+
+
+def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
+    """Refuse a game that this victim cannot play, naming all that it lacks.
+
+    Raises:
+        RequestError: What is missing, what it is for, and how to give it.
+    """
+    for entry, _, scenario in games:
+        missing = [need for need in scenario.needs if getattr(victim, need) is None]
+        if missing:
+            got = ", ".join(f"{need}=None" for need in missing)
+            ways = "; ".join(_GIVEN_BY.get(need, f"{need}=...") for need in missing)
+            raise RequestError(
+                f"expected a model with its {' and '.join(missing)} for attack={entry.name!r}, got {got}; "
+                f"{entry.scenario} cannot be judged without: give {ways}"
+            )
+
+
+def labels(games: Sequence[Game]) -> list[str]:
+    """Names; where one occurs again, with the options that are not defaults, and numbered where those agree too."""
+    names = [game.entry.name for game in games]
+    told = [n if names.count(n) == 1 else n + _changed(game.attack) for n, game in zip(names, games, strict=True)]
+    return [t if told.count(t) == 1 else f"{t}#{told[: i + 1].count(t)}" for i, t in enumerate(told)]
+
+
+def _changed(made: Any) -> str:
+    """Options that are not defaults, as `(key=value, …)`; empty where there are none."""
+    pairs = []
+    for field in dataclasses.fields(made):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        value = getattr(made, field.name)
+        if field.init and field.repr and value != default:
+            pairs.append(f"{field.name}={value!r}")
+    return f"({', '.join(pairs)})" if pairs else ""
