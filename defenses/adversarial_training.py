@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -13,7 +13,6 @@ from robustsuite import checks, losses
 from robustsuite.data.samples import Batch, Samples
 from robustsuite.errors import RequestError
 from robustsuite.isolation import differentiable, untouched
-from robustsuite.protocol import Attack
 from robustsuite.registry import attacks, register
 from robustsuite.scenarios.views import Ascent, WhiteBox
 from robustsuite.threat import Ball
@@ -21,9 +20,8 @@ from robustsuite.training.recipe import Objective, Recipe, Step, clean_validatio
 
 _MONITORED: Final = 256  # held-out samples that are attacked after each epoch
 _COLLAPSE: Final = 0.2  # share of samples by which the training attack must be weaker than PGD to speak of a collapse
-_SHORTHANDS: Final[dict[str, dict[str, Any]]] = {
-    "fgsm-rs": {"fgsm": {"step_size": 1.25, "random_start": True}},
-}
+_FAST: Final = "fgsm-rs"
+_SHORTHANDS: Final[dict[str, dict[str, Any]]] = {_FAST: {"fgsm": {"step_size": 1.25, "random_start": True}}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,20 +58,22 @@ class AdversarialLoss(Objective):
     Args:
         attack: The evasion attack, the same object that would be played against a deployed model.
         ball: Where adversarial inputs lie; bounds are the data's where it declares none.
-        warmup: Epochs over which the radius grows linearly.
         monitor: What held-out samples are attacked by after each epoch.
+        warmup: Epochs over which the radius grows linearly.
+        free: Whether the training attack moves as if inputs had no bounds, and what it found is cut to them afterwards.
     """
 
     attack: Any
     ball: Ball
+    monitor: Any
     warmup: int = 0
-    monitor: Any = field(default=None)
+    free: bool = False
 
     def __call__(self, network: nn.Module, batch: Batch, step: Step) -> Tensor:
         """Losses `(B,)` of the network, in training mode, at the adversarial inputs."""
         share = min(1.0, (step.epoch + 1) / (self.warmup + 1))
-        ball = self.ball.scaled(self.ball.radius * share)
-        return step.loss(network(_perturb(self.attack, network, batch, ball, step)), batch.y)
+        moved = self._perturb(self.attack, network, batch, step, self.ball.radius * share)
+        return step.loss(network(moved), batch.y)
 
     def validate(self, network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:
         """Clean figures, robust accuracy under a short PGD, and whether only the training attack is withstood.
@@ -91,28 +91,30 @@ class AdversarialLoss(Objective):
         return figures
 
     def _withstood(self, attack: Any, network: nn.Module, batch: Batch, step: Step) -> float:
-        moved = _perturb(attack, network, batch, self.ball, step)
+        moved = self._perturb(attack, network, batch, step, self.ball.radius)
         with untouched(network), torch.no_grad():
             return float((network(moved).argmax(1) == batch.y).float().mean())
+
+    def _perturb(self, attack: Any, network: nn.Module, batch: Batch, step: Step, radius: float) -> Tensor:
+        """The attack's answer to this batch, against the network in eval mode and with its weights held still."""
+        ball = self.ball.scaled(radius).within(step.bounds)
+        free = self.free and attack is self.attack
+        with untouched(network):
+            view = BatchView(
+                x=batch.x,
+                y=batch.y,
+                ids=batch.ids,
+                ball=replace(ball, bounds=None) if free else ball,
+                classes=step.classes,
+                model=network,
+            )
+            moved: Tensor = attack(view, step.streams.child("attack")).detach()
+        return ball.project(moved, batch.x) if free else moved
 
 
 def _collapsed(trained: float, robust: float, n: int) -> bool:
     """Whether PGD breaks most of what the training attack leaves standing, by more than chance over n samples."""
     return robust < trained / 4 and trained - robust > max(_COLLAPSE, 3 * math.sqrt(0.5 / n))
-
-
-def _perturb(attack: Attack[WhiteBox, Tensor], network: nn.Module, batch: Batch, ball: Ball, step: Step) -> Tensor:
-    """The attack's answer to this batch, against the network in eval mode and with its weights held still."""
-    with untouched(network):
-        view = BatchView(
-            x=batch.x,
-            y=batch.y,
-            ids=batch.ids,
-            ball=ball.within(step.bounds),
-            classes=step.classes,
-            model=network,
-        )
-        return attack(view, step.streams.child("attack")).detach()
 
 
 @register.defense("adversarial-training", taxonomy=("AML.M0003", "NISTAML.022", "ML01:2023"))
@@ -129,8 +131,9 @@ class AdversarialTraining:
 
     Args:
         attack: An evasion attack as in a suite's `attacks`: a name, or {name: {options}}; `fgsm-rs` stands for fast
-            adversarial training, one step of 1.25 radii from a random start. Default: PGD with 10 steps of a quarter
-            of the radius.
+            adversarial training: one step of 1.25 radii from a random start that need not lie within the input bounds,
+            to which the result is cut; started within them, most pixels of an image on black would end at an extreme,
+            and the training would collapse. Default: PGD with 10 steps of a quarter of the radius.
         norm: `linf`, `l2` or `l1`; by default the threat's.
         radius: In raw input units, at least 0, a number or text such as "8/255"; by default the threat's.
         warmup: Epochs over which the radius grows linearly from radius / (warmup + 1), at least 0.
@@ -157,8 +160,9 @@ class AdversarialTraining:
         objective = AdversarialLoss(
             attack=_inner_attack({"pgd": {"steps": 10, "step_size": 0.25}} if self.attack is None else self.attack),
             ball=self._ball(recipe.threat),
-            warmup=self.warmup,
             monitor=_inner_attack({"pgd": {"steps": 10, "step_size": 0.25}}),
+            warmup=self.warmup,
+            free=self.attack == _FAST,
         )
         return recipe.with_objective(objective)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -241,5 +242,7 @@ class _Run:
 
     def flags(self) -> tuple[str, ...]:
         """Doubts that the epochs raised."""
-        overfitted = any(row.get("catastrophic_overfitting", 0.0) > 0 for row in self.history)
-        return ("catastrophic-overfitting",) if overfitted else ()
+        marks = [row.get("catastrophic_overfitting", 0.0) > 0 for row in self.history]
+        # A start that is weak against every attack but one may grow out of it; a fall, or no recovery, is the doubt.
+        fell = any(after and not before for before, after in itertools.pairwise(marks))
+        return ("catastrophic-overfitting",) if fell or (marks and all(marks)) else ()

@@ -18,7 +18,7 @@ from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import TinyNetwork, tiny_recipe
 from robustsuite.threat import Ball
 from robustsuite.training.fit import fit
-from robustsuite.training.recipe import Step, training_loss
+from robustsuite.training.recipe import CleanLoss, Step, training_loss
 from robustsuite.training.settings import Training
 
 BALL = Ball("linf", 0.1)
@@ -138,6 +138,43 @@ def test_withstanding_only_the_training_attack_is_flagged():
     fitted = fit(AdversarialTraining(attack="noise")(plain), tiny_samples(320), 0)
     assert fitted.flags == ("catastrophic-overfitting",)
     assert fitted.history[-1]["catastrophic_overfitting"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("marks", "flagged"),
+    [
+        ([0, 0, 0], False),
+        ([1, 0, 0], False),
+        ([1, 1, 1], True),
+        ([0, 0, 1], True),
+        ([1, 0, 1], True),
+        ([0, 1, 0], True),
+    ],
+)
+def test_a_fall_or_no_recovery_is_flagged(marks, flagged):
+    column = iter(marks)
+
+    @dataclasses.dataclass(frozen=True)
+    class Planted(CleanLoss):
+        def validate(self, network, held_out, step):
+            return {"catastrophic_overfitting": float(next(column)), "score": 0.0}
+
+    plain = tiny_recipe()
+    plain = dataclasses.replace(plain, training=plain.training.override({"epochs": 3}), objective=Planted())
+    assert ("catastrophic-overfitting" in fit(plain, tiny_samples(64), 0).flags) == flagged
+
+
+def test_the_fast_start_ignores_the_input_bounds_and_the_result_does_not():
+    """On a black image a start within the bounds would leave every pixel at 0 or at the full radius."""
+    network = Passes()
+    samples = Samples(torch.zeros(16, 1, 8, 8), torch.arange(16) % 4, 4)
+    objective(Ball("linf", 0.3), attack="fgsm-rs")(network.train(), samples.batch(slice(None)), step_of(samples))
+    (_, start), (_, moved) = network.seen
+    assert start.min() < -0.2
+    assert moved.min() >= 0
+    assert moved.max() <= 0.3 + 1e-6
+    between = (moved > 0.01) & (moved < 0.29)
+    assert between.float().mean() > 0.1
 
 
 def test_robust_accuracy_picks_the_epoch_and_clean_accuracy_breaks_ties():
