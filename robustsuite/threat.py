@@ -116,7 +116,8 @@ class Ball:
         import torch
 
         difference = (a.double() - b.double()).flatten(1)
-        return torch.linalg.vector_norm(difference, ord=_ORDER[self.norm], dim=1)
+        length: Tensor = torch.linalg.vector_norm(difference, ord=_ORDER[self.norm], dim=1)
+        return length
 
     def contains(self, moved: Tensor, x: Tensor) -> Tensor:
         """Whether each `moved` row lies in the ball around its `x` and in bounds, up to `tolerance`; bool `(N,)`."""
@@ -161,7 +162,8 @@ class Ball:
     def _length(self, delta: Tensor) -> Tensor:
         import torch
 
-        return torch.linalg.vector_norm(delta.flatten(1), ord=_ORDER[self.norm], dim=1)
+        length: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=_ORDER[self.norm], dim=1)
+        return length
 
     def _shrink(self, delta: Tensor, x: Tensor) -> Tensor:
         """Solve for the multiplier of the norm constraint, row by row, with the bounds inside the equation."""
