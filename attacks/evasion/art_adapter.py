@@ -6,6 +6,7 @@ ART is imported when the first such name is asked for. What its attacks return g
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -57,6 +58,9 @@ class ArtAttack:
 
     def __post_init__(self) -> None:
         access = art_catalogue.find(self.art_name)[1]
+        package = art_catalogue.EXTRAS.get(self.art_name)
+        if package and not getattr(self, "es", 0) and importlib.util.find_spec(package) is None:
+            raise RequestError(f"expected the package that {self.plugin_name} needs, got none; pip install {package}")
         dummy: Any = art_bridge.white_box(nn.Flatten(), (1, 2, 1), 2, (0.0, 1.0), gpu=False)
         if access != "white-box":
             dummy = art_bridge.black_box(lambda x: np.zeros((len(x), 2), np.float32), (1, 2, 1), 2, (0.0, 1.0))
@@ -102,8 +106,7 @@ class ArtAttack:
         y = np.eye(view.classes, dtype=np.float32)[wanted.cpu().numpy()]
         x = view.x.detach().to("cpu", torch.float32).numpy().copy()
         blind = view.target is None and self.art_name in art_catalogue.TARGETED_ONLY
-        with _installed(self.plugin_name):
-            moved: np.ndarray = attack.generate(x=x, y=None if blind else y)
+        moved: np.ndarray = attack.generate(x=x, y=None if blind else y)
         return art_bridge.lift(view, moved)
 
     def _resolved(self, view: Inputs) -> dict[str, Any]:
@@ -157,22 +160,10 @@ class ArtAttack:
 
 
 @contextmanager
-def _installed(label: str) -> Iterator[None]:
-    """Some attacks import packages that ART itself does not require."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise RequestError(
-            f"expected the package that {label} needs, got no module {error.name!r}; pip install {error.name}"
-        ) from error
-
-
-@contextmanager
 def _explained(label: str, options: dict[str, Any]) -> Iterator[None]:
     """What ART's constructor refuses is a request error."""
     try:
-        with _installed(label):
-            yield
+        yield
     except (ValueError, TypeError, IndexError, NotImplementedError) as error:
         if isinstance(error, RequestError):
             raise

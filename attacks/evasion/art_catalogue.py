@@ -15,6 +15,9 @@ DECISIONS: Final = frozenset({"BoundaryAttack", "GeoDA", "HopSkipJump", "SignOPT
 TARGETED_ONLY: Final = frozenset({"SaliencyMapMethod"})
 """Attacks without a `targeted` option whose `y` is always a target."""
 
+EXTRAS: Final = {"AutoAttack": "multiprocess", "PixelAttack": "cma", "ThresholdAttack": "cma"}
+"""Packages that attacks import without ART requiring them; the two pixel attacks only with `es=0`."""
+
 _GRADIENTS: Final = frozenset({"LossGradientsMixin", "ClassGradientsMixin"})
 _CLASSIFIERS: Final = _GRADIENTS | {"ClassifierMixin", "NeuralNetworkMixin"}
 _OTHER_TASKS: Final = ("ObjectDetector", "ObjectTracker", "SpeechRecognizer")

@@ -186,6 +186,13 @@ def test_what_cannot_be_played_is_refused_before_it_starts(name, options, words)
     assert words in str(caught.value)
 
 
+def test_a_package_that_art_forgets_is_named_before_anything_runs(monkeypatch):
+    monkeypatch.setitem(art_catalogue.EXTRAS, "DeepFool", "no_such_package_anywhere")
+    with pytest.raises(RequestError, match="pip install no_such_package_anywhere"):
+        made("DeepFool", {})
+    assert made("PixelAttack", {"es": 1}).es == 1
+
+
 def test_adapted_attacks_are_values():
     one, other = made("HopSkipJump", HOP), made("HopSkipJump", HOP)
     assert one == other
