@@ -61,7 +61,10 @@ class BadNets:
         checks.integer("target", self.target, low=0, high=samples.classes - 1)
         if len(samples.shape) != 3 or min(samples.shape[1:]) < self.size + self.margin:
             raise checks.fail(
-                f"images of at least {self.size + self.margin} pixels a side", "shape", samples.shape, "make the patch smaller"
+                f"images of at least {self.size + self.margin} pixels a side",
+                "shape",
+                samples.shape,
+                "make the patch smaller",
             )
         rows = (samples.y != self.target).nonzero()[:, 0]
         index = rows[streams.child("rows").permutation(len(rows))[: view.budget]].sort().values

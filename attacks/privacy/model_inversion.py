@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from robustsuite.isolation import differentiable
 from robustsuite.registry import register
 from robustsuite.scenarios.inversion import Classes
 from robustsuite.streams import Streams
+
+
+_LEAP: Final = 0.02  # greatest root mean square of a step, as a share of the input range
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -32,59 +36,59 @@ def total_variation(x: Tensor) -> Tensor:
 class ModelInversion:
     """Find, for all classes at once, an input that the model is sure belongs to the class and that looks like an image.
 
-    Minimises `-log p(class | x) + smoothness * TV(x)` by Adam from mid-grey, within the input bounds. A class stops as
-    soon as its confidence has been reached and its loss no longer falls; the others go on.
+    Minimises `-log p(class | x) + smoothness * TV(x)` by gradient descent from mid-grey, within the input bounds. A class
+    that has reached its confidence goes on for as long as it takes the prior to settle, then stops; the others go on to
+    the end. The plain gradient keeps the relief of a class; adaptive steps (Adam) flatten it to a sign pattern.
 
     Args:
         steps: Most steps, at least 1.
-        lr: Step size of Adam as a fraction of the input range, in (0, 1].
+        lr: Step size, per input range and unit of loss, positive; no step moves pixels by more than a fiftieth of the
+            range in root mean square.
         smoothness: Weight of the total-variation prior, at least 0.
         confidence: Probability at which a class counts as solved, in (0, 1).
-        patience: Steps without progress after which a solved class stops, at least 1.
+        settle: Steps at that confidence after which a class stops, at least 1.
 
     References:
         Fredrikson, Jha, Ristenpart, CCS 2015. Total variation: Mahendran and Vedaldi, CVPR 2015, arXiv:1412.0035.
     """
 
-    steps: int = 300
-    lr: float = 0.02
-    smoothness: float = 5.0
-    confidence: float = 0.99
-    patience: int = 20
+    steps: int = 400
+    lr: float = 1.0
+    smoothness: float = 20.0
+    confidence: float = 0.9
+    settle: int = 200
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, low=1)
-        checks.real("lr", self.lr, low=0.0, high=1.0, open_low=True)
+        checks.real("lr", self.lr, low=0.0, open_low=True)
         checks.real("smoothness", self.smoothness, low=0.0)
         checks.real("confidence", self.confidence, low=0.0, high=1.0, open_low=True, open_high=True)
-        checks.integer("patience", self.patience, low=1)
+        checks.integer("settle", self.settle, low=1)
 
     def __call__(self, view: Classes, streams: Streams) -> Tensor:  # noqa: ARG002  # nothing is drawn
-        """Reconstructions `(K, …)`: for each class the best point met."""
+        """Reconstructions `(K, …)`."""
         low, high = view.bounds
         x = torch.full((len(view.labels), *view.shape), (low + high) / 2, dtype=view.dtype, device=view.device)
-        best, best_loss = x.clone(), torch.full((len(x),), float("inf"), dtype=view.dtype, device=view.device)
-        first, second, stale = torch.zeros_like(x), torch.zeros_like(x), torch.zeros(len(x), device=view.device)
+        solved = torch.zeros(len(x), dtype=torch.int64, device=view.device)
         active = torch.arange(len(x), device=view.device)
-        for step in range(1, self.steps + 1):
-            loss, slope, probability = self._slope(view, x[active], active)
-            better = loss < best_loss[active] - 1e-4
-            improved = active[better]
-            best[improved], best_loss[improved] = x[improved], loss[better]
-            stale[active] = torch.where(better, 0, stale[active] + 1)
-            going = ~((probability >= self.confidence) & (stale[active] >= self.patience))
+        for _ in range(self.steps):
+            slope, probability = self._slope(view, x[active], active)
+            solved[active] = torch.where(probability >= self.confidence, solved[active] + 1, 0)
+            going = solved[active] < self.settle
             active, slope = active[going], slope[going]
             if not len(active):
                 break
-            first[active] = 0.9 * first[active] + 0.1 * slope
-            second[active] = 0.999 * second[active] + 0.001 * slope.square()
-            scale = (second[active] / (1 - 0.999**step)).sqrt() + 1e-8
-            moved = x[active] - self.lr * (high - low) * (first[active] / (1 - 0.9**step)) / scale
-            x[active] = moved.clamp(low, high)
-        return best
+            x[active] = (x[active] - self._step(slope, high - low)).clamp(low, high)
+        return x
 
-    def _slope(self, view: Classes, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, its gradient and the probability of the class, per reconstruction."""
+    def _step(self, slope: Tensor, width: float) -> Tensor:
+        """The gradient, scaled, and shortened where it would leap."""
+        step = self.lr * width**2 * slope
+        size = step.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
+        return step * (_LEAP * width / size).clamp_max(1.0).reshape(-1, *[1] * (step.dim() - 1))
+
+    def _slope(self, view: Classes, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of the loss, and the probability of the class, per reconstruction."""
         if view.model is None:
             raise checks.fail("a white-box view", "model", None, "play with access='white-box'")
         with differentiable():
@@ -93,4 +97,4 @@ class ModelInversion:
             prior = total_variation(leaf / (view.bounds[1] - view.bounds[0]))
             loss = -log_p + self.smoothness * prior
             (slope,) = torch.autograd.grad(loss.sum(), leaf)
-        return loss.detach(), slope, log_p.detach().exp()
+        return slope, log_p.detach().exp()

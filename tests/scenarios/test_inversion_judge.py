@@ -59,7 +59,7 @@ def test_two_hundred_classes_are_solved_and_solved_ones_stop():
     """A stop rule turned round gives up on unsolved classes and runs on with solved ones."""
     network = softmax_regression()
     view = view_of(network, 200, (1, 16, 16))
-    found = attacks.get("model-inversion").make({"steps": 300, "smoothness": 0.0})(view, Streams(0))
+    found = attacks.get("model-inversion").make({"steps": 300, "smoothness": 0.0, "settle": 20})(view, Streams(0))
     p = network(found).softmax(1).diagonal()
     assert (p > 0.9).float().mean() > 0.99
     assert view.meter.backwards < 0.8 * 300 * 200
