@@ -5,7 +5,10 @@ Installed with the package and inert until used: nothing heavy is imported befor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+import os
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,17 +22,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("robustsuite", "robustness and security checks")
     group.addoption(
         "--robustsuite-samples",
-        type=int,
+        type=_count,
         default=None,
         metavar="N",
-        help="judge each gate on at most N samples (by default all that the test hands in)",
+        help="judge each gate on at most N samples, each class in its share (by default on all that the test hands in)",
     )
     group.addoption(
         "--robustsuite-report",
         default=None,
         metavar="DIR",
-        help="write what each gate measured below DIR: records, table and HTML report",
+        help="write what each gate measured below DIR: records, tables and HTML report",
     )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,14 +47,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def robustness(request: pytest.FixtureRequest) -> Iterator[Robustness]:
+def robustness(request: pytest.FixtureRequest) -> Robustness:
     """Gates for one test: `robustness.assert_robust(model, (x, y), attack="pgd", ball=("linf", 0.1), at_least=0.4)`."""
     from robustsuite.gates import Robustness
 
-    config = request.config
-    yield Robustness(
-        request.node.name,
+    config, node = request.config, request.node
+    start = config.invocation_params.dir  # a test may change the working folder
+    folder = config.getoption("--robustsuite-report")
+    inside = node.nodeid.partition("::")[2]
+    test = f"{Path(os.path.relpath(node.path, start)).as_posix()}::{inside}"
+    return Robustness(
+        node.nodeid,
         samples=config.getoption("--robustsuite-samples"),
-        folder=config.getoption("--robustsuite-report"),
-        record=lambda name, value: request.node.user_properties.append((name, value)),
+        folder=None if folder is None else start / folder,
+        record=lambda name, value: node.user_properties.append((name, value)),
+        command=f"pytest {shlex.quote(test)} --robustsuite-report robustness",
     )
