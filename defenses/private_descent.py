@@ -102,6 +102,21 @@ def refuse_unfit(network: nn.Module, shape: tuple[int, ...]) -> None:
         )
 
 
+def _contiguous_inputs(network: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+    """Give every layer with weights contiguous inputs.
+
+    Opacus 1.6 unfolds the inputs of a convolution as if they were contiguous. On channels-last inputs, which a mere
+    `x - mean` makes of images with one channel, per-example gradients and with `ghost` the norms that are clipped by
+    come out wrong.
+    """
+
+    def mend(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(part.contiguous() if isinstance(part, Tensor) else part for part in inputs)
+
+    layers = [part for part in network.modules() if [*part.parameters(recurse=False)]]
+    return [layer.register_forward_pre_hook(mend) for layer in layers]
+
+
 class PrivateUpdater(Updater):
     """A running private descent; see `DPSGD` for what it guarantees."""
 
@@ -121,6 +136,7 @@ class PrivateUpdater(Updater):
         planned = training.epochs * self._steps_per_epoch
         checks.real("delta", rules.delta, low=0.0, high=1 / self._n, open_low=True, open_high=True)
         refuse_unfit(network, samples.shape)
+        self._mended = _contiguous_inputs(network)
         self.noise_multiplier = self._noise(planned)
         self._noise_source = torch.Generator(fabric.device).manual_seed(streams.child("noise").key)
         self._module, self._optimizer, self._accountant = self._make_private(network, training)
@@ -271,8 +287,10 @@ class PrivateUpdater(Updater):
         }
 
     def finish(self) -> None:
-        """Take Opacus's hooks and attributes off; the network is plain again."""
+        """Take all hooks and attributes off; the network is plain again."""
         self._module.to_standard_module()
+        for handle in self._mended:
+            handle.remove()
         for parameter in self._optimizer.params:
             del parameter.summed_grad
 

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from robustsuite.canonical import canonical_json
+from robustsuite.data.samples import Samples
 from robustsuite.defenses.adversarial_training import AdversarialTraining
 from robustsuite.defenses.dp_sgd import DPSGD
 from robustsuite.defenses.private_descent import GRADIENT_MODES, admitted
@@ -95,6 +96,31 @@ def test_modes_and_physical_batches_agree():
         assert updater.facts()["steps"] == 3
     for other in results[1:]:
         assert torch.allclose(results[0], other, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", GRADIENT_MODES)
+def test_contributions_are_each_examples_clipped_gradient_also_for_channels_last(mode):
+    """Against a loop over examples. Opacus alone unfolds channels-last inputs of a convolution wrongly."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2, 1), nn.Conv2d(6, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(80, 4)
+    )
+    x = torch.rand(12, 3, 8, 8).to(memory_format=torch.channels_last)
+    samples = Samples(x, torch.arange(12) % 4, 4)
+    loss = training_loss(Training(), samples)
+    total = torch.zeros_like(flat(network))
+    for i in range(12):
+        value = loss(network(x[i : i + 1].contiguous()), samples.y[i : i + 1]).sum()
+        one = torch.cat([g.flatten() for g in torch.autograd.grad(value, list(network.parameters()))])
+        total += one * min(1.0, 0.5 / float(one.norm()))
+    rules = DPSGD(noise_multiplier=0.0, max_grad_norm=0.5, delta=1e-3, grad_sample_mode=mode)
+    updater, network = start(recipe(rules, batch_size=12), samples, network=network)
+    before = flat(network)
+    for index in updater.batches(0):
+        batch = samples.batch(index)
+        batch = batch._replace(x=batch.x.to(memory_format=torch.channels_last))
+        updater.step(CleanLoss()(updater.network, batch, step_of(samples)))
+    assert torch.allclose((before - flat(network)) * 12, total, atol=1e-5)
 
 
 def test_noise_has_the_stated_deviation():
