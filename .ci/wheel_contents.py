@@ -15,10 +15,12 @@ def main(wheel: str) -> int:
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
     problems = [f"top level holds {name}" for name in top if name != "robustsuite" and not name.endswith(".dist-info")]
-    for package in told:
-        if package.replace(".", "/") + "/__init__.py" not in names:
-            problems.append(f"{package} is missing")
-    folders = {"robustsuite": root / "robustsuite", "robustsuite/attacks": root / "attacks", "robustsuite/defenses": root / "defenses"}
+    problems += [f"{package} is missing" for package in told if package.replace(".", "/") + "/__init__.py" not in names]
+    folders = {
+        "robustsuite": root / "robustsuite",
+        "robustsuite/attacks": root / "attacks",
+        "robustsuite/defenses": root / "defenses",
+    }
     for inside, folder in folders.items():
         for file in folder.rglob("*"):
             if file.suffix in (".py", ".yaml", ".j2", ".css", ".js", ".typed") and "__pycache__" not in file.parts:

@@ -81,7 +81,9 @@ def finite(name: str, tensor: Tensor) -> None:
     bad = ~torch.isfinite(tensor)
     if bad.any():
         index = tuple(int(i) for i in bad.nonzero()[0])
-        raise fail("finite numbers", f"{name}{list(index)}", float(tensor[index]), f"remove or mend that entry of {name}")
+        raise fail(
+            "finite numbers", f"{name}{list(index)}", float(tensor[index]), f"remove or mend that entry of {name}"
+        )
 
 
 def within(name: str, tensor: Tensor, bounds: tuple[float, float]) -> None:
@@ -92,8 +94,8 @@ def within(name: str, tensor: Tensor, bounds: tuple[float, float]) -> None:
     if least < low - slack or most > high + slack:
         raise RequestError(
             f"expected {name} within bounds=({low:g}, {high:g}), got min={least:g} and max={most:g}; if the inputs are "
-            f"0-255 images, divide them by 255 or declare rs.wrap(model, bounds=(0, 255)); if they are normalised, pass "
-            f"raw inputs and let rs.wrap(model, mean=..., std=...) normalise inside the model"
+            f"0-255 images, divide them by 255 or declare rs.wrap(model, bounds=(0, 255)); if they are normalised, "
+            f"pass raw inputs and let rs.wrap(model, mean=..., std=...) normalise inside the model"
         )
 
 

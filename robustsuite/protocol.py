@@ -30,13 +30,17 @@ A_co = TypeVar("A_co", covariant=True)
 class Attack(Protocol[V_contra, A_co]):
     """A callable from a view to an artefact; a frozen dataclass whose fields are its parameters."""
 
-    def __call__(self, view: V_contra, streams: Streams) -> A_co: ...
+    def __call__(self, view: V_contra, streams: Streams) -> A_co:
+        """The artefact for this view; random draws come from `streams`, keyed by the view's ids."""
+        ...
 
 
 class Defense(Protocol):
     """A function from a recipe to a recipe; a frozen dataclass whose fields are its parameters."""
 
-    def __call__(self, recipe: Recipe) -> Recipe: ...
+    def __call__(self, recipe: Recipe) -> Recipe:
+        """The defended recipe; the given one is unwritten."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,8 @@ def judgeable(logits: Tensor, classes: int) -> None:
     if bad.any():
         index = [int(i) for i in bad.nonzero()[0]]
         raise ModelError(
-            f"expected finite logits, got logits{index}={float(logits[tuple(index)])}; look for NaN weights or an overflow"
+            f"expected finite logits, got logits{index}={float(logits[tuple(index)])}; look for NaN "
+            f"weights or an overflow"
         )
     sums = logits.double().sum(1)
     if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):

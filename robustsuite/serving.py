@@ -55,6 +55,7 @@ class Served(Deployed):
 
     @property
     def network(self) -> nn.Module:
+        """The network itself."""
         return self._network
 
     def __call__(self, x: Tensor) -> Outputs:

@@ -14,8 +14,7 @@ from robustsuite.registry import register
 from robustsuite.scenarios.inversion import Classes
 from robustsuite.streams import Streams
 
-
-_LEAP: Final = 0.02  # greatest root mean square of a step, as a share of the input range
+_LEAP: Final = 0.2  # greatest root mean square of a step, as a share of the input range
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -36,13 +35,13 @@ def total_variation(x: Tensor) -> Tensor:
 class ModelInversion:
     """Find, for all classes at once, an input that the model is sure belongs to the class and that looks like an image.
 
-    Minimises `-log p(class | x) + smoothness * TV(x)` by gradient descent from mid-grey, within the input bounds. A class
-    that has reached its confidence goes on for as long as it takes the prior to settle, then stops; the others go on to
+    Minimises `-log p(class | x) + smoothness * TV(x)` by gradient descent from mid-grey, within the input bounds. A
+    class that has reached its confidence goes on for as long as it takes the prior to settle, then stops; the others go on to
     the end. The plain gradient keeps the relief of a class; adaptive steps (Adam) flatten it to a sign pattern.
 
     Args:
         steps: Most steps, at least 1.
-        lr: Step size, per input range and unit of loss, positive; no step moves pixels by more than a fiftieth of the
+        lr: Step size, per input range and unit of loss, positive; no step moves pixels by more than a fifth of the
             range in root mean square.
         smoothness: Weight of the total-variation prior, at least 0.
         confidence: Probability at which a class counts as solved, in (0, 1).

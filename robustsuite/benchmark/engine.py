@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ _worker: Worker | None = None
 def _start(worker: Worker, plugins: tuple[str, ...], threads: int, parent: int) -> None:
     """Set up one worker process, which ends when its parent has gone."""
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver alone decides
     set_threads(threads)
     for plugin in plugins:
         registry.load_file(plugin)
@@ -99,7 +101,10 @@ class Pool:
             try:
                 yield from _Schedule(pool, cells, self._note, self._workers).run()
             except BaseException:
+                processes = list((pool._processes or {}).values())  # no public way to stop a task before Python 3.14
                 pool.shutdown(wait=False, cancel_futures=True)
+                for process in processes:
+                    process.terminate()
                 raise
 
 

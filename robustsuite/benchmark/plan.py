@@ -72,7 +72,9 @@ class Plan:
     def describe(self) -> str:
         """A few lines for people."""
         suite = self.suite
-        poisoned = {(c.training, c.attack.label, c.repeat) for c in self.cells if c.attack.entry.scenario == "poisoning"}
+        poisoned = {
+            (c.training, c.attack.label, c.repeat) for c in self.cells if c.attack.entry.scenario == "poisoning"
+        }
         attacks = list(dict.fromkeys(c.attack.label for c in self.cells if c.attack.label != "none"))
         return (
             f"suite {suite.name}: {suite.dataset.name}, {suite.model.label}, seed {suite.seed}, "
@@ -125,7 +127,9 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
         for defense in suite.defenses:
             recipe = make_recipe(suite, defense)
             for attack, threat, curve in _games(suite):
-                cells.append(_cell(suite, device, data, recipe, Cell("", 0, defense, attack, repeat, threat, "", curve)))
+                cells.append(
+                    _cell(suite, device, data, recipe, Cell("", 0, defense, attack, repeat, threat, "", curve))
+                )
     position = {d.label: i for i, d in enumerate(suite.defenses)}
     ordered = sorted(cells, key=lambda c: (position[c.defense.label], c.curve))
     return Plan(suite, device, tuple(replace(cell, order=i) for i, cell in enumerate(ordered)))

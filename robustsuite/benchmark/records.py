@@ -150,7 +150,9 @@ def load_samples(folder: Path, record: Record) -> dict[str, Tensor]:
         raise RequestError(f"expected the per-sample file of {record.key}, got no {path}; run the suite again")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != record.samples_digest:
-        raise RequestError(f"expected {path} as its record describes it, got another digest; run the suite with --fresh")
+        raise RequestError(
+            f"expected {path} as its record describes it, got another digest; run the suite with --fresh"
+        )
     return dict(load(content))
 
 

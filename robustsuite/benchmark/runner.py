@@ -79,7 +79,8 @@ def run(
         lock.acquire()
     except Timeout:
         raise RequestError(
-            f"expected a folder that no other run uses, got out={str(folder)!r}; wait for that run, or choose another --out"
+            f"expected a folder that no other run uses, got out={str(folder)!r}; wait for that run, or choose another "
+            f"--out"
         ) from None
     with lock:
         if fresh:
@@ -92,9 +93,7 @@ def run(
         return _play(worker, layout, known, workers, progress)
 
 
-def _play(
-    worker: Worker, layout: Plan, known: dict[str, Record], workers: int, progress: Progress | None
-) -> Outcome:
+def _play(worker: Worker, layout: Plan, known: dict[str, Record], workers: int, progress: Progress | None) -> Outcome:
     total, reused = len(layout.cells), len(known)
     done = reused
 

@@ -120,6 +120,4 @@ def set_threads(threads: int) -> None:
 
 def reordered(record: Record, cell: Cell, suite: Suite) -> Record:
     """A record of an earlier run at its place in this plan."""
-    return replace(
-        record, order=cell.order, suite=suite.name, defense=cell.defense.label, attack=cell.attack.label
-    )
+    return replace(record, order=cell.order, suite=suite.name, defense=cell.defense.label, attack=cell.attack.label)

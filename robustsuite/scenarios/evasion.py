@@ -159,9 +159,8 @@ class _Judge:
         self._distance[rows] = view.ball.distance(judged, view.x).float().cpu()
         kept = _GALLERY - sum(len(part[0]) for part in self._gallery)
         if kept > 0:
-            self._gallery.append(
-                tuple(t[:kept].detach().float().cpu() for t in (view.x, judged)) + (view.y[:kept].cpu(), prediction[:kept])
-            )
+            images = (t[:kept].detach().float().cpu() for t in (view.x, judged))
+            self._gallery.append((*images, view.y[:kept].cpu(), prediction[:kept]))
 
     def _ask(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Wrong and accepted, rejected, predicted label: in another batch size, by majority over the draws."""
@@ -257,8 +256,8 @@ def _well_formed(moved: Tensor, x: Tensor) -> None:
     if not isinstance(moved, torch.Tensor) or moved.shape != x.shape or moved.dtype != x.dtype:
         got = f"{tuple(moved.shape)} {moved.dtype}" if isinstance(moved, torch.Tensor) else type(moved).__name__
         raise BudgetError(
-            f"expected adversarial inputs of shape {tuple(x.shape)} and {x.dtype}, got artefact={got}; return one input "
-            f"per sample of the view, in its dtype"
+            f"expected adversarial inputs of shape {tuple(x.shape)} and {x.dtype}, got artefact={got}; return one "
+            f"input per sample of the view, in its dtype"
         )
     if moved.requires_grad:
         raise RequestError("expected adversarial inputs without a graph, got requires_grad=True; detach them")

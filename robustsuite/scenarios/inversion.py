@@ -153,7 +153,9 @@ class Inversion(Scenario[Classes, Tensor]):
         # Large sets need fewer passes for the same number of steps.
         epochs = max(2, min(40, round(40 * 2000 / len(samples))))
         recipe = Recipe(build=ModelSpec(name=name), training=replace(settings, epochs=epochs))
-        trained: Trained = victim.need("trainer", "inversion is judged by an evaluator that is trained")(recipe, samples)
+        trained: Trained = victim.need("trainer", "inversion is judged by an evaluator that is trained")(
+            recipe, samples
+        )
         return trained
 
 

@@ -19,7 +19,6 @@ from robustsuite.isolation import seeded
 from robustsuite.protocol import Metrics, Victim, play
 from robustsuite.registry import Entry
 from robustsuite.scenarios import SCENARIOS
-from robustsuite.scenarios.evasion import Evasion
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
 from robustsuite.streams import Streams
 from robustsuite.testing.law import Law, require
@@ -41,7 +40,12 @@ def attack_laws(name: str, **options: Any) -> list[Law]:
         RequestError: No such attack.
     """
     entry = registry.attacks.get(name)
-    checks: dict[str, Check] = {"described": _described, "pure": _pure, "repeatable": _repeatable, **_FAMILIES[entry.scenario]}
+    checks: dict[str, Check] = {
+        "described": _described,
+        "pure": _pure,
+        "repeatable": _repeatable,
+        **_FAMILIES[entry.scenario],
+    }
     return [Law(name, law, partial(check, entry, options)) for law, check in checks.items()]
 
 
@@ -80,7 +84,11 @@ def _pure(entry: Entry, options: dict[str, Any]) -> None:
         state = torch.get_rng_state()
         with context():
             _play(entry, options, victim)
-        require(all(torch.equal(v, before[k]) for k, v in network.state_dict().items()), "weights and buffers are as before", entry.name)
+        require(
+            all(torch.equal(v, before[k]) for k, v in network.state_dict().items()),
+            "weights and buffers are as before",
+            entry.name,
+        )
         require(all(m.training for m in network.modules()), "modules are in training mode as before", entry.name)
         require(all(p.requires_grad for p in network.parameters()), "requires_grad is as before", entry.name)
         require(parameter.grad is not None and bool((parameter.grad == 7).all()), ".grad is as before", parameter.grad)
@@ -120,7 +128,9 @@ def _in_the_ball(entry: Entry, options: dict[str, Any]) -> None:
     for bounds in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
         for dtype in (torch.float32, torch.float64):
             for norm, result in _norms(entry, options, tiny_victim(24, bounds=bounds, dtype=dtype)):
-                require("over-budget" not in result.flags, f"in the {norm} ball within {bounds}, {dtype}", result.message)
+                require(
+                    "over-budget" not in result.flags, f"in the {norm} ball within {bounds}, {dtype}", result.message
+                )
 
 
 def _dtype_is_the_models(entry: Entry, options: dict[str, Any]) -> None:

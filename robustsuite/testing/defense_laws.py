@@ -75,7 +75,11 @@ def _answers(entry: Entry, options: dict[str, Any]) -> None:
     with untouched(model.network), torch.no_grad():
         together = model(test.x)
         alone = [model(test.x[i : i + 1]) for i in range(len(test))]
-    require(together.logits.shape == (60, 4) and bool(together.logits.isfinite().all()), "finite logits", together.logits.shape)
+    require(
+        together.logits.shape == (60, 4) and bool(together.logits.isfinite().all()),
+        "finite logits",
+        together.logits.shape,
+    )
     require(together.rejected.shape == (60,), "one rejection verdict per sample", together.rejected.shape)
     apart = torch.cat([a.logits for a in alone])
     require(torch.allclose(together.logits, apart, atol=1e-4), "logits do not depend on the batch", entry.name)
@@ -86,7 +90,9 @@ def _answers(entry: Entry, options: dict[str, Any]) -> None:
 def _repeatable(entry: Entry, options: dict[str, Any]) -> None:
     """One seed gives one model, bit for bit."""
     one, other = _trained(entry, options), _trained(entry, options)
-    for (name, a), b in zip(one.model.network.state_dict().items(), other.model.network.state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        one.model.network.state_dict().items(), other.model.network.state_dict().values(), strict=True
+    ):
         require(torch.equal(a, b), f"{name} repeats with the seed", entry.name)
 
 
@@ -97,4 +103,6 @@ def _leaves_no_trace(entry: Entry, options: dict[str, Any]) -> None:
     require(torch.equal(torch.get_rng_state(), state), "the global random state is as before", entry.name)
     require(not any(m.training for m in network.modules()), "the network is in eval mode", entry.name)
     require(all(p.grad is None for p in network.parameters()), "no gradients are left", entry.name)
-    require(not any(k.startswith(("_module.", "module.")) for k in network.state_dict()), "no wrapper is left", entry.name)
+    require(
+        not any(k.startswith(("_module.", "module.")) for k in network.state_dict()), "no wrapper is left", entry.name
+    )

@@ -25,9 +25,7 @@ def make_optimizer(network: nn.Module, training: Training) -> Optimizer:
     """The optimizer that the settings name, over every trainable parameter."""
     weights = [p for p in network.parameters() if p.requires_grad]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(
-            weights, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
-        )
+        return torch.optim.SGD(weights, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
     make = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
     return make(weights, lr=training.lr, weight_decay=training.weight_decay)
 

@@ -32,28 +32,36 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Build(Protocol):
     """Classes, input shape and bounds to a network from raw inputs to logits; a frozen dataclass."""
 
-    def __call__(self, classes: int, shape: tuple[int, ...], bounds: tuple[float, float]) -> nn.Module: ...
+    def __call__(self, classes: int, shape: tuple[int, ...], bounds: tuple[float, float]) -> nn.Module:
+        """A fresh network in training mode."""
+        ...
 
 
 @runtime_checkable
 class Prepare(Protocol):
     """Training data to training data (a filter, say); a frozen dataclass."""
 
-    def __call__(self, samples: Samples, streams: Streams) -> Samples: ...
+    def __call__(self, samples: Samples, streams: Streams) -> Samples:
+        """The data to train on; the given ones are unwritten."""
+        ...
 
 
 @runtime_checkable
 class Repair(Protocol):
     """Network and clean data to a network; a frozen dataclass."""
 
-    def __call__(self, network: nn.Module, clean: Samples, streams: Streams) -> nn.Module: ...
+    def __call__(self, network: nn.Module, clean: Samples, streams: Streams) -> nn.Module:
+        """The repaired network."""
+        ...
 
 
 @runtime_checkable
 class Serve(Protocol):
     """Deployed model and calibration data to a deployed model; a frozen dataclass."""
 
-    def __call__(self, model: Deployed, calibration: Samples, streams: Streams) -> Deployed: ...
+    def __call__(self, model: Deployed, calibration: Samples, streams: Streams) -> Deployed:
+        """The wrapped model."""
+        ...
 
 
 @dataclass(frozen=True)

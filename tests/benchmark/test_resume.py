@@ -85,7 +85,10 @@ def test_kill_dash_nine_then_the_same_command(suite, straight, tmp_path, share):
     folder = tmp_path / "run"
     total = len(lines(straight))
     process = subprocess.Popen(
-        command(folder, suite, "--workers", "2"), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        command(folder, suite, "--workers", "2"),
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 200
     while len(lines(folder)) < share * total and process.poll() is None and time.monotonic() < deadline:

@@ -38,7 +38,9 @@ def imported(file):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from ([f"robustsuite.{a.name}" for a in node.names] if node.module == "robustsuite" else [node.module])
+            yield from (
+                [f"robustsuite.{a.name}" for a in node.names] if node.module == "robustsuite" else [node.module]
+            )
 
 
 @pytest.mark.parametrize("file", core_files(), ids=lambda p: p.relative_to(ROOT / "robustsuite").as_posix())
@@ -61,13 +63,20 @@ def test_plugins_use_only_what_strangers_can():
     for folder in ("attacks", "defenses"):
         for file in (ROOT / folder).rglob("*.py"):
             for name in imported(file):
-                assert not name.startswith(("robustsuite.benchmark", "robustsuite.report", "robustsuite.cli")), (file, name)
+                assert not name.startswith(("robustsuite.benchmark", "robustsuite.report", "robustsuite.cli")), (
+                    file,
+                    name,
+                )
 
 
 def test_packages_are_all_listed():
     told = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = set()
-    for inside, folder in (("robustsuite", "robustsuite"), ("robustsuite.attacks", "attacks"), ("robustsuite.defenses", "defenses")):
+    for inside, folder in (
+        ("robustsuite", "robustsuite"),
+        ("robustsuite.attacks", "attacks"),
+        ("robustsuite.defenses", "defenses"),
+    ):
         for init in (ROOT / folder).rglob("__init__.py"):
             below = init.parent.relative_to(ROOT / folder).parts
             found.add(".".join((inside, *below)))

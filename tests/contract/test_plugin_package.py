@@ -18,7 +18,17 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("installed")
     source = shutil.copytree(SOURCE, folder / "source")
     target = folder / "site"
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(target),
+    ]
     subprocess.run([*command, str(source)], check=True, capture_output=True, timeout=120)
     return target
 

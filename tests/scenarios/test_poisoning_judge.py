@@ -15,7 +15,9 @@ from robustsuite.testing import tiny_samples, tiny_victim
 from robustsuite.threat import poison_budget
 
 
-@pytest.mark.parametrize(("fraction", "n", "budget"), [(0.01, 60000, 600), (0.1, 15, 1), (0.3, 10, 3), (0, 10, 0), (1, 7, 7)])
+@pytest.mark.parametrize(
+    ("fraction", "n", "budget"), [(0.01, 60000, 600), (0.1, 15, 1), (0.3, 10, 3), (0, 10, 0), (1, 7, 7)]
+)
 def test_budgets_are_integers(fraction, n, budget):
     assert poison_budget(fraction, n) == budget
 
@@ -78,7 +80,9 @@ def test_label_flip_flips_to_other_classes_only():
 
 
 def test_flipping_a_whole_class_costs_that_class():
-    result = play(attacks.get("label-flip").make({"source": 3, "target": 0}), Poisoning(fraction=0.25), tiny_victim(101), seed=0)
+    result = play(
+        attacks.get("label-flip").make({"source": 3, "target": 0}), Poisoning(fraction=0.25), tiny_victim(101), seed=0
+    )
     assert result.values["recall_worst_class"].value <= 0.1
     assert result.values["accuracy_drop"].value > 0.15
 

@@ -92,15 +92,15 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fit_module, "Checkpoint", Eager)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(_, done, total):
         if done == 3:
-            raise Killed
+            raise KilledError
 
     path = tmp_path / "partial.pt"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(settings, samples, 0, checkpoint=path, progress=kill)
     assert path.is_file()
     epochs = []
@@ -113,7 +113,9 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
 def test_a_torn_checkpoint_costs_a_fresh_start(tmp_path):
     path = tmp_path / "partial.pt"
     path.write_bytes(b"PK\x03\x04 torn")
-    assert torch.equal(weights(fit(recipe(), tiny_samples(80), 0, checkpoint=path)), weights(fit(recipe(), tiny_samples(80), 0)))
+    assert torch.equal(
+        weights(fit(recipe(), tiny_samples(80), 0, checkpoint=path)), weights(fit(recipe(), tiny_samples(80), 0))
+    )
 
 
 def test_a_cached_training_is_never_done_twice(tmp_path):
@@ -172,7 +174,8 @@ def test_a_diverging_loss_is_an_error_that_names_the_remedy():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"lr": 0.0}, {"optimizer": "adamm"}, {"validation": 0.9}, {"precision": "8"}, {"clip": -1.0}]
+    "wrong",
+    [{"epochs": 0}, {"lr": 0.0}, {"optimizer": "adamm"}, {"validation": 0.9}, {"precision": "8"}, {"clip": -1.0}],
 )
 def test_impossible_settings_show_their_value(wrong):
     ((name, value),) = wrong.items()
