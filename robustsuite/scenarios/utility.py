@@ -59,9 +59,9 @@ class Utility(Scenario[None, None]):
 
 
 def _per_class(victim: Victim) -> dict[str, Metric]:
-    """Macro precision, recall and F1; a rejected input is a prediction of no class."""
+    """Macro precision, recall and F1; a rejected input is a prediction of no class, as is one beyond the classes."""
     classes, y = victim.test.classes, victim.test.y
-    prediction = torch.where(victim.clean.rejected, classes, victim.clean.prediction)
+    prediction = torch.where(victim.clean.rejected, classes, victim.clean.prediction).clamp_max(classes)
     # Counted here: torchmetrics takes longer to import than most models take to evaluate.
     true, said, hits = (
         torch.bincount(labels, minlength=classes + 1).double() for labels in (y, prediction, y[prediction == y])

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from robustsuite.data.samples import Samples, stratified
@@ -21,6 +20,9 @@ from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
 from robustsuite.training.checkpoints import Checkpoint
 from robustsuite.training.recipe import Recipe, Step, Updater, training_loss
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, epochs done, epochs in all."""
@@ -135,6 +137,8 @@ def _double(samples: Samples) -> Samples:
 
 
 def _fabric(device: str, precision: str) -> Fabric:
+    from lightning_fabric import Fabric
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision at every training
     kind, _, index = device.partition(":")
     modes = {"32": "32-true", "64": "64-true"}

@@ -1,0 +1,62 @@
+"""What evaluating a model imports, and the figures that are therefore counted here."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_precision, multiclass_recall
+
+import robustsuite as rs
+from robustsuite.serving import Deployed, Outputs
+
+
+def test_evaluating_imports_no_training_or_attack_library():
+    code = """
+import sys, torch, robustsuite as rs
+net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+rs.evaluate(net, (torch.rand(9, 1, 2, 2), torch.arange(9) % 3), "fgsm", rs.Ball("linf", 0.1))
+heavy = ["lightning_fabric", "torchmetrics", "torchvision", "opacus", "art", "sklearn", "plotly", "pandas"]
+print([name for name in heavy if name in sys.modules])
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"
+
+
+class Answers(Deployed):
+    """Answer what is written in the input: a label in the first pixel, a rejection in the second."""
+
+    def __init__(self, classes):
+        self.classes, self._network = classes, torch.nn.Identity()
+
+    @property
+    def network(self):
+        return self._network
+
+    def __call__(self, x):
+        logits = torch.nn.functional.one_hot((x[:, 0] * 100).round().long(), self.classes).float() * 3
+        return Outputs(logits, x[:, 1] > 0.5)
+
+
+@pytest.mark.parametrize(("classes", "occurring", "scored"), [(4, 4, 4), (10, 6, 10), (3, 3, 8)])
+def test_macro_figures_are_those_of_torchmetrics(classes, occurring, scored):
+    generator = torch.Generator().manual_seed(classes)
+    y = torch.randint(occurring, (300,), generator=generator)
+    said = torch.where(
+        torch.rand(300, generator=generator) < 0.6, y, torch.randint(scored, (300,), generator=generator)
+    )
+    rejected = torch.rand(300, generator=generator) < 0.1
+    x = torch.stack([said / 100, rejected.float()], 1)
+    metrics = rs.evaluate(Answers(scored), (x, y), "none", classes=classes).records[0].metrics
+    prediction = torch.where(rejected, classes, said).clamp_max(classes)
+    for name, figure in (
+        ("precision_macro", multiclass_precision),
+        ("recall_macro", multiclass_recall),
+        ("f1_macro", multiclass_f1_score),
+    ):
+        each = figure(prediction, y, num_classes=classes + 1, average=None)
+        assert metrics[name]["value"] == pytest.approx(
+            float(each[:classes][y.bincount(minlength=classes) > 0].mean()), abs=1e-6
+        )
