@@ -148,7 +148,7 @@ def folder_name(name: str) -> str:
     dotted = ".".join((*path.with_suffix("").parts, *inside.split("::"))) if colons else name
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", dotted).strip("-.")[:100]
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return plain if plain == dotted else f"{plain or 'gate'}-{digest}"
+    return plain if plain and plain == dotted else f"{plain or 'gate'}-{digest}"
 
 
 class Robustness:
@@ -220,7 +220,7 @@ class Robustness:
         found = report.records[-1]
         where = self._write(report)
         if found.status == "error":
-            raise RobustsuiteError(f"the attack {found.attack!r} raised:\n{found.message}")
+            raise RobustsuiteError(_raised(found))
         metric = Metric(**found.metrics["robust_accuracy"])
         doubt = found.message if found.status == "inconclusive" else ""
         verdict = decide(metric, at_least, name="robust_accuracy", flags=found.flags, doubt=doubt)
@@ -269,6 +269,11 @@ class Robustness:
             lines.append(f"judged {judged} of the {given} samples given; raise or drop --robustsuite-samples for more")
         shows = self._command if where is None else f"robustsuite report {shlex.quote(str(where))}"
         return [*lines, f"see more: {shows}"]
+
+
+def _raised(found: Record) -> str:
+    last = (found.message.strip().splitlines() or ["no message"])[-1]
+    return f"the attack {found.attack!r} raised {last}\n{found.message}"
 
 
 def _ball(given: Any) -> Ball:

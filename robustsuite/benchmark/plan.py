@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Final
 
 import robustsuite
-from robustsuite.benchmark.suite import DefenseUse, PluginUse, Suite
+from robustsuite.benchmark.suite import Suite
+from robustsuite.benchmark.uses import DefenseUse, PluginUse
 from robustsuite.canonical import digest, plain
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Splits

@@ -83,7 +83,7 @@ class Evasion(Scenario[Inputs, Tensor]):
         meter = Meter()
         ball = self.ball.within(victim.test.bounds)
         standing = (correct(victim)).nonzero()[:, 0]
-        for index in standing.split(self.batch_size):
+        for index in torch.split(standing, self.batch_size):
             batch = victim.test.batch(index, victim.device)
             common: dict[str, Any] = {
                 "x": batch.x.to(victim.dtype),
@@ -167,7 +167,7 @@ class _Judge:
         size = max(1, (self._game.batch_size * 3) // 4 + 1)
         wrong, rejected, predictions = [], [], []
         with torch.no_grad():
-            for rows, labels in zip(x.split(size), y.split(size), strict=True):
+            for rows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
                 answers = [ask(self._victim.model, rows) for _ in range(self._game.draws)]
                 labelled = torch.stack([a.logits.argmax(1) for a in answers])
                 turned_away = torch.stack([a.rejected for a in answers])

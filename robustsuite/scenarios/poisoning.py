@@ -126,7 +126,7 @@ def _apply(view: TrainingSet, poison: Poison) -> Samples:
             f"expected at most {view.budget} of {n} training samples changed, got {len(index)}; poison fewer, or raise "
             f"fraction"
         )
-    if len(index.unique()) != len(index) or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < n):
+    if len(torch.unique(index)) != len(index) or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < n):
         raise BudgetError(f"expected distinct rows in [0, {n}), got index={index.tolist()[:10]}; hand in each row once")
     if len(poison.x) != len(index) or len(poison.y) != len(index) or poison.x.shape[1:] != view.samples.shape:
         raise BudgetError(
@@ -169,7 +169,7 @@ def _drop(drop: float, before: Tensor, after: Tensor) -> Metric:
 
 
 def _worst_recall(y: Tensor, right: Tensor) -> Metric:
-    recalls = [rate(right[y == label], "higher") for label in y.unique()]
+    recalls = [rate(right[y == label], "higher") for label in torch.unique(y)]
     return min(recalls, key=lambda m: m.value)
 
 

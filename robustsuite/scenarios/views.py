@@ -52,7 +52,7 @@ class Counted(nn.Module):
                 meter.backwards += n
                 return gradient
 
-            logits.register_hook(count)
+            logits.register_hook(count)  # type: ignore[no-untyped-call]
         return logits
 
 

@@ -55,7 +55,7 @@ class DescentUpdater(Updater):
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """A fresh permutation each epoch, cut into batches; the last one is shorter where it does not divide."""
         order = self._streams.child("order", epoch).permutation(self._n)
-        yield from order.split(self._training.batch_size)
+        yield from torch.split(order, self._training.batch_size)
 
     def step(self, losses: Tensor) -> None:
         """One step along the gradient of the mean loss."""
