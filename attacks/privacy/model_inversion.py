@@ -36,8 +36,8 @@ class ModelInversion:
     """Find, for all classes at once, an input that the model is sure belongs to the class and that looks like an image.
 
     Minimises `-log p(class | x) + smoothness * TV(x)` by gradient descent from mid-grey, within the input bounds. A
-    class that has reached its confidence goes on for as long as it takes the prior to settle, then stops; the others go on
-    to the end. The plain gradient keeps the relief of a class; adaptive steps (Adam) flatten it to a sign pattern.
+    class that has reached its confidence goes on for as long as it takes the prior to settle, then stops; the others go
+    on to the end. The plain gradient keeps the relief of a class; adaptive steps (Adam) flatten it to a sign pattern.
 
     Args:
         steps: Most steps, at least 1.

@@ -181,7 +181,8 @@ def _poison(entry: Entry, options: dict[str, Any]) -> tuple[TrainingSet, Poison]
 def _poisons_what_it_says(entry: Entry, options: dict[str, Any]) -> None:
     """As many rows as the budget allows, each once, and nothing else differs."""
     view, poison = _poison(entry, options)
-    require(len(poison.index) == view.budget == len(torch.unique(poison.index)), "poisons exactly its budget", poison.index)
+    distinct = len(torch.unique(poison.index))
+    require(len(poison.index) == view.budget == distinct, "poisons exactly its budget", poison.index)
     poisoned = view.samples.with_rows(poison.index, poison.x, poison.y)
     differs = (poisoned.y != view.samples.y) | (poisoned.x != view.samples.x).flatten(1).any(1)
     require(set(differs.nonzero()[:, 0].tolist()) <= set(poison.index.tolist()), "touches only its rows", differs)

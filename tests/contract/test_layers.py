@@ -15,12 +15,12 @@ LAYERS = [
      "models", "expressions"},
     {"training"},
     {"protocol", "statistics"},
-    {"registry"},
+    {"registry", "suites"},
     {"scenarios"},
     {"benchmark"},
     {"report"},
     {"api"},
-    {"gates", "suites"},
+    {"gates"},
     {"cli", "pytest_plugin", "testing", "__main__"},
 ]  # fmt: skip
 # `training.cache` hands out what the protocol calls `Trained`; it is the one module that stands between two layers.
