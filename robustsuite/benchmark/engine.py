@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from robustsuite import registry
@@ -164,9 +163,3 @@ def engine(worker: Worker, plan: Plan, cells: list[Cell], workers: int, note: No
     if workers == 1 or len(cells) < 2:
         return here(worker, cells, plan.suite.threads, note)
     return Pool(worker, plan, workers, note).play(cells)
-
-
-def run_folder(path: Path) -> Path:
-    """The folder, made and absolute, so that workers agree on it."""
-    path.mkdir(parents=True, exist_ok=True)
-    return path.resolve()

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from robustsuite.benchmark import records as record_files
-from robustsuite.benchmark.engine import engine, run_folder
+from robustsuite.benchmark.engine import engine
 from robustsuite.benchmark.environment import resolve_device
 from robustsuite.benchmark.plan import Plan, plan
 from robustsuite.benchmark.records import Record
@@ -73,7 +73,8 @@ def run(
     where = resolve_device(device)
     splits = load(suite.dataset, seed=suite.seed)
     layout = plan(suite, where, splits)
-    folder = run_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()  # workers have to agree on it
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()

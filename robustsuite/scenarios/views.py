@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustsuite import losses
 from robustsuite.errors import BudgetError
 from robustsuite.isolation import differentiable
-from robustsuite.serving import Deployed
+from robustsuite.serving import Deployed, Served
 from robustsuite.threat import Ball
 
 
@@ -240,8 +240,9 @@ def make_view(access: str, deployed: Deployed, common: dict[str, Any], budget: i
     meter: Meter = common["meter"]
     if access == "white-box":
         surrogate = deployed.surrogate()
-        whole = surrogate is deployed.network and type(deployed).__name__ == "Served"
-        return WhiteBox(**common, model=Counted(surrogate, meter), deployed=None if whole else deployed)
+        # A served network answers by its logits alone, so that one pass tells both its loss and its verdict.
+        more = None if isinstance(deployed, Served) else deployed
+        return WhiteBox(**common, model=Counted(surrogate, meter), deployed=more)
     if access == "scores":
 
         def probabilities(x: Tensor) -> Tensor:
