@@ -253,10 +253,10 @@ def table(rows: list[tuple[str, Case, dict[str, Any]]], n: int, data: str, round
         "",
         f"{data}, {n} test images that both networks get right, {CHUNK} at a time; {machine}; Python "
         f"{platform.python_version()}, {versions()}. Processor seconds over the floor (the same number of forward and "
-        f"input-gradient passes of the bare network), median of {rounds} interleaved rounds (restarts: one); in brackets the robust "
-        f"accuracy. *needed* is the share of those passes that robustsuite ran before every sample had fallen or the "
-        f"budget was spent. A single run starts at the input, restarts at random points. *agrees*: ours leaves at most "
-        f"one sample in 200 more standing than the strongest peer.",
+        f"input-gradient passes of the bare network), median of {rounds} interleaved rounds (restarts: one); in "
+        f"brackets the robust accuracy. *needed* is the share of those passes that robustsuite ran before every sample "
+        f"had fallen or the budget was spent. A single run starts at the input, restarts at random points. *agrees*: "
+        f"ours leaves at most one sample in 200 more standing than the strongest peer.",
         "",
         "| network | attack | floor, s | needed | " + " | ".join(names) + " | agrees |",
         "|---|---|---|---|" + "---|" * (len(names) + 1),
