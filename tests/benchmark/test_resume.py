@@ -23,7 +23,7 @@ defenses:
   - none
   - adversarial-training: {attack: fgsm-rs}
   - input-validation
-attacks: [noise, fgsm, {pgd: {steps: 10}}, {badnets: {fraction: 0.1, size: 2}}, model-inversion]
+attacks: [noise, {pgd: {steps: 10}}, {badnets: {fraction: 0.1, size: 2}}, {model-inversion: {steps: 100}}]
 """
 TIMES = {"seconds"}
 MEASURED = {"latency_ms", "train_seconds"}  # metrics that are times
@@ -79,7 +79,9 @@ def test_two_workers_give_the_same_table(suite, straight, tmp_path):
     assert (tmp_path / "run" / "table.md").read_text() == (straight / "table.md").read_text()
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.2, marks=pytest.mark.slow), 0.5, pytest.param(0.8, marks=pytest.mark.slow)]
+)
 def test_kill_dash_nine_then_the_same_command(suite, straight, tmp_path, share):
     """Killed when about this share of the cells is on disk; what is on disk is not played again."""
     folder = tmp_path / "run"
@@ -125,6 +127,7 @@ def test_a_torn_last_line_costs_one_cell(suite, straight, tmp_path):
     assert rows(folder) == rows(straight)
 
 
+@pytest.mark.slow
 def test_a_changed_sample_file_is_made_again(suite, straight, tmp_path):
     import shutil
 
@@ -136,6 +139,7 @@ def test_a_changed_sample_file_is_made_again(suite, straight, tmp_path):
     assert rows(folder) == rows(straight)
 
 
+@pytest.mark.slow
 def test_another_radius_sets_old_cells_aside(suite, straight, tmp_path):
     import shutil
 
@@ -160,6 +164,7 @@ def test_two_runs_in_one_folder(suite, straight):
     assert "no other run uses" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_the_resolved_suite_reproduces_the_run(straight, tmp_path):
     run(tmp_path / "again", straight / "suite.yaml", "--workers", "2")
     assert rows(tmp_path / "again") == rows(straight)
