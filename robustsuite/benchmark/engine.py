@@ -124,7 +124,7 @@ class _Schedule:
             while len(self._running) < self._workers and self._submit():
                 pass
             done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in sorted(done, key=lambda f: f.exception() is not None):  # results before a broken pool
                 cell, training = self._running.pop(future)
                 if training:
                     # A training that raises is met again by its cells, which record the error.

@@ -156,6 +156,7 @@ def _cell(suite: Suite, device: str, data: str, recipe: Recipe, cell: Cell) -> C
     training = recipe.training_key() if is_trained(recipe) else ""
     parts = {
         "data": data,
+        "labels": [cell.defense.label, cell.attack.label],
         "recipe": recipe.description(),
         "training": training,
         "weights": recipe.build.weights_digest() if isinstance(recipe.build, ModelSpec) else "",

@@ -17,7 +17,7 @@ from robustsuite.benchmark.records import Record
 from robustsuite.benchmark.suite import Suite
 from robustsuite.canonical import plain
 from robustsuite.data.catalogue import load
-from robustsuite.data.samples import Samples, Splits
+from robustsuite.data.samples import Samples, Splits, stratified
 from robustsuite.protocol import Trained, Victim
 from robustsuite.scenarios import arrange
 from robustsuite.serving import Served
@@ -106,7 +106,9 @@ class Worker:
     def _test(self, cell: Cell) -> Samples:
         test = self.data.test
         if cell.curve:
-            return test.take(slice(0, self.suite.threat.curve_samples))
+            # By class, since a data set may come sorted.
+            count = min(self.suite.threat.curve_samples, len(test))
+            return test.take(stratified(test.y, (count,), Streams(0).child("curve").generator())[0])
         return test
 
     def _trainer(self, repeat: int) -> Trainer:

@@ -163,7 +163,10 @@ class _Judge:
             self._gallery.append((*images, view.y[:kept].cpu(), prediction[:kept]))
 
     def _ask(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Wrong and accepted, rejected, predicted label: in another batch size, by majority over the draws."""
+        """Wrong and accepted, rejected, predicted label, in another batch size.
+
+        Over several draws the majority counts, and a tie counts against the model.
+        """
         size = max(1, (self._game.batch_size * 3) // 4 + 1)
         wrong, rejected, predictions = [], [], []
         with torch.no_grad():
@@ -172,7 +175,7 @@ class _Judge:
                 labelled = torch.stack([a.logits.argmax(1) for a in answers])
                 turned_away = torch.stack([a.rejected for a in answers])
                 failures = ((labelled != labels) & ~turned_away).sum(0)
-                wrong.append(failures * 2 > self._game.draws)
+                wrong.append(failures * 2 >= self._game.draws)
                 rejected.append(turned_away.sum(0) * 2 > self._game.draws)
                 predictions.append(labelled.mode(0).values)
         return torch.cat(wrong).cpu(), torch.cat(rejected).cpu(), torch.cat(predictions).cpu()

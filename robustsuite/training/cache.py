@@ -68,12 +68,16 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Two workers that need one training do it once: the second waits here and then reads it.
         with FileLock(self.folder / f".{key}.lock"):
-            found = self._recall(key, lambda: make_network(recipe, samples, self.seed))
+            found = self._recall(key, lambda: self._network(recipe, samples))
             if found is not None:
                 return found
             fitted = self._fresh(recipe, samples, self.folder / f"{key}.partial.pt")
             self._store(key, fitted)
             return fitted
+
+    def _network(self, recipe: Recipe, samples: Samples) -> torch.nn.Module:
+        network = make_network(recipe, samples, self.seed)
+        return network.double() if recipe.training.precision == "64" else network
 
     def _fresh(self, recipe: Recipe, samples: Samples, checkpoint: Path | None) -> Fitted:
         return fit(recipe, samples, self.seed, device=self.device, checkpoint=checkpoint, progress=self.progress)
@@ -82,7 +86,9 @@ class Trainer:
         from safetensors.torch import save
 
         assert self.folder is not None
-        tensors = {k: v.detach().cpu().contiguous() for k, v in fitted.network.state_dict().items()}
+        # Copies, for layers that a network uses twice share memory, which safetensors refuses.
+        plain = {"memory_format": torch.contiguous_format}
+        tensors = {k: v.detach().cpu().clone(**plain) for k, v in fitted.network.state_dict().items()}
         facts = {"history": fitted.history, "facts": fitted.facts, "flags": fitted.flags}
         write_atomically(self.folder / f"{key}.safetensors", save(tensors))
         write_atomically(self.folder / f"{key}.json", canonical_json(facts).encode())
@@ -96,8 +102,5 @@ class Trainer:
             return None
         known = json.loads(facts.read_text())
         network = build().to(self.device)
-        tensors = load_file(weights)
-        if any(t.dtype == torch.float64 for t in tensors.values()):
-            network = network.double()
-        network.load_state_dict(tensors)
+        network.load_state_dict(load_file(weights))
         return Fitted(network.eval(), tuple(known["history"]), known["facts"], tuple(known["flags"]))

@@ -33,7 +33,10 @@ def make_optimizer(network: nn.Module, training: Training) -> Optimizer:
 def make_schedule(optimizer: Optimizer, training: Training, steps: int) -> LRScheduler:
     """The learning-rate schedule over `steps` steps in all."""
     if training.schedule == "one-cycle":
-        return OneCycleLR(optimizer, max_lr=training.lr, total_steps=steps + 1)
+        cycled = (
+            training.optimizer != "sgd" or training.momentum > 0
+        )  # or it would bring in a momentum nobody asked for
+        return OneCycleLR(optimizer, max_lr=training.lr, total_steps=steps + 1, cycle_momentum=cycled)
     shapes = {
         "constant": lambda _: 1.0,
         "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0))),

@@ -181,3 +181,40 @@ def test_impossible_settings_show_their_value(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(RequestError, match=f"{name}={value!r}"):
         Training(**wrong)
+
+
+@pytest.mark.parametrize("precision", ["32", "64"])
+def test_shared_layers_and_precision_survive_the_cache(tmp_path, precision):
+    """A layer used twice shares its memory; a float64 buffer in a float32 network does not make it double."""
+
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = self.again = torch.nn.Linear(64, 64)
+            self.head = torch.nn.Linear(64, 4)
+            self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+
+        def forward(self, x):
+            return self.head(self.again(self.first(x.flatten(1)).relu()).relu()) / self.scale.to(x.dtype)
+
+    @dataclasses.dataclass(frozen=True)
+    class Build:
+        name: str = "twice"
+
+        def __call__(self, classes, shape, bounds):
+            return Twice()
+
+    chosen = dataclasses.replace(recipe(epochs=1, precision=precision), build=Build())
+    trainer, samples = Trainer(0, folder=tmp_path), tiny_samples(80)
+    first, second = trainer.fit(chosen, samples), trainer.fit(chosen, samples)
+    assert torch.equal(weights(first), weights(second))
+    assert second.network.head.weight.dtype == {"32": torch.float32, "64": torch.float64}[precision]
+
+
+def test_one_cycle_brings_in_no_momentum():
+    from robustsuite.training.descent import make_optimizer, make_schedule
+
+    settings = Training(optimizer="sgd", momentum=0.0, schedule="one-cycle")
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), settings)
+    make_schedule(optimizer, settings, 10)
+    assert optimizer.param_groups[0]["momentum"] == 0.0
