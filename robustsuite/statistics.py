@@ -32,6 +32,30 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a rate (Clopper and Pearson, Biometrika 1934): covers at least `level` at every rate and size.
+
+    Args:
+        successes: How many of `n`.
+        n: Number of independent samples; 0 gives [0, 1].
+        level: Coverage asked for, in (0, 1); each tail holds at most half of the rest.
+
+    Returns:
+        Lower and upper end, in [0, 1].
+
+    Example:
+        >>> low, high = clopper_pearson(0, 100)
+        >>> low, round(high, 4)
+        (0.0, 0.0362)
+    """
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
+    return low, high
+
+
 def rate(outcomes: Tensor, better: str) -> Metric:
     """A rate over independent samples, with its Wilson interval; no samples give an undefined (NaN) value."""
     n, successes = len(outcomes), int(outcomes.sum())
