@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "checks", "canonical", "streams", "threat", "isolation", "files", "loading", "losses", "serving", "data",
      "models", "expressions"},
     {"training"},
-    {"protocol", "statistics"},
+    {"protocol", "statistics", "paired"},
     {"registry", "suites"},
     {"scenarios"},
     {"benchmark"},

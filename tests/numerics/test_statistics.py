@@ -49,6 +49,7 @@ def test_repeats_add_both_sources_of_spread():
     spread = over_repeats([Metric(v) for v in (1.0, 2.0, 3.0)])
     assert (spread.low, spread.value, spread.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2, 2 + 4.302653 / 3**0.5))
     both = over_repeats([Metric(v, 100, v - 0.3, v + 0.4) for v in (1.0, 2.0, 3.0)])
-    assert both.high - both.value == pytest.approx(math.hypot(4.302653 / 3**0.5, 0.35))
+    assert both.value - both.low == pytest.approx(math.hypot(4.302653 / 3**0.5, 0.3))
+    assert both.high - both.value == pytest.approx(math.hypot(4.302653 / 3**0.5, 0.4))
     wide = over_repeats([Metric(v, 10, 0.0, 1.0, "rate") for v in (0.0, 1.0)])
     assert (wide.low, wide.high) == (0.0, 1.0)

@@ -7,7 +7,7 @@ import torch
 from robustsuite.benchmark.records import read, save_samples
 from robustsuite.report.files import csv
 from robustsuite.report.frame import COLUMNS, tidy
-from robustsuite.statistics import wilson
+from robustsuite.statistics import interval
 
 CONTRACT = (
     "suite,dataset,model,defense,attack,scenario,knowledge,norm,radius,repeat,metric,value,low,high,n,unit,better,status,"
@@ -79,7 +79,7 @@ def test_two_attacks_that_break_disjoint_halves_leave_nothing(maker):
     assert list(frame[(frame.metric == "robust_accuracy")].value) == [0.5, 0.5, 0.0]
     assert (worst.scenario, worst.metric, worst.unit, worst.better) == ("evasion", "robust_accuracy", "rate", "higher")
     assert (worst.n, worst.norm, worst.radius, worst.status) == (100, "linf", 0.3, "ok")
-    assert (worst.low, worst.high) == wilson(0, 100)
+    assert (worst.low, worst.high) == interval(0, 100)
     assert worst["flags"] == "zero-gradients;few-samples"
     assert frame.attack.iloc[-1] == "worst-case"
 
