@@ -13,7 +13,10 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Turn dataclasses, tuples, enums and paths into JSON values; a dataclass carries the name of its class as `is`."""
+    """Turn dataclasses, tuples, enums and paths into JSON values; a dataclass carries the name of its class as `is`.
+
+    JSON has no infinity: numbers that are not finite become the text `inf`, `-inf` or `nan`, which `float` reads back.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
         return {"is": getattr(type(value), "plugin_name", type(value).__name__), **fields}

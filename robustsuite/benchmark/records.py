@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STATUSES: Final = ("ok", "error", "inconclusive", "not_applicable", "not_run")
+_NOT_FINITE: Final = ("inf", "-inf", "nan")  # as `canonical.plain` writes them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +89,22 @@ class Record:
 
     @classmethod
     def parse(cls, line: str) -> Record:
-        """Read a line; keys of a later version are ignored."""
+        """Read a line; keys of a later version are ignored, and figures that JSON has no word for are numbers again."""
         values = json.loads(line)
         known = {f.name for f in dataclasses.fields(cls)}
         kept = {name: value for name, value in values.items() if name in known}
+        kept["metrics"] = {name: _numbers(metric) for name, metric in kept.get("metrics", {}).items()}
+        kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
         for name in ("flags", "history"):
             kept[name] = tuple(kept.get(name, ()))
         return cls(**kept)
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: float(value) if isinstance(value, str) and value in _NOT_FINITE else value
+        for name, value in figures.items()
+    }
 
 
 def append(path: Path, record: Record) -> None:
@@ -129,7 +139,8 @@ def save_samples(folder: Path, key: str, columns: Mapping[str, Tensor]) -> tuple
     """Write per-sample columns and artefacts; returns the path below `folder` and the file's SHA-256."""
     from safetensors.torch import save
 
-    content = save({name: value.detach().cpu().contiguous() for name, value in columns.items()})
+    # Cloned, because safetensors refuses columns that share memory.
+    content = save({name: value.detach().cpu().contiguous().clone() for name, value in columns.items()})
     relative = f"samples/{key}.safetensors"
     write_atomically(folder / relative, content)
     return relative, hashlib.sha256(content).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,7 @@ def _detail(record: Record, shared: bool) -> Detail:
 
 def _figures(metric: Mapping[str, Any]) -> tuple[str, str, str]:
     unit, value = str(metric.get("unit") or ""), metric.get("value")
-    if value is None:
+    if value is None or math.isnan(value):
         return "–", "", ""
     low, high = metric.get("low"), metric.get("high")
     figure = f"{words.figure(float(value), unit)} {words.suffix(unit)}".strip()
