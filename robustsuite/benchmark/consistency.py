@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from robustsuite.benchmark import gates
 from robustsuite.benchmark.plan import is_trained, make_recipe
 from robustsuite.benchmark.problems import Problem, ProblemsError, locate
 from robustsuite.benchmark.uses import NONE, DefenseUse
 from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.errors import RequestError
+from robustsuite.threat import Ball, refuse_vacuous
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.suite import Suite
@@ -18,7 +20,9 @@ def inconsistencies(suite: Suite) -> list[Problem]:
     """Every contradiction between parts of a suite that are valid by themselves."""
     return [
         *_without_threat(suite),
+        *_vacuous(suite, suite.threat.ball(), ("threat", "radius")),
         *(problem.below("defenses", i) for i, use in enumerate(suite.defenses) for problem in _of_defense(suite, use)),
+        *gates.of_suite(suite),
     ]
 
 
@@ -36,6 +40,18 @@ def _without_threat(suite: Suite) -> list[Problem]:
     ]
 
 
+def _vacuous(suite: Suite, ball: Ball | None, path: Path) -> list[Problem]:
+    """A radius that reaches every input, as far as the data set's name tells before it is read."""
+    known = suite.dataset.expected_inputs()
+    if ball is None or known is None:
+        return []
+    try:
+        refuse_vacuous(ball, *known)
+    except RequestError as error:
+        return [Problem(path, str(error))]
+    return []
+
+
 def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
     """Overrides that do not fit, parts that do not compose, training where a checkpoint forbids it."""
     problems = _of_overrides(suite, use)
@@ -49,6 +65,11 @@ def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
         recipe = make_recipe(suite, use)
     except RequestError as error:
         return [Problem(_locate(str(error), use), str(error))]
+    own = getattr(recipe.objective, "ball", None)
+    if isinstance(own, Ball) and own != suite.threat.ball():
+        problems = _vacuous(suite, own, _locate(f"got radius={own.radius}", use))
+        if problems:
+            return problems
     trains = (recipe.objective, recipe.update, recipe.prepare) != (bare.objective, bare.update, bare.prepare)
     if not trains or is_trained(recipe):
         return []

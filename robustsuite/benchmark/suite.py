@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from robustsuite import checks, registry
 from robustsuite.benchmark import yaml_lines
+from robustsuite.benchmark.gates import Gate, read_gates
 from robustsuite.benchmark.overrides import apply_overrides
 from robustsuite.benchmark.problems import (
     Origin,
@@ -197,6 +198,7 @@ class Suite(BaseModel):
         threat: What the adversary of evasion games may do.
         defenses: Rows of the comparison.
         attacks: Columns of the comparison; the clean evaluation is always there and not listed.
+        gates: Floors and ceilings that the run must pass.
         plugins: Files whose plug-ins this suite uses.
     """
 
@@ -213,6 +215,7 @@ class Suite(BaseModel):
     threat: Annotated[ThreatSpec, _carrying(_read_threat)] = ThreatSpec()
     defenses: Annotated[tuple[DefenseUse, ...], _carrying(read_defenses)] = (DefenseUse(),)
     attacks: Annotated[tuple[PluginUse, ...], _carrying(read_attacks)] = ()
+    gates: Annotated[tuple[Gate, ...], _carrying(read_gates)] = ()
 
     @field_validator("name")
     @classmethod
@@ -248,6 +251,7 @@ class Suite(BaseModel):
             "threat": _settings(self.threat),
             "defenses": [use.written() for use in self.defenses],
             "attacks": [use.written() for use in self.attacks],
+            **({"gates": [gate.written() for gate in self.gates]} if self.gates else {}),
         }
 
     def to_yaml(self) -> str:

@@ -160,7 +160,7 @@ def test_a_suite_is_frozen():
     ("text", "place", "words"),
     [
         ("sede: 3", 5, r"sede: .*got sede=3; did you mean 'seed'"),
-        ("gates: []", 5, "gates: expected a key of the suite"),
+        ("gates: robust_accuracy", 5, "gates: expected a list, got gates='robust_accuracy'"),
         ("seed: x", 5, "seed: expected a valid integer, got seed='x'"),
         ("seed: 1.5", 5, "seed: expected a valid integer, got seed=1.5"),
         ("seed: true", 5, "seed: expected a valid integer, got seed=True"),

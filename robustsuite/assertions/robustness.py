@@ -1,21 +1,18 @@
-"""Gates with three outcomes: the interval supports the threshold, contradicts it, or cannot tell."""
+"""What a test holds: gates that measure, judge, and write down what they saw."""
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from robustsuite import checks
 from robustsuite.errors import RobustsuiteError
+from robustsuite.gates import GateFailure, Outcome, Verdict, decide
 from robustsuite.protocol import Metric
-from robustsuite.report.flags import KNOWN, describe
-from robustsuite.statistics import wilson
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.games import AttackLike
@@ -23,117 +20,6 @@ if TYPE_CHECKING:
     from robustsuite.data.samples import Samples
     from robustsuite.report.report import Report
     from robustsuite.threat import Ball
-
-# Doubts under which a model can only look better than it is: a floor that it misses even so, it misses.
-_FLATTERING: Final = ("lost-adversarial", "over-budget", "non-finite", "zero-gradients", "not-adaptive")
-_LARGEST: Final = 10_000_000  # samples beyond which "how many more" is no advice
-
-
-class Outcome(enum.Enum):
-    """What a measurement says of a threshold."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    INCONCLUSIVE = "inconclusive"
-
-
-class GateFailure(AssertionError):  # noqa: N818  # pytest reports an AssertionError as a failure, not as an error
-    """A gate that did not pass; the message says what was measured and what would settle it."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A gate's outcome and why.
-
-    Args:
-        outcome: One of three.
-        message: What was measured, and what would settle it where it is inconclusive.
-    """
-
-    outcome: Outcome
-    message: str
-
-
-def decide(metric: Metric, at_least: float, *, name: str, flags: tuple[str, ...] = (), doubt: str = "") -> Verdict:
-    """Hold a rate against a floor.
-
-    Passes only where the whole interval is at or above the floor, and fails where all of it is below. Between the two
-    it is inconclusive, and also where a flag says that the number cannot be believed; but a floor that is missed is
-    missed under a flag that can only flatter the model.
-
-    Args:
-        metric: A rate with an interval.
-        at_least: The floor, in [0, 1].
-        name: What the rate is called.
-        flags: Doubts of its record; those that an interval already tells are passed over.
-        doubt: Why the number cannot be believed, in a sentence, where the judge says so.
-
-    Raises:
-        RequestError: A floor outside [0, 1].
-
-    Example:
-        >>> decide(Metric(0.9, 100, 0.83, 0.94), 0.5, name="robust_accuracy").outcome.value
-        'passed'
-    """
-    checks.real("at_least", at_least, low=0.0, high=1.0)
-    low = 0.0 if metric.low is None else metric.low
-    high = 1.0 if metric.high is None else metric.high
-    seen = f"{name} {metric.value:.3f} [{low:.3f}, {high:.3f}] on {metric.n} samples, asked for at least {at_least:g}"
-    grave = tuple(flag for flag in flags if flag not in KNOWN or describe(flag).withholds)
-    flattering = all(flag in _FLATTERING for flag in grave) and bool(grave or not doubt)
-    if high < at_least and flattering:
-        return Verdict(Outcome.FAILED, f"failed: {seen}")
-    if grave or doubt:
-        return Verdict(Outcome.INCONCLUSIVE, f"inconclusive: {seen}; {_doubts(grave, doubt)}")
-    if low >= at_least:
-        return Verdict(Outcome.PASSED, f"passed: {seen}")
-    return Verdict(Outcome.INCONCLUSIVE, f"inconclusive: {seen}; {_advice(metric, at_least)}")
-
-
-def _doubts(flags: tuple[str, ...], doubt: str) -> str:
-    told = [f"flagged {code} ({describe(code).meaning or 'see the attack'})" for code in flags]
-    remedies = [describe(code).remedy for code in flags if describe(code).remedy]
-    said = doubt if not flags else ""
-    return "; ".join(part for part in (*told, said, f"to settle it: {', '.join(remedies)}" if remedies else "") if part)
-
-
-def _advice(metric: Metric, floor: float) -> str:
-    """How many samples would settle it, should the rate stay what it is."""
-    needed = samples_needed(metric.value, floor, more_than=metric.n)
-    if needed is None:
-        return "the rate is so close to the floor that no number of samples within reach settles it"
-    return f"about {needed - metric.n} more samples would settle it, should the rate stay what it is"
-
-
-def samples_needed(rate: float, floor: float, *, more_than: int = 0) -> int | None:
-    """How many samples it takes until the Wilson interval of `rate` no longer holds `floor`.
-
-    Args:
-        rate: The rate, in [0, 1].
-        floor: The threshold, in [0, 1].
-        more_than: How many are not enough.
-
-    Returns:
-        The number, about the least; None beyond ten million.
-
-    Example:
-        >>> samples_needed(1.0, 0.9)
-        35
-    """
-
-    def settled(n: int) -> bool:
-        low, high = wilson(round(rate * n), n)
-        return low >= floor or high < floor
-
-    low, high = more_than, more_than + 1
-    while not settled(high):
-        low, high = high, 2 * high
-        if high > _LARGEST:
-            return None
-    while low + 1 < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if settled(middle) else (middle, high)
-    return high
 
 
 def folder_name(name: str) -> str:

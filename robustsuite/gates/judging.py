@@ -1,0 +1,156 @@
+"""Gates against a report: a verdict for every defence and attack that a gate is about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from robustsuite.benchmark.gates import WORST, Gate, gives
+from robustsuite.gates.deciding import Outcome, Verdict, decide
+from robustsuite.protocol import Metric
+from robustsuite.report.flags import concerning
+from robustsuite.report.table import main_rows, plain_rows
+from robustsuite.statistics import over_repeats
+
+if TYPE_CHECKING:
+    from robustsuite.report.report import Report
+
+Row = Mapping[str, Any]
+_CLEAN: Final = "none"
+_UNTOUCHED: Final = ("clean_accuracy", "rejection_rate_clean")  # no attack takes part in them
+_OPEN: Final = ("distance_median", "queries_median", "rejection_rate_attack")  # doubts may move them either way
+_MEASURED: Final = ("ok", "inconclusive")
+
+
+class Place(NamedTuple):
+    """Where a figure stands: a defence in a suite, and an attack."""
+
+    suite: str
+    dataset: str
+    defense: str
+    attack: str
+
+
+def judge(gates: Iterable[Gate], report: Report) -> tuple[Verdict, ...]:
+    """Hold a report against the gates it was asked to pass.
+
+    A pure function of the records: figures over all repeats at the suite's own radius, the worst case over attacks
+    where the per-sample files are at hand. What is missing, raised or could not be played is inconclusive and named.
+
+    Args:
+        gates: What was asked for.
+        report: What was measured.
+
+    Returns:
+        In the order of the gates, one verdict for each defence and attack that a gate is about, its `gate` filled in.
+    """
+    rows = main_rows(plain_rows(report.frame))
+    cells: dict[Place, list[Row]] = {}
+    for row in rows:
+        cells.setdefault(Place(*(row[name] for name in Place._fields)), []).append(row)
+    repeats = len({row["repeat"] for row in rows})
+    return tuple(verdict for gate in gates for verdict in _verdicts(gate, cells, repeats))
+
+
+def worst(verdicts: Iterable[Verdict]) -> Outcome | None:
+    """Failed where any failed, else inconclusive where any is, else passed; None without verdicts."""
+    outcomes = {verdict.outcome for verdict in verdicts}
+    order = (Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.PASSED)
+    return next((outcome for outcome in order if outcome in outcomes), None)
+
+
+def _verdicts(gate: Gate, cells: Mapping[Place, Sequence[Row]], repeats: int) -> Iterator[Verdict]:
+    defended = {place[:3]: None for place in cells if gate.defense in ("", place.defense)}
+    several = len({place[:2] for place in defended}) > 1
+    if not defended:
+        yield _unknown(gate, f"no record of the defence {gate.defense!r}" if gate.defense else "no records")
+    for suite, dataset, defense in defended:
+        beside = {place.attack: rows for place, rows in cells.items() if place[:3] == (suite, dataset, defense)}
+        where = f"{suite}/{dataset}: " if several else ""
+        for attack in _attacks(gate, beside) or ("",):
+            asked = replace(gate, defense=defense, attack=attack)
+            yield _verdict(asked, where, beside.get(attack, ()), repeats)
+
+
+def _attacks(gate: Gate, beside: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
+    """The attacks that the gate is about: the one it names, the clean evaluation, or all that give its metric."""
+    if gate.attack:
+        return (gate.attack,)
+    giving = tuple(attack for attack, rows in beside.items() if _gives(rows, gate.metric, attack))
+    return (_CLEAN,) if _CLEAN in giving else giving
+
+
+def _gives(rows: Sequence[Row], metric: str, attack: str) -> bool:
+    return metric in gives(rows[0]["scenario"], attack) or any(row["metric"] == metric for row in rows)
+
+
+def _unknown(gate: Gate, why: str) -> Verdict:
+    sign = "at least" if gate.at_least is not None else "at most"
+    head = f"{gate.place}{': ' if gate.place else ''}{gate.metric}"
+    return Verdict(Outcome.INCONCLUSIVE, f"inconclusive: {head} asked for {sign} {gate.bound:g}; {why}", gate)
+
+
+def _verdict(gate: Gate, where: str, rows: Sequence[Row], repeats: int) -> Verdict:
+    measured = [row for row in rows if row["metric"] == gate.metric and row["value"] is not None]
+    lacking = _lacking(gate, rows, measured, repeats)
+    if not measured:
+        return _unknown(gate, lacking)
+    metrics = [_metric(row) for row in measured]
+    merged = over_repeats(metrics)
+    codes = [code for row in measured for code in row["flags"].split(";") if code]
+    flags = concerning(codes, gate.metric, {row["metric"] for row in rows})
+    if gate.metric in _UNTOUCHED and rows[0]["scenario"] == "evasion":
+        flags = tuple(flag for flag in flags if flag == "nondeterministic")
+    doubt = "; ".join(dict.fromkeys(r["message"] for r in measured if r["status"] == "inconclusive" and r["message"]))
+    found = decide(
+        replace(merged, better="") if gate.metric in _OPEN else merged,  # a doubt tells nothing of its direction
+        gate.at_least,
+        at_most=gate.at_most,
+        name=f"{where}{gate.place}{': ' if gate.place else ''}{gate.metric}",
+        flags=flags,
+        doubt=doubt,
+        flattered=gate.attack == WORST,
+        lacking=lacking,
+        advice=_repeating(metrics, merged, gate.bound),
+    )
+    return replace(found, gate=gate, metric=merged)
+
+
+def _lacking(gate: Gate, rows: Sequence[Row], measured: Sequence[Row], repeats: int) -> str:
+    """Which of the records that the gate is about have no figure, and why; empty where none lacks."""
+    name = gate.attack or gate.metric
+    if not rows:
+        return f"no record of {name}" if gate.attack else "no attack gives it"
+    got = {row["repeat"] for row in measured}
+    silent = {row["repeat"]: row for row in rows if row["repeat"] not in got}
+    told = []
+    for repeat, row in silent.items():
+        which = f"{name} (repeat {repeat})" if repeats > 1 else name
+        if row["status"] in _MEASURED:
+            told.append(f"{which} gives no {gate.metric} here")
+        else:
+            why = f": {row['message']}" if row["message"] else ""
+            told.append(f"{which} has status {row['status'].replace('_', ' ')}{why}")
+    absent = repeats - len(got) - len(silent)
+    return "; ".join([*told, *([f"{name} has no record of {absent} of {repeats} repeats"] if absent > 0 else [])])
+
+
+def _metric(row: Row) -> Metric:
+    return Metric(row["value"], int(row["n"] or 0), row["low"], row["high"], row["unit"], row["better"])
+
+
+def _repeating(metrics: Sequence[Metric], merged: Metric, threshold: float) -> str | None:
+    """What settles a figure over repeats, whose interval holds two sources of spread; None for one repeat."""
+    if len(metrics) == 1 or merged.low is None or merged.high is None:
+        return None
+    widths = [(m.high - m.low) / 2 for m in metrics if m.low is not None and m.high is not None]
+    sampling = sum(widths) / len(widths) if widths else 0.0
+    half, apart = (merged.high - merged.low) / 2, abs(merged.value - threshold)
+    training = math.sqrt(max(0.0, half**2 - sampling**2))
+    if training >= apart:
+        return f"the spread over {len(metrics)} trainings leaves it open: more repeats would settle it, no more samples"
+    needed = math.ceil(merged.n / len(metrics) * sampling**2 / (apart**2 - training**2))
+    each = max(1, needed - merged.n // len(metrics))
+    return f"about {each} more samples in each repeat would settle it, should the figures stay what they are"
