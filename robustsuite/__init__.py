@@ -19,9 +19,11 @@ _LAZY = {
     "attack": "robustsuite.api",
     "defense": "robustsuite.api",
     "evaluate": "robustsuite.api",
+    "load_data": "robustsuite.data.catalogue",
     "perturb": "robustsuite.api",
     "run": "robustsuite.api",
     "Report": "robustsuite.report.report",
+    "compare": "robustsuite.report.compare",
     "RobustsuiteError": "robustsuite.errors",
     "RequestError": "robustsuite.errors",
     "ModelError": "robustsuite.errors",
@@ -29,10 +31,12 @@ _LAZY = {
 
 if TYPE_CHECKING:
     from robustsuite.api import attack, defense, evaluate, perturb, run
+    from robustsuite.data.catalogue import load_data
     from robustsuite.data.samples import Samples
     from robustsuite.errors import ModelError, RequestError, RobustsuiteError
     from robustsuite.models.wrap import wrap
     from robustsuite.registry import register
+    from robustsuite.report.compare import compare
     from robustsuite.report.report import Report
     from robustsuite.streams import Streams
     from robustsuite.threat import Ball, Threat
@@ -51,8 +55,10 @@ __all__ = [
     "Threat",
     "Training",
     "attack",
+    "compare",
     "defense",
     "evaluate",
+    "load_data",
     "perturb",
     "register",
     "run",
