@@ -188,6 +188,7 @@ class _Judge:
         queries = torch.tensor([self._meter.queries.get(int(i), 0) for i in self._victim.test.ids.tolist()])
         columns = {
             "id": self._victim.test.ids,
+            "label": self._victim.test.y,
             "clean_correct": self._clean,
             "robust": self._robust,
             "distance": self._distance,

@@ -53,7 +53,7 @@ class Utility(Scenario[None, None]):
         if victim.trained is not None:
             values.update(_facts(victim))
             flags = victim.trained.flags
-        columns = {"id": victim.test.ids, "clean_correct": right}
+        columns = {"id": victim.test.ids, "label": victim.test.y, "clean_correct": right}
         cost = {"forwards": len(victim.test), "backwards": 0, "queries": 0}
         return Metrics(values, flags, per_sample=columns, cost=cost)
 

@@ -120,7 +120,7 @@ def test_page_draws_success_against_radius(html):
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", html)
     assert titles[:3] == ["worst-case", "fgsm", "pgd"]
     assert "none: 100.0 % [98.2, 100.0] at radius 0.3, n = 200" in html
-    assert "none: 2.0 % [0.8, 5.0] at radius 0, n = 200" in html
+    assert "none: 2.0 % [0.5, 5.0] at radius 0, n = 200" in html
 
 
 def test_everything_from_records_is_escaped(maker):
