@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robustsuite import __version__, checks, registry
 from robustsuite.benchmark.environment import environment
 from robustsuite.benchmark.existing import existing, model_digest
-from robustsuite.benchmark.games import AttackLike, Game, arrange_all, ask_for_what_is_missing, labels, resolve
+from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing, labels, resolve
 from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.records import Record
 from robustsuite.canonical import digest, plain
@@ -139,8 +139,11 @@ def _played(
         records = []
         for blank, game in zip(blanks, games, strict=True):
             if progress is not None:
-                progress(f"playing {blank.attack}", blank.order, len(games))
+                what = "measuring clean accuracy" if game.entry.name == CLEAN else f"playing {blank.attack}"
+                progress(what, blank.order, len(games))
             records.append(judge(blank, lambda made=game: made[1:], lambda: victim, folder))  # type: ignore[misc]
+        if progress is not None:
+            progress("finished", len(games), len(games))
         report = Report(records, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -243,6 +243,39 @@ class Ball:
         return self.project(x + raw * _per_sample(size, x), x)
 
 
+def refuse_vacuous(
+    ball: Ball, bounds: tuple[float, float], shape: tuple[int, ...] | None = None, *, name: str = "radius"
+) -> None:
+    """Refuse a declared ball that holds every input there is, such as 8 typed for 8/255.
+
+    No model withstands it, so 0 % under it says nothing of the model. Diagnostics and curves, which ask for such balls
+    on purpose, do not come here.
+
+    Args:
+        ball: As the user declared it; bounds of its own count before those of the data.
+        bounds: Least and greatest input value.
+        shape: Of one input; None where it is not known yet, and then only linf is checked.
+        name: What the user calls the radius.
+
+    Raises:
+        RequestError: The radius reaches from one corner of the inputs' box to the opposite one.
+
+    Example:
+        >>> refuse_vacuous(Ball("linf", "8/255"), (0.0, 1.0))
+    """
+    low, high = ball.bounds or bounds
+    if shape is None and ball.norm != "linf":
+        return
+    width = math.prod(shape or ())
+    span = (high - low) * {"linf": 1.0, "l2": math.sqrt(width), "l1": float(width)}[ball.norm]
+    if ball.radius < span:
+        return
+    pixels = (low, high) == (0.0, 1.0) and 1 <= ball.radius <= 255
+    remedy = f"write {ball.radius:g}/255 if pixel values were meant" if pixels else "give it in raw input units"
+    expected = f"an {ball.norm} radius below {span:.6g}, which joins opposite corners of inputs in [{low:g}, {high:g}]"
+    raise checks.fail(expected, name, ball.radius, f"{remedy}; a ball that holds every input says nothing of a model")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Threat:
     """The threat model of a suite: what every adversary may do, set by nobody but its author.

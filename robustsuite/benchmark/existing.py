@@ -22,7 +22,7 @@ from robustsuite.errors import ModelError, RobustsuiteError
 from robustsuite.isolation import out_of_memory, untouched
 from robustsuite.protocol import Victim, judgeable
 from robustsuite.serving import Deployed, Served, ask
-from robustsuite.threat import Ball
+from robustsuite.threat import Ball, refuse_vacuous
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
 
@@ -138,7 +138,10 @@ def _agree(samples: Samples, bounds: tuple[float, float], ball: Ball | None) -> 
     if samples.bounds != bounds:
         remedy = f"the model declares {bounds}: scale the inputs, or declare rs.wrap(model, bounds={samples.bounds})"
         raise checks.fail("samples with the model's bounds", "data.bounds", samples.bounds, remedy)
-    if ball is None or ball.bounds is None:
+    if ball is None:
+        return
+    refuse_vacuous(ball, bounds, samples.shape)
+    if ball.bounds is None:
         return
     if ball.bounds[0] < bounds[0] or ball.bounds[1] > bounds[1]:
         remedy = "leave them out, or declare the model's by rs.wrap(model, bounds=...)"

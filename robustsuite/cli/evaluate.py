@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -10,12 +11,14 @@ import typer
 
 from robustsuite.cli.console import Plugins, Quiet, Verbose, load_plugins, results, say, set_up
 from robustsuite.cli.progress import progress_on
+from robustsuite.cli.verdicts import leave, pronounce, read_gates
 
 if TYPE_CHECKING:
     from torch import nn
 
     from robustsuite.data.catalogue import DatasetSpec
-    from robustsuite.data.samples import Samples, Splits
+    from robustsuite.data.samples import Samples
+    from robustsuite.gates import Gate
     from robustsuite.report.report import Report
 
 DEFAULT_ATTACKS: Final = ("noise", "fgsm", "pgd")
@@ -35,12 +38,20 @@ def evaluate(
             show_default=", ".join(DEFAULT_ATTACKS),
         ),
     ] = None,
-    norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
+    norm: Annotated[str | None, typer.Option(help="linf, l2 or l1.", show_default="linf")] = None,
     radius: Annotated[str | None, typer.Option(help="In raw input units; 8/255 is a quotient.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Weights: safetensors, or .pt without code.")] = None,
     samples: Annotated[int, typer.Option(help="Test samples to attack, each class in its share.")] = _SAMPLES,
     train_data: Annotated[str | None, typer.Option(help="What the model was trained on, like --data.")] = None,
     public_data: Annotated[str | None, typer.Option(help="Data that an adversary may know, like --data.")] = None,
+    gates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate",
+            metavar="[ATTACK:]METRIC>=NUMBER",
+            help="What must hold, such as 'robust_accuracy>=0.4' or 'pgd:robust_accuracy>=0.4'; repeatable.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for records, tables and the HTML report.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
@@ -54,33 +65,38 @@ def evaluate(
     from robustsuite.api import evaluate as judge
     from robustsuite.benchmark.environment import resolve_device
     from robustsuite.isolation import seeded
-    from robustsuite.threat import Ball
+    from robustsuite.threat import Ball, refuse_vacuous
 
     load_plugins(plugins)
     checks.integer("samples", samples, low=1)
     checks.integer("seed", seed, low=0)
     chosen = list(attacks or DEFAULT_ATTACKS)
-    ball = None if radius is None else Ball(norm, checks.fraction("radius", radius))
+    ball = None if radius is None else Ball(norm or "linf", checks.fraction("radius", radius))
+    if ball is None and norm is not None:
+        raise checks.fail("--radius beside --norm", "radius", None, "give it in input units, such as 8/255")
     if ball is None and any(_is_evasion(item) for item in chosen):
         raise checks.fail("--radius for an evasion attack", "radius", None, "give it in input units, such as 8/255")
+    asked = read_gates(gates or (), chosen, ball)
     where = resolve_device(device)
-    splits = load_named(data, seed)
+    test = load_named(data, "test", seed, samples)
+    if ball is not None:
+        refuse_vacuous(ball, test.bounds, test.shape)
     with seeded(seed):
-        model = load_model(target, checkpoint, splits)
+        model = load_model(target, checkpoint, test)
     with progress_on(sys.stderr, quiet=quiet) as progress:
         report = judge(
             model.to(where),
-            _some(splits.test, samples, seed),
+            test,
             chosen,
             ball,
             seed=seed,
             device=where,
             name=target,
-            train=None if train_data is None else load_named(train_data, seed).train,
-            public=None if public_data is None else load_named(public_data, seed).train,
+            train=None if train_data is None else load_named(train_data, "train", seed),
+            public=None if public_data is None else load_named(public_data, "train", seed),
             progress=progress,
         )
-    _conclude(report, out)
+    _conclude(report, asked, out)
 
 
 def _is_evasion(attack: str) -> bool:
@@ -90,28 +106,22 @@ def _is_evasion(attack: str) -> bool:
     return registry.attacks.get(parse_call(attack)[0]).scenario == "evasion"
 
 
-def load_named(source: str, seed: int) -> Splits:
+def load_named(source: str, part: str, seed: int, most: int | None = None) -> Samples:
     """A data set by name or path; a path without a test part is used whole, as `train` and as `test`.
+
+    Args:
+        source: What the user typed.
+        part: `train` or `test`; the other is not read.
+        seed: Keys the choice.
+        most: At most so many samples, each class in its share; None for all.
 
     Raises:
         RequestError: Neither a known name nor data at that path.
     """
-    from dataclasses import replace
+    from robustsuite.data.catalogue import load_part
 
-    import torch
-
-    from robustsuite.data.catalogue import load
-
-    splits = load(_spec(source), seed=seed)
-    rows = torch.cat([splits.train.ids, splits.test.ids])
-    set_apart = int(splits.test.ids.min()) >= len(splits.train)
-    if source == splits.name or set_apart:
-        return splits
-    inputs = torch.cat([splits.train.x, splits.test.x])
-    order = rows.argsort()
-    labels = torch.cat([splits.train.y, splits.test.y])
-    whole = replace(splits.train, x=inputs[order], y=labels[order], ids=rows[order])
-    return replace(splits, train=whole, test=whole)
+    spec = _spec(source)
+    return load_part(spec, part, most=most, seed=seed, whole=source != spec.name)
 
 
 def _spec(source: str) -> DatasetSpec:
@@ -131,7 +141,7 @@ def _spec(source: str) -> DatasetSpec:
     raise checks.fail("a data set's name, a folder or .zip of images, or an .npz file", "data", source, remedy)
 
 
-def load_model(target: str, checkpoint: str | None, splits: Splits) -> nn.Module:
+def load_model(target: str, checkpoint: str | None, data: Samples) -> nn.Module:
     """Call the user's factory and load the weights that were named.
 
     Raises:
@@ -140,28 +150,21 @@ def load_model(target: str, checkpoint: str | None, splits: Splits) -> nn.Module
     from robustsuite.models.build import ModelSpec
 
     given = {"factory": target, **({} if checkpoint is None else {"checkpoint": checkpoint})}
-    test = splits.test
-    return ModelSpec.parse(given)(test.classes, test.shape, test.bounds)
+    return ModelSpec.parse(given)(data.classes, data.shape, data.bounds)
 
 
-def _some(samples: Samples, count: int, seed: int) -> Samples:
-    """At most `count` samples, each class in its share."""
-    from robustsuite.data.samples import stratified
-    from robustsuite.streams import Streams
+def _conclude(report: Report, asked: Sequence[Gate], out: Path | None) -> None:
+    from robustsuite import gates
 
-    if count >= len(samples):
-        return samples
-    return samples.take(stratified(samples.y, (count,), Streams(seed).child("samples").generator())[0])
-
-
-def _conclude(report: Report, out: Path | None) -> None:
     report.show(results())
+    verdicts = gates.judge(asked, report)
+    pronounce(verdicts)
     if out is not None:
+        gates.save(out, asked)  # before the files that tell of them
         folder = report.save(out)
         for name in ("report.html", "results.csv"):
             typer.echo(str(folder / name))
-    failed = [record for record in report.records if record.status == "error"]
-    for record in failed:
-        say(f"error: {record.attack}: {(record.message.strip().splitlines() or ['no message'])[-1]}")
-    if failed:
-        raise typer.Exit(1)
+    for record in report.records:
+        if record.status == "error":
+            say(f"error: {record.attack}: {(record.message.strip().splitlines() or ['no message'])[-1]}")
+    leave(report.records, verdicts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from robustsuite import checks
@@ -11,8 +11,8 @@ from robustsuite.data.arrays import from_factory, npz
 from robustsuite.data.digits import digits
 from robustsuite.data.image_folder import image_folder
 from robustsuite.data.places import resolve
-from robustsuite.data.samples import Splits
-from robustsuite.data.sources import Source, choose
+from robustsuite.data.samples import Samples, Splits
+from robustsuite.data.sources import PARTS, Source, choose, fewer
 from robustsuite.data.torchvision_sets import NAMES as TORCHVISION
 from robustsuite.data.torchvision_sets import torchvision_set
 
@@ -30,6 +30,11 @@ DESCRIPTIONS: Final = {
     "factory": "a function of your own (factory)",
 }
 NAMES: Final = tuple(DESCRIPTIONS)
+_SHAPES: Final = {
+    "digits": (1, 8, 8),
+    **dict.fromkeys(("mnist", "fashion-mnist", "kmnist"), (1, 28, 28)),
+    **dict.fromkeys(("cifar10", "cifar100", "svhn"), (3, 32, 32)),
+}
 _WITH_PATH: Final = ("image-folder", "npz", "orl-faces")
 
 
@@ -106,6 +111,12 @@ class DatasetSpec:
             if not fits and getattr(self, key):
                 raise checks.fail(f"no {key} for dataset {self.name}", key, getattr(self, key), "leave it out")
 
+    def expected_inputs(self) -> tuple[tuple[float, float], tuple[int, ...] | None] | None:
+        """Bounds of the inputs, and their shape or None, as far as is known before anything is read."""
+        if self.factory is not None and self.bounds is None:
+            return None  # the factory may return `Splits`, which have their own
+        return self.bounds or (0.0, 1.0), None if self.factory is not None else _SHAPES.get(self.name)
+
 
 def load(spec: DatasetSpec, *, seed: int) -> Splits:
     """Read a data set and cut it to size.
@@ -131,6 +142,59 @@ def load(spec: DatasetSpec, *, seed: int) -> Splits:
     if isinstance(source, Splits):
         return _cut(source, spec, seed)
     return source.splits(spec.train, spec.test, seed)
+
+
+def load_part(spec: DatasetSpec, part: str, *, most: int | None = None, seed: int = 0, whole: bool = False) -> Samples:
+    """One part of a data set, of which only the rows asked for are read.
+
+    Args:
+        spec: Which data; its own `train` and `test` counts come first.
+        part: `train` or `test`.
+        most: At most so many samples, each class in its share; None for all.
+        seed: Keys the choice and, where the data have no test part, which rows are held out.
+        whole: Whether data without a test part are taken whole, as `train` and as `test`.
+
+    Raises:
+        RequestError: The data are not there, or are not what they are said to be.
+        UntrustedFileError: A file that cannot be trusted or read; nothing in it was run.
+    """
+    checks.one_of("part", part, PARTS)
+    if most is not None:
+        checks.integer("samples", most, low=1)
+    source = _source(spec, seed)
+    if isinstance(source, Source):
+        return source.part(part, spec.train, spec.test, most, seed, whole=whole)
+    samples: Samples = getattr(_cut(source, spec, seed), part)
+    return samples.take(fewer(samples.y, most, seed))
+
+
+def load_data(name: str, part: str = "test", *, samples: int | None = None, seed: int = 0, **settings: Any) -> Samples:
+    """A built-in data set, or the user's own, as samples that every game takes.
+
+    Args:
+        name: One of `robustsuite list datasets`.
+        part: `test`, or `train` for what models are trained on.
+        samples: At most so many, each class in its share; None for all. Only these are read.
+        seed: Keys the choice and, where the data have no test part (`digits`), which rows are held out.
+        **settings: As in the `dataset` block of a suite: `root`, `path`, `download`, `size`, `bounds`, `classes`,
+            `factory`, `train`, `test`.
+
+    Returns:
+        Samples, whose `inputs()` `(N, ...)` are floating in raw units and whose `y` `(N,)` are the labels.
+
+    Raises:
+        RequestError: An unknown name or setting, or data that are not there.
+        UntrustedFileError: A file that cannot be trusted or read; nothing in it was run.
+
+    Example:
+        >>> data = load_data("digits", samples=100)
+        >>> data.inputs().shape, data.y.shape
+        (torch.Size([100, 1, 8, 8]), torch.Size([100]))
+    """
+    known = [f.name for f in fields(DatasetSpec) if f.name != "name"]
+    for key in settings:
+        checks.one_of("settings", key, known)
+    return load_part(DatasetSpec(name=name, **settings), part, most=samples, seed=seed)
 
 
 def _source(spec: DatasetSpec, seed: int) -> Source | Splits:

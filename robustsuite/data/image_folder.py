@@ -60,4 +60,7 @@ def _part(rows: list[Row], classes: list[str], size: tuple[int, int] | None) -> 
     def read(index: Tensor) -> Tensor:
         return tree.decode([rows[i][2] for i in index.tolist()], size)
 
-    return Part(torch.tensor([number[label] for label, _, _ in rows]), read)
+    def channels() -> int:
+        return tree.channels([entry for _, _, entry in rows])
+
+    return Part(torch.tensor([number[label] for label, _, _ in rows]), read, channels)

@@ -139,6 +139,19 @@ class ImageTree:
             stored[i] = array  # a grey image among coloured ones is repeated over the channels
         return torch.from_numpy(stored).permute(0, 3, 1, 2).contiguous()
 
+    def channels(self, entries: Sequence[str]) -> int:
+        """3 if any of these images has colour, else 1, by their headers alone; what is no image is passed over."""
+        from PIL import Image
+
+        for _, content in self.read(entries):
+            try:
+                with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
+                    if opened.mode in _COLOUR:
+                        return 3
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                continue
+        return 1
+
 
 def _is_image(name: str) -> bool:
     path = PurePosixPath(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,20 +13,29 @@ from robustsuite import checks
 from robustsuite.data.samples import Samples, Splits, stratified
 from robustsuite.streams import Streams
 
-TEST_SHARE = 0.2  # held out where a data set has no test part and no count is asked for
+PARTS: Final = ("train", "test")
+TEST_SHARE: Final = 0.2  # held out where a data set has no test part and no count is asked for
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Labels `(N,)`, and a function from row indices to inputs `(n, …)`, so that only the chosen rows are read."""
+    """Labels at once, inputs on demand, so that only the chosen rows are read.
+
+    Args:
+        y: Labels `(N,)`.
+        rows: Row indices to inputs `(n, …)`.
+        channels: The most channels of any image in the part, as many as its grey ones get; 0 where there are none.
+    """
 
     y: Tensor
     rows: Callable[[Tensor], Tensor]
+    channels: Callable[[], int]
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> Part:
         """A part that is in memory."""
-        return cls(y, lambda index: x if len(index) == len(x) else x[index])
+        channels = x.shape[1] if x.dim() == 4 else 0
+        return cls(y, lambda index: x if len(index) == len(x) else x[index], lambda: channels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +81,38 @@ class Source:
         rows = choose(self.train.y, train, "train", seed), choose(self.test.y, test, "test", seed)
         return self._made(self.train, rows[0], self.test, rows[1], len(self.train.y))
 
+    def part(
+        self, name: str, train: int | None, test: int | None, most: int | None, seed: int, *, whole: bool = False
+    ) -> Samples:
+        """One part of what `splits` gives, without reading the other.
+
+        Args:
+            name: `train` or `test`.
+            train: Training samples; None for all.
+            test: Test samples; None for all, or for what `held_out` says.
+            most: At most so many of the part, each class in its share; None for all.
+            seed: Keys the choices.
+            whole: Whether data without a test part are taken whole, as either part.
+
+        Raises:
+            RequestError: More samples asked for than there are.
+        """
+        held, offset = self.train, 0
+        if self.test is None:
+            both = self._hold_out(train, test, Streams(seed).child("data", "split"))
+            rows = torch.arange(len(self.train.y)) if whole else both[PARTS.index(name)]
+        elif name == "test":
+            held, offset = self.test, len(self.train.y)
+            rows = choose(held.y, test, "test", seed)
+        else:
+            rows = choose(held.y, train, "train", seed)
+        rows = rows[fewer(held.y[rows], most, seed)]
+        x = held.rows(rows)
+        if x.dim() == 4 and x.shape[1] == 1:
+            most_channels = max(p.channels() for p in (self.train, self.test) if p is not None)
+            x = x.expand(-1, most_channels, -1, -1).contiguous()
+        return Samples(x, held.y[rows], self.classes, self.bounds, rows + offset)
+
     def _hold_out(self, train: int | None, test: int | None, streams: Streams) -> tuple[Tensor, Tensor]:
         n = len(self.train.y)
         default = round(TEST_SHARE * n) if self.held_out is None else self.held_out
@@ -112,6 +154,13 @@ def choose(y: Tensor, count: int | None, name: str, seed: int) -> Tensor:
     if count is None or count == len(y):
         return torch.arange(len(y))
     return stratified(y, (_at_most(len(y), name, count),), Streams(seed).child("data", name).generator())[0]
+
+
+def fewer(y: Tensor, most: int | None, seed: int) -> Tensor:
+    """Rows of at most `most` of these labels `(N,)`, each class in its share; all of them for None."""
+    if most is None or most >= len(y):
+        return torch.arange(len(y))
+    return stratified(y, (most,), Streams(seed).child("samples").generator())[0]
 
 
 def _at_most(most: int, name: str, count: int) -> int:
