@@ -233,6 +233,35 @@ class Scenario(ABC, Generic[V, A]):
     def score(self, victim: Victim, moves: Iterable[tuple[V, A]]) -> Metrics:
         """Judge the artefacts without asking the attack how it went."""
 
+    def data_view(self, train: Samples) -> V | None:  # noqa: ARG002
+        """The view where it holds nothing but training data, so that one artefact serves every defence; else None."""
+        return None
+
+    def trainings(self, train: Samples, recipe: Recipe | None, artefact: A | None) -> Iterator[tuple[Recipe, Samples]]:  # noqa: ARG002
+        """What the judge will train, so that it can be trained once and beforehand; nothing by default.
+
+        Args:
+            train: The victim's training data.
+            recipe: How the victim is trained, where that is known.
+            artefact: What the attack handed in, where this game has a `data_view`.
+        """
+        return iter(())
+
+    def pack(self, artefact: A) -> tuple[dict[str, Tensor], dict[str, Any]] | None:  # noqa: ARG002
+        """An artefact as tensors and JSON values; None where it cannot be kept."""
+        return None
+
+    def unpack(self, attack: Attack[V, A], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> A | None:  # noqa: ARG002
+        """What `pack` took apart, made by this attack; None where it cannot be put together again."""
+        return None
+
+
+def craft(attack: Attack[V, A], view: V, *, seed: int) -> A:
+    """The artefact that `play` would be handed for this view, made outside of any game."""
+    streams = Streams(seed).child("attack")
+    with torch.inference_mode(False), seeded(streams.key):
+        return attack(view, streams)
+
 
 def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed: int) -> Metrics:
     """Play one whole game.

@@ -1,37 +1,160 @@
-"""The local engine: trainings first, each cell as soon as its victim is there, in this process or in several."""
+"""The local engines: this process, or several that may hang or die without taking the run with them."""
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from robustsuite import registry
-from robustsuite.benchmark.plan import Cell, Plan
-from robustsuite.benchmark.records import Record
-from robustsuite.benchmark.worker import Worker, set_threads
+from robustsuite.benchmark.plan import Node
+from robustsuite.benchmark.schedule import Engine, LostError
+from robustsuite.benchmark.worker import Done, Worker, set_threads
 
-Note = Callable[[str], None]
-"""Told in one line what was finished."""
+if TYPE_CHECKING:
+    from pebble import ProcessFuture
 
-_worker: Worker | None = None
+HANGS: Final = ".hangs"
+_workers: dict[str, Worker] = {}
+_template: Worker | None = None
+
+
+class Here:
+    """Everything in this process, one piece of work after the other."""
+
+    slots = 1
+
+    def __init__(self, worker: Worker) -> None:
+        import torch
+
+        self._worker, self._threads = worker, torch.get_num_threads()
+        set_threads(worker.suite.threads)
+
+    def submit(self, node: Node) -> Future[Done]:
+        """Do it now."""
+        future: Future[Done] = Future()
+        try:
+            future.set_result(self._worker.perform(node))
+        except KeyboardInterrupt as error:
+            future.set_exception(error)
+        return future
+
+    def close(self, *, at_once: bool) -> None:  # noqa: ARG002
+        """Give torch its threads back."""
+        set_threads(self._threads)
+
+
+class Processes:
+    """Worker processes on this machine.
+
+    One that dies or hangs costs only what it was at, and is replaced. With several accelerators each piece of work gets
+    one that is free.
+
+    Args:
+        worker: What each process is a copy of.
+        workers: How many processes.
+        timeout: Seconds after which a piece of work counts as hanging; None waits for ever.
+    """
+
+    def __init__(self, worker: Worker, workers: int, timeout: float | None = None) -> None:
+        from pebble import ProcessPool
+
+        self.slots, self._timeout, self._hangs = workers, timeout, worker.folder / HANGS
+        self._free = deque(_devices(worker.device, workers))
+        suite = worker.suite
+        self._pool = ProcessPool(
+            max_workers=workers,
+            initializer=_start,
+            initargs=(replace(worker, splits=None), tuple(suite.plugins), suite.threads, os.getpid()),
+            context=multiprocessing.get_context("spawn"),
+        )
+
+    def submit(self, node: Node) -> Future[Done]:
+        """Hand it to a worker that is free."""
+        device = self._free.popleft()
+        inner = self._pool.schedule(_perform, args=(node, device, self._hangs, self._timeout))
+        outer: Future[Done] = Future()
+
+        def settle(done: ProcessFuture) -> None:
+            self._free.append(device)
+            error = done.exception()
+            if error is None:
+                outer.set_result(done.result())
+            else:
+                outer.set_exception(self._explain(error, node))
+
+        inner.add_done_callback(settle)
+        return outer
+
+    def close(self, *, at_once: bool) -> None:
+        """End the workers."""
+        if at_once:
+            self._pool.stop()
+        else:
+            self._pool.close()
+        self._pool.join()
+
+    def _explain(self, error: BaseException, node: Node) -> BaseException:
+        from pebble import ProcessExpired
+
+        if not isinstance(error, ProcessExpired):
+            return error
+        trace = self._hangs / f"{node.key}.txt"
+        if trace.is_file() and trace.stat().st_size:
+            hung = f"it hung for {self._timeout:g} seconds and was stopped; this is where:\n{trace.read_text()}"
+            return LostError(hung, again=False)
+        return LostError(died(error.exitcode))
+
+
+def died(code: int | None) -> str:
+    """Why a process that ended with this code is gone, as far as the code says.
+
+    Example:
+        >>> died(-9)
+        'the worker was killed (SIGKILL); memory that ran out on this machine is the usual reason'
+    """
+    if code is None or code >= 0:
+        return f"the worker ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = "; memory that ran out on this machine is the usual reason" if name == "SIGKILL" else ""
+    return f"the worker was killed ({name}){hint}"
+
+
+def local(worker: Worker, workers: int, timeout: float | None = None) -> Engine:
+    """The engine for so many workers; one works in this process, unless it may have to be stopped."""
+    return Here(worker) if workers == 1 and timeout is None else Processes(worker, workers, timeout)
+
+
+def _devices(device: str, workers: int) -> Iterator[str]:
+    """A device for every worker: accelerators in turn where none was named by its number."""
+    import torch
+
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    for i in range(workers):
+        yield f"cuda:{i % count}" if count > 1 else device
 
 
 def _start(worker: Worker, plugins: tuple[str, ...], threads: int, parent: int) -> None:
     """Set up one worker process, which ends when its parent has gone."""
-    global _worker
+    global _template
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver alone decides
     set_threads(threads)
     for plugin in plugins:
         registry.load_file(plugin)
-    _worker = worker
+    _template = worker
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -41,125 +164,30 @@ def _start(worker: Worker, plugins: tuple[str, ...], threads: int, parent: int) 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _train(cell: Cell) -> None:
-    assert _worker is not None
-    _worker.train(cell)
+def _perform(node: Node, device: str, hangs: Path, timeout: float | None) -> Done:
+    assert _template is not None
+    if device not in _workers:
+        _workers[device] = replace(_template, device=device, splits=next((w.splits for w in _workers.values()), None))
+    with watched(hangs / f"{node.key}.txt", timeout):
+        return _workers[device].perform(node)
 
 
-def _play(cell: Cell) -> Record:
-    assert _worker is not None
-    return _worker.play(cell)
+@contextmanager
+def watched(trace: Path, timeout: float | None) -> Iterator[None]:
+    """End this process where the block takes longer, and leave in `trace` what every thread was at.
 
-
-def _label(cell: Cell) -> str:
-    return f"{cell.defense.label} x {cell.attack.label}" + (f" #{cell.repeat}" if cell.repeat else "")
-
-
-def here(worker: Worker, cells: list[Cell], threads: int, note: Note) -> Iterator[Record]:
-    """Play every cell in this process, in plan order."""
-    import torch
-
-    before = torch.get_num_threads()
-    set_threads(threads)
-    try:
-        for cell in cells:
-            note(f"playing {_label(cell)}")
-            yield worker.play(cell)
-    finally:
-        set_threads(before)
-
-
-class Pool:
-    """Several worker processes and what each of them is at.
-
-    A cell waits for its victim's training. Cells that would do the same poisoned training wait for one another, so that
-    the second finds it done.
+    The watch runs outside the interpreter, so that even code that never gives the lock back is stopped.
     """
-
-    def __init__(self, worker: Worker, plan: Plan, workers: int, note: Note) -> None:
-        self._worker, self._plan, self._workers, self._note = replace(worker, splits=None), plan, workers, note
-
-    def play(self, cells: list[Cell]) -> Iterator[Record]:
-        """Yield records as they come; a worker that dies is replaced once, then its cell is an error."""
-        left = {cell.key: cell for cell in cells}
-        for attempt in range(3):
-            try:
-                for record in self._round(list(left.values())):
-                    left.pop(record.key, None)
-                    yield record
-                return
-            except BrokenProcessPool:
-                self._note(f"a worker process died; starting again with {len(left)} cells left (attempt {attempt + 2})")
-        raise BrokenProcessPool("worker processes died three times; look for memory limits, then run the same command")
-
-    def _round(self, cells: list[Cell]) -> Iterator[Record]:
-        suite = self._plan.suite
-        arguments = (self._worker, tuple(suite.plugins), suite.threads, os.getpid())
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self._workers, context, _start, arguments) as pool:
-            try:
-                yield from _Schedule(pool, cells, self._note, self._workers).run()
-            except BaseException:
-                processes = list((pool._processes or {}).values())  # no public way to stop a task before Python 3.14
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in processes:
-                    process.terminate()
-                raise
+    if timeout is None:
+        yield
+        return
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    with trace.open("w") as file:
+        faulthandler.dump_traceback_later(timeout, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    trace.unlink()
 
 
-class _Schedule:
-    """Which task goes next."""
-
-    def __init__(self, pool: ProcessPoolExecutor, cells: list[Cell], note: Note, workers: int) -> None:
-        self._pool, self._note, self._workers = pool, note, workers
-        self._waiting = list(cells)
-        needed = {(c.training, c.repeat): c for c in reversed(cells) if c.training}
-        self._trainings = list(reversed(needed.values()))
-        self._trained: set[tuple[str, int]] = set()
-        self._running: dict[Future[Any], tuple[Cell, bool]] = {}
-
-    def run(self) -> Iterator[Record]:
-        """Submit what is ready, yield what is done, until nothing is left."""
-        while self._waiting or self._running:
-            while len(self._running) < self._workers and self._submit():
-                pass
-            done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda f: f.exception() is not None):  # results before a broken pool
-                cell, training = self._running.pop(future)
-                if training:
-                    # A training that raises is met again by its cells, which record the error.
-                    self._trained.add((cell.training, cell.repeat))
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        future.result()
-                    continue
-                yield future.result()
-
-    def _submit(self) -> bool:
-        if self._trainings:
-            cell = self._trainings.pop(0)
-            self._note(f"training {cell.defense.label}" + (f" #{cell.repeat}" if cell.repeat else ""))
-            self._running[self._pool.submit(_train, cell)] = (cell, True)
-            return True
-        busy = {self._group(cell) for cell, _ in self._running.values()}
-        for cell in self._waiting:
-            trained = not cell.training or (cell.training, cell.repeat) in self._trained
-            if trained and self._group(cell) not in busy:
-                self._waiting.remove(cell)
-                self._note(f"playing {_label(cell)}")
-                self._running[self._pool.submit(_play, cell)] = (cell, False)
-                return True
-        return False
-
-    @staticmethod
-    def _group(cell: Cell) -> tuple[str, ...]:
-        """Cells of one group may share a training that does not exist yet."""
-        if cell.attack.entry.scenario in ("utility", "evasion"):
-            return (cell.key,)
-        return (cell.attack.label, cell.training, str(cell.repeat))
-
-
-def engine(worker: Worker, plan: Plan, cells: list[Cell], workers: int, note: Note) -> Iterator[Record]:
-    """Records of these cells as they come, from this process or from `workers` of them."""
-    if workers == 1 or len(cells) < 2:
-        return here(worker, cells, plan.suite.threads, note)
-    return Pool(worker, plan, workers, note).play(cells)

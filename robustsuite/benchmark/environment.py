@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import subprocess
 from functools import cache
 from typing import Any, Final
 
-from robustsuite import checks
+from robustsuite import checks, provenance
 
-_PACKAGES: Final = ("robustsuite", "torch", "torchvision", "adversarial-robustness-toolbox", "opacus", "numpy")
+_PACKAGES: Final = ("robustsuite", *provenance.LIBRARIES)
 
 
 @cache
 def environment(device: str, threads: int) -> dict[str, Any]:
     """Versions, device, threads, and the git revision of the working folder where there is one."""
-    versions = {name: _version(name) for name in _PACKAGES}
+    versions = {name: provenance.version(name) for name in _PACKAGES}
     facts = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
     return {**facts, "versions": versions, "device": device, "threads": threads, "revision": _revision()}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _revision() -> str:

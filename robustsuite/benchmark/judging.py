@@ -18,7 +18,17 @@ from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
 Game = tuple[Attack[Any, Any], Scenario[Any, Any]]
 
 
-def judge(blank: Record, arrange: Callable[[], Game], victim: Callable[[], Victim], folder: Path | None) -> Record:
+Crafted = Callable[[Attack[Any, Any], Scenario[Any, Any]], Any]
+"""Hands out the artefact of this attack in this game."""
+
+
+def judge(
+    blank: Record,
+    arrange: Callable[[], Game],
+    victim: Callable[[], Victim],
+    folder: Path | None,
+    crafted: Crafted | None = None,
+) -> Record:
     """Play one game and fill in its record; an exception becomes a record of its own.
 
     Args:
@@ -26,6 +36,7 @@ def judge(blank: Record, arrange: Callable[[], Game], victim: Callable[[], Victi
         arrange: Makes the attack and the scenario.
         victim: Makes (trains, recalls) the victim.
         folder: Where the per-sample file goes; None keeps none.
+        crafted: Gives the artefact, where one serves every victim; else the attack is asked in the game.
     """
     started = time.perf_counter()
     try:
@@ -34,13 +45,16 @@ def judge(blank: Record, arrange: Callable[[], Game], victim: Callable[[], Victi
         player = victim()
         for need in scenario.needs:
             player.need(need, f"{scenario.name} is judged with it")
+        if crafted is not None:
+            artefact = crafted(attack, scenario)
+            attack = lambda view, streams: artefact  # noqa: E731, ARG005
         metrics = play(attack, scenario, player, seed=blank.seed)
         record = _filled(blank, metrics, player, folder)
     except NotApplicableError as error:
         record = replace(blank, status="not_applicable", message=str(error))
     except KeyboardInterrupt:
         raise
-    except Exception:
+    except BaseException:  # a plug-in may even ask to exit
         record = replace(blank, status="error", message=traceback.format_exc(limit=-8))
     return replace(record, seconds=time.perf_counter() - started)
 

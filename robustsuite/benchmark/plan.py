@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
-import robustsuite
+from robustsuite import provenance
 from robustsuite.benchmark.suite import Suite
 from robustsuite.benchmark.uses import DefenseUse, PluginUse
 from robustsuite.canonical import digest, plain
@@ -15,9 +15,11 @@ from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Splits
 from robustsuite.models.build import ModelSpec
 from robustsuite.scenarios import arrange
-from robustsuite.threat import Threat
+from robustsuite.threat import Threat, refuse_vacuous
+from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
 
+KINDS: Final = ("training", "evaluator", "artefact", "retraining", "cell")
 CLEAN: Final = PluginUse("attack", "none", label="none")
 _CURVE: Final = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)  # multiples of the radius at which success is measured besides
 
@@ -27,17 +29,20 @@ class Cell:
     """One defence against one attack in one repeat, at one radius.
 
     Args:
-        key: Digest of everything that determines the result.
+        key: Digest of everything that determines the result, and of the labels that tell it apart in this run.
+        content: Digest of everything that determines the result: cells of one content are played once.
         order: Position in the plan, from 0.
         defense: The defended recipe's use in the suite.
         attack: The attack's use in the suite.
         repeat: Index of the independent training.
         threat: The threat model of this cell.
-        training: Digest of the training that the cell needs first; empty where nothing is trained.
+        training: Key of the victim's training, under which its weights are kept; empty where nothing is trained.
         curve: Whether this cell is a point of a curve, played on fewer samples.
+        artefact: Key of the artefact, where one serves every defence; else empty.
     """
 
     key: str
+    content: str
     order: int
     defense: DefenseUse
     attack: PluginUse
@@ -45,6 +50,26 @@ class Cell:
     threat: Threat | None
     training: str
     curve: bool = False
+    artefact: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A piece of work whose result has a key.
+
+    Args:
+        key: Digest of everything that determines the result.
+        kind: One of `KINDS`.
+        label: For people.
+        cell: The first cell that needs it; it says what is to be done.
+        needs: Keys of what has to be there first.
+    """
+
+    key: str
+    kind: str
+    label: str
+    cell: Cell
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,36 +80,48 @@ class Plan:
         suite: The resolved suite.
         device: Where it runs.
         cells: In table order.
+        nodes: Trainings, crafted artefacts and cells, each after what it needs.
     """
 
     suite: Suite
     device: str
     cells: tuple[Cell, ...]
+    nodes: tuple[Node, ...]
 
-    @cached_property
-    def trainings(self) -> tuple[Cell, ...]:
-        """One cell for each different training of a victim; poisoning trains once more for each of its own."""
-        first: dict[tuple[str, int], Cell] = {}
-        for cell in self.cells:
-            if cell.training:
-                first.setdefault((cell.training, cell.repeat), cell)
-        return tuple(first.values())
+    def within(self, cells: Iterable[Cell]) -> tuple[Node, ...]:
+        """The nodes that these cells need, and those cells; each after what it needs."""
+        wanted = {cell.content for cell in cells}
+        for node in reversed(self.nodes):
+            if node.key in wanted:
+                wanted.update(node.needs)
+        return tuple(node for node in self.nodes if node.key in wanted)
 
     def describe(self) -> str:
         """A few lines for people."""
         suite = self.suite
-        poisoned = {
-            (c.training, c.attack.label, c.repeat) for c in self.cells if c.attack.entry.scenario == "poisoning"
-        }
+        count = Counter(node.kind for node in self.nodes)
         attacks = list(dict.fromkeys(c.attack.label for c in self.cells if c.attack.label != "none"))
+        points = sum(cell.curve for cell in self.cells)
+        table = f"{plural(len(suite.defenses), 'defence')} x {plural(len(attacks), 'attack')} ({', '.join(attacks)})"
+        curves = f", {plural(points, 'point')} of curves among them" if points else ""
+        retrained = count["retraining"] + count["evaluator"]
         return (
             f"suite {suite.name}: {suite.dataset.name}, {suite.model.label}, seed {suite.seed}, "
-            f"{suite.repeats} repeat{'s' * (suite.repeats > 1)}\n"
-            f"  {len({c.defense.label for c in self.cells})} defences x {len(attacks)} attacks "
-            f"({', '.join(attacks)}): {len(self.cells)} cells\n"
-            f"  {len(self.trainings)} trainings of victims, {len(poisoned)} on poisoned data, on {self.device}, "
-            f"{suite.threads} thread{'s' * (suite.threads > 1)} a worker"
+            f"{plural(suite.repeats, 'repeat')}\n"
+            f"  {table}: {plural(len(self.cells), 'cell')}{curves}\n"
+            f"  {plural(count['training'], 'training')} of victims, {retrained} for judges, on {self.device}, "
+            f"{plural(suite.threads, 'thread')} a worker"
         )
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun, such as `2 cells`.
+
+    Example:
+        >>> plural(1, "cell"), plural(0, "cell")
+        ('1 cell', '0 cells')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def make_recipe(suite: Suite, defense: DefenseUse) -> Recipe:
@@ -111,7 +148,7 @@ def make_threat(suite: Suite, radius: float | None = None) -> Threat | None:
 
 
 def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
-    """Lay out every cell of a suite; building each recipe and each game refuses what cannot run.
+    """Lay out every cell of a suite and what it needs; building each recipe and each game refuses what cannot run.
 
     Args:
         suite: A validated suite.
@@ -122,18 +159,16 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
         RequestError: Data that are not there, defences that do not compose, options that cannot be.
     """
     splits = splits if splits is not None else load(suite.dataset, seed=suite.seed)
-    data = digest([splits.train.digest(), splits.test.digest()])
-    cells: list[Cell] = []
+    ball = suite.threat.ball()
+    if ball is not None:
+        refuse_vacuous(ball, splits.test.bounds, splits.test.shape, name="threat.radius")
+    layout = _Layout(suite, device, splits)
     for repeat in range(suite.repeats):
         for defense in suite.defenses:
             recipe = make_recipe(suite, defense)
             for attack, threat, curve in _games(suite):
-                cells.append(
-                    _cell(suite, device, data, recipe, Cell("", 0, defense, attack, repeat, threat, "", curve))
-                )
-    position = {d.label: i for i, d in enumerate(suite.defenses)}
-    ordered = sorted(cells, key=lambda c: (position[c.defense.label], c.curve))
-    return Plan(suite, device, tuple(replace(cell, order=i) for i, cell in enumerate(ordered)))
+                layout.add(Cell("", "", 0, defense, attack, repeat, threat, "", curve), recipe)
+    return layout.plan()
 
 
 def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
@@ -149,26 +184,97 @@ def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
                 yield attack, make_threat(suite, radius), True
 
 
-def _cell(suite: Suite, device: str, data: str, recipe: Recipe, cell: Cell) -> Cell:
-    entry = cell.attack.entry
-    attack, scenario = arrange(entry, {**cell.attack.options, **cell.attack.rules}, cell.threat)
-    seed = suite.seed + cell.repeat
-    training = recipe.training_key() if is_trained(recipe) else ""
-    parts = {
-        "data": data,
-        "labels": [cell.defense.label, cell.attack.label],
-        "recipe": recipe.description(),
-        "training": training,
-        "weights": recipe.build.weights_digest() if isinstance(recipe.build, ModelSpec) else "",
-        "attack": plain(attack),
-        "scenario": {"is": scenario.name, **plain(scenario)},
-        "seed": seed,
-        "threads": suite.threads,
-        "device": device.partition(":")[0],
-        "samples": suite.threat.curve_samples if cell.curve else 0,
-        "version": robustsuite.__version__,
-    }
-    return replace(cell, key=digest(parts), training=training)
+class _Layout:
+    """Collects cells with the nodes that they need."""
+
+    def __init__(self, suite: Suite, device: str, splits: Splits) -> None:
+        self._suite, self._device, self._train = suite, device, splits.train
+        self._data = digest([splits.train.digest(), splits.test.digest()])
+        self._cells: list[tuple[Cell, tuple[str, ...]]] = []
+        self._nodes: dict[str, Node] = {}
+
+    def plan(self) -> Plan:
+        """Cells in table order, nodes after what they need."""
+        position = {d.label: i for i, d in enumerate(self._suite.defenses)}
+        self._cells.sort(key=lambda pair: (position[pair[0].defense.label], pair[0].curve))
+        cells = []
+        for order, (cell, needs) in enumerate(self._cells):
+            placed = replace(cell, order=order)
+            cells.append(placed)
+            self._node(Node(placed.content, "cell", _told(placed), placed, needs))
+        return Plan(self._suite, self._device, tuple(cells), tuple(self._nodes.values()))
+
+    def add(self, blank: Cell, recipe: Recipe) -> None:
+        """One cell, and what is trained and crafted before it is played."""
+        entry = blank.attack.entry
+        attack, scenario = arrange(entry, {**blank.attack.options, **blank.attack.rules}, blank.threat)
+        trainer = Trainer(self._suite.seed + blank.repeat, self._device)
+        threads, trained = self._suite.threads, is_trained(recipe)
+        training = trainer.key(recipe, self._train, threads) if trained else ""
+        cell = replace(blank, training=training)
+        content = digest(self._parts(cell, recipe, attack, scenario))
+        cell = replace(cell, content=content, key=digest([content, cell.defense.label, cell.attack.label, cell.repeat]))
+        needs = []
+        if trained:
+            needs.append(self._node(Node(training, "training", f"training {_row(cell)}", cell)))
+        if scenario.data_view(self._train) is not None:
+            cell = replace(cell, artefact=self._artefact(cell, attack, scenario))
+            if trained:
+                needs += self._retraining(cell, recipe)
+        else:
+            for wanted, samples in scenario.trainings(self._train, recipe if trained else None, None):
+                key = trainer.key(wanted, samples, threads)
+                needs.append(self._node(Node(key, "evaluator", f"training a judge for {_told(cell)}", cell)))
+        self._cells.append((cell, tuple(needs)))
+
+    def _artefact(self, cell: Cell, attack: Any, scenario: Any) -> str:
+        """Key of what the attack makes of the training data alone."""
+        game = [plain(attack), scenario.name, plain(scenario)]
+        place = [self._suite.threads, self._device.partition(":")[0]]
+        return digest(["artefact", self._train.digest(), game, self._seed(cell), place, self._code(attack)])
+
+    def _retraining(self, cell: Cell, recipe: Recipe) -> tuple[str, str]:
+        """The artefact that all defences share, and the judge's training on it."""
+        self._node(Node(cell.artefact, "artefact", f"crafting {cell.attack.label}", cell))
+        key = digest(["retraining", cell.artefact, recipe.training_key(), cell.training])
+        self._node(Node(key, "retraining", f"training for {_told(cell)}", cell, (cell.artefact,)))
+        return cell.artefact, key
+
+    def _parts(self, cell: Cell, recipe: Recipe, attack: Any, scenario: Any) -> dict[str, Any]:
+        return {
+            "data": self._data,
+            "recipe": recipe.description(),
+            "training": cell.training,
+            "weights": recipe.build.weights_digest() if isinstance(recipe.build, ModelSpec) else "",
+            "attack": plain(attack),
+            "scenario": {"is": scenario.name, **plain(scenario)},
+            "seed": self._seed(cell),
+            "threads": self._suite.threads,
+            "device": self._device.partition(":")[0],
+            "samples": self._suite.threat.curve_samples if cell.curve else 0,
+            "code": self._code(attack, recipe),
+        }
+
+    def _seed(self, cell: Cell) -> int:
+        return self._suite.seed + cell.repeat
+
+    @staticmethod
+    def _code(*parts: Any) -> list[Any]:
+        return [provenance.code(), provenance.sources(*parts)]
+
+    def _node(self, node: Node) -> str:
+        self._nodes.setdefault(node.key, node)
+        return node.key
+
+
+def _row(cell: Cell) -> str:
+    return cell.defense.label + (f" #{cell.repeat}" if cell.repeat else "")
+
+
+def _told(cell: Cell) -> str:
+    radius = f" at {cell.threat.ball.radius:g}" if cell.curve and cell.threat is not None else ""
+    attack = "clean accuracy" if cell.attack.label == "none" else cell.attack.label
+    return f"{_row(cell)} x {attack}{radius}"
 
 
 def is_trained(recipe: Recipe) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STATUSES: Final = ("ok", "error", "inconclusive", "not_applicable", "not_run")
+FINISHED: Final = ("ok", "inconclusive", "not_applicable")
 _NOT_FINITE: Final = ("inf", "-inf", "nan")  # as `canonical.plain` writes them
 
 
@@ -127,12 +128,30 @@ def read(path: Path) -> list[Record]:
         return []
     found: dict[str, Record] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = Record.parse(line)
-        except (json.JSONDecodeError, TypeError, AttributeError):
-            continue
-        found[record.key] = record
+        record = _parsed(line)
+        if record is not None:
+            found[record.key] = record
     return sorted(found.values(), key=lambda record: record.order)
+
+
+def unreadable(path: Path) -> int:
+    """How many lines of a file hold no whole record."""
+    if not path.is_file():
+        return 0
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return sum(_parsed(line) is None for line in lines)
+
+
+def _parsed(line: str) -> Record | None:
+    try:
+        return Record.parse(line)
+    except (json.JSONDecodeError, TypeError, AttributeError):
+        return None
+
+
+def samples_path(key: str) -> str:
+    """Where the per-sample file of this record stands, below the run's folder."""
+    return f"samples/{key}.safetensors"
 
 
 def save_samples(folder: Path, key: str, columns: Mapping[str, Tensor]) -> tuple[str, str]:
@@ -141,7 +160,7 @@ def save_samples(folder: Path, key: str, columns: Mapping[str, Tensor]) -> tuple
 
     # Cloned, because safetensors refuses columns that share memory.
     content = save({name: value.detach().cpu().contiguous().clone() for name, value in columns.items()})
-    relative = f"samples/{key}.safetensors"
+    relative = samples_path(key)
     write_atomically(folder / relative, content)
     return relative, hashlib.sha256(content).hexdigest()
 
@@ -169,4 +188,4 @@ def load_samples(folder: Path, record: Record) -> dict[str, Tensor]:
 
 def keys(records: Iterable[Record]) -> set[str]:
     """Keys of cells that need not run again: everything but errors."""
-    return {record.key for record in records if record.status in ("ok", "inconclusive", "not_applicable")}
+    return {record.key for record in records if record.status in FINISHED}

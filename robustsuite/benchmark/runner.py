@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
+from robustsuite import checks
 from robustsuite.benchmark import records as record_files
-from robustsuite.benchmark.engine import engine
+from robustsuite.benchmark.engine import HANGS, local
 from robustsuite.benchmark.environment import resolve_device
-from robustsuite.benchmark.plan import Plan, plan
+from robustsuite.benchmark.plan import Cell, Plan, plan
 from robustsuite.benchmark.records import Record
+from robustsuite.benchmark.schedule import Engine, Schedule
 from robustsuite.benchmark.suite import Suite
-from robustsuite.benchmark.worker import Worker, reordered
+from robustsuite.benchmark.worker import Done, Worker, placed
+from robustsuite.canonical import canonical_json
 from robustsuite.data.catalogue import load
-from robustsuite.errors import RequestError
+from robustsuite.errors import RequestError, RobustsuiteError
 from robustsuite.files import write_atomically
+from robustsuite.store import Store, cache
+
+ENGINES: Final = ("local", "ray")
+CELLS: Final = "cells"
 
 Progress = Callable[[str, int, int], None]
 """Told what goes on, how many cells are done, and how many there are."""
@@ -32,13 +45,17 @@ class Outcome:
         records: Every record of the plan, in plan order.
         folder: Where they stand.
         ran: Cells played now.
-        reused: Cells that an earlier run had finished.
+        reused: Cells that an earlier run in this folder had finished.
+        recalled: Cells that another run had finished, from the cache.
+        mishaps: What went wrong on the way and was mended or given up, in a line each.
     """
 
     records: tuple[Record, ...]
     folder: Path
     ran: int
     reused: int
+    recalled: int = 0
+    mishaps: tuple[str, ...] = ()
 
     @property
     def errors(self) -> int:
@@ -46,31 +63,61 @@ class Outcome:
         return sum(record.status == "error" for record in self.records)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run is done; nothing here changes a result but the device.
+
+    Args:
+        workers: Processes; 1 works in this one.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        fresh: Whether to forget what the folder holds, and to take nothing from the cache.
+        cached: Whether results are shared with other runs through the cache.
+        timeout: Seconds after which a training or a cell counts as hanging; None waits for ever.
+        engine: `local`, or `ray` for a cluster.
+        address: Where the Ray cluster is; None starts one here.
+    """
+
+    workers: int = 1
+    device: str = "auto"
+    fresh: bool = False
+    cached: bool = True
+    timeout: float | None = None
+    engine: str = "local"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        checks.integer("workers", self.workers, low=1)
+        checks.one_of("engine", self.engine, ENGINES)
+        if self.timeout is not None:
+            checks.real("timeout", self.timeout, low=0.0, open_low=True)
+        if self.address is not None and self.engine != "ray":
+            raise checks.fail("engine='ray' beside an address", "engine", self.engine, "add --engine ray")
+
+
 def run(
     suite: Suite,
     folder: Path,
     *,
-    workers: int = 1,
-    device: str = "auto",
-    fresh: bool = False,
     progress: Progress | None = None,
     announce: Callable[[Plan], None] | None = None,
+    **options: Any,
 ) -> Outcome:
     """Run every cell that has no record yet.
 
     Args:
         suite: A validated suite.
         folder: Where records, models and samples go.
-        workers: Processes; 1 works in this one.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        fresh: Whether to forget what the folder holds.
         progress: Told as cells finish.
         announce: Shown the plan before any work starts.
+        **options: As in `Options`.
 
     Raises:
         RequestError: The request cannot run; nothing was started.
+        RobustsuiteError: The disk refuses records; what was finished before stands.
+        KeyboardInterrupt: Ctrl-C; what was finished stands.
     """
-    where = resolve_device(device)
+    asked = Options(**options)
+    where = resolve_device(asked.device)
     splits = load(suite.dataset, seed=suite.seed)
     layout = plan(suite, where, splits)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,66 +131,167 @@ def run(
             f"--out"
         ) from None
     with lock:
-        if fresh:
+        if asked.fresh:
             _clear(folder)
         write_atomically(folder / "suite.yaml", suite.to_yaml().encode())
-        known = _resume(folder, layout)
         if announce is not None:
             announce(layout)
-        worker = Worker(suite, folder, where, splits)
-        return _play(worker, layout, known, workers, progress)
+        worker = Worker(suite, folder, where, _cache(folder, asked), splits)
+        return _Run(layout, worker, progress).play(partial(_engine, worker, asked))
 
 
-def _play(worker: Worker, layout: Plan, known: dict[str, Record], workers: int, progress: Progress | None) -> Outcome:
-    total, reused = len(layout.cells), len(known)
-    done = reused
-
-    def note(what: str) -> None:
-        if progress is not None:
-            progress(what, done, total)
-
-    note("reusing finished cells" if reused else "starting")
-    left = [cell for cell in layout.cells if cell.key not in known]
-    for record in engine(worker, layout, left, workers, note):
-        record_files.append(worker.folder / "records.jsonl", record)
-        known[record.key] = record
-        done += 1
-        note(f"finished {record.defense} x {record.attack}: {record.status}")
-    ordered = tuple(sorted(known.values(), key=lambda record: record.order))
-    return Outcome(ordered, worker.folder, len(left), reused)
+def _cache(folder: Path, asked: Options) -> Store:
+    shared = cache() if asked.cached else Store(folder / ".cache")
+    return replace(shared, since=time.time()) if asked.fresh else shared
 
 
-def _resume(folder: Path, layout: Plan) -> dict[str, Record]:
-    """Finished records of this plan; what belongs to no cell of it is set aside, not lost."""
-    path = folder / "records.jsonl"
-    found = {record.key: record for record in record_files.read(path)}
-    finished = record_files.keys(found.values())
-    cells = {cell.key: cell for cell in layout.cells}
-    kept = {
-        key: reordered(record, cells[key], layout.suite)
-        for key, record in found.items()
-        if key in cells and key in finished and _whole(folder, record)
-    }
-    for key in found.keys() - kept.keys():
-        if found[key].status != "error":
-            record_files.append(folder / "records.old.jsonl", found[key])
-    if path.is_file():
-        lines = [record.line() for record in sorted(kept.values(), key=lambda record: record.order)]
-        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
-    return kept
+def _engine(worker: Worker, asked: Options) -> Engine:
+    if asked.engine == "ray":
+        from robustsuite.benchmark.ray_engine import Cluster
+
+        return Cluster(worker, asked.address, asked.workers, asked.timeout)
+    return local(worker, asked.workers, asked.timeout)
 
 
-def _whole(folder: Path, record: Record) -> bool:
-    """Whether the record's per-sample file is there as described."""
-    try:
-        record_files.load_samples(folder, record)
-    except RequestError:
-        return False
-    return True
+class _Run:
+    """One run of a plan: its records so far, and what goes on."""
+
+    def __init__(self, layout: Plan, worker: Worker, progress: Progress | None) -> None:
+        self._plan, self._worker, self._progress = layout, worker, progress
+        self._folder, self._path = worker.folder, worker.folder / "records.jsonl"
+        self._mishaps: list[str] = []
+        self._records = self._resumed()
+        self._reused = len(self._records)
+        self._recalled = self._recall()
+
+    def play(self, engine: Callable[[], Engine]) -> Outcome:
+        """Play what is left, and keep each record as soon as it is there."""
+        left = self._left()
+        self._note("starting" if len(left) == len(self._plan.cells) else "going on with what is left")
+        if left:
+            self._drive(engine(), left)
+        self._worker.cache.trim()
+        ordered = tuple(sorted(self._records.values(), key=lambda record: record.order))
+        return Outcome(ordered, self._folder, len(left), self._reused, self._recalled, tuple(self._mishaps))
+
+    def _drive(self, engine: Engine, left: list[Cell]) -> None:
+        same: dict[str, list[Cell]] = {}
+        for cell in left:
+            same.setdefault(cell.content, []).append(cell)
+        at_once = True
+        try:
+            for node, done in Schedule(self._plan.within(left), engine, self._note, self._mishap).run():
+                for note in done.notes:
+                    self._mishap(note)
+                for cell in same[node.key] if node.kind == "cell" else ():
+                    self._take(cell, node.cell, done)
+            at_once = False
+        finally:
+            engine.close(at_once=at_once)
+
+    def _take(self, cell: Cell, played: Cell, done: Done) -> None:
+        """Keep the record of a cell; one that shares its content with the one that was played gets a copy."""
+        record = done.record
+        if record is None:
+            record = replace(self._worker.blank(cell), status="error", message=done.failure, seconds=done.seconds)
+        elif cell is played:
+            self._share(cell, record)
+        else:
+            record = self._placed(record, cell, self._payload(record))
+        self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        try:
+            record_files.append(self._path, record)
+        except OSError as error:
+            raise RobustsuiteError(
+                f"expected to append to {self._path}, got {error}; {len(self._records)} of {len(self._plan.cells)} "
+                f"cells are safe: make room and give the same command again"
+            ) from error
+        self._records[record.key] = record
+        self._note(f"finished {record.defense} x {record.attack}: {record.status}")
+
+    def _share(self, cell: Cell, record: Record) -> None:
+        """Offer a finished cell to other runs."""
+        if record.status in record_files.FINISHED:
+            self._worker.cache.offer(CELLS, cell.content, json.loads(record.line()), self._payload(record))
+
+    def _payload(self, record: Record) -> bytes:
+        return (self._folder / record.samples).read_bytes() if record.samples else b""
+
+    def _placed(self, record: Record, cell: Cell, payload: bytes) -> Record:
+        """A record of this cell's content at its place in this run, its per-sample file with it."""
+        moved = placed(record, cell, self._plan.suite)
+        if not record.samples:
+            return moved
+        relative = record_files.samples_path(cell.key)
+        write_atomically(self._folder / relative, payload)
+        return replace(moved, samples=relative)
+
+    def _left(self) -> list[Cell]:
+        return [cell for cell in self._plan.cells if cell.key not in self._records]
+
+    def _recall(self) -> int:
+        """Take from the cache what other runs have finished."""
+        recalled = 0
+        for cell in self._left():
+            kept = self._worker.cache.get(CELLS, cell.content)
+            if kept is None:
+                continue
+            record = self._placed(Record.parse(canonical_json(kept.facts)), cell, kept.payload)
+            record_files.append(self._path, record)
+            self._records[record.key] = record
+            recalled += 1
+        for note in self._worker.cache.notes:
+            self._mishap(note)
+        self._worker.cache.notes.clear()
+        return recalled
+
+    def _resumed(self) -> dict[str, Record]:
+        """Finished records of this plan; what belongs to no cell of it is set aside, not lost."""
+        found = {record.key: record for record in record_files.read(self._path)}
+        torn = record_files.unreadable(self._path)
+        if torn:
+            self._mishap(f"{torn} unreadable lines in {self._path} are passed over; their cells are played again")
+        finished = record_files.keys(found.values())
+        cells = {cell.key: cell for cell in self._plan.cells}
+        kept = {
+            key: placed(record, cells[key], self._plan.suite)
+            for key, record in found.items()
+            if key in cells and key in finished and self._whole(record)
+        }
+        for key in found.keys() - kept.keys():
+            if found[key].status != "error":
+                record_files.append(self._folder / "records.old.jsonl", found[key])
+        if self._path.is_file():
+            lines = [record.line() for record in sorted(kept.values(), key=lambda record: record.order)]
+            write_atomically(self._path, "".join(f"{line}\n" for line in lines).encode())
+        return kept
+
+    def _whole(self, record: Record) -> bool:
+        """Whether the record's per-sample file is there as described."""
+        try:
+            record_files.load_samples(self._folder, record)
+        except RequestError as error:
+            self._mishap(f"{record.defense} x {record.attack} is played again: {error}")
+            return False
+        return True
+
+    def _note(self, what: str) -> None:
+        if self._progress is not None:
+            self._progress(what, len(self._records), len(self._plan.cells))
+
+    def _mishap(self, what: str) -> None:
+        """Name a loss: to whoever looks on, in the outcome, and in the run's log."""
+        self._mishaps.append(what)
+        self._note(what)
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        with contextlib.suppress(OSError), (self._folder / "run.log").open("a", encoding="utf-8") as log:
+            log.write(f"{stamp} {what}\n")
 
 
 def _clear(folder: Path) -> None:
-    for name in ("records.jsonl", "records.old.jsonl"):
+    for name in ("records.jsonl", "records.old.jsonl", "run.log"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("models", "samples"):
+    for name in ("models", "samples", ".cache", HANGS):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import traceback
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,23 +11,45 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from robustsuite.benchmark.environment import environment
 from robustsuite.benchmark.judging import judge
-from robustsuite.benchmark.plan import Cell, is_trained, make_recipe
+from robustsuite.benchmark.plan import Cell, Node, is_trained, make_recipe
 from robustsuite.benchmark.records import Record
 from robustsuite.benchmark.suite import Suite
 from robustsuite.canonical import plain
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Samples, Splits, stratified
-from robustsuite.protocol import Trained, Victim
+from robustsuite.errors import NotApplicableError
+from robustsuite.protocol import Trained, Victim, craft
 from robustsuite.scenarios import arrange
 from robustsuite.serving import Served
+from robustsuite.store import Store
 from robustsuite.streams import Streams
 from robustsuite.training.cache import Trainer
 from robustsuite.training.fit import Progress, deploy, divide, make_network
 
+ARTEFACTS: Final = "artefacts"
 _KEPT: Final = 4  # victims kept in memory by each worker
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a piece of work gave.
+
+    Args:
+        record: The judged cell; None for trainings and artefacts.
+        failure: Why a training or an artefact failed, as a traceback; its cells cannot be played then.
+        seconds: Wall time.
+        notes: What went wrong on the way and was mended.
+    """
+
+    record: Record | None = None
+    failure: str = ""
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -36,6 +60,7 @@ class Worker:
         suite: The suite.
         folder: The run's folder.
         device: Where to work.
+        cache: What runs share.
         splits: The data; loaded on first use where they are not given.
         progress: Told after each epoch.
     """
@@ -43,9 +68,10 @@ class Worker:
     suite: Suite
     folder: Path
     device: str
+    cache: Store
     splits: Splits | None = None
     progress: Progress | None = None
-    _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict)
+    _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
 
     @property
     def data(self) -> Splits:
@@ -54,16 +80,65 @@ class Worker:
             self.splits = load(self.suite.dataset, seed=self.suite.seed)
         return self.splits
 
-    def train(self, cell: Cell) -> None:
-        """Do the training that this cell waits for, unless it is already there."""
-        recipe = make_recipe(self.suite, cell.defense)
-        self._trainer(cell.repeat).fit(recipe, self.data.train)
+    def perform(self, node: Node) -> Done:
+        """Do one piece of work; whatever happens becomes data."""
+        started = time.perf_counter()
+        if node.kind == "cell":
+            record = self.play(node.cell)
+            return Done(record, seconds=time.perf_counter() - started, notes=self._notes())
+        failure = ""
+        try:
+            self._prepare(node)
+        except NotApplicableError:
+            pass  # its cells say so
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a plug-in may even ask to exit
+            failure = traceback.format_exc(limit=-8)
+        return Done(None, failure, time.perf_counter() - started, self._notes())
 
-    def play(self, cell: Cell) -> Record:
-        """Play one cell; whatever happens becomes its record."""
+    def _notes(self) -> tuple[str, ...]:
+        notes = tuple(self.cache.notes)
+        self.cache.notes.clear()
+        return notes
+
+    def _prepare(self, node: Node) -> None:
+        cell, train = node.cell, self.data.train
+        recipe, trainer = make_recipe(self.suite, cell.defense), self._trainer(cell.repeat)
+        if node.kind == "training":
+            trainer.fit(recipe, train)
+            return
+        attack, scenario = self._game(cell)
+        artefact = None
+        if node.kind in ("artefact", "retraining"):
+            artefact = self._artefact(cell, attack, scenario)
+        if node.kind != "artefact":
+            for wanted, samples in scenario.trainings(train, recipe if is_trained(recipe) else None, artefact):
+                trainer.fit(wanted, samples)
+
+    def _artefact(self, cell: Cell, attack: Any, scenario: Any) -> Any:
+        """What this attack makes of the training data, crafted once for all defences where it can be kept."""
+        kept = self.cache.get(ARTEFACTS, cell.artefact)
+        if kept is not None:
+            found = scenario.unpack(attack, load_tensors(kept.payload), kept.facts)
+            if found is not None:
+                return found
+        made = craft(attack, scenario.data_view(self.data.train), seed=self.suite.seed + cell.repeat)
+        packed = scenario.pack(made)
+        if packed is not None:
+            tensors, facts = packed
+            payload = save_tensors({name: value.contiguous() for name, value in tensors.items()})
+            self.cache.offer(ARTEFACTS, cell.artefact, facts, payload)
+        return made
+
+    def _game(self, cell: Cell) -> tuple[Any, Any]:
+        return arrange(cell.attack.entry, {**cell.attack.options, **cell.attack.rules}, cell.threat)
+
+    def blank(self, cell: Cell) -> Record:
+        """The record of a cell with everything that is known before it is played."""
         entry = cell.attack.entry
         recipe = make_recipe(self.suite, cell.defense)
-        blank = Record(
+        return Record(
             key=cell.key,
             order=cell.order,
             suite=self.suite.name,
@@ -78,8 +153,11 @@ class Worker:
             recipe=plain(recipe.description()),
             environment=environment(self.device, self.suite.threads),
         )
-        game = partial(arrange, entry, {**cell.attack.options, **cell.attack.rules}, cell.threat)
-        return judge(blank, game, partial(self.victim, cell), self.folder)
+
+    def play(self, cell: Cell) -> Record:
+        """Play one cell; whatever happens becomes its record."""
+        crafted = partial(self._artefact, cell) if cell.artefact else None
+        return judge(self.blank(cell), partial(self._game, cell), partial(self.victim, cell), self.folder, crafted)
 
     def victim(self, cell: Cell) -> Victim:
         """The trained (or loaded) and deployed model of this cell's defence and repeat."""
@@ -112,7 +190,7 @@ class Worker:
         return test
 
     def _trainer(self, repeat: int) -> Trainer:
-        return Trainer(self.suite.seed + repeat, self.device, self.folder / "models", self.progress)
+        return Trainer(self.suite.seed + repeat, self.device, (Store(self.folder), self.cache), self.progress)
 
 
 def set_threads(threads: int) -> None:
@@ -120,6 +198,14 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def reordered(record: Record, cell: Cell, suite: Suite) -> Record:
-    """A record of an earlier run at its place in this plan."""
-    return replace(record, order=cell.order, suite=suite.name, defense=cell.defense.label, attack=cell.attack.label)
+def placed(record: Record, cell: Cell, suite: Suite) -> Record:
+    """A record of this cell's content, made for a cell of other labels or in another run, at its place in this plan."""
+    return replace(
+        record,
+        key=cell.key,
+        order=cell.order,
+        suite=suite.name,
+        defense=cell.defense.label,
+        attack=cell.attack.label,
+        repeat=cell.repeat,
+    )

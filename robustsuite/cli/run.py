@@ -6,18 +6,18 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from robustsuite.cli.console import Plugins, Quiet, Verbose, results, say, set_up
 from robustsuite.cli.progress import progress_on
+from robustsuite.cli.verdicts import leave, pronounce
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.runner import Outcome
     from robustsuite.benchmark.suite import Suite
 
-ENGINES: Final = ("local",)
 RUNS: Final = Path("runs")
 Overrides = Annotated[
     list[str] | None,
@@ -35,14 +35,29 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="the suite's")] = None,
     repeats: Annotated[int | None, typer.Option(help="Independent trainings.", show_default="the suite's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    engine: Annotated[str, typer.Option(help="What runs the cells: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="What runs the cells: local, or ray (an extra) on a cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Where the Ray cluster is; auto finds one.", show_default="one is started here")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes.", show_default="2, or as many cores as there are")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads per worker; part of every key.", show_default="the suite's")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the folder holds.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which a training or a cell counts as hanging, is stopped, and becomes an error.",
+            show_default="none",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what the folder holds, and take nothing from the cache.")
+    ] = False,
+    cached: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Share results with other runs (see `robustsuite cache`).")
+    ] = True,
     plugins: Plugins = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -55,16 +70,23 @@ def run(
     from robustsuite import checks
     from robustsuite.benchmark.suite import load_suite
 
-    checks.one_of("engine", engine, ENGINES)
     typed = [
         f"{key}={value}"
         for key, value in (("seed", seed), ("repeats", repeats), ("threads", threads))
         if value is not None
     ]
     loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())
-    count = default_workers() if workers is None else checks.integer("workers", workers, low=1)
+    asked = {
+        "workers": default_workers() if workers is None else checks.integer("workers", workers, low=1),
+        "device": device,
+        "engine": engine,
+        "address": address,
+        "timeout": timeout,
+        "fresh": fresh,
+        "cached": cached,
+    }
     folder = choose_folder(suite, out, loaded.name, fresh=fresh)
-    outcome = _play(loaded, folder, count, device, fresh=fresh, quiet=quiet)
+    outcome = _play(loaded, folder, asked, quiet=quiet)
     conclude(outcome, quiet=quiet)
 
 
@@ -95,29 +117,30 @@ def choose_folder(source: str | None, out: Path | None, name: str, *, fresh: boo
     return home
 
 
-def _play(suite: Suite, folder: Path, workers: int, device: str, *, fresh: bool, quiet: bool) -> Outcome:
+def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> Outcome:
     from robustsuite.benchmark.runner import run as run_suite
 
     with progress_on(sys.stderr, quiet=quiet) as progress:
         return run_suite(
-            suite,
-            folder,
-            workers=workers,
-            device=device,
-            fresh=fresh,
-            progress=progress,
-            announce=lambda plan: progress.announce(plan.describe()),
+            suite, folder, progress=progress, announce=lambda plan: progress.announce(plan.describe()), **asked
         )
 
 
 def conclude(outcome: Outcome, *, quiet: bool) -> None:
-    """Write the report, print the table, and exit with 1 where a cell failed."""
+    """Write the report, print the table and the gates' verdicts, and exit as they ask."""
+    from robustsuite import gates
     from robustsuite.report.files import write
     from robustsuite.report.report import Report
 
     write(outcome.folder)
-    Report.load(outcome.folder).show(results())
-    say(f"{outcome.ran} cells run, {outcome.reused} reused", quiet=quiet)
+    report = Report.load(outcome.folder)
+    report.show(results())
+    verdicts = gates.judge(gates.load(outcome.folder), report)
+    pronounce(verdicts)
+    for mishap in outcome.mishaps:
+        say(f"note: {mishap}", quiet=quiet)
+    recalled = f", {outcome.recalled} from the cache" if outcome.recalled else ""
+    say(f"{outcome.ran} cells run, {outcome.reused} reused{recalled}", quiet=quiet)
     for name in ("report.html", "results.csv"):
         typer.echo(str(outcome.folder / name))
     for record in outcome.records:
@@ -127,4 +150,4 @@ def conclude(outcome: Outcome, *, quiet: bool) -> None:
     if outcome.errors:
         where = outcome.folder / "records.jsonl"
         say(f"{outcome.errors} of {len(outcome.records)} cells failed; tracebacks stand in {where}")
-        raise typer.Exit(1)
+    leave(outcome.records, verdicts)

@@ -59,6 +59,7 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     from robustsuite.files import write_atomically
     from robustsuite.models.checkpoint import save
     from robustsuite.protocol import Victim
+    from robustsuite.store import Store, cache
     from robustsuite.training.cache import Trainer
 
     where, recipe = resolve_device(device), make_recipe(suite, use)
@@ -67,7 +68,7 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     set_threads(suite.threads)
     splits = load(suite.dataset, seed=suite.seed)
     with progress_on(sys.stderr, quiet=quiet) as progress:
-        trained = Trainer(suite.seed, where, folder / "models", progress)(recipe, splits.train)
+        trained = Trainer(suite.seed, where, (Store(folder), cache()), progress)(recipe, splits.train)
     victim = Victim(trained.model, splits.test, device=where)
     accuracy = float(((victim.clean.prediction == splits.test.y) & ~victim.clean.rejected).double().mean())
     facts = {"clean_accuracy": accuracy, **trained.facts}

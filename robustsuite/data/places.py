@@ -15,7 +15,7 @@ VARIABLE: Final = "ROBUSTSUITE_DATA"
 def data_root(root: str | None) -> Path:
     """The folder that data sets are looked for in: `root`, else `$ROBUSTSUITE_DATA`, else the user's cache."""
     chosen = root or os.environ.get(VARIABLE)
-    return Path(chosen).expanduser() if chosen else _cache() / "robustsuite" / "data"
+    return Path(chosen).expanduser() if chosen else user_cache() / "robustsuite" / "data"
 
 
 def resolve(path: str, root: str | None) -> Path:
@@ -33,7 +33,8 @@ def resolve(path: str, root: str | None) -> Path:
     raise checks.fail("data that exist", "path", path, f"looked at {tried}: set path, root or ${VARIABLE}")
 
 
-def _cache() -> Path:
+def user_cache() -> Path:
+    """The folder in which this system keeps what can be made again."""
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     if sys.platform == "darwin":

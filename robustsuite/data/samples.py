@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -110,6 +111,10 @@ class Samples:
 
     def digest(self) -> str:
         """24 hexadecimal digits over inputs, labels, ids and bounds."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         state = hashlib.sha256(f"{tuple(self.x.shape)}{self.x.dtype}{self.classes}{self.bounds}".encode())
         for part in (self.x, self.y, self.ids):
             state.update(part.contiguous().cpu().numpy().tobytes())

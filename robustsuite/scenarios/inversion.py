@@ -140,22 +140,29 @@ class Inversion(Scenario[Classes, Tensor]):
         cost = {"forwards": meter.forwards, "backwards": meter.backwards, "queries": 0}
         return Metrics(values, flags, per_sample=columns, artefacts=gallery, cost=cost)
 
-    def _evaluator(self, victim: Victim) -> Trained:
-        """Another architecture, trained on the victim's data by plain training."""
+    def trainings(
+        self,
+        train: Samples,
+        recipe: Recipe | None,
+        artefact: Tensor | None,  # noqa: ARG002
+    ) -> Iterator[tuple[Recipe, Samples]]:
+        """The evaluator: another architecture than the victim's, by plain training on the victim's data."""
+        own = getattr(recipe.build, "name", "") if recipe is not None else ""
         name = self.evaluator
-        own = getattr(victim.recipe.build, "name", "") if victim.recipe is not None else ""
         if name is None:
             name = "mlp" if own == "cnn" else "cnn"
         elif name == own:
             raise checks.fail("an evaluator of another architecture", "evaluator", name, "choose another network")
         settings = Training(epochs=40, lr=2e-3, batch_size=64, schedule="cosine", validation=0.0, normalise="data")
-        samples: Samples = victim.need("train", "")
         # Large sets need fewer passes for the same number of steps.
-        epochs = max(2, min(40, round(40 * 2000 / len(samples))))
-        recipe = Recipe(build=ModelSpec(name=name), training=replace(settings, epochs=epochs))
-        trained: Trained = victim.need("trainer", "inversion is judged by an evaluator that is trained")(
-            recipe, samples
-        )
+        epochs = max(2, min(40, round(40 * 2000 / len(train))))
+        yield Recipe(build=ModelSpec(name=name), training=replace(settings, epochs=epochs)), train
+
+    def _evaluator(self, victim: Victim) -> Trained:
+        train: Samples = victim.need("train", "")
+        trainer = victim.need("trainer", "inversion is judged by an evaluator that is trained")
+        ((recipe, samples),) = self.trainings(train, victim.recipe, None)
+        trained: Trained = trainer(recipe, samples)
         return trained
 
 

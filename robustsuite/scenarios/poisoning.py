@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self
@@ -12,10 +14,12 @@ from torch import Tensor
 from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.errors import BudgetError
-from robustsuite.protocol import Metric, Metrics, Scenario, Trained, Victim
+from robustsuite.paired import paired_interval
+from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Trained, Victim
 from robustsuite.scenarios.evasion import correct
 from robustsuite.statistics import rate
 from robustsuite.threat import Threat, poison_budget
+from robustsuite.training.recipe import Recipe
 
 Trigger = Callable[[Tensor], Tensor]
 """Raw inputs `(n, …)` to inputs that carry the trigger."""
@@ -88,7 +92,44 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         train: Samples = victim.need("train", "poisoning changes the training set")
         victim.need("recipe", "poisoning is judged by a new training")
         victim.need("trainer", "poisoning is judged by a new training")
-        yield TrainingSet(train, poison_budget(self.fraction, len(train)))
+        yield self.data_view(train)
+
+    def data_view(self, train: Samples) -> TrainingSet:
+        """The training set and an integer budget: the same for every defence."""
+        return TrainingSet(train, poison_budget(self.fraction, len(train)))
+
+    def trainings(
+        self, train: Samples, recipe: Recipe | None, artefact: Poison | None
+    ) -> Iterator[tuple[Recipe, Samples]]:
+        """The victim's recipe on the poisoned set."""
+        if recipe is not None and artefact is not None:
+            yield recipe, _apply(self.data_view(train), artefact)
+
+    def pack(self, artefact: Poison) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Rows, inputs and labels as tensors; a trigger that is a dataclass of plain values by its name and fields."""
+        trigger = artefact.trigger
+        facts: dict[str, Any] = {"target": artefact.target, "trigger": None}
+        if trigger is not None:
+            if not dataclasses.is_dataclass(trigger):
+                return None
+            fields = {f.name: getattr(trigger, f.name) for f in dataclasses.fields(trigger)}
+            if not all(value is None or isinstance(value, (bool, int, float, str)) for value in fields.values()):
+                return None
+            facts["trigger"] = [type(trigger).__name__, fields]
+        return {"index": artefact.index, "x": artefact.x, "y": artefact.y}, facts
+
+    def unpack(
+        self, attack: Attack[TrainingSet, Poison], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    ) -> Poison | None:
+        """The poison again; its trigger is looked up only beside the attack that made it."""
+        trigger = None
+        if facts["trigger"] is not None:
+            name, fields = facts["trigger"]
+            kind = getattr(sys.modules[type(attack).__module__], name, None)
+            if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+                return None
+            trigger = kind(**fields)
+        return Poison(tensors["index"], tensors["x"], tensors["y"], trigger, facts["target"])
 
     def score(self, victim: Victim, moves: Iterable[tuple[TrainingSet, Poison]]) -> Metrics:
         """Check the budget, train on the poisoned set, and compare with the clean twin."""
@@ -97,16 +138,15 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         trained: Trained = victim.need("trainer", "")(victim.need("recipe", ""), poisoned)
         twin = Victim(trained.model, victim.test, device=victim.device)
         right, before = correct(twin), correct(victim)
-        drop = float(before.double().mean() - right.double().mean())
         values: dict[str, Metric] = {}
-        columns = {"id": victim.test.ids, "clean_correct": before, "poisoned_correct": right}
+        columns = {"id": victim.test.ids, "label": victim.test.y, "clean_correct": before, "poisoned_correct": right}
         artefacts: dict[str, Tensor] = {}
         if poison.trigger is not None and poison.target is not None:
             seen, figures = _backdoor(twin, victim, poison)
             values.update(figures)
-            columns["triggered"] = seen
+            columns["triggered"], columns["counted"] = seen, victim.test.y != poison.target
             artefacts = _gallery(victim.test, poison)
-        values["accuracy_drop"] = _drop(drop, before, right)
+        values["accuracy_drop"] = _drop(before, right)
         values["clean_accuracy"] = rate(right, "higher")
         values["recall_worst_class"] = _worst_recall(victim.test.y, right)
         values["poisoned"] = Metric(float(len(poison.index)), len(view.samples), unit="count")
@@ -161,11 +201,11 @@ def _backdoor(twin: Victim, victim: Victim, poison: Poison) -> tuple[Tensor, dic
     return seen, figures
 
 
-def _drop(drop: float, before: Tensor, after: Tensor) -> Metric:
-    """Difference of two accuracies on the same samples, with the paired normal interval."""
-    difference = before.double() - after.double()
-    half = 1.96 * float(difference.std(unbiased=True)) / len(before) ** 0.5 if len(before) > 1 else 1.0
-    return Metric(drop, len(before), drop - half, drop + half, "rate difference", "lower")
+def _drop(before: Tensor, after: Tensor) -> Metric:
+    """Difference of two accuracies on the same samples, with the score interval of pairs."""
+    lost, mended = int((before & ~after).sum()), int((after & ~before).sum())
+    low, high = paired_interval(lost, mended, len(before))
+    return Metric((lost - mended) / len(before), len(before), low, high, "rate difference", "lower")
 
 
 def _worst_recall(y: Tensor, right: Tensor) -> Metric:

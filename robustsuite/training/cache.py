@@ -2,50 +2,51 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from filelock import FileLock
 
-import robustsuite
-from robustsuite.canonical import canonical_json, digest
+from robustsuite import provenance
+from robustsuite.canonical import digest
 from robustsuite.data.samples import Samples
-from robustsuite.files import write_atomically
 from robustsuite.protocol import Trained
+from robustsuite.store import Kept, Store
 from robustsuite.streams import Streams
 from robustsuite.training.fit import Fitted, Progress, deploy, divide, fit, make_network
 from robustsuite.training.recipe import Recipe
 
+KIND = "models"
+
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains recipes for one seed and device; with a folder, each training is stored and looked up there.
+    """Trains recipes for one seed and device; with stores, each training is kept and looked up there.
 
     Args:
         seed: Seed of every training.
         device: Where to train.
-        folder: Where weights (safetensors) and facts (JSON) are kept; None trains afresh each time.
+        stores: Where weights (safetensors) and facts (JSON) are kept, the run's own first; none trains afresh each time.
         progress: Told after each epoch.
     """
 
     seed: int
     device: str = "cpu"
-    folder: Path | None = None
+    stores: tuple[Store, ...] = ()
     progress: Progress | None = None
 
-    def key(self, recipe: Recipe, samples: Samples) -> str:
-        """Digest of everything that determines the weights."""
+    def key(self, recipe: Recipe, samples: Samples, threads: int | None = None) -> str:
+        """Digest of everything that determines the weights; `threads` are torch's where they are not given."""
         return digest(
             {
                 "recipe": recipe.training_key(),
+                "sources": provenance.sources(recipe),
                 "data": samples.digest(),
                 "seed": self.seed,
                 "device": self.device.partition(":")[0],
-                "threads": torch.get_num_threads(),
-                "version": robustsuite.__version__,
+                "threads": threads or torch.get_num_threads(),
+                "code": provenance.code(),
             }
         )
 
@@ -62,45 +63,63 @@ class Trainer:
 
     def fit(self, recipe: Recipe, samples: Samples) -> Fitted:
         """Train the network, or load it where the same training was done before."""
-        if self.folder is None:
-            return self._fresh(recipe, samples, None)
+        if not self.stores:
+            return self._fresh(recipe, samples, "")
         key = self.key(recipe, samples)
-        self.folder.mkdir(parents=True, exist_ok=True)
         # Two workers that need one training do it once: the second waits here and then reads it.
-        with FileLock(self.folder / f".{key}.lock"):
+        with self._locked(key):
             found = self._recall(key, lambda: self._network(recipe, samples))
             if found is not None:
                 return found
-            fitted = self._fresh(recipe, samples, self.folder / f"{key}.partial.pt")
-            self._store(key, fitted)
+            fitted = self._fresh(recipe, samples, key)
+            self._keep(key, fitted)
             return fitted
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        """Hold the lock of the store that most runs share."""
+        lock = self.stores[-1].lock(KIND, key)
+        with lock:
+            yield
 
     def _network(self, recipe: Recipe, samples: Samples) -> torch.nn.Module:
         network = make_network(recipe, samples, self.seed)
         return network.double() if recipe.training.precision == "64" else network
 
-    def _fresh(self, recipe: Recipe, samples: Samples, checkpoint: Path | None) -> Fitted:
+    def _fresh(self, recipe: Recipe, samples: Samples, key: str) -> Fitted:
+        checkpoint = self.stores[0].root / KIND / f"{key}.partial.pt" if key else None
         return fit(recipe, samples, self.seed, device=self.device, checkpoint=checkpoint, progress=self.progress)
 
-    def _store(self, key: str, fitted: Fitted) -> None:
+    def _keep(self, key: str, fitted: Fitted) -> None:
         from safetensors.torch import save
 
-        assert self.folder is not None
         # Copies, for layers that a network uses twice share memory, which safetensors refuses.
         plain = {"memory_format": torch.contiguous_format}
         tensors = {k: v.detach().cpu().clone(**plain) for k, v in fitted.network.state_dict().items()}
         facts = {"history": fitted.history, "facts": fitted.facts, "flags": fitted.flags}
-        write_atomically(self.folder / f"{key}.safetensors", save(tensors))
-        write_atomically(self.folder / f"{key}.json", canonical_json(facts).encode())
+        content = save(tensors)
+        self.stores[0].put(KIND, key, facts, content)
+        for shared in self.stores[1:]:
+            shared.offer(KIND, key, facts, content)
+            shared.trim()
 
     def _recall(self, key: str, build: Callable[[], torch.nn.Module]) -> Fitted | None:
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
-        assert self.folder is not None
-        weights, facts = self.folder / f"{key}.safetensors", self.folder / f"{key}.json"
-        if not (weights.is_file() and facts.is_file()):
+        kept = self._find(key)
+        if kept is None:
             return None
-        known = json.loads(facts.read_text())
         network = build().to(self.device)
-        network.load_state_dict(load_file(weights))
+        network.load_state_dict(load(kept.payload))
+        known = kept.facts
         return Fitted(network.eval(), tuple(known["history"]), known["facts"], tuple(known["flags"]))
+
+    def _find(self, key: str) -> Kept | None:
+        """The entry of the first store that has it; the run's own store then gets it too."""
+        for place, store in enumerate(self.stores):
+            kept = store.get(KIND, key)
+            if kept is not None:
+                if place > 0:
+                    self.stores[0].put(KIND, key, *kept)
+                return kept
+        return None

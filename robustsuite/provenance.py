@@ -1,0 +1,93 @@
+"""What code a result came from: the suite's own, a stranger's plug-ins and factories, and the libraries below."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from robustsuite.canonical import digest
+from robustsuite.loading import load_factory
+
+LIBRARIES: Final = ("torch", "torchvision", "adversarial-robustness-toolbox", "opacus", "numpy")
+_OWN: Final = "robustsuite"
+# These only show or decide what was measured; a change of theirs changes no result.
+_SHOWS: Final = ("cli", "report", "gates", "testing", "selftest", "suites", "pytest_plugin.py", "api.py")
+
+
+@cache
+def version(package: str) -> str:
+    """The installed version of a package, empty where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@cache
+def code() -> str:
+    """A digest of the suite's code that results depend on, and of the versions of the libraries below it.
+
+    It is part of every key: a result of other code is made again, never shown as if nothing had changed.
+    """
+    found = hashlib.sha256()
+    for name in (_OWN, f"{_OWN}.attacks", f"{_OWN}.defenses"):
+        for folder in sys.modules[_OWN].__path__ if name == _OWN else _folders(name):
+            for file in sorted(Path(folder).rglob("*.py")):
+                place = file.relative_to(folder)
+                if name == _OWN and place.parts[0] in (*_SHOWS, "attacks", "defenses"):
+                    continue
+                found.update(f"{name}:{place.as_posix()}\n".encode())
+                found.update(file.read_bytes())
+    return digest([found.hexdigest(), {name: version(name) for name in LIBRARIES}])
+
+
+def _folders(package: str) -> list[str]:
+    import importlib.util
+
+    spec = importlib.util.find_spec(package)
+    return list(spec.submodule_search_locations or ()) if spec is not None else []
+
+
+def sources(*parts: Any) -> dict[str, str]:
+    """Digests of the files of strangers' code in these parts: plug-in classes, and factories named as text.
+
+    Args:
+        *parts: Dataclasses, containers of them, or anything else, which is passed over.
+
+    Returns:
+        Class or factory name -> digest of its file; what a file imports is not followed.
+    """
+    return dict(sorted(set(_sources(parts))))
+
+
+def _sources(value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _sources(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        if kind.__module__.partition(".")[0] != _OWN:
+            yield f"{kind.__module__}.{kind.__qualname__}", _file_digest(kind)
+        for field in dataclasses.fields(value):
+            given = getattr(value, field.name)
+            if field.name == "factory" and isinstance(given, str):
+                yield given, _file_digest(load_factory(given))
+            else:
+                yield from _sources(given)
+
+
+def _file_digest(thing: Any) -> str:
+    try:
+        file = inspect.getsourcefile(thing)
+    except TypeError:
+        file = None
+    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:24]
