@@ -120,7 +120,7 @@ def _verdict(gate: Gate, where: str, rows: Sequence[Row], repeats: int) -> Verdi
 
 def _lacking(gate: Gate, rows: Sequence[Row], measured: Sequence[Row], repeats: int) -> str:
     """Which of the records that the gate is about have no figure, and why; empty where none lacks."""
-    name = gate.attack or gate.metric
+    name = "the clean evaluation" if gate.attack == _CLEAN else gate.attack or gate.metric
     if not rows:
         return f"no record of {name}" if gate.attack else "no attack gives it"
     got = {row["repeat"] for row in measured}
