@@ -39,8 +39,9 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     help="Train, defend, attack, judge, compare: robustness and security evaluation for PyTorch models.",
-    epilog="Exit codes: 0 all done; 1 a cell failed; 2 the request is wrong, nothing was started; 130 interrupted, "
-    "the same command goes on.",
+    epilog="Exit codes: 0 all done and every gate passed; 1 a gate failed or a cell raised; 2 the request is wrong, "
+    "nothing was started; 3 a gate was asked for and the measurement supports no verdict; 130 interrupted, the same "
+    "command goes on.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
