@@ -191,8 +191,10 @@ def resolve(name: str) -> Entry:
     cls = dataclasses.make_dataclass(
         f"Art{name}", fields, bases=(ArtAttack,), namespace=space, frozen=True, kw_only=True
     )
-    method = "AML.T0043.000" if access == "white-box" else "AML.T0043.001"
-    return Entry(label, "attack", cls, "evasion", access, taxonomy=(method, "ML01:2023", "NISTAML.022"))
+    optimization, evasion = (
+        ("AML.T0043.000", "NISTAML.022") if access == "white-box" else ("AML.T0043.001", "NISTAML.025")
+    )
+    return Entry(label, "attack", cls, "evasion", access, taxonomy=(optimization, "ML01:2023", evasion))
 
 
 def _described(found: type[Any], fields: list[tuple[str, Any, Any]]) -> str:

@@ -31,7 +31,7 @@ class Patch:
 
 
 @register.attack(
-    "badnets", scenario="poisoning", access="training-set", taxonomy=("AML.T0020", "ML02:2023", "NISTAML.021")
+    "badnets", scenario="poisoning", access="training-set", taxonomy=("AML.T0020", "ML02:2023", "NISTAML.023")
 )
 @dataclass(frozen=True, kw_only=True)
 class BadNets:

@@ -29,7 +29,7 @@ def total_variation(x: Tensor) -> Tensor:
 
 
 @register.attack(
-    "model-inversion", scenario="inversion", access="white-box", taxonomy=("AML.T0024.001", "ML03:2023", "NISTAML.033")
+    "model-inversion", scenario="inversion", access="white-box", taxonomy=("AML.T0024.001", "ML03:2023", "NISTAML.032")
 )
 @dataclass(frozen=True, kw_only=True)
 class ModelInversion:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from robustsuite.cli.console import Plugins, load_plugins, results, set_up
-from robustsuite.cli.docstrings import Docstring, parse_docstring
+from robustsuite.docstrings import Docstring, parse_docstring
 
 if TYPE_CHECKING:
     from robustsuite.registry import Entry

@@ -86,13 +86,18 @@ def _text(value: Mapping[str, Any]) -> str:
 
 def command(folder: Path) -> str:
     """The line that runs the suite again, with the folder as seen from the working folder."""
-    place = folder
-    if folder.is_absolute():
-        here = Path(os.path.relpath(folder))
-        # A path out of the working folder would name this machine in a page that travels.
-        place = Path(folder.name) if here.parts[:1] == ("..",) else here
+    place = shown_folder(folder)
     suite, again = (place / "suite.yaml").as_posix(), f"{place.as_posix()}-again"
     return f"robustsuite run {shlex.quote(suite)} --out {shlex.quote(again)}"
+
+
+def shown_folder(folder: Path) -> Path:
+    """The folder as seen from the working folder, for files that travel."""
+    if not folder.is_absolute():
+        return folder
+    here = Path(os.path.relpath(folder))
+    # A path out of the working folder would name this machine in a page that travels.
+    return Path(folder.name) if here.parts[:1] == ("..",) else here
 
 
 def provenance(records: Sequence[Record]) -> list[tuple[str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import io
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +16,10 @@ from robustsuite.benchmark.records import Record
 from robustsuite.files import write_atomically
 from robustsuite.report import html
 from robustsuite.report.frame import tidy
+from robustsuite.report.junit import junit
+from robustsuite.report.sarif import sarif
 from robustsuite.report.table import comparison, latex, markdown
+from robustsuite.report.verdicts import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,18 +30,25 @@ NAMES: Final = {
     "md": "table.md",
     "latex": "table.tex",
     "html": "report.html",
+    "junit": "junit.xml",
+    "sarif": "results.sarif",
 }
 
 
 def write(
-    folder: Path | str, records: Iterable[Record] | None = None, formats: Sequence[str] = tuple(NAMES)
+    folder: Path | str,
+    records: Iterable[Record] | None = None,
+    formats: Sequence[str] = tuple(NAMES),
+    judged: Sequence[Verdict] | None = None,
 ) -> list[Path]:
     """Write tables and report into a run's folder; each file is whole or absent, and equal records give equal bytes.
 
     Args:
         folder: The run's folder.
         records: What to report; None reads `records.jsonl`.
-        formats: Any of `csv`, `parquet`, `md`, `latex`, `html`. Parquet is left out where pyarrow is not installed.
+        formats: Any of `csv`, `parquet`, `md`, `latex`, `html`, `junit`, `sarif`. Parquet is left out where pyarrow
+            is not installed.
+        judged: Verdicts on the run's gates; None judges the gates that the folder names.
 
     Returns:
         The files written.
@@ -50,14 +62,41 @@ def write(
     found = store.read(folder / "records.jsonl") if records is None else list(records)
     if not found:
         raise checks.fail("a folder with records", "folder", str(folder), "name the folder of a run")
-    frame = tidy(found, folder)
+    run = _Run(folder, found, tidy(found, folder), judged)
     written = []
     for name in formats:
-        content = _MAKERS[name](folder, found, frame)
+        content = _MAKERS[name](run)
         if content is not None:
             write_atomically(folder / NAMES[name], content)
             written.append(folder / NAMES[name])
     return written
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every maker of a file may need."""
+
+    folder: Path
+    records: list[Record]
+    frame: pd.DataFrame
+    given: Sequence[Verdict] | None
+
+    @cached_property
+    def judged(self) -> Sequence[Verdict]:
+        return judged_in(self.folder, self.records) if self.given is None else self.given
+
+
+def judged_in(folder: Path, records: Iterable[Record]) -> Sequence[Verdict]:
+    """Verdicts on the gates that a run was asked to pass; none where it was asked for none.
+
+    Raises:
+        RequestError: Its file of gates has been changed to something else.
+    """
+    from robustsuite import gates
+    from robustsuite.report.report import Report
+
+    asked = gates.load(folder)
+    return gates.judge(asked, Report(records, folder)) if asked else ()
 
 
 def csv(frame: pd.DataFrame) -> str:
@@ -73,10 +112,12 @@ def _parquet(frame: pd.DataFrame) -> bytes | None:
     return buffer.getvalue()
 
 
-_MAKERS: Final[dict[str, Callable[[Path, list[Record], pd.DataFrame], bytes | None]]] = {
-    "csv": lambda folder, records, frame: csv(frame).encode(),  # noqa: ARG005
-    "parquet": lambda folder, records, frame: _parquet(frame),  # noqa: ARG005
-    "md": lambda folder, records, frame: markdown(comparison(frame)).encode(),  # noqa: ARG005
-    "latex": lambda folder, records, frame: latex(comparison(frame)).encode(),  # noqa: ARG005
-    "html": lambda folder, records, frame: html.page(folder, records, frame).encode(),
+_MAKERS: Final[dict[str, Callable[[_Run], bytes | None]]] = {
+    "csv": lambda run: csv(run.frame).encode(),
+    "parquet": lambda run: _parquet(run.frame),
+    "md": lambda run: markdown(comparison(run.frame)).encode(),
+    "latex": lambda run: latex(comparison(run.frame)).encode(),
+    "html": lambda run: html.page(run.folder, run.records, run.frame).encode(),
+    "junit": lambda run: junit(run.folder, run.records, run.judged).encode(),
+    "sarif": lambda run: sarif(run.folder, run.records, run.frame, run.judged).encode(),
 }

@@ -7,6 +7,7 @@ doubt, is skipped with its reason, because no cell by itself has to reach anythi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 from robustsuite.benchmark.records import Record
-from robustsuite.report import details, verdicts
+from robustsuite.report import details, verdicts, words
 from robustsuite.report.frame import one_line
 from robustsuite.report.played import Played, attack_name, figures, finished, several_repeats, sort_out
 from robustsuite.report.verdicts import Verdict
@@ -41,7 +42,7 @@ def junit(folder: Path, records: Sequence[Record], judged: Sequence[Verdict] = (
         root.append(_suite(suite, cells, judged if not len(root) else (), folder))
     for name in ("tests", *_COUNTED):
         root.set(name, str(sum(int(child.get(name, "0")) for child in root)))
-    root.set("time", _seconds(sum(record.seconds for record in records)))
+    root.set("time", _seconds(math.fsum(record.seconds for record in records)))
     ET.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
@@ -69,8 +70,8 @@ def _suite(name: str, cells: Sequence[Played], judged: Sequence[Verdict], folder
     element.set("tests", str(len(cases)))
     for attribute, tag in _COUNTED.items():
         element.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
-    seconds = sum(record.seconds for cell in cells for record in (cell.record, *cell.points))
-    element.set("time", _seconds(seconds))
+    seconds = (record.seconds for cell in cells for record in (cell.record, *cell.points))
+    element.set("time", _seconds(math.fsum(seconds)))
     return element
 
 
@@ -124,7 +125,8 @@ def _facts(cell: Played) -> dict[str, str]:
     found = {name: str(getattr(record, name)) for name in ("key", "status", "scenario", "knowledge", "norm", "seed")}
     found["radius"] = "" if record.radius is None else f"{record.radius:g}"
     found["flags"] = ";".join(record.flags)
-    for name, metric in record.metrics.items():
+    for name in sorted(record.metrics, key=lambda name: (words.ORDER.get(name, len(words.ORDER)), name)):
+        metric = record.metrics[name]
         found[name] = _number(metric.get("value"))
         found[f"{name}.low"], found[f"{name}.high"] = _number(metric.get("low")), _number(metric.get("high"))
         found[f"{name}.n"] = str(metric.get("n") or "")

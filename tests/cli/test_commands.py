@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from robustsuite import registry
 from robustsuite.cli.app import app
-from robustsuite.cli.docstrings import parse_docstring
+from robustsuite.docstrings import parse_docstring
 
 SUITE = """\
 name: tiny

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import importlib.util
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -50,7 +51,7 @@ def html(run):
 def test_writes_what_the_contract_lists(run):
     names = {path.name for path in write(run.folder)}
     parquet = {"results.parquet"} if importlib.util.find_spec("pyarrow") else set()
-    assert names == {"results.csv", "table.md", "table.tex", "report.html"} | parquet
+    assert names == {"results.csv", "table.md", "table.tex", "report.html", "junit.xml", "results.sarif"} | parquet
     assert not list(run.folder.glob(".*"))
 
 
@@ -135,7 +136,7 @@ def test_everything_from_records_is_escaped(maker):
             )
     maker.add(EVIL, "x", EVIL, status="error", message=EVIL, environment={EVIL: EVIL}, metrics={})
     maker.add(EVIL, "y", EVIL, headline=EVIL, metrics={EVIL: {"value": 1.0, "unit": EVIL, "better": EVIL}})
-    (maker.folder / "suite.yaml").write_text(EVIL)
+    (maker.folder / "suite.yaml").write_text(f"name: {json.dumps(EVIL)}")
     write(maker.folder)
     page = Page((maker.folder / "report.html").read_text())
     assert len(page.all("script")) == 1

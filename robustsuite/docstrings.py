@@ -1,4 +1,4 @@
-"""Google-style docstrings taken apart, for `robustsuite show`."""
+"""Google-style docstrings taken apart, for what shows plug-ins to people."""
 
 from __future__ import annotations
 
