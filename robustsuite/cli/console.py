@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also logs and warnings of the libraries below.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout: how it ended, gates, files; tables go to stderr.")
+]
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE.py", help="Plug-in file to load; repeatable.")
 ]
@@ -34,6 +37,15 @@ def notes() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def tables(*, as_json: bool, quiet: bool) -> Console:
+    """Where tables go: standard output, or out of the way of JSON."""
+    from rich.console import Console
+
+    if not as_json:
+        return results()
+    return Console(stderr=True, quiet=quiet, width=None if sys.stderr.isatty() or "COLUMNS" in os.environ else 200)
 
 
 def say(text: str, *, quiet: bool = False) -> None:

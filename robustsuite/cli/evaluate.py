@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from robustsuite.cli.console import Plugins, Quiet, Verbose, load_plugins, results, say, set_up
+from robustsuite.cli.console import AsJson, Plugins, Quiet, Verbose, load_plugins, say, set_up, tables
 from robustsuite.cli.progress import progress_on
 from robustsuite.cli.verdicts import leave, pronounce, read_gates
 
@@ -55,6 +55,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for records, tables and the HTML report.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    as_json: AsJson = False,
     plugins: Plugins = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -96,7 +97,7 @@ def evaluate(
             public=None if public_data is None else load_named(public_data, "train", seed),
             progress=progress,
         )
-    _conclude(report, asked, out)
+    _conclude(report, asked, out, quiet=quiet, as_json=as_json)
 
 
 def _is_evasion(attack: str) -> bool:
@@ -153,17 +154,24 @@ def load_model(target: str, checkpoint: str | None, data: Samples) -> nn.Module:
     return ModelSpec.parse(given)(data.classes, data.shape, data.bounds)
 
 
-def _conclude(report: Report, asked: Sequence[Gate], out: Path | None) -> None:
+def _conclude(report: Report, asked: Sequence[Gate], out: Path | None, *, quiet: bool, as_json: bool) -> None:
     from robustsuite import gates
+    from robustsuite.cli.report import print_outcome
+    from robustsuite.report.report import Report
+    from robustsuite.report.step_summary import publish
 
-    report.show(results())
+    console = tables(as_json=as_json, quiet=quiet)
+    report.show(console)
     verdicts = gates.judge(asked, report)
-    pronounce(verdicts)
+    pronounce(verdicts, console)
     if out is not None:
         gates.save(out, asked)  # before the files that tell of them
-        folder = report.save(out)
-        for name in ("report.html", "results.csv"):
-            typer.echo(str(folder / name))
+        report = Report.load(report.save(out))
+        for name in () if as_json else ("report.html", "results.csv"):
+            typer.echo(str(out / name))
+    publish(report, verdicts)
+    if as_json:
+        print_outcome(report, verdicts)
     for record in report.records:
         if record.status == "error":
             say(f"error: {record.attack}: {(record.message.strip().splitlines() or ['no message'])[-1]}")

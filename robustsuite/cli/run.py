@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from robustsuite.cli.console import Plugins, Quiet, Verbose, results, say, set_up
+from robustsuite.cli.console import AsJson, Plugins, Quiet, Verbose, say, set_up, tables
 from robustsuite.cli.progress import progress_on
 from robustsuite.cli.verdicts import leave, pronounce
 
@@ -58,6 +58,7 @@ def run(
     cached: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Share results with other runs (see `robustsuite cache`).")
     ] = True,
+    as_json: AsJson = False,
     plugins: Plugins = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -87,7 +88,7 @@ def run(
     }
     folder = choose_folder(suite, out, loaded.name, fresh=fresh)
     outcome = _play(loaded, folder, asked, quiet=quiet)
-    conclude(outcome, quiet=quiet)
+    conclude(outcome, quiet=quiet, as_json=as_json)
 
 
 def default_workers() -> int:
@@ -126,22 +127,27 @@ def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> 
         )
 
 
-def conclude(outcome: Outcome, *, quiet: bool) -> None:
+def conclude(outcome: Outcome, *, quiet: bool, as_json: bool = False) -> None:
     """Write the report, print the table and the gates' verdicts, and exit as they ask."""
     from robustsuite import gates
+    from robustsuite.cli.report import print_outcome
     from robustsuite.report.files import write
     from robustsuite.report.report import Report
+    from robustsuite.report.step_summary import publish
 
-    write(outcome.folder)
-    report = Report.load(outcome.folder)
-    report.show(results())
+    report, console = Report.load(outcome.folder), tables(as_json=as_json, quiet=quiet)
     verdicts = gates.judge(gates.load(outcome.folder), report)
-    pronounce(verdicts)
+    write(outcome.folder, judged=verdicts)
+    report.show(console)
+    pronounce(verdicts, console)
+    publish(report, verdicts)
     for mishap in outcome.mishaps:
         say(f"note: {mishap}", quiet=quiet)
     recalled = f", {outcome.recalled} from the cache" if outcome.recalled else ""
     say(f"{outcome.ran} cells run, {outcome.reused} reused{recalled}", quiet=quiet)
-    for name in ("report.html", "results.csv"):
+    if as_json:
+        print_outcome(report, verdicts, ran=outcome.ran, reused=outcome.reused, recalled=outcome.recalled)
+    for name in () if as_json else ("report.html", "results.csv"):
         typer.echo(str(outcome.folder / name))
     for record in outcome.records:
         if record.status == "error":

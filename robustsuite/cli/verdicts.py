@@ -10,6 +10,8 @@ import typer
 from robustsuite.cli.console import results
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from robustsuite.benchmark.records import Record
     from robustsuite.gates import Gate, Verdict
     from robustsuite.threat import Ball
@@ -43,11 +45,11 @@ def read_gates(texts: Iterable[str], attacks: Sequence[str], ball: Ball | None) 
     return tuple(gates)
 
 
-def pronounce(verdicts: Sequence[Verdict]) -> None:
-    """One line a verdict on standard output, its outcome first; nothing without gates."""
+def pronounce(verdicts: Sequence[Verdict], console: Console | None = None) -> None:
+    """One line a verdict on standard output (or `console`), its outcome first; nothing without gates."""
     from rich.text import Text
 
-    console = results()
+    console = console if console is not None else results()
     for verdict in verdicts:
         word = verdict.outcome.value
         line = Text(verdict.message)
