@@ -12,13 +12,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite import __version__, checks, registry
-from robustsuite.benchmark.environment import environment
-from robustsuite.benchmark.existing import existing, model_digest
-from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing, labels, resolve
+from robustsuite import checks, registry
+from robustsuite.benchmark.blanks import blank_records
+from robustsuite.benchmark.existing import existing
+from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing, resolve
 from robustsuite.benchmark.judging import judge
-from robustsuite.benchmark.records import Record
-from robustsuite.canonical import digest, plain
 from robustsuite.expressions import parse_call
 from robustsuite.isolation import seeded, untouched
 from robustsuite.protocol import Victim, moves
@@ -133,7 +131,7 @@ def evaluate(
 def _played(
     games: Sequence[Game], victim: Victim, name: str, seed: int, progress: Callable[[str, int, int], None] | None
 ) -> Report:
-    blanks = _blanks(games, victim, name, seed)
+    blanks = blank_records(games, victim, name, seed)
     folder = Path(tempfile.mkdtemp(prefix="robustsuite-"))
     try:
         records = []
@@ -150,40 +148,6 @@ def _played(
         raise
     weakref.finalize(report, shutil.rmtree, folder, ignore_errors=True)
     return report
-
-
-def _blanks(games: Sequence[Game], victim: Victim, name: str, seed: int) -> list[Record]:
-    """Records with everything that is known before the games are played."""
-    training = any(module.training for module in victim.model.network.modules())
-    common: dict[str, Any] = {
-        "suite": "evaluate",
-        "dataset": f"{len(victim.test)} samples",
-        "model": name,
-        "defense": "none",
-        "seed": seed,
-        "message": "the model was in training mode; it was evaluated in eval mode and put back" if training else "",
-        "environment": environment(victim.device, torch.get_num_threads()),
-    }
-    place = {"device": victim.device.partition(":")[0], "threads": torch.get_num_threads(), "version": __version__}
-    known = {"model": model_digest(victim.model), "data": victim.test.digest(), "seed": seed, **place}
-    return [
-        Record(
-            key=digest({**known, "label": label, "attack": _plain(game.attack), "game": _plain(game.scenario)}),
-            order=order,
-            attack=label,
-            scenario=game.entry.scenario,
-            knowledge="" if game.entry.access == "none" else game.entry.access,
-            **common,
-        )
-        for order, (label, game) in enumerate(zip(labels(games), games, strict=True))
-    ]
-
-
-def _plain(made: Any) -> dict[str, Any]:
-    try:
-        return {"name": type(made).__name__, **plain(made)}
-    except TypeError as error:
-        raise checks.fail("options that a record can hold", "attack", made, str(error)) from error
 
 
 def perturb(

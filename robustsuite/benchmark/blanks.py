@@ -1,0 +1,60 @@
+"""Records of an evaluation before its games are played."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from robustsuite import __version__, checks
+from robustsuite.benchmark.environment import environment
+from robustsuite.benchmark.existing import model_digest
+from robustsuite.benchmark.games import Game, labels
+from robustsuite.benchmark.records import Record
+from robustsuite.canonical import digest, plain
+from robustsuite.protocol import Victim
+
+
+def blank_records(games: Sequence[Game], victim: Victim, name: str, seed: int) -> list[Record]:
+    """Records of an existing model with everything that is known before the games are played.
+
+    Args:
+        games: In the order of the report.
+        victim: Whom they are played on.
+        name: What tables call the model.
+        seed: Keys every random draw.
+
+    Raises:
+        RequestError: An attack with options that no record can hold.
+    """
+    training = any(module.training for module in victim.model.network.modules())
+    common: dict[str, Any] = {
+        "suite": "evaluate",
+        "dataset": f"{len(victim.test)} samples",
+        "model": name,
+        "defense": "none",
+        "seed": seed,
+        "message": "the model was in training mode; it was evaluated in eval mode and put back" if training else "",
+        "environment": environment(victim.device, torch.get_num_threads()),
+    }
+    place = {"device": victim.device.partition(":")[0], "threads": torch.get_num_threads(), "version": __version__}
+    known = {"model": model_digest(victim.model), "data": victim.test.digest(), "seed": seed, **place}
+    return [
+        Record(
+            key=digest({**known, "label": label, "attack": _plain(game.attack), "game": _plain(game.scenario)}),
+            order=order,
+            attack=label,
+            scenario=game.entry.scenario,
+            knowledge="" if game.entry.access == "none" else game.entry.access,
+            **common,
+        )
+        for order, (label, game) in enumerate(zip(labels(games), games, strict=True))
+    ]
+
+
+def _plain(made: Any) -> dict[str, Any]:
+    try:
+        return {"name": type(made).__name__, **plain(made)}
+    except TypeError as error:
+        raise checks.fail("options that a record can hold", "attack", made, str(error)) from error
