@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _Z: Final = 1.959963984540054  # 97.5 % quantile of the standard normal
+_SHORTER: Final = 1 - 0.05 / 4  # of two intervals the shorter may stand, so each must hold 97.5 %
 SIDES: Final = ("both", "worse", "better")
 
 
@@ -139,9 +140,9 @@ class Difference:
 
     Args:
         value: New less old.
-        low: Lower end of its 95 % interval.
+        low: Lower end of its 95 % interval, over samples and trainings.
         high: Upper end.
-        p: Two-sided p-value of no difference.
+        p: Two-sided p-value of no difference between these trained models, over samples.
     """
 
     value: float
@@ -150,18 +151,20 @@ class Difference:
     p: float
 
 
-def crossed(differences: NDArray[Any]) -> Difference:
-    """Mean difference where the same samples were judged in several independent trainings.
+def crossed(old: NDArray[Any], new: NDArray[Any]) -> Difference:
+    """Compare rates where the same samples were judged in several independent trainings.
 
-    Neither the samples nor the trainings are independent of each other across the table, so flips must not be pooled:
-    the variance between samples and the variance between trainings add, each estimated from its margin, with
-    Satterthwaite's degrees of freedom. That is Clark's quasi-F (Journal of Verbal Learning and Verbal Behavior 1973),
-    which counts what samples and trainings share twice and so errs on the careful side. Two pseudo-samples, one for
-    either side, keep the variance above 0 where nothing flipped (Bonett and Price, Statistics in Medicine 2012). The
-    p-value is the larger one of this test and of the exact `sign_flip` over samples.
+    A sample that one release gets right it tends to get right in every training, so flips must not be pooled: the
+    p-value is `sign_flip`'s, in which a sample counts once. It speaks of these trained models. The interval speaks of
+    the training as well: the variances between samples and between trainings add, each with its own Student quantile.
+    Trainings are taken as pairs (one seed, one repeat) and as independent, each at 97.5 %, and the shorter interval
+    stands: releases that share their trained models gain from the first, those that trained anew from the second. Two
+    pseudo-samples, one for either side, keep a width where nothing flipped (Bonett and Price, Statistics in Medicine
+    2012).
 
     Args:
-        differences: New less old, each -1, 0 or 1; `(R, n)` for at least 2 trainings and 1 sample.
+        old: Outcomes `(R, n)`, bool, for at least 2 trainings and 1 sample.
+        new: Outcomes of the same samples in the same order.
 
     Raises:
         RequestError: Fewer than 2 trainings, or no sample.
@@ -169,17 +172,22 @@ def crossed(differences: NDArray[Any]) -> Difference:
     import numpy as np
     from scipy.stats import t
 
+    differences = new.astype(np.int64) - old.astype(np.int64)
     trainings, n = differences.shape
     checks.integer("trainings", trainings, low=2)
     checks.integer("n", n, low=1)
     value = float(differences.mean())
     per_sample = np.append(differences.mean(0), (1.0, -1.0))
-    samples = float(per_sample.var(ddof=1)) / (n + 2)
-    between = float(differences.mean(1).var(ddof=1)) / trainings
-    freedom = (samples + between) ** 2 / (samples**2 / (n + 1) + between**2 / (trainings - 1))
-    error = math.sqrt(samples + between)
-    half = float(t.ppf(0.975, freedom)) * error
-    p = max(2 * float(t.sf(abs(value) / error, freedom)), sign_flip(differences.sum(0).tolist()))
+    samples = float(per_sample.std(ddof=1)) / math.sqrt(n + 2)
+    sides = [float(side.mean(1).var(ddof=1)) / trainings for side in (old, new)]
+    spread, freedom = sum(sides), trainings - 1
+    welch = freedom * spread**2 / sum(v**2 for v in sides) if spread else freedom
+    pairs = float(differences.mean(1).var(ddof=1)) / trainings
+    half = min(
+        math.hypot(float(t.ppf(_SHORTER, n + 1)) * samples, float(t.ppf(_SHORTER, degrees)) * math.sqrt(between))
+        for between, degrees in ((pairs, freedom), (spread, welch))
+    )
+    p = sign_flip(differences.sum(0).tolist())
     return Difference(value, max(-1.0, value - half), min(1.0, value + half), p)
 
 

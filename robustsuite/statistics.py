@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _Z: Final = 1.959963984540054  # 97.5 % quantile of the standard normal
 _MANY: Final = 100  # samples from which Wilson's interval is trusted
 _EXTREME: Final = 0.05  # and rates this far from 0 and 1
+_EITHER: Final = 15  # and so many of either outcome: below, its coverage falls to 92.6 % at some rates
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -66,7 +67,8 @@ def interval(successes: int, n: int) -> tuple[float, float]:
 
     Wilson's covers 95 % on average but falls far below at rates near 0 or 1, where attacks and certificates live; the
     exact one never does, and is wider than it need be in the middle. Wilson's stands from 100 samples on, where the
-    rate seen lies in [0.05, 0.95].
+    rate seen lies in [0.05, 0.95] and either outcome was seen 15 times; so no rate is covered less than 93 % of the
+    time, and 95 % on average.
 
     Args:
         successes: How many of `n`.
@@ -76,7 +78,8 @@ def interval(successes: int, n: int) -> tuple[float, float]:
         >>> interval(50, 100) == wilson(50, 100), interval(1, 100) == clopper_pearson(1, 100)
         (True, True)
     """
-    middle = n >= _MANY and _EXTREME * n <= successes <= (1 - _EXTREME) * n
+    rarer = min(successes, n - successes)
+    middle = n >= _MANY and rarer >= max(_EITHER, _EXTREME * n)
     return wilson(successes, n) if middle else clopper_pearson(successes, n)
 
 

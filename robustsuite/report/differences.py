@@ -163,7 +163,7 @@ def tested(blank: Row, old: Sequence[Outcomes], new: Sequence[Outcomes]) -> Row:
         low, high = paired_interval(gained, lost, n)
         p = mcnemar(worse, improved)
     else:
-        found = crossed(pairs.new.astype(int) - pairs.old.astype(int))
+        found = crossed(pairs.old, pairs.new)
         low, high, p = found.low, found.high, found.p
     some = f"on the {n} samples of both runs (of {pairs.sizes[0]} and {pairs.sizes[1]})" if n < max(pairs.sizes) else ""
     return replace(
