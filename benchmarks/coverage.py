@@ -285,8 +285,8 @@ def page(draws: int) -> str:
         *("\n".join(exact_table()),),
         "## False alarms",
         f"McNemar exactly, the others over {draws} draws each (standard error "
-        f"{100 * math.sqrt(0.05 * 0.95 / draws):.1f} points). `crossed` is the test of `compare` over several trainings; "
-        "its p-value speaks of these trained models (between trainings 0), p and interval together of the training; "
+        f"{100 * math.sqrt(0.05 * 0.95 / draws):.1f} points). `crossed` is the test of `compare` over several "
+        "trainings: its p-value speaks of these trained models (between trainings 0), p and interval together of the training; "
         "beside it what pooling flips over repeats would do.",
         "\n".join(level_table(draws)),
         "## Several trainings on the same samples",

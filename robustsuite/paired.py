@@ -65,7 +65,7 @@ def sign_flip(differences: Sequence[int]) -> float:
         Fisher, The Design of Experiments, 1935, section 21; Pitman, JRSS Supplement 1937.
 
     Example:
-        >>> sign_flip([1, 1, 1, 1, 1, 1, 0]), sign_flip([2, -1])
+        >>> round(sign_flip([1, 1, 1, 1, 1, 1, 0]), 6), sign_flip([2, -1])
         (0.03125, 1.0)
     """
     import numpy as np

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from robustsuite import __version__
-from robustsuite.cli import catalogue, doctor, evaluate, report, run, train
+from robustsuite.cli import cache, catalogue, compare, doctor, evaluate, report, run, train
 from robustsuite.cli.console import contained
 from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
 
@@ -53,6 +53,8 @@ app.command("train")(train.train)
 app.command("list")(catalogue.list_names)
 app.command("show")(catalogue.show)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
+app.add_typer(cache.app, name="cache")
 app.command("doctor")(doctor.doctor)
 
 

@@ -125,15 +125,15 @@ def compare(
     """Hold a run against an earlier one, sample by sample.
 
     Cells are joined by defence, attack, scenario, norm, radius and repeat; samples by their id. A rate whose outcomes
-    are stored per sample is tested on the samples of both runs: by McNemar's exact test for one repeat, else by
-    `paired.crossed` over samples and trainings; p-values are adjusted over the table by Holm's method. With one repeat
-    a verdict is about these two trained models; with several it is about how they are trained.
+    are stored per sample is tested on the samples of both runs, by McNemar's exact test, or by `paired.crossed` where
+    there are several repeats; p-values are adjusted over the table by Holm's method. With one repeat a verdict is about
+    these two trained models; with several the interval also holds how much trainings differ.
 
-    A *regression* is an adjusted p-value below `alpha` in the worse direction and a worsening of at least `min_effect`;
-    also a cell that fails now, and a privacy guarantee that got weaker or was lost. *No worse* means that the interval
-    excludes a worsening of `min_effect`; *no evidence*, that it does not. *In doubt* is a change away from, or an
-    improvement to, a figure whose flags say that it cannot be believed. Figures without outcomes per sample stand
-    beside, *not tested*.
+    A *regression* is an adjusted p-value below `alpha` in the worse direction, an interval without 0, and a worsening
+    of at least `min_effect`; also a cell that fails now, and a privacy guarantee that got weaker or was lost. *No
+    worse* means that the interval excludes a worsening of `min_effect`; *no evidence*, that it does not. *In doubt* is
+    a change away from, or an improvement to, a figure whose flags say that it cannot be believed. Figures without
+    outcomes per sample stand beside, *not tested*.
 
     Args:
         old: The released run, or its folder.
@@ -166,7 +166,7 @@ def _judged(found: Sequence[Row], alpha: float, min_effect: float) -> list[Row]:
     places = [i for i, row in enumerate(able) if row.p is not None]
     for i, adjusted in zip(places, holm([able[i].p or 0.0 for i in places]), strict=True):
         row = replace(able[i], adjusted=adjusted)
-        able[i] = replace(row, verdict=_verdict(row, adjusted < alpha, min_effect))
+        able[i] = replace(row, verdict=_verdict(row, alpha, min_effect))
     return able
 
 
@@ -180,8 +180,11 @@ def _able(row: Row, alpha: float) -> Row:
     )
 
 
-def _verdict(row: Row, significant: bool, min_effect: float) -> Change:
+def _verdict(row: Row, alpha: float, min_effect: float) -> Change:
+    """What a tested row says; over several trainings the interval must speak too, as it alone holds their spread."""
     worsening = -_gain(row)
+    apart = (row.low or 0.0) > 0 or (row.high or 0.0) < 0
+    significant = row.adjusted is not None and row.adjusted < alpha and apart
     if significant and worsening >= min_effect - _ROUNDING:
         return Change.IN_DOUBT if row.withheld[0] and not row.withheld[1] else Change.REGRESSION
     if significant and -worsening >= min_effect - _ROUNDING:
