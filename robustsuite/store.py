@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -70,9 +71,12 @@ class Store:
             if told["made"] < self.since:
                 return None
             payload = payload_file.read_bytes() if told["payload"] else b""
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except OSError as error:
+            self.notes.append(f"the cache entry {facts_file} could not be read: {error}; it is made again")
+            return None
+        except (ValueError, TypeError, KeyError) as error:
             return self._refuse(kind, key, f"{type(error).__name__}: {error}")
         if told.get("facts_digest") != _digest(canonical_json(told.get("facts")).encode()):
             return self._refuse(kind, key, "its facts are not those that were written")
@@ -80,6 +84,13 @@ class Store:
             return self._refuse(kind, key, "its content is not what was written")
         _touch(facts_file)
         return Kept(told["facts"], payload)
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether there is an entry, without reading it."""
+        try:
+            return self._files(kind, key)[0].stat().st_size > 0 and self.since == 0.0
+        except OSError:
+            return False
 
     def put(self, kind: str, key: str, facts: Mapping[str, Any], payload: bytes = b"") -> None:
         """Keep an entry; one of the same key is replaced. Facts are written last: they are the sign of a whole one."""
@@ -105,7 +116,8 @@ class Store:
     def lock(self, kind: str, key: str) -> FileLock:
         """Held while an entry is made, so that two processes that need it make it once."""
         folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # acquiring says why
+            folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{kind}-{key}.lock")
 
     def entries(self) -> Iterator[Listed]:
@@ -148,7 +160,8 @@ class Store:
         return facts, facts.with_suffix(self.suffix)
 
     def _refuse(self, kind: str, key: str, reason: str) -> None:
-        self.remove(kind, key)
+        with contextlib.suppress(OSError):  # it is replaced when it is made again
+            self.remove(kind, key)
         self.notes.append(f"{self.root / kind / key} was damaged and is made again ({reason})")
 
 
@@ -188,7 +201,5 @@ def _digest(content: bytes) -> str:
 
 
 def _touch(path: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):  # a cache may be read-only; then its order of use stands still
         os.utime(path)
-    except OSError:  # another user's cache may be read-only; then its order of use stands still
-        return

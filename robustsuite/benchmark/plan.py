@@ -81,12 +81,14 @@ class Plan:
         device: Where it runs.
         cells: In table order.
         nodes: Trainings, crafted artefacts and cells, each after what it needs.
+        sizes: Numbers of training and of test samples.
     """
 
     suite: Suite
     device: str
     cells: tuple[Cell, ...]
     nodes: tuple[Node, ...]
+    sizes: tuple[int, int]
 
     def within(self, cells: Iterable[Cell]) -> tuple[Node, ...]:
         """The nodes that these cells need, and those cells; each after what it needs."""
@@ -189,6 +191,7 @@ class _Layout:
 
     def __init__(self, suite: Suite, device: str, splits: Splits) -> None:
         self._suite, self._device, self._train = suite, device, splits.train
+        self._sizes = len(splits.train), len(splits.test)
         self._data = digest([splits.train.digest(), splits.test.digest()])
         self._cells: list[tuple[Cell, tuple[str, ...]]] = []
         self._nodes: dict[str, Node] = {}
@@ -202,7 +205,7 @@ class _Layout:
             placed = replace(cell, order=order)
             cells.append(placed)
             self._node(Node(placed.content, "cell", _told(placed), placed, needs))
-        return Plan(self._suite, self._device, tuple(cells), tuple(self._nodes.values()))
+        return Plan(self._suite, self._device, tuple(cells), tuple(self._nodes.values()), self._sizes)
 
     def add(self, blank: Cell, recipe: Recipe) -> None:
         """One cell, and what is trained and crafted before it is played."""

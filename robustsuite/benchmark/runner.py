@@ -6,7 +6,8 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,19 +20,23 @@ from robustsuite import checks
 from robustsuite.benchmark import records as record_files
 from robustsuite.benchmark.engine import HANGS, local
 from robustsuite.benchmark.environment import resolve_device
-from robustsuite.benchmark.plan import Cell, Plan, plan
+from robustsuite.benchmark.estimate import Forecast, Timings
+from robustsuite.benchmark.plan import Cell, Node, Plan, plan, plural
 from robustsuite.benchmark.records import Record
 from robustsuite.benchmark.schedule import Engine, Schedule
 from robustsuite.benchmark.suite import Suite
-from robustsuite.benchmark.worker import Done, Worker, placed
+from robustsuite.benchmark.worker import ARTEFACTS, Done, Worker, placed
 from robustsuite.canonical import canonical_json
 from robustsuite.data.catalogue import load
+from robustsuite.data.samples import Splits
 from robustsuite.errors import RequestError, RobustsuiteError
 from robustsuite.files import write_atomically
 from robustsuite.store import Store, cache
+from robustsuite.training.cache import KIND as MODELS
 
 ENGINES: Final = ("local", "ray")
 CELLS: Final = "cells"
+_OUTLOOK: Final = 2.0  # seconds between two looks at how long it will still take
 
 Progress = Callable[[str, int, int], None]
 """Told what goes on, how many cells are done, and how many there are."""
@@ -61,6 +66,36 @@ class Outcome:
     def errors(self) -> int:
         """How many cells raised."""
         return sum(record.status == "error" for record in self.records)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do.
+
+    Args:
+        plan: The whole plan.
+        todo: What would have to be done.
+        reused: Cells that the folder has already.
+        recalled: Cells that the cache has already.
+        forecast: About how long it would take.
+    """
+
+    plan: Plan
+    todo: tuple[Node, ...]
+    reused: int
+    recalled: int
+    forecast: Forecast
+
+    def describe(self) -> str:
+        """A few lines for people."""
+        count = Counter(node.kind for node in self.todo)
+        trained = count["training"] + count["evaluator"] + count["retraining"]
+        parts = [plural(count["cell"], "cell"), plural(trained, "training"), plural(count["artefact"], "artefact")]
+        return (
+            f"{self.plan.describe()}\n"
+            f"  to do: {', '.join(parts)}; {plural(self.reused, 'cell')} in the folder, {self.recalled} in the cache\n"
+            f"  time: {self.forecast if self.todo else 'none'}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +152,7 @@ def run(
         KeyboardInterrupt: Ctrl-C; what was finished stands.
     """
     asked = Options(**options)
-    where = resolve_device(asked.device)
-    splits = load(suite.dataset, seed=suite.seed)
-    layout = plan(suite, where, splits)
+    layout, splits = _plan(suite, asked)
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()  # workers have to agree on it
     lock = FileLock(folder / ".lock", timeout=0)
@@ -136,8 +169,45 @@ def run(
         write_atomically(folder / "suite.yaml", suite.to_yaml().encode())
         if announce is not None:
             announce(layout)
-        worker = Worker(suite, folder, where, _cache(folder, asked), splits)
+        worker = Worker(suite, folder, layout.device, _cache(folder, asked), splits)
         return _Run(layout, worker, progress).play(partial(_engine, worker, asked))
+
+
+def preview(suite: Suite, folder: Path, **options: Any) -> Preview:
+    """What `run` would do, and about how long it would take; writes nothing into the folder.
+
+    Args:
+        suite: A validated suite.
+        folder: Where the run would go.
+        **options: As in `Options`.
+    """
+    asked = Options(**options)
+    layout, _ = _plan(suite, asked)
+    found = [] if asked.fresh else record_files.read(folder / "records.jsonl")
+    finished = record_files.keys(found) & {cell.key for cell in layout.cells}
+    shared = _cache(folder, asked)
+    stores = (shared,) if asked.fresh else (Store(folder), shared)
+    known = {cell.content for cell in layout.cells if shared.has(CELLS, cell.content)}
+    left = [cell for cell in layout.cells if cell.key not in finished]
+    todo = outstanding(layout, [cell for cell in left if cell.content not in known], stores)
+    forecast = Timings(layout, shared.root).forecast(todo, asked.workers)
+    return Preview(layout, tuple(todo), len(finished), sum(cell.content in known for cell in left), forecast)
+
+
+def _plan(suite: Suite, asked: Options) -> tuple[Plan, Splits]:
+    where = resolve_device(asked.device)
+    splits = load(suite.dataset, seed=suite.seed)
+    return plan(suite, where, splits), splits
+
+
+def outstanding(layout: Plan, cells: Iterable[Cell], stores: Sequence[Store]) -> list[Node]:
+    """What has to be done for these cells: they themselves, and what they need and no store has."""
+
+    def kept(node: Node) -> bool:
+        kind = {"training": MODELS, "evaluator": MODELS, "artefact": ARTEFACTS}.get(node.kind)
+        return kind is not None and any(store.has(kind, node.key) for store in stores)
+
+    return [node for node in layout.within(cells) if not kept(node)]
 
 
 def _cache(folder: Path, asked: Options) -> Store:
@@ -160,6 +230,9 @@ class _Run:
         self._plan, self._worker, self._progress = layout, worker, progress
         self._folder, self._path = worker.folder, worker.folder / "records.jsonl"
         self._mishaps: list[str] = []
+        self._timings = Timings(layout, worker.cache.root)
+        self._slots, self._waiting = 1, dict[str, Node]()
+        self._looked, self._told = float("-inf"), ""
         self._records = self._resumed()
         self._reused = len(self._records)
         self._recalled = self._recall()
@@ -167,6 +240,8 @@ class _Run:
     def play(self, engine: Callable[[], Engine]) -> Outcome:
         """Play what is left, and keep each record as soon as it is there."""
         left = self._left()
+        stores = (Store(self._folder), self._worker.cache)
+        self._waiting = {node.key: node for node in outstanding(self._plan, left, stores)}
         self._note("starting" if len(left) == len(self._plan.cells) else "going on with what is left")
         if left:
             self._drive(engine(), left)
@@ -179,15 +254,19 @@ class _Run:
         for cell in left:
             same.setdefault(cell.content, []).append(cell)
         at_once = True
+        self._slots = engine.slots
         try:
             for node, done in Schedule(self._plan.within(left), engine, self._note, self._mishap).run():
                 for note in done.notes:
                     self._mishap(note)
+                if self._waiting.pop(node.key, None) is not None and not done.failure:
+                    self._timings.observe(node, done.seconds)
                 for cell in same[node.key] if node.kind == "cell" else ():
                     self._take(cell, node.cell, done)
             at_once = False
         finally:
             engine.close(at_once=at_once)
+            self._timings.save()
 
     def _take(self, cell: Cell, played: Cell, done: Done) -> None:
         """Keep the record of a cell; one that shares its content with the one that was played gets a copy."""
@@ -278,8 +357,17 @@ class _Run:
         return True
 
     def _note(self, what: str) -> None:
-        if self._progress is not None:
-            self._progress(what, len(self._records), len(self._plan.cells))
+        if self._progress is None:
+            return
+        self._progress(what + self._outlook(), len(self._records), len(self._plan.cells))
+
+    def _outlook(self) -> str:
+        """About how long it will still take, looked at once in a while."""
+        now = time.monotonic()
+        if self._waiting and now - self._looked > _OUTLOOK:
+            left = self._timings.forecast(list(self._waiting.values()), self._slots)
+            self._looked, self._told = now, f" · {left} left" if left.known else ""
+        return self._told if self._waiting else ""
 
     def _mishap(self, what: str) -> None:
         """Name a loss: to whoever looks on, in the outcome, and in the run's log."""

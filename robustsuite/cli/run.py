@@ -58,6 +58,9 @@ def run(
     cached: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Share results with other runs (see `robustsuite cache`).")
     ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done and about how long it takes; do nothing.")
+    ] = False,
     as_json: AsJson = False,
     plugins: Plugins = None,
     quiet: Quiet = False,
@@ -87,6 +90,11 @@ def run(
         "cached": cached,
     }
     folder = choose_folder(suite, out, loaded.name, fresh=fresh)
+    if dry_run:
+        from robustsuite.benchmark.runner import preview
+
+        typer.echo(preview(loaded, folder, **asked).describe())
+        return
     outcome = _play(loaded, folder, asked, quiet=quiet)
     conclude(outcome, quiet=quiet, as_json=as_json)
 

@@ -77,10 +77,17 @@ class Trainer:
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
-        """Hold the lock of the store that most runs share."""
+        """Hold the lock of the store that most runs share, or of the run's own where that one refuses."""
         lock = self.stores[-1].lock(KIND, key)
-        with lock:
+        try:
+            lock.acquire()
+        except OSError:
+            lock = self.stores[0].lock(KIND, key)
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def _network(self, recipe: Recipe, samples: Samples) -> torch.nn.Module:
         network = make_network(recipe, samples, self.seed)

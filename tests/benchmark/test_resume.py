@@ -30,7 +30,18 @@ MEASURED = {"latency_ms", "train_seconds"}  # metrics that are times
 
 
 def command(folder, suite, *more):
-    return [sys.executable, "-m", "robustsuite", "run", str(suite), "--out", str(folder), "--quiet", "--no-cache", *more]
+    return [
+        sys.executable,
+        "-m",
+        "robustsuite",
+        "run",
+        str(suite),
+        "--out",
+        str(folder),
+        "--quiet",
+        "--no-cache",
+        *more,
+    ]
 
 
 def environment():
