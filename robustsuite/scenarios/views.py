@@ -76,6 +76,8 @@ class Inputs:
         classes: Number of classes.
         target: Labels `(N,)` to reach, or None for an untargeted goal.
         meter: What was spent so far.
+        closest: Whether the nearest adversarial input is wanted, because distances are judged; else any in the ball
+            will do, and a sample for which one is found needs no further pass.
     """
 
     x: Tensor
@@ -85,6 +87,7 @@ class Inputs:
     classes: int
     target: Tensor | None = None
     meter: Meter = field(default_factory=Meter)
+    closest: bool = False
 
     def take(self, rows: Tensor) -> Self:
         """The same view of fewer samples."""
