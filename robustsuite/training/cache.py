@@ -27,7 +27,7 @@ class Trainer:
     Args:
         seed: Seed of every training.
         device: Where to train.
-        stores: Where weights (safetensors) and facts (JSON) are kept, the run's own first; none trains afresh each time.
+        stores: Where weights (safetensors) and facts (JSON) are kept, the run's own first; none trains each time.
         progress: Told after each epoch.
     """
 

@@ -78,10 +78,10 @@ def test_trim_removes_what_was_used_longest_ago(store):
         os.utime(store.root / "models" / f"{key}.json", (1000 + age, 1000 + age))
     assert store.get("models", "a") is not None  # which makes it the newest
     size = sum(entry.size for entry in store.entries())
-    removed = store.trim(size // 2)
+    removed = store.trim(int(0.6 * size))
     assert [entry.key for entry in removed] == ["b", "c"]
     assert {entry.key for entry in store.entries()} == {"a", "d"}
-    assert sum(entry.size for entry in store.entries()) <= size // 2
+    assert sum(entry.size for entry in store.entries()) <= 0.6 * size
     assert store.trim(None) == []
 
 
