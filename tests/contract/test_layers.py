@@ -21,6 +21,7 @@ LAYERS = [
     {"report", "gates"},
     {"api"},
     {"assertions"},
+    {"selftest"},
     {"cli", "pytest_plugin", "testing", "__main__"},
 ]  # fmt: skip
 # `training.cache` hands out what the protocol calls `Trained`; it is the one module that stands between two layers.
