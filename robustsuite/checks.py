@@ -68,7 +68,7 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> str:
     if value in names:
         return str(value)
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
+    remedy = f"did you mean {near[0]!r}?" if near else f"write {name} as one of them"
     raise fail(f"one of {', '.join(names)}", name, value, remedy)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -198,12 +199,16 @@ def resolve(name: str) -> Entry:
 
 
 def _described(found: type[Any], fields: list[tuple[str, Any, Any]]) -> str:
-    lines = (inspect.getdoc(found) or found.__name__).strip().splitlines()
+    """ART's own words: the first sentence, then the rest; and its links as references."""
+    text, *links = re.split(r"\|?\s*(?:Paper|Module) link:\s*", inspect.getdoc(found) or found.__name__)
+    first, *rest = re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(text.replace("|", " ").split()), maxsplit=1)
+    papers = [link.split()[0].replace("https://arxiv.org/abs/", "arXiv:") for link in links if link.split()]
     options = [
         f"    {name}: ART's own; by default {'what the radius sets' if name in _FROM_RADIUS else field.default}."
         for name, _, field in fields
     ]
-    return "\n".join([lines[0], "", "Args:", *options])
+    referenced = ["", "References:", f"    {', '.join(papers)}"] if papers else []
+    return "\n".join([first, *(f"\n{sentence}" for sentence in rest), "", "Args:", *options, *referenced])
 
 
 def _rebuild(name: str, options: dict[str, Any]) -> ArtAttack:

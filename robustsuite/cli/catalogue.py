@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from robustsuite.cli.console import Plugins, load_plugins, results, set_up
-from robustsuite.docstrings import Docstring, parse_docstring
+from robustsuite.cli.shown import find
+from robustsuite.docstrings import parse_docstring
 
 if TYPE_CHECKING:
     from robustsuite.registry import Entry
@@ -136,70 +136,21 @@ def _print_table(title: str, rows: list[Row]) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="An attack, a defence or a scenario, as in a suite file.")],
+    name: Annotated[
+        str, typer.Argument(help="An attack, a defence, a scenario, a data set, a model or a built-in suite.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     plugins: Plugins = None,
 ) -> None:
-    """Show a plug-in: description, parameters with types, ranges and defaults, references."""
+    """Show what a name stands for: description, parameters with types, ranges and defaults, references."""
     set_up()
     load_plugins(plugins)
-    described = [_describe(*subject) for subject in _find(name)]
+    described = find(name)
     if as_json:
         typer.echo(json.dumps(described if len(described) > 1 else described[0], indent=2, ensure_ascii=False))
         return
     for item in described:
         _print_item(item)
-
-
-def _find(name: str) -> list[tuple[str, str, Any, Row]]:
-    """Kind, name, class and further facts of everything called `name`."""
-    from robustsuite import checks, registry
-    from robustsuite.scenarios import SCENARIOS
-
-    found: list[tuple[str, str, Any, Row]] = []
-    for kind, known in (("attack", registry.attacks), ("defense", registry.defenses)):
-        names = [entry.name for entry in known.all()]
-        if name in names or (kind == "attack" and name.startswith("art:")):
-            entry = known.get(name)
-            facts = {"scenario": entry.scenario, "access": entry.access, "taxonomy": ", ".join(entry.taxonomy)}
-            if kind == "attack":
-                facts["rules"] = ", ".join(sorted(SCENARIOS[entry.scenario].options))
-            found.append((kind, name, entry.cls, facts))
-    if name in SCENARIOS:
-        game = SCENARIOS[name]
-        found.append(("scenario", name, game, {"access": ", ".join(game.accesses), "needs": ", ".join(game.needs)}))
-    if not found:
-        everything = {entry.name for known in (registry.attacks, registry.defenses) for entry in known.all()}
-        checks.one_of("name", name, sorted(everything | set(SCENARIOS)))
-    return found
-
-
-def _describe(kind: str, name: str, cls: type[Any], facts: Row) -> Row:
-    text: Docstring = parse_docstring(cls)
-    return {
-        "name": name,
-        "kind": kind,
-        **{key: value for key, value in facts.items() if value},
-        "description": text.description,
-        "parameters": [
-            {
-                "name": field.name,
-                "type": field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type)),
-                "default": _default(field),
-                "description": text.arguments.get(field.name, ""),
-            }
-            for field in dataclasses.fields(cls)
-            if field.init
-        ],
-        "references": text.sections.get("References", ""),
-        "guarantees": text.sections.get("Guarantees", ""),
-    }
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is not dataclasses.MISSING:
-        return repr(field.default)
-    return "required" if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
 
 
 def _print_item(item: Row) -> None:
@@ -223,4 +174,6 @@ def _print_item(item: Row) -> None:
     for key in ("guarantees", "references"):
         if item[key]:
             console.print(f"\n[bold]{key.capitalize()}[/bold]\n{escape(item[key])}", highlight=False)
+    if "yaml" in item:
+        console.print(item["yaml"], markup=False, highlight=False)
     console.print()

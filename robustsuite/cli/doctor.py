@@ -18,7 +18,7 @@ from robustsuite.cli.console import results, set_up
 OK: Final = "ok"
 NOTE: Final = "note"
 FAILS: Final = "fails"
-_DATA: Final = ("mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "orl-faces")
+_DATA: Final = ("mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100", "svhn", "orl-faces")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ def _devices() -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     from robustsuite import registry
 
-    attacks, defenses = registry.attacks.all(), registry.defenses.all()
+    attacks = [entry for entry in registry.attacks.all() if entry.scenario != "utility"]
+    defenses = registry.defenses.all()
     yield Finding("plug-ins", OK, f"{len(attacks)} attacks, {len(defenses)} defences")
 
 

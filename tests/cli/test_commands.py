@@ -374,9 +374,7 @@ def test_report_draws_again():
     assert [record["attack"] for record in records] == ["none", "noise", "fgsm"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"), [(["nowhere"], "nowhere"), (["nowhere", "--format", "junit"], "junit")]
-)
+@pytest.mark.parametrize(("arguments", "words"), [(["nowhere"], "nowhere"), (["nowhere", "--format", "docx"], "docx")])
 def test_report_refuses(arguments, words):
     refused = call("report", *arguments)
     assert refused.exit_code == 2
