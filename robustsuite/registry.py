@@ -23,6 +23,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from robustsuite.errors import RequestError
+from robustsuite.threat import NORMS
 
 T = TypeVar("T")
 ENTRY_POINTS = "robustsuite.plugins"
@@ -56,6 +57,16 @@ class Entry:
     def summary(self) -> str:
         """First line of the docstring."""
         return (inspect.getdoc(self.cls) or "").splitlines()[0]
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Norms of the balls that an evasion attack can play in: its class's `norms`, or all."""
+        return tuple(getattr(self.cls, "norms", NORMS))
+
+    @property
+    def minimum_norm(self) -> bool:
+        """Whether an evasion attack looks for the nearest adversarial input, whatever the radius: its class says so."""
+        return bool(getattr(self.cls, "minimum_norm", False))
 
     @property
     def parameters(self) -> tuple[dataclasses.Field[Any], ...]:

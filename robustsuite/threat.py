@@ -104,6 +104,12 @@ class Ball:
         """The same ball with another radius."""
         return replace(self, radius=radius)
 
+    def everywhere(self, shape: tuple[int, ...], bounds: tuple[float, float]) -> Ball:
+        """The ball of this norm that holds every input of this shape: it reaches from corner to corner."""
+        low, high = self.bounds or bounds
+        width = math.prod(shape)
+        return replace(self, radius=(high - low) * width ** (1.0 / _ORDER[self.norm]), bounds=(low, high))
+
     def tolerance(self, dtype: torch.dtype) -> float:
         """Slack for rounding: float32 `x + r` exceeds r by up to half a unit in the last place of x."""
         import torch
@@ -266,8 +272,7 @@ def refuse_vacuous(
     low, high = ball.bounds or bounds
     if shape is None and ball.norm != "linf":
         return
-    width = math.prod(shape or ())
-    span = (high - low) * {"linf": 1.0, "l2": math.sqrt(width), "l1": float(width)}[ball.norm]
+    span = ball.everywhere(shape or (), (low, high)).radius
     if ball.radius < span:
         return
     pixels = (low, high) == (0.0, 1.0) and 1 <= ball.radius <= 255
