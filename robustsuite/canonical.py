@@ -9,7 +9,10 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+
+_AS_THEY_ARE: Final = (str, int, bool)
 
 
 def plain(value: Any) -> Any:
@@ -17,6 +20,11 @@ def plain(value: Any) -> Any:
 
     JSON has no infinity: numbers that are not finite become the text `inf`, `-inf` or `nan`, which `float` reads back.
     """
+    kind = type(value)
+    if value is None or kind in _AS_THEY_ARE:  # first, for nearly all values are such
+        return value
+    if kind is dict:
+        return {str(key): plain(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
         return {"is": getattr(type(value), "plugin_name", type(value).__name__), **fields}
@@ -32,7 +40,7 @@ def plain(value: Any) -> Any:
         return value.as_posix()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, (int, float, str)):
         return value
     raise TypeError(f"expected plain parameters, got {type(value).__name__}={value!r}; keep tensors out of parameters")
 

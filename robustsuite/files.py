@@ -6,15 +6,22 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, wait for the disk, then rename: readers see the old file or the new one."""
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write beside `path`, wait for the disk, then rename: readers see the old file or the new one.
+
+    Args:
+        path: The file; its folder is made where it is not there.
+        content: All of it.
+        durable: Whether to wait for the disk; what can be made again may be lost with the power.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with scratch.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

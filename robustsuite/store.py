@@ -96,15 +96,14 @@ class Store:
         """Keep an entry; one of the same key is replaced. Facts are written last: they are the sign of a whole one."""
         facts_file, payload_file = self._files(kind, key)
         if payload:
-            write_atomically(payload_file, payload)
+            write_atomically(payload_file, payload, durable=False)
         text = canonical_json(facts)
-        told = {
-            "facts": json.loads(text),
+        about = {
             "facts_digest": _digest(text.encode()),
             "payload": _digest(payload) if payload else "",
             "made": time.time(),
         }
-        write_atomically(facts_file, canonical_json(told).encode())
+        write_atomically(facts_file, f'{{"facts":{text},{json.dumps(about)[1:]}'.encode(), durable=False)
 
     def offer(self, kind: str, key: str, facts: Mapping[str, Any], payload: bytes = b"") -> None:
         """As `put`, where a disk that is full or read-only costs only the entry, and a note."""
