@@ -14,7 +14,7 @@ from robustsuite.data.samples import Batch, Samples
 from robustsuite.errors import RequestError
 from robustsuite.isolation import differentiable, untouched
 from robustsuite.registry import attacks, register
-from robustsuite.scenarios.views import Ascent, WhiteBox
+from robustsuite.scenarios.views import Ascent, Through, WhiteBox
 from robustsuite.threat import Ball
 from robustsuite.training.recipe import Objective, Recipe, Step, clean_validation
 
@@ -36,17 +36,25 @@ class BatchView(WhiteBox):
         return torch.zeros_like(prediction, dtype=torch.bool)
 
     def ascend(
-        self, x: Tensor, rows: Tensor, loss: losses.AttackLoss = losses.cross_entropy, *, gradient: bool = True
+        self,
+        x: Tensor,
+        rows: Tensor,
+        loss: losses.AttackLoss = losses.cross_entropy,
+        *,
+        gradient: bool = True,
+        aim: Tensor | None = None,
+        through: Through | None = None,
+        done: float | None = None,  # noqa: ARG002
     ) -> Ascent:
         """Loss and input gradient from one forward and one backward pass; nothing has fallen."""
         y = self.y if len(rows) == len(self.y) else self.y[rows]
         standing = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if not gradient:
             with torch.no_grad():
-                return Ascent(loss(self.model(x), y, None), x.new_empty(0), standing)
+                return Ascent(loss(self.model(x), y, aim), x.new_empty(0), standing)
         with differentiable():
             leaf = x.detach().requires_grad_(True)
-            values = loss(self.model(leaf), y, None)
+            values = loss(self.model(leaf if through is None else through(leaf, rows)), y, aim)
             (slope,) = torch.autograd.grad(values.sum(), leaf)
         return Ascent(values.detach(), slope, standing)
 

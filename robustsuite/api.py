@@ -22,6 +22,7 @@ from robustsuite.isolation import seeded, untouched
 from robustsuite.protocol import Victim, moves
 from robustsuite.registry import Entry
 from robustsuite.report.report import Report
+from robustsuite.scenarios.engine import TRIAL, Engine
 from robustsuite.scenarios.views import Inputs, Meter, make_view
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
@@ -193,8 +194,9 @@ def perturb(
         victim = existing(model, (x, y), ball=ball, seed=seed)
         wanted = None if target is None else _targets(target, victim)
         with untouched(victim.model.network):
+            engine = _engine(victim, batch_size) if entry.access == "white-box" else None
             views = (
-                _view(entry, victim, ball, slice(start, start + batch_size), wanted, meter)
+                _view(entry, victim, ball, slice(start, start + batch_size), wanted, meter, engine)
                 for start in range(0, len(victim.test), batch_size)
             )
             found = [moved.detach() for view in views for _, moved in moves(made, view, streams)]
@@ -210,7 +212,20 @@ def _targets(target: Any, victim: Victim) -> Tensor:
     return wanted.to(victim.device, torch.int64)
 
 
-def _view(entry: Entry, victim: Victim, ball: Ball, rows: slice, target: Tensor | None, meter: Meter) -> Inputs:
+def _engine(victim: Victim, batch_size: int) -> Engine:
+    some = victim.test.batch(slice(0, TRIAL), victim.device).x.to(victim.dtype)
+    return Engine(victim.model.surrogate(), some, most=batch_size)
+
+
+def _view(
+    entry: Entry,
+    victim: Victim,
+    ball: Ball,
+    rows: slice,
+    target: Tensor | None,
+    meter: Meter,
+    engine: Engine | None,
+) -> Inputs:
     batch = victim.test.batch(rows, victim.device)
     common = {
         "x": batch.x.to(victim.dtype),
@@ -221,7 +236,7 @@ def _view(entry: Entry, victim: Victim, ball: Ball, rows: slice, target: Tensor 
         "target": None if target is None else target[rows],
         "meter": meter,
     }
-    return make_view(entry.access, victim.model, common)
+    return make_view(entry.access, victim.model, common, engine=engine)
 
 
 def run(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from functools import cached_property
+from typing import Any, Final, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +16,77 @@ from torch import Tensor, nn
 from robustsuite import losses
 from robustsuite.errors import BudgetError
 from robustsuite.isolation import differentiable
+from robustsuite.scenarios.engine import Engine
 from robustsuite.serving import Deployed, Served
 from robustsuite.threat import Ball
+
+_FOLDED: Final = 32  # samples in a batch, where no engine says
+_LATE: Final = 0.75  # of an attack, from which on its loss should lie on a plateau
 
 
 @dataclass(eq=False)
 class Meter:
-    """What an attack has spent and seen, counted in samples."""
+    """What an attack has spent and seen, counted in samples.
+
+    Args:
+        forwards: Forward passes.
+        backwards: Backward passes.
+        gradients: Input gradients at points that still stood.
+        zero_gradients: Those of them that were zero everywhere.
+        broken_gradients: Those of them that were not finite; what is not finite in them was taken as zero.
+        queries: Questions to an oracle, by sample id.
+        fallen: Ids of samples that were seen to reach the goal within the ball.
+        nearest: Where distances are judged, the least at which a sample was seen to reach the goal, by its id.
+        notes: What the record should say, each once.
+    """
 
     forwards: int = 0
     backwards: int = 0
     gradients: int = 0
     zero_gradients: int = 0
+    broken_gradients: int = 0
     queries: dict[int, int] = field(default_factory=dict)
     fallen: set[int] = field(default_factory=set)
+    nearest: dict[int, float] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    _climbs: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property
     def total_queries(self) -> int:
         """Queries over all samples."""
         return sum(self.queries.values())
+
+    def met(self, ids: Tensor, distances: Tensor) -> None:
+        """Keep the least distance at which each of these samples was seen to reach the goal."""
+        for i, distance in zip(ids.tolist(), distances.tolist(), strict=True):
+            if distance < self.nearest.get(i, math.inf):
+                self.nearest[i] = distance
+
+    def climbed(self, loss: str, ids: Tensor, values: Tensor, done: float) -> None:
+        """Keep each sample's greatest loss, before and after three quarters of an attack.
+
+        Args:
+            loss: Name of the loss, as those of different losses do not compare.
+            ids: Sample ids `(n,)`.
+            values: Losses `(n,)`.
+            done: How much of the attack is done, in [0, 1].
+        """
+        late = done >= _LATE
+        for i, value in zip(ids.tolist(), values.tolist(), strict=True):
+            early, last = self._climbs.get((loss, i), (-math.inf, -math.inf))
+            self._climbs[loss, i] = (early, max(last, value)) if late else (max(early, value), last)
+
+    def rising(self, tolerance: float = 0.05) -> float:
+        """Share of standing samples whose loss the last quarter still raised, by more than this share of its size.
+
+        NaN where no attack told how far it was, or nothing stands.
+        """
+        gains = [
+            late - early > tolerance * max(abs(early), abs(late))
+            for (_, i), (early, late) in self._climbs.items()
+            if i not in self.fallen and math.isfinite(early) and math.isfinite(late)
+        ]
+        return sum(gains) / len(gains) if gains else math.nan
 
 
 class Counted(nn.Module):
@@ -61,6 +116,14 @@ class Ascent(NamedTuple):
 
     loss: Tensor
     gradient: Tensor
+    fallen: Tensor
+
+
+class Jacobian(NamedTuple):
+    """One forward and k backward passes: `values (n, k)`, `gradients (n, k, …)`, `fallen (n,)` at the input given."""
+
+    values: Tensor
+    gradients: Tensor
     fallen: Tensor
 
 
@@ -108,6 +171,10 @@ class Inputs:
         return prediction == (self.target if rows is None else self.target[rows])
 
 
+Through = Callable[[Tensor, Tensor], Tensor]
+"""A differentiable map of inputs `(n, …)` that belong to samples `rows (n,)`, applied before the model."""
+
+
 @dataclass(frozen=True, eq=False)
 class WhiteBox(Inputs):
     """The model itself, differentiable.
@@ -115,13 +182,35 @@ class WhiteBox(Inputs):
     Args:
         model: Raw inputs to logits; every pass through it is counted.
         deployed: Asked whether a wrong answer is also accepted, where the deployed model is more than `model`.
+        engine: How gradients are computed; None for one plain pass of `model` in one batch.
     """
 
     model: nn.Module = field(default_factory=nn.Identity)
     deployed: Deployed | None = None
+    engine: Engine | None = None
+
+    @cached_property
+    def proxy(self) -> nn.Module:
+        """What to differentiate through: `model`, or a counted copy of it that is faster and rounds differently."""
+        if self.engine is None or not self.engine.copied:
+            return self.model
+        return Counted(self.engine.copy, self.meter)
+
+    @property
+    def batch(self) -> int:
+        """How many samples one pass takes at once; an attack may fold restarts into one batch until it is full."""
+        return _FOLDED if self.engine is None else self.engine.batch
 
     def ascend(
-        self, x: Tensor, rows: Tensor, loss: losses.AttackLoss = losses.cross_entropy, *, gradient: bool = True
+        self,
+        x: Tensor,
+        rows: Tensor,
+        loss: losses.AttackLoss = losses.cross_entropy,
+        *,
+        gradient: bool = True,
+        aim: Tensor | None = None,
+        through: Through | None = None,
+        done: float | None = None,
     ) -> Ascent:
         """Loss, its input gradient, and whether `x` has already reached the goal, all from one forward pass.
 
@@ -130,44 +219,142 @@ class WhiteBox(Inputs):
             rows: Which samples of this view they belong to, `(n,)`.
             loss: What to maximise, per sample.
             gradient: Whether to run the backward pass; without it the gradient is empty.
+            aim: What the loss is told as targets `(n,)`, in place of the goal's; the goal stays as it is.
+            through: What inputs pass on their way to the model; then nothing is known of `x` itself, and none of them
+                counts as fallen.
+            done: How much of the attack is done, in [0, 1]. Lets the `fast` setting take all but the last steps in
+                bfloat16, and the meter see whether the loss still rises; None leaves out both.
         """
-        if not gradient:
-            with torch.no_grad():
-                logits = self.model(x)
-                values = loss(logits, self.y[rows], None if self.target is None else self.target[rows])
-                return Ascent(values, x.new_empty(0), self._fallen(x, logits, rows))
-        with differentiable():
+
+        def run(piece: slice) -> Ascent:
+            part = rows[piece]
+            target = aim[piece] if aim is not None else None if self.target is None else self.target[part]
+            return self._pass(
+                x[piece], part, lambda logits: loss(logits, self.y[part], target), gradient, through, done
+            )
+
+        parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
+        seen = parts[0] if len(parts) == 1 else Ascent(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        if done is not None and through is None:
+            name = getattr(loss, "__name__", "loss")
+            standing = ~seen.fallen
+            self.meter.climbed(name, self.ids[rows][standing], seen.loss[standing], done)
+        return seen
+
+    def _pass(
+        self,
+        x: Tensor,
+        rows: Tensor,
+        loss: Callable[[Tensor], Tensor],
+        gradient: bool,
+        through: Through | None,
+        done: float | None,
+    ) -> Ascent:
+        engine = self.engine
+        lowered = engine is not None and engine.lowers(done)
+        with differentiable() if gradient else torch.no_grad():
             # Copied in here, because what a caller makes in inference mode cannot be saved for a backward pass.
-            leaf = x.detach().clone().requires_grad_(True)
-            y = self.y[rows]
-            target = None if self.target is None else self.target[rows]
-            logits = self.model(leaf)
-            values = loss(logits, y, target)
+            leaf = x.detach().clone().requires_grad_(gradient) if engine is None else engine.leaf(x, gradient)
+            with nullcontext() if engine is None else engine.autocast(x.device.type, done):
+                logits = self.proxy(leaf if through is None else through(leaf, rows))
+            values = loss(logits.to(x.dtype) if lowered else logits)
             slope = None
-            if values.requires_grad:  # not so where the model computes its answer outside of autograd
+            if gradient and values.requires_grad:  # not so where the model computes its answer outside of autograd
                 (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
-        slope = torch.zeros_like(x) if slope is None else slope.detach()
-        logits = logits.detach()
-        fallen = self._fallen(x, logits, rows)
-        standing = ~fallen
+        logits = logits.detach().to(x.dtype) if lowered else logits.detach()
+        if through is None:
+            fallen = self._fallen(x, logits, rows, lowered=lowered)
+        else:
+            fallen = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
+        if not gradient:
+            return Ascent(values, x.new_empty(0), fallen)
+        return Ascent(values.detach(), self._sound(slope, x, ~fallen), fallen)
+
+    def jacobian(
+        self, x: Tensor, rows: Tensor, functions: Callable[[Tensor, Tensor], Tensor], *, standing: bool = False
+    ) -> Jacobian:
+        """Several functions of the logits with their input gradients, and whether `x` has reached the goal.
+
+        Args:
+            x: Current inputs `(n, …)`.
+            rows: Which samples of this view they belong to, `(n,)`.
+            functions: Logits `(m, classes)` and the rows `(m,)` that they belong to, to values `(m, k)`.
+            standing: Whether gradients are wanted only where the goal is not reached; they are zero elsewhere.
+        """
+
+        def run(piece: slice) -> Jacobian:
+            return self._several(x[piece], rows[piece], functions, standing)
+
+        parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
+        return parts[0] if len(parts) == 1 else Jacobian(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _several(
+        self, x: Tensor, rows: Tensor, functions: Callable[[Tensor, Tensor], Tensor], standing: bool
+    ) -> Jacobian:
+        with differentiable():
+            leaf = x.detach().clone().requires_grad_(True) if self.engine is None else self.engine.leaf(x)
+            logits = self.proxy(leaf)
+            values = functions(logits, rows)
+        fallen = self._fallen(x, logits.detach(), rows)
+        wanted = ~fallen
+        k, down = values.shape[1], int(fallen.sum())
+        gradients = x.new_zeros(len(x), k, *x.shape[1:])
+        if standing and down * k > 2 * (len(x) - down):  # then passing on the others once more is the shorter way
+            if down < len(x):
+                left = self._several(x[wanted], rows[wanted], functions, False)
+                gradients[wanted] = left.gradients
+            return Jacobian(values.detach(), gradients, fallen)
+        if values.requires_grad:
+            for j in range(k):
+                more = {"retain_graph": j + 1 < k, "allow_unused": True}
+                (slope,) = torch.autograd.grad(values[:, j].sum(), leaf, **more)
+                if slope is not None:
+                    gradients[:, j] = slope
+        return Jacobian(values.detach(), self._sound(gradients, x, wanted), fallen)
+
+    def _sound(self, slope: Tensor | None, x: Tensor, standing: Tensor) -> Tensor:
+        """A finite gradient; how many were zero or not finite is counted."""
+        found = torch.zeros_like(x) if slope is None else slope.detach()
+        peak = found.abs().flatten(1).amax(1)
+        broken = ~peak.isfinite()
         self.meter.gradients += int(standing.sum())
-        self.meter.zero_gradients += int((standing & (slope.flatten(1).abs().amax(1) == 0)).sum())
-        return Ascent(values.detach(), slope, fallen)
+        self.meter.zero_gradients += int((standing & (peak == 0)).sum())
+        if broken.any():
+            self.meter.broken_gradients += int((standing & broken).sum())
+            found = found.nan_to_num(0.0, 0.0, 0.0)
+        return found
 
     def fallen(self, x: Tensor, rows: Tensor) -> Tensor:
         """Whether these inputs reach the goal on the deployed model; bool `(n,)`."""
-        with torch.no_grad():
-            return self._fallen(x, self.model(x), rows)
 
-    def _fallen(self, x: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        def run(piece: slice) -> Tensor:
+            with torch.no_grad():
+                return self._fallen(x[piece], self.model(x[piece]), rows[piece], exact=True)
+
+        parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
+        return torch.cat(parts)
+
+    def _fallen(self, x: Tensor, logits: Tensor, rows: Tensor, *, lowered: bool = False, exact: bool = False) -> Tensor:
         reached = self.goal_reached(logits.argmax(1), rows)
-        if self.deployed is not None and reached.any():
+        if self.engine is not None and not exact:
+            target = None if self.target is None else self.target[rows]
+            unsure = self.engine.unsure(logits, losses.margin(logits, self.y[rows], target), lowered)
+            if unsure.any():
+                with torch.no_grad():
+                    reached[unsure] = self.goal_reached(self.model(x[unsure]).argmax(1), rows[unsure])
+        if not reached.any():
+            return reached
+        if self.deployed is not None:
             with torch.no_grad():
                 self.meter.forwards += int(reached.sum())
                 answer = self.deployed(x[reached])
-            reached = reached.clone()
             reached[reached.clone()] = self.goal_reached(answer.logits.argmax(1), rows[reached]) & ~answer.rejected
-        self.meter.fallen.update(self.ids[rows][reached].tolist())
+        # A method that searches from outside meets wrong answers beyond the ball, which are no successes.
+        won = rows[reached]
+        inside = self.ball.contains(x[reached], self.x[won])
+        self.meter.fallen.update(self.ids[won[inside]].tolist())
+        if self.closest:
+            self.meter.met(self.ids[won[inside]], self.ball.distance(x[reached], self.x[won])[inside])
         return reached
 
 
@@ -231,7 +418,9 @@ class LabelOracle(Oracle):
         return self._ask(x, rows)
 
 
-def make_view(access: str, deployed: Deployed, common: dict[str, Any], budget: int | None = None) -> Inputs:
+def make_view(
+    access: str, deployed: Deployed, common: dict[str, Any], budget: int | None = None, engine: Engine | None = None
+) -> Inputs:
     """The view that this access grants; by construction it holds nothing more.
 
     Args:
@@ -239,13 +428,14 @@ def make_view(access: str, deployed: Deployed, common: dict[str, Any], budget: i
         deployed: The model under attack.
         common: Fields of `Inputs`.
         budget: Queries per sample for an oracle.
+        engine: How a white-box view computes gradients; built on the deployed model's surrogate.
     """
     meter: Meter = common["meter"]
     if access == "white-box":
         surrogate = deployed.surrogate()
         # A served network answers by its logits alone, so that one pass tells both its loss and its verdict.
         more = None if isinstance(deployed, Served) else deployed
-        return WhiteBox(**common, model=Counted(surrogate, meter), deployed=more)
+        return WhiteBox(**common, model=Counted(surrogate, meter), deployed=more, engine=engine)
     if access == "scores":
 
         def probabilities(x: Tensor) -> Tensor:

@@ -1,0 +1,207 @@
+"""How the gradients of one network are computed: on which copy, in which precision, in batches of what size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.isolation import differentiable, out_of_memory, seeded
+from robustsuite.models.folding import fold
+
+PRECISIONS: Final = ("reference", "fast")
+T = TypeVar("T")
+TRIAL: Final = 16  # samples on which a copy is compared with its original
+_CACHE: Final = {"cpu": 96 * 2**20, "cuda": 8 * 2**30}  # bytes of activations that one pass may take
+_FEWEST, _MOST = 16, {"cpu": 128, "cuda": 1024}
+_PAYS: Final = 0.8  # of the float32 time, that bfloat16 must stay below
+_EXACT_FROM: Final = 0.9  # of an attack's steps; from there on the fast setting is the reference setting
+_ULPS: Final = 2**14  # rounding steps of the greatest logit within which a copy's verdict is not taken
+
+
+class Engine:
+    """How the gradients of one network are computed, for as long as one game lasts.
+
+    Gradients are taken on an evaluation copy: BatchNorm folded into the layer before it, channels-last convolutions.
+    A copy that answers otherwise than its original on a trial, or cannot be made, is dropped, and a note says so. The
+    copy's verdicts are taken only where rounding cannot have decided them; `unsure` tells which the original must give.
+
+    In the `fast` setting an attack that says how far it is takes its gradients in bfloat16, where that is measured to
+    pay, until nine tenths of its steps are done; the rest, and every success, is computed in the model's own precision.
+
+    Args:
+        network: What is differentiated through, in eval mode and held still while the engine lives.
+        like: Some inputs `(N, …)` of the game, N >= 1.
+        precision: `reference` or `fast`.
+        most: Most samples in one pass; None to leave it to the engine, which measures a sample's activations and takes
+            as many as fit in fast memory.
+        notes: Where to write down, as keys, what a record should say.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        like: Tensor,
+        *,
+        precision: str = "reference",
+        most: int | None = None,
+        notes: dict[str, None] | None = None,
+    ) -> None:
+        self.network = network
+        self.notes: dict[str, None] = {} if notes is None else notes
+        self.smooth = True
+        self._format = torch.contiguous_format
+        with differentiable(), seeded(0):
+            trial = like[:TRIAL].detach().clone()
+            self.copy = self._copied(trial)
+            self.batch = self._batch(trial, most)
+            self.fast = precision == "fast" and self._pays(trial)
+
+    @property
+    def copied(self) -> bool:
+        """Whether gradients are taken on a copy, whose last bits are its own."""
+        return self.copy is not self.network
+
+    def leaf(self, x: Tensor, gradient: bool = True) -> Tensor:
+        """A fresh copy of these inputs, laid out as the network likes it, to be differentiated by."""
+        return x.detach().clone(memory_format=self._format).requires_grad_(gradient)
+
+    def autocast(self, device: str, done: float | None) -> Any:
+        """The context of a pass of an attack that is so far done; plain where it does not say."""
+        if not self.lowers(done):
+            return nullcontext()
+        return torch.autocast(device, torch.bfloat16)
+
+    def lowers(self, done: float | None) -> bool:
+        """Whether a pass at this stage is computed in bfloat16."""
+        return self.fast and done is not None and done < _EXACT_FROM
+
+    def unsure(self, logits: Tensor, margin: Tensor, lowered: bool) -> Tensor:
+        """Which of the copy's verdicts the original must give; bool `(n,)`.
+
+        Args:
+            logits: Answers `(n, classes)`.
+            margin: By how much the goal is reached `(n,)`, negative where it is not.
+            lowered: Whether the pass ran in bfloat16.
+        """
+        if lowered:
+            return margin >= 0
+        if not self.copied:
+            return torch.zeros_like(margin, dtype=torch.bool)
+        slack = _ULPS * torch.finfo(logits.dtype).eps * logits.abs().amax(1).clamp_min(1e-3)
+        near = ~(margin.abs() > slack)  # so that NaN is near
+        return near if self.smooth else near | (margin >= 0)
+
+    def pieces(self, n: int, run: Callable[[slice], T]) -> Iterable[T]:
+        """Run a pass piece by piece; where memory runs out, pieces are halved from then on."""
+        start = 0
+        while start < n:
+            piece = slice(start, min(n, start + self.batch))
+            try:
+                result = run(piece)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or piece.stop - start < 2:
+                    raise
+            else:
+                yield result
+                start = piece.stop
+                continue
+            # Outside of the handler, whose traceback would keep the activations alive.
+            self.batch = (piece.stop - start) // 2
+            self.notes["memory ran out, and batches were halved"] = None
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _copied(self, trial: Tensor) -> nn.Module:
+        images = trial.dim() == 4
+        try:
+            folded = fold(self.network)
+            laid_out = images and trial.device.type == "cpu"
+            if folded.folds == 0 and not (laid_out and _mixed_layout(self.network)):
+                self._format = torch.channels_last if laid_out and _has_maps(self.network) else torch.preserve_format
+                return self.network
+            network = folded.network
+            if laid_out:
+                network, self._format = network.to(memory_format=torch.channels_last), torch.channels_last
+            if not self._alike(network, trial):
+                raise _Differs
+        except Exception as error:  # whatever a stranger's network raises when it is copied or traced
+            self._format = torch.preserve_format
+            why = "it answers differently" if isinstance(error, _Differs) else type(error).__name__
+            self.notes[f"gradients were taken on the network as it is, without folding ({why})"] = None
+            return self.network
+        self.smooth = folded.smooth
+        return network
+
+    def _alike(self, network: nn.Module, trial: Tensor) -> bool:
+        """Whether the copy answers as the original does, well within what `unsure` allows, and neither moves."""
+        state = [(b, b.clone()) for b in self.network.buffers()]
+        for x in (trial, trial.flip(-1), (trial + trial.flip(0)) / 2):
+            with torch.no_grad():
+                with seeded(1):
+                    wanted = self.network(x)
+                with seeded(1):
+                    got = network(x.contiguous(memory_format=self._format))
+            slack = _ULPS / 8 * torch.finfo(wanted.dtype).eps * wanted.abs().amax(1, keepdim=True).clamp_min(1e-3)
+            if got.shape != wanted.shape or not bool(((got - wanted).abs() <= slack).all()):
+                return False
+        return all(torch.equal(buffer, before) for buffer, before in state)
+
+    def _batch(self, trial: Tensor, most: int | None) -> int:
+        """As many samples as fit in fast memory with their activations; a power of two, so the same in every run."""
+        kind = "cpu" if trial.device.type == "cpu" else "cuda"
+        held = [0]
+
+        def pack(saved: Tensor) -> Tensor:
+            held[0] += saved.numel() * saved.element_size()
+            return saved
+
+        weights = sum(p.numel() * p.element_size() for p in self.copy.parameters())
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            self.copy(self.leaf(trial))
+        size = max(1, (held[0] - weights) // len(trial), trial[0].numel() * trial.element_size())
+        batch = _FEWEST
+        while 2 * batch * size <= _CACHE[kind] and 2 * batch <= _MOST[kind]:
+            batch *= 2
+        return batch if most is None else min(batch, most)
+
+    def _pays(self, trial: Tensor) -> bool:
+        """Whether bfloat16 passes are clearly shorter here, measured on the trial."""
+        if trial.dtype != torch.float32:
+            self.notes[f"fast is for float32; {str(trial.dtype).removeprefix('torch.')} was kept"] = None
+            return False
+        self.fast = True
+        seconds = {done: min(self._seconds(trial, done) for _ in range(3)) for done in (None, 0.0)}
+        if seconds[0.0] > _PAYS * seconds[None]:
+            self.notes["fast was of no use here: bfloat16 is no shorter than float32"] = None
+            return False
+        return True
+
+    def _seconds(self, trial: Tensor, done: float | None) -> float:
+        start = time.perf_counter()
+        leaf = self.leaf(trial)
+        with self.autocast(trial.device.type, done):
+            logits = self.copy(leaf)
+        if logits.requires_grad:
+            torch.autograd.grad(logits.float().square().sum(), leaf, allow_unused=True)
+        if trial.is_cuda:
+            torch.cuda.synchronize(trial.device)
+        return time.perf_counter() - start
+
+
+class _Differs(Exception):  # noqa: N818  # caught where it is raised
+    """A copy answers otherwise than its original."""
+
+
+def _has_maps(network: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d) for part in network.modules())
+
+
+def _mixed_layout(network: nn.Module) -> bool:
+    """Whether some convolution's weights do not lie channels-last."""
+    weights = (part.weight for part in network.modules() if isinstance(part, nn.Conv2d))
+    return any(not weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
