@@ -24,7 +24,7 @@ _COLUMNS: Final = {
     ("utility", "clean_accuracy"): ("clean_correct", ""),
     ("evasion", "robust_accuracy"): ("robust", ""),
     ("poisoning", "clean_accuracy"): ("poisoned_correct", ""),
-    ("poisoning", "backdoor_success_rate"): ("triggered", "counted"),
+    ("poisoning", "backdoor_success_rate"): ("hit", "counted"),
     ("inversion", "inversion_accuracy"): ("recognised", ""),
 }
 _LABEL: Final = "label"

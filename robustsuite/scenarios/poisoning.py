@@ -144,7 +144,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         if poison.trigger is not None and poison.target is not None:
             seen, figures = _backdoor(twin, victim, poison)
             values.update(figures)
-            columns["triggered"], columns["counted"] = seen, victim.test.y != poison.target
+            columns["hit"], columns["counted"] = seen, victim.test.y != poison.target
             artefacts = _gallery(victim.test, poison)
         values["accuracy_drop"] = _drop(before, right)
         values["clean_accuracy"] = rate(right, "higher")

@@ -54,6 +54,9 @@ def test_badnets_succeeds_on_others_and_not_on_the_twin():
     assert success.value > 0.9 > 0.5 > twin.value
     others = sum(int(label) != 1 for label in tiny_victim(101).test.y)
     assert success.n == twin.n == others
+    hits = result.per_sample["hit"][result.per_sample["counted"]]
+    assert (len(hits), float(hits.float().mean())) == (success.n, pytest.approx(success.value))
+    assert not set(result.per_sample) & set(result.artefacts)  # they share a file
 
 
 def test_badnets_pixels_and_labels_differ_exactly_where_claimed():
