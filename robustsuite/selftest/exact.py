@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 import torch
 
 from robustsuite.api import attack, evaluate
 from robustsuite.api import defense as made_defense
+from robustsuite.canonical import digest
+from robustsuite.data.samples import Samples
 from robustsuite.gates import decide
 from robustsuite.models.build import ModelSpec
 from robustsuite.protocol import Metric
+from robustsuite.report.report import Report
 from robustsuite.selftest.canary import Finding, at_most, near, same
 from robustsuite.selftest.materials import NearestMean, column, digits, figure, templates
 from robustsuite.statistics import clopper_pearson, rate, wilson
+from robustsuite.streams import Streams
 from robustsuite.threat import Ball
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
@@ -48,9 +53,6 @@ def accounting() -> Iterator[Finding]:
 def _published() -> Iterator[Finding]:
     from lightning_fabric import Fabric
     from opacus.accountants.analysis.rdp import compute_rdp
-
-    from robustsuite.data.samples import Samples
-    from robustsuite.streams import Streams
 
     n, batch, sigma, epochs = 60_000, 240, 1.3, 15
     steps = epochs * n // batch
@@ -92,42 +94,41 @@ def _ends(interval: tuple[float, float]) -> str:
 
 
 def determinism() -> Iterator[Finding]:
-    """One seed gives one record, in any batch size and whatever the global random state; another seed another start."""
-    model, ball = NearestMean(templates(digits("train"))), Ball("linf", 0.1)
-    pgd = attack("pgd", steps=5)
-
-    def records(seed: int = 0, **rules: Any) -> Any:
-        return evaluate(model, digits("test"), ["noise", pgd], ball, seed=seed, rules=rules)
-
-    first = records()
+    """One seed gives one record, in any batch size, order and global random state; another seed draws anew."""
+    test = digits("test")
+    first = _noised()
     torch.manual_seed(1)
-    again = records()
-    yield same("the same evaluation again", _told(first), _told(again))
+    yield same("the same evaluation again", _told(first), _told(_noised()))
     for size in (1, 7):
-        other = records(batch_size=size)
+        other = _noised(rules={"batch_size": size})
         differ = sum(
             int((column(first, a, "robust") != column(other, b, "robust")).sum())
             for a, b in zip(first.records[1:], other.records[1:], strict=True)
         )
         yield near(f"verdicts that differ at batch size {size}", 0, differ, 0)
-    noise = [column(r, r.records[1], "distance").nan_to_num() for r in (first, again, records(seed=1))]
-    yield same("noise repeats with the seed", True, noise[0].equal(noise[1]))
-    yield same("noise repeats with another seed", False, noise[0].equal(noise[2]))
-    settings = Training(epochs=2, validation=0.0)
-    weights = [
-        Trainer(0)(Recipe(build=ModelSpec("mlp"), training=settings), digits("train")).model.network.state_dict()
-        for _ in range(2)
-    ]
-    equal = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    backwards = _noised(test.take(torch.arange(len(test)).flip(0)))
+    yield same("each sample's noise in another order", True, _distances(first).equal(_distances(backwards).flip(0)))
+    yield same("each sample's noise by another seed", False, _distances(first).equal(_distances(_noised(seed=1))))
+    recipe = Recipe(build=ModelSpec("mlp"), training=Training(epochs=2, validation=0.0))
+    one, two = (Trainer(0)(recipe, digits("train")).model.network.state_dict() for _ in range(2))
+    equal = all(torch.equal(value, two[name]) for name, value in one.items())
     yield same("two trainings by one seed have the same weights", True, equal)
 
 
-def _told(report: Any) -> str:
-    """A digest of all that a record says but how long it took."""
-    from dataclasses import asdict
+def _noised(samples: Samples | None = None, **options: Any) -> Report:
+    """Two attacks that draw, on the digits."""
+    model = NearestMean(templates(digits("train")))
+    attacks = ["noise", attack("pgd", steps=5)]
+    return evaluate(model, samples or digits("test"), attacks, Ball("linf", 0.1), **options)
 
-    from robustsuite.canonical import digest
 
+def _distances(report: Report) -> torch.Tensor:
+    """How far the noise moved each sample, 0 for those that were not attacked."""
+    return column(report, report.records[1], "distance").nan_to_num()
+
+
+def _told(report: Report) -> str:
+    """A digest of all that a report says but how long it took."""
     left_out = ("seconds", "environment")
     lines = [{k: v for k, v in asdict(record).items() if k not in left_out} for record in report.records]
     for line in lines:
