@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shlex
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustsuite import checks
+from robustsuite.assertions.baselines import hold, replace_baseline
+from robustsuite.assertions.folders import folder_name, held
 from robustsuite.errors import RobustsuiteError
-from robustsuite.gates import GateFailure, Outcome, Verdict, decide
-from robustsuite.protocol import Metric
+from robustsuite.gates import Gate, GateFailure, Outcome, Verdict, decide, samples_needed
+from robustsuite.gates.deciding import more_samples, settled
+from robustsuite.statistics import clopper_pearson
 
 if TYPE_CHECKING:
+    from robustsuite.assertions.measuring import Measurement
     from robustsuite.benchmark.games import AttackLike
     from robustsuite.benchmark.records import Record
-    from robustsuite.data.samples import Samples
     from robustsuite.report.report import Report
     from robustsuite.threat import Ball
 
-
-def folder_name(name: str) -> str:
-    """A test's id as the name of one folder: as JUnit writes it, with a digest where characters had to be replaced.
-
-    Example:
-        >>> folder_name("tests/test_model.py::TestDigits::test_pgd")
-        'tests.test_model.TestDigits.test_pgd'
-    """
-    file, colons, inside = name.partition("::")
-    path = PurePosixPath(file.replace("\\", "/"))
-    dotted = ".".join((*path.with_suffix("").parts, *inside.split("::"))) if colons else name
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", dotted).strip("-.")[:100]
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return plain if plain and plain == dotted else f"{plain or 'gate'}-{digest}"
+_METRIC = "robust_accuracy"
+_MIN_EFFECT = 0.005
+_ALPHA = 0.05
 
 
 class Robustness:
@@ -45,7 +36,9 @@ class Robustness:
         samples: Judge each gate on at most so many samples, each class in its share; None for all.
         folder: Write records, tables and report of each gate below it; None writes nothing.
         record: Told names and values for the test's report, as pytest's `record_property` is.
-        command: What shows more, where nothing was written.
+        command: What runs this test, as typed in a shell.
+        root: Where the paths of baselines start; None for the working folder.
+        update: Write baselines instead of comparing with them.
 
     Raises:
         RequestError: A number of samples below 1.
@@ -58,12 +51,14 @@ class Robustness:
         samples: int | None = None,
         folder: Path | str | None = None,
         record: Callable[[str, Any], None] | None = None,
-        command: str = "robustsuite evaluate",
+        command: str = "pytest",
+        root: Path | str | None = None,
+        update: bool = False,
     ) -> None:
         if samples is not None:
             checks.integer("samples", samples, low=1)
         self._name, self._samples, self._folder, self._record = name, samples, folder, record
-        self._command, self._count = command, 0
+        self._command, self._root, self._update, self._count = command, Path(root or "."), update, 0
 
     def assert_robust(
         self,
@@ -78,13 +73,17 @@ class Robustness:
     ) -> Verdict:
         """Require a robust accuracy of at least `at_least` under an attack.
 
+        Growing numbers of samples are judged until the verdict is settled, or all of them were. However early it
+        stops, it passes a model below the floor, or fails one at or above it, in at most 2.5 % of the runs each
+        (`robustsuite.assertions.sequential`).
+
         Args:
             model: From raw inputs to logits.
             data: `(x, y)`, a `Dataset` or a `DataLoader`.
             attack: A name, an expression such as `"pgd(steps=50)"`, or an attack made by `rs.attack`.
             ball: `(norm, radius)` or a `Ball`.
             at_least: The floor of the robust accuracy, in [0, 1].
-            seed: Keys every random draw.
+            seed: Keys every random draw, and the order in which samples are judged.
             classes: Number of classes, by default what the logits say.
 
         Returns:
@@ -96,65 +95,147 @@ class Robustness:
             RobustsuiteError: The attack raised; its traceback stands in the message.
         """
         __tracebackhide__ = True
-        from robustsuite.api import evaluate
+        from robustsuite.assertions.measuring import measure
 
-        checks.real("at_least", at_least, low=0.0, high=1.0)
+        gate = Gate(metric=_METRIC, at_least=checks.real("at_least", at_least, low=0.0, high=1.0))
         _refuse_other_games(attack)
-        threat = _ball(ball)
-        samples, given = self._share(model, data, threat, classes, seed)
-        report = evaluate(model, samples, [attack], threat, seed=seed, classes=classes)
-        found = report.records[-1]
-        where = self._write(report)
-        if found.status == "error":
-            raise RobustsuiteError(_raised(found))
-        metric = Metric(**found.metrics["robust_accuracy"])
-        doubt = found.message if found.status == "inconclusive" else ""
-        verdict = decide(metric, at_least, name="robust_accuracy", flags=found.flags, doubt=doubt)
-        self._note(verdict, metric, at_least, where)
-        if verdict.outcome is not Outcome.PASSED:
-            raise GateFailure("\n  ".join((verdict.message, *self._more(found, where, len(samples), given))))
-        return verdict
+        seen = measure(
+            model,
+            data,
+            attack,
+            _ball(ball),
+            lambda metric, found: settled(metric, gate, found.flags, _doubt(found)),
+            seed=seed,
+            classes=classes,
+            most=self._samples,
+        )
+        where = self._write(seen.report)
+        if seen.metric is None:
+            raise RobustsuiteError(_raised(seen.found))
+        verdict = decide(
+            seen.metric,
+            at_least,
+            name=_METRIC,
+            flags=seen.found.flags,
+            doubt=_doubt(seen.found),
+            advice=_advice(seen, at_least),
+        )
+        verdict = replace(verdict, gate=replace(gate, attack=seen.found.attack))
+        self._note(verdict, {**_figures(seen), "at_least": at_least}, where)
+        return _passed(verdict, [*_played(seen), self._see(where)])
 
-    def _share(self, model: Any, data: Any, ball: Ball, classes: int | None, seed: int) -> tuple[Samples, int]:
-        """The samples to judge on, and how many were given."""
-        from robustsuite.benchmark.existing import input_bounds
-        from robustsuite.data.coerce import to_samples
-        from robustsuite.data.samples import stratified
-        from robustsuite.streams import Streams
+    def assert_no_regression(
+        self,
+        report: Report | Path | str,
+        *,
+        baseline: Path | str,
+        min_effect: float = _MIN_EFFECT,
+        alpha: float = _ALPHA,
+        metrics: Collection[str] = (),
+    ) -> Verdict:
+        """Require that nothing got worse than in a report on disk, sample by sample.
 
-        samples = to_samples(data, classes=classes, bounds=input_bounds(model, data, ball))
-        if self._samples is None or self._samples >= len(samples):
-            return samples, len(samples)
-        (index,) = stratified(samples.y, (self._samples,), Streams(seed).child("samples").generator())
-        return samples.take(index), len(samples)
+        Fails on a regression: a figure that is worse by at least `min_effect` and by more than chance over the whole
+        table (paired tests, adjusted by Holm's method), a cell that fails now, a privacy guarantee that got weaker.
+        Inconclusive where there is no baseline, or nothing that could be tested against it.
+
+        With `--robustsuite-update-baseline` the report becomes the baseline, and nothing is compared.
+
+        Args:
+            report: What `rs.evaluate` or `rs.run` gave, or the folder of a run.
+            baseline: Folder of the earlier report; a relative one starts where pytest's rootdir is.
+            min_effect: Least worsening of a rate that counts, in [0, 1].
+            alpha: Level of the whole table, in (0, 1).
+            metrics: Names of the figures to compare; empty for all.
+
+        Returns:
+            The verdict, which passed.
+
+        Raises:
+            GateFailure: Something got worse, or nothing can be said.
+            RequestError: A number out of range, or a folder that is no report's.
+        """
+        __tracebackhide__ = True
+        from robustsuite.report.report import Report
+
+        now = report if isinstance(report, Report) else Report.load(report)
+        path = self._root / baseline
+        where = self._write(now)
+        if self._update:
+            found = replace_baseline(path, now)
+        else:
+            found = hold(now, path, min_effect=min_effect, alpha=alpha, metrics=metrics)
+        self._note(found.verdict, {**found.facts, "baseline": str(path)}, where)
+        accept = f"to make this report the baseline: {self._command} --robustsuite-update-baseline"
+        return _passed(found.verdict, [*found.rows, accept, self._see(where)])
 
     def _write(self, report: Report) -> Path | None:
         self._count += 1
         if self._folder is None:
             return None
         name = folder_name(self._name)
-        return report.save(Path(self._folder) / (name if self._count == 1 else f"{name}-{self._count}"))
+        folder = Path(self._folder) / (name if self._count == 1 else f"{name}-{self._count}")
+        with held(folder):
+            return report.save(folder)
 
-    def _note(self, verdict: Verdict, metric: Metric, at_least: float, where: Path | None) -> None:
+    def _note(self, verdict: Verdict, facts: dict[str, Any], where: Path | None) -> None:
         if self._record is None:
             return
         prefix = "robustsuite" if self._count == 1 else f"robustsuite_{self._count}"
         self._record(f"{prefix}_outcome", verdict.outcome.value)
         self._record(f"{prefix}_measured", verdict.message)
-        for name, value in (("value", metric.value), ("low", metric.low), ("high", metric.high), ("n", metric.n)):
-            self._record(f"{prefix}_robust_accuracy_{name}", value)
-        self._record(f"{prefix}_at_least", at_least)
+        for name, value in facts.items():
+            self._record(f"{prefix}_{name}", value)
         if where is not None:
             self._record(f"{prefix}_report", str(where))
 
-    def _more(self, found: Record, where: Path | None, judged: int, given: int) -> list[str]:
-        """What was played, and the command that shows more."""
-        options = ", ".join(f"{key}={value}" for key, value in found.attack_parameters.items() if key != "is")
-        lines = [f"attack {found.attack}({options}), {found.norm} ball of radius {found.radius:g}, seed {found.seed}"]
-        if judged < given:
-            lines.append(f"judged {judged} of the {given} samples given; raise or drop --robustsuite-samples for more")
-        shows = self._command if where is None else f"robustsuite report {shlex.quote(str(where))}"
-        return [*lines, f"see more: {shows}"]
+    def _see(self, where: Path | None) -> str:
+        """The command that shows more."""
+        if where is not None:
+            return f"see more: robustsuite report {shlex.quote(str(where))}"
+        return f"see more: {self._command} --robustsuite-report robustness"
+
+
+def _passed(verdict: Verdict, more: Sequence[str]) -> Verdict:
+    __tracebackhide__ = True
+    if verdict.outcome is not Outcome.PASSED:
+        raise GateFailure("\n  ".join((verdict.message, *more)))
+    return verdict
+
+
+def _doubt(found: Record) -> str:
+    return found.message if found.status == "inconclusive" else ""
+
+
+def _advice(seen: Measurement, floor: float) -> str:
+    """How many samples would settle it at the last look, should the rate stay what it is."""
+    if seen.metric is None:
+        return ""
+    level = seen.last.level
+    needed = samples_needed(
+        seen.metric.value, floor, more_than=seen.metric.n, bounds=lambda k, n: clopper_pearson(k, n, level)
+    )
+    return more_samples(seen.metric.n, needed)
+
+
+def _figures(seen: Measurement) -> dict[str, Any]:
+    """What a test's report tells of the measurement."""
+    metric = seen.metric
+    values = {} if metric is None else {"value": metric.value, "low": metric.low, "high": metric.high, "n": metric.n}
+    told = {f"{_METRIC}_{name}": value for name, value in values.items()}
+    return {**told, "samples_used": seen.look.n, "samples_given": seen.given}
+
+
+def _played(seen: Measurement) -> list[str]:
+    """What was played on how many samples."""
+    found, used = seen.found, seen.look.n
+    options = ", ".join(f"{key}={value}" for key, value in found.attack_parameters.items() if key != "is")
+    lines = [f"attack {found.attack}({options}), {found.norm} ball of radius {found.radius:g}, seed {found.seed}"]
+    if used < seen.last.n:
+        lines.append(f"judged {used} of the {seen.given} samples given, which settles it")
+    elif used < seen.given:
+        lines.append(f"judged {used} of the {seen.given} samples given; raise or drop --robustsuite-samples for more")
+    return lines
 
 
 def _raised(found: Record) -> str:

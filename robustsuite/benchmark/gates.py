@@ -92,8 +92,11 @@ class Gate:
         if match is None:
             remedy = "write the metric, >= or <=, and a number; an attack and a colon may stand before it"
             raise checks.fail("a gate such as 'robust_accuracy>=0.4'", "gate", text, remedy)
+        metric, attack = match["metric"], match["attack"] or ""
         bound = checks.fraction(_SIDES[match["side"]], match["value"])
-        return cls(metric=match["metric"], attack=match["attack"] or "", **{_SIDES[match["side"]]: bound})
+        if match["side"] == ">=":
+            return cls(metric=metric, attack=attack, at_least=bound)
+        return cls(metric=metric, attack=attack, at_most=bound)
 
     def written(self) -> dict[str, Any]:
         """As a suite file writes it."""

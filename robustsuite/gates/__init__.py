@@ -12,6 +12,8 @@ from robustsuite.gates.requested import load, save
 if TYPE_CHECKING:
     from robustsuite.assertions.robustness import Robustness
 
+GateFailure.__module__ = __name__  # as a test's summary names it
+
 __all__ = [
     "Gate",
     "GateFailure",

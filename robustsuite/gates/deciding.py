@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -176,10 +177,14 @@ def _advice(metric: Metric, threshold: float) -> str:
     """How many samples would settle it, should the figure stay what it is."""
     if metric.low is None or metric.high is None:
         return "it has no interval, so that nothing supports a verdict"
-    needed = _needed(metric, threshold)
+    return more_samples(metric.n, _needed(metric, threshold))
+
+
+def more_samples(judged: int, needed: int | None) -> str:
+    """The advice in words; None needs more than anybody has."""
     if needed is None:
         return "the figure is so close to the threshold that no number of samples within reach settles it"
-    return f"about {needed - metric.n} more samples would settle it, should the figure stay what it is"
+    return f"about {needed - judged} more samples would settle it, should the figure stay what it is"
 
 
 def _needed(metric: Metric, threshold: float) -> int | None:
@@ -190,13 +195,20 @@ def _needed(metric: Metric, threshold: float) -> int | None:
     return max(metric.n + 1, math.ceil(many)) if many <= _LARGEST else None
 
 
-def samples_needed(rate: float, threshold: float, *, more_than: int = 0) -> int | None:
-    """How many samples it takes until the 95 % interval of `rate` no longer holds `threshold`.
+def samples_needed(
+    rate: float,
+    threshold: float,
+    *,
+    more_than: int = 0,
+    bounds: Callable[[int, int], tuple[float, float]] = interval,
+) -> int | None:
+    """How many samples it takes until the interval of `rate` no longer holds `threshold`.
 
     Args:
         rate: The rate, in [0, 1].
         threshold: The floor or the ceiling, in [0, 1].
         more_than: How many are not enough.
+        bounds: Successes and samples to the ends of the interval; by default those of 95 %.
 
     Returns:
         The number, about the least; None beyond ten million.
@@ -207,7 +219,7 @@ def samples_needed(rate: float, threshold: float, *, more_than: int = 0) -> int 
     """
 
     def settles(n: int) -> bool:
-        low, high = interval(round(rate * n), n)
+        low, high = bounds(round(rate * n), n)
         return low >= threshold or high < threshold
 
     low, high = more_than, more_than + 1

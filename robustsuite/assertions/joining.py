@@ -1,0 +1,93 @@
+"""Evasion judged on disjoint samples, joined as if it had been judged on all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from robustsuite.benchmark.records import Record, load_samples, save_samples
+from robustsuite.protocol import Metric
+from robustsuite.statistics import interval
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FEW: Final = "few-samples"  # a doubt about a part that the whole may not share
+_ENOUGH: Final = 100
+
+
+def joined(blank: Record, parts: Sequence[Record], folder: Path) -> Record:
+    """One record of an evasion attack from those of its parts, with a per-sample file of its own.
+
+    Rates are counted again over all samples and medians taken again; a doubt about a part is one about the whole. A
+    part that raised makes the whole an error.
+
+    Args:
+        blank: What is known of the whole before it is played.
+        parts: At least one; no sample is in two.
+        folder: Where the per-sample files lie.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    seconds = sum(part.seconds for part in parts)
+    broken = next((part for part in parts if part.status == "error"), None)
+    if broken is not None:
+        return replace(broken, key=blank.key, dataset=blank.dataset, seconds=seconds)
+    tables = [load_samples(folder, part) for part in parts]
+    columns = _columns(tables)
+    path, digest = save_samples(folder, blank.key, columns)
+    flags = dict.fromkeys(flag for part in parts for flag in part.flags)
+    if len(columns["id"]) >= _ENOUGH:
+        flags.pop(_FEW, None)
+    return replace(
+        first,
+        key=blank.key,
+        dataset=blank.dataset,
+        status="inconclusive" if any(part.status == "inconclusive" for part in parts) else "ok",
+        message="; ".join(dict.fromkeys(part.message for part in parts if part.message)),
+        flags=tuple(flags),
+        metrics={
+            name: {key: value for key, value in asdict(metric).items() if value is not None}
+            for name, metric in _metrics(parts, columns)
+        },
+        cost={name: sum(part.cost.get(name, 0) for part in parts) for name in first.cost},
+        seconds=seconds,
+        samples=path,
+        samples_digest=digest,
+    )
+
+
+def _columns(tables: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Columns of all parts below each other; pictures are those of the first."""
+    import torch
+
+    n = len(tables[0]["id"])
+    rows = [name for name, column in tables[0].items() if column.dim() == 1 and len(column) == n]
+    return {**tables[0], **{name: torch.cat([table[name] for table in tables]) for name in rows}}
+
+
+def _metrics(parts: Sequence[Record], columns: Mapping[str, Tensor]) -> Iterator[tuple[str, Metric]]:
+    for name in dict.fromkeys(name for part in parts for name in part.metrics):
+        found = [part.metrics[name] for part in parts if name in part.metrics]
+        if name == "rejection_rate_clean":  # a part without rejections may not tell of it
+            found = [part.metrics.get(name, {**part.metrics["clean_accuracy"], "value": 0.0}) for part in parts]
+        elif name == "rejection_rate_attack" and len(found) < len(parts):
+            continue
+        n = sum(int(figure["n"]) for figure in found)
+        like = Metric(**next(part.metrics[name] for part in parts if name in part.metrics))
+        if like.unit == "rate":
+            successes = sum(round(figure["value"] * figure["n"]) for figure in found)
+            low, high = interval(successes, n)
+            yield name, replace(like, value=successes / n, n=n, low=low, high=high)
+        else:
+            yield name, replace(like, value=_median(name, columns), n=n, low=None, high=None)
+
+
+def _median(name: str, columns: Mapping[str, Any]) -> float:
+    """Of the distances of what fell, or of the queries about what was attacked."""
+    if name == "distance_median":
+        return float(columns["distance"][columns["clean_correct"] & ~columns["robust"]].median())
+    return float(columns["queries"][columns["clean_correct"]].double().median())

@@ -1,0 +1,156 @@
+"""Measure an existing model under one attack, on as many samples as the verdict needs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.assertions.joining import joined
+from robustsuite.assertions.sequential import Look, looks
+from robustsuite.benchmark.blanks import blank_records
+from robustsuite.benchmark.existing import existing
+from robustsuite.benchmark.games import AttackLike, Game, arrange_all, ask_for_what_is_missing
+from robustsuite.benchmark.judging import judge
+from robustsuite.benchmark.records import Record
+from robustsuite.data.samples import stratified
+from robustsuite.isolation import seeded
+from robustsuite.protocol import CleanAnswers, Metric, Victim
+from robustsuite.report.report import Report
+from robustsuite.serving import Deployed
+from robustsuite.streams import Streams
+from robustsuite.threat import Ball
+
+METRIC: Final = "robust_accuracy"
+
+
+class Measurement(NamedTuple):
+    """What was seen when it was decided.
+
+    Attributes:
+        report: Records of the samples judged, as an evaluation on these alone would give them.
+        found: The attack's record.
+        metric: Its robust accuracy with the interval of the last look taken; None where the attack raised.
+        look: That look.
+        last: The look at all samples.
+        given: Samples that were handed in.
+    """
+
+    report: Report
+    found: Record
+    metric: Metric | None
+    look: Look
+    last: Look
+    given: int
+
+
+Settled = Callable[[Metric, Record], bool]
+"""Whether what was seen so far decides."""
+
+
+def measure(
+    model: nn.Module | Deployed,
+    data: Any,
+    attack: AttackLike,
+    ball: Ball,
+    settled: Settled,
+    *,
+    seed: int = 0,
+    classes: int | None = None,
+    most: int | None = None,
+) -> Measurement:
+    """Judge growing numbers of samples until what is seen decides, or all were judged.
+
+    Samples are drawn without regard to their order, each class in its share. Each is attacked once: a look joins the
+    verdicts on new samples with those before, and no sample's verdict depends on who is judged beside it.
+
+    Args:
+        model: From raw inputs to logits; left exactly as it was.
+        data: `(x, y)`, a `Dataset`, a `DataLoader` or `Samples`; all of it is checked before anything is played.
+        attack: An evasion attack.
+        ball: Where it must stay.
+        settled: Told the robust accuracy and the joined record at every look.
+        seed: Keys every random draw, the order of the samples too.
+        classes: Number of classes, by default what the logits say.
+        most: At most so many samples; None for all.
+
+    Raises:
+        RequestError: Data or a request that cannot be judged.
+        ModelError: Outputs that are no finite logits.
+    """
+    with seeded(seed):
+        games = arrange_all([attack], ball, {})
+        victim = existing(model, data, ball=ball, classes=classes, seed=seed)
+        ask_for_what_is_missing(games, victim)
+        given = len(victim.test)
+        plan = looks(min(given, most or given))
+        folder = Path(tempfile.mkdtemp(prefix="robustsuite-"))
+        try:
+            report, metric, look = _Sequence(victim, games, seed, folder).run(plan, settled)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(report, shutil.rmtree, folder, ignore_errors=True)
+    return Measurement(report, report.records[-1], metric, look, plan[-1], given)
+
+
+class _Sequence:
+    """Batches judged so far; none of them twice."""
+
+    def __init__(self, victim: Victim, games: Sequence[Game], seed: int, folder: Path) -> None:
+        self._victim, self._games, self._seed, self._folder = victim, games, seed, folder
+        self._rows: list[Tensor] = []
+        self._clean: list[CleanAnswers] = []
+        self._parts: list[Record] = []
+
+    def run(self, plan: Sequence[Look], settled: Settled) -> tuple[Report, Metric | None, Look]:
+        """Look until it is settled; the report, the last figure and the look that gave it."""
+        sizes = tuple(now.n - before for now, before in zip(plan, [0, *(look.n for look in plan)], strict=False))
+        generator = Streams(self._seed).child("samples").generator()
+        for look, rows in zip(plan, stratified(self._victim.test.y, sizes, generator), strict=True):
+            self._take(rows)
+            clean, attacked = self._blanks()
+            found = joined(attacked, self._parts, self._folder)
+            metric = None if found.status == "error" else _figure(found, look)
+            if metric is None or look is plan[-1] or settled(metric, found):
+                break
+        seen = self._seen()
+        first = judge(clean, lambda: self._games[0][1:], lambda: seen, self._folder)
+        return Report([first, found], self._folder), metric, look
+
+    def _take(self, rows: Tensor) -> None:
+        batch = replace(self._victim, test=self._victim.test.take(rows))
+        self._clean.append(batch.clean)  # every answer is looked at before the attack
+        self._rows.append(rows)
+        _, blank = blank_records(self._games, batch, "model", self._seed)
+        self._parts.append(judge(blank, lambda: self._games[1][1:], lambda: batch, self._folder))
+
+    def _blanks(self) -> list[Record]:
+        return blank_records(self._games, self._seen(), "model", self._seed)
+
+    def _seen(self) -> Victim:
+        """The model with all samples so far and its answers to them."""
+        seen = replace(self._victim, test=self._victim.test.take(torch.cat(self._rows)))
+        # What was answered is known: asking again would cost a pass, and a model that draws could answer otherwise.
+        parts = self._clean
+        vars(seen)["clean"] = CleanAnswers(
+            torch.cat([part.prediction for part in parts]),
+            torch.cat([part.rejected for part in parts]),
+            torch.cat([part.confidence for part in parts]),
+            all(part.deterministic for part in parts),
+        )
+        return seen
+
+
+def _figure(found: Record, look: Look) -> Metric:
+    """The robust accuracy with the interval that this look may give."""
+    figure = Metric(**found.metrics[METRIC])
+    low, high = look.interval(round(figure.value * figure.n))
+    return replace(figure, low=low, high=high)
