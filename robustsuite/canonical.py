@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-
 _AS_THEY_ARE: Final = (str, int, bool)
 
 
