@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from robustsuite import __version__
-from robustsuite.cli import cache, catalogue, compare, doctor, evaluate, report, run, selftest, train
+from robustsuite.cli import cache, catalogue, compare, doctor, evaluate, export, report, run, selftest, train
 from robustsuite.cli.console import contained
 from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
 
@@ -55,6 +55,7 @@ app.command("show")(catalogue.show)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.add_typer(cache.app, name="cache")
+app.add_typer(export.app, name="export")
 app.command("doctor")(doctor.doctor)
 app.command("selftest")(selftest.selftest)
 

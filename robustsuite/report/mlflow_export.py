@@ -1,0 +1,176 @@
+"""A run as MLflow runs: one for the suite, and one nested in it for each defence.
+
+Needs the extra `mlflow` (its client is enough). Figures of the comparison are metrics, `pgd/robust_accuracy` with its
+interval beside it, over all repeats and at the suite's own radius; single repeats and curves stand in the CSV among the
+artefacts. MLflow stores an infinite metric as 1.8e308, so what is not finite is a tag instead.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from robustsuite import __version__, checks
+from robustsuite.canonical import digest
+from robustsuite.errors import RequestError, RobustsuiteError
+from robustsuite.report import mlflow_values as told
+from robustsuite.report import verdicts
+from robustsuite.report.files import NAMES
+from robustsuite.report.played import finished
+from robustsuite.report.step_summary import step_summary, within
+from robustsuite.report.table import main_rows, plain_rows
+from robustsuite.report.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from robustsuite.benchmark.records import Record
+    from robustsuite.report.report import Report
+
+EXPERIMENT: Final = "robustsuite"
+_PARAMETER, _TAG, _BATCH = 6000, 5000, 100  # longest values, and most parameters or tags at once, that MLflow takes
+_RUN, _KEY = "robustsuite.run", "robustsuite.key"
+_ARTEFACTS: Final = (*NAMES.values(), "suite.yaml", "gates.json", "records.jsonl")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where a run lies in MLflow.
+
+    Args:
+        tracking_uri: The tracking server.
+        experiment_id: The experiment.
+        run_id: The suite's run.
+        children: Defence -> its run.
+    """
+
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    children: Mapping[str, str]
+
+
+def export(
+    report: Report,
+    judged: Sequence[Verdict] = (),
+    *,
+    tracking_uri: str | None = None,
+    experiment: str = EXPERIMENT,
+) -> Exported:
+    """Write a run to a tracking server; a second time it is brought up to date, not written twice.
+
+    Runs are found again by a tag made of the resolved suite (of the records' keys, where there is none) and the version
+    of robustsuite.
+
+    Args:
+        report: What was measured, with its folder.
+        judged: Verdicts on the gates that were asked for.
+        tracking_uri: The server, or `sqlite:///file.db` where the whole of MLflow is installed; None for MLflow's own
+            setting (`MLFLOW_TRACKING_URI`).
+        experiment: Name of the experiment, made where it is not there.
+
+    Raises:
+        RequestError: MLflow is not installed, or the report has no folder.
+        RobustsuiteError: The tracking server refuses or does not answer.
+    """
+    if report.folder is None:
+        raise checks.fail("a report with a folder", "folder", None, "save it first: report.save(folder)")
+    try:
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise RequestError("expected the package mlflow, got none; pip install 'robustsuite[mlflow]'") from error
+    try:
+        return _export(report, report.folder, judged, _Store(tracking_uri, experiment))
+    except MlflowException as error:
+        raise RobustsuiteError(
+            f"expected a tracking server that takes the run, got tracking_uri={tracking_uri!r}; MLflow says: {error}"
+        ) from error
+
+
+def _export(report: Report, folder: Path, judged: Sequence[Verdict], store: _Store) -> Exported:
+    key = _identity(report.records, folder)
+    when = finished(folder)
+    ended = None if when is None else int(1000 * when.timestamp())
+    title = ", ".join(dict.fromkeys(record.suite for record in report.records))
+    parent = store.run(key, title, report.records, ended)
+    gates = {f"gate.{told.name(verdicts.gate_name(v))}": verdicts.outcome(v) for v in judged}
+    summary = within(step_summary(report, judged), _TAG).decode()
+    facts = {**told.facts(report.records), **gates, _RUN: key, _KEY: key, "mlflow.note.content": summary}
+    store.write(parent, told.suite_parameters(folder), {}, facts)
+    for artefact in _ARTEFACTS:
+        if (folder / artefact).is_file():
+            store.client.log_artifact(parent, str(folder / artefact))
+    rows = main_rows(plain_rows(report.frame))
+    children = {}
+    for defense in dict.fromkeys(record.defense for record in report.records):
+        records = [record for record in report.records if record.defense == defense]
+        own = digest([key, defense])
+        children[defense] = child = store.run(own, defense, records, ended)
+        tags = {**told.doubts(records), "defense": defense, _RUN: key, _KEY: own, "mlflow.parentRunId": parent}
+        figures = told.figures([row for row in rows if row["defense"] == defense])
+        store.write(child, told.recipe_parameters(records), figures, tags)
+        store.end(child, records, ended)
+    store.end(parent, report.records, ended)
+    return Exported(store.uri, store.experiment_id, parent, children)
+
+
+def _identity(records: Sequence[Record], folder: Path) -> str:
+    """The same for every run of the same suite, finished or not."""
+    suite = folder / "suite.yaml"
+    asked = suite.read_text(encoding="utf-8") if suite.is_file() else sorted(record.key for record in records)
+    return digest([__version__, asked])
+
+
+class _Store:
+    """One experiment of a tracking server."""
+
+    def __init__(self, tracking_uri: str | None, experiment: str) -> None:
+        from mlflow.tracking import MlflowClient, get_tracking_uri
+
+        self.uri = get_tracking_uri() if tracking_uri is None else tracking_uri
+        self.client: Any = MlflowClient(tracking_uri=self.uri)
+        found = self.client.get_experiment_by_name(experiment)
+        if found is not None and found.lifecycle_stage == "deleted":
+            remedy = "restore it, or name another"
+            raise checks.fail("an experiment that is not deleted", "experiment", experiment, remedy)
+        self.experiment_id = self.client.create_experiment(experiment) if found is None else found.experiment_id
+
+    def run(self, key: str, name: str, records: Sequence[Record], ended: int | None) -> str:
+        """The id of the run with this key, which is made where there is none; it lasts as long as its cells took."""
+        found = self.client.search_runs([self.experiment_id], f"tags.`{_KEY}` = '{key}'", max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        seconds = math.fsum(record.seconds for record in records)
+        started = None if ended is None else ended - int(1000 * seconds)
+        made = self.client.create_run(self.experiment_id, started, {_KEY: key}, told.shortened(name, 250))
+        return str(made.info.run_id)
+
+    def write(
+        self, run_id: str, parameters: Mapping[str, str], figures: Mapping[str, float], tags: Mapping[str, str]
+    ) -> None:
+        """Add what is new and what has changed; parameters that MLflow already holds stay, as it never changes them."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        held = self.client.get_run(run_id).data
+        odd = {f"not_finite.{name}": str(value) for name, value in figures.items() if not math.isfinite(value)}
+        now = int(1000 * time.time())
+        metrics = [
+            Metric(name, value, now, 0)
+            for name, value in figures.items()
+            if math.isfinite(value) and held.metrics.get(name) != value
+        ]
+        params = [Param(k, told.shortened(v, _PARAMETER)) for k, v in parameters.items() if k not in held.params]
+        changed = {k: told.shortened(v, _TAG) for k, v in {**tags, **odd}.items()}
+        kept = [RunTag(k, v) for k, v in changed.items() if held.tags.get(k) != v]
+        for kind, items in (("metrics", metrics), ("params", params), ("tags", kept)):
+            rest = iter(items)
+            while part := list(islice(rest, _BATCH)):
+                self.client.log_batch(run_id, **{kind: part})
+
+    def end(self, run_id: str, records: Sequence[Record], ended: int | None) -> None:
+        """Finished, or failed where a cell raised."""
+        raised = any(record.status == "error" for record in records)
+        self.client.set_terminated(run_id, "FAILED" if raised else "FINISHED", ended)
