@@ -25,7 +25,7 @@ class FGSM:
         step_size: Length of the step as a fraction of the ball's radius, in (0, 2].
         random_start: Whether to start at a uniform point of the ball rather than at the input.
         l1_share: In l1, the share of coordinates over which the step is spread, in [0, 1].
-        loss: What to ascend: `cross-entropy` or `margin`.
+        loss: What to ascend: `cross-entropy`, `margin` or `dlr` (the margin, where there are fewer than 4 classes).
 
     References:
         Goodfellow et al., ICLR 2015, arXiv:1412.6572; random start: Wong et al., ICLR 2020, arXiv:2001.03994.
@@ -47,7 +47,7 @@ class FGSM:
             return view.x.clone()
         start = view.ball.sample(view.x, view.ids, streams.child("start", 0)) if self.random_start else view.x
         rows = torch.arange(len(start), device=start.device)
-        seen = view.ascend(start, rows, losses.NAMED[self.loss])
+        seen = view.ascend(start, rows, losses.NAMED[losses.resolve(self.loss, view.classes)])
         length = self.step_size * view.ball.radius
         moved = view.ball.project(view.ball.step(start, seen.gradient, length, share=self.l1_share), view.x)
         moved[seen.fallen] = start[seen.fallen]

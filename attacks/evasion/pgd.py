@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustsuite import checks, losses
 from robustsuite.registry import register
+from robustsuite.scenarios.found import Found, side_by_side
 from robustsuite.scenarios.views import WhiteBox
 from robustsuite.streams import Streams
 
@@ -29,7 +30,7 @@ class PGD:
         restarts: Runs in all, at least 1.
         momentum: Decay of accumulated l1-normalised gradients, in [0, 1]; 0 steps along the plain gradient.
         l1_share: In l1, the share of coordinates over which a step is spread, in [0, 1].
-        loss: What to ascend: `cross-entropy` or `margin`.
+        loss: What to ascend: `cross-entropy`, `margin` or `dlr` (the margin, where there are fewer than 4 classes).
 
     Guarantees:
         Start points are keyed by sample id and run, so they are bit-equal in any batch.
@@ -61,38 +62,37 @@ class PGD:
 
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
-        found = view.x.clone()
-        if view.ball.radius == 0:
-            return found
-        most = torch.full((len(found),), -torch.inf, dtype=found.dtype, device=found.device)
-        rows = torch.arange(len(found), device=found.device)
-        for run in range(self.restarts):
-            start = view.x[rows]
-            if self.random_start or run > 0:
-                start = view.ball.sample(start, view.ids[rows], streams.child("start", run))
-            rows = self._climb(view, start, rows, found, most)
-            if len(rows) == 0:
-                break
-        return found
+        found = Found(view.x)
+        rows = found.standing() if view.ball.radius > 0 else view.ids[:0]
+        run = 0
+        while run < self.restarts and len(rows) > 0:
+            together = 1 if run == 0 else side_by_side(self.restarts - run, len(rows), view.full)
+            starts = [self._start(view, rows, streams, run + i) for i in range(together)]
+            self._climb(view, torch.cat(starts), rows.repeat(together), found)
+            rows, run = found.standing(), run + together
+        return found.x
 
-    def _climb(self, view: WhiteBox, x: Tensor, rows: Tensor, found: Tensor, most: Tensor) -> Tensor:
-        """One run from `x`: writes the points to return and their losses, and returns the rows that still stand."""
+    def _start(self, view: WhiteBox, rows: Tensor, streams: Streams, run: int) -> Tensor:
+        if run == 0 and not self.random_start:
+            return view.x[rows]
+        return view.ball.sample(view.x[rows], view.ids[rows], streams.child("start", run))
+
+    def _climb(self, view: WhiteBox, x: Tensor, rows: Tensor, found: Found) -> None:
+        """One or more runs side by side, from `x`."""
         centre, trend = view.x[rows], torch.zeros_like(x)
-        for left in range(self.steps, -1, -1):
-            seen = view.ascend(x, rows, losses.NAMED[self.loss], gradient=left > 0)
-            kept = seen.fallen | (seen.loss > most[rows])
-            found[rows[kept]] = x[kept]
-            most[rows[kept]] = seen.loss[kept].to(most.dtype)
-            standing = ~seen.fallen
-            if left == 0 or not standing.any():
-                return rows[standing]
+        loss = losses.NAMED[losses.resolve(self.loss, view.classes)]
+        for step in range(self.steps + 1):
+            seen = view.ascend(x, rows, loss, gradient=step < self.steps, done=step / self.steps)
+            found.keep(x, rows, seen.loss, seen.fallen)
+            standing = found.stands(rows)
+            if step == self.steps or not standing.any():
+                return
             gradient = seen.gradient
             if not standing.all():
                 x, rows, centre, trend, gradient = (part[standing] for part in (x, rows, centre, trend, gradient))
             trend = self._accumulate(trend, gradient)
             length = self.step_size * view.ball.radius
             x = view.ball.project(view.ball.step(x, trend, length, share=self.l1_share), centre)
-        return rows
 
     def _accumulate(self, trend: Tensor, gradient: Tensor) -> Tensor:
         if self.momentum == 0:

@@ -13,8 +13,12 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-_CONVOLUTIONS: Final = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
-_FOLDS: Final[dict[type[nn.Module], type[nn.Module]]] = {**_CONVOLUTIONS, nn.Linear: nn.BatchNorm1d}
+_FOLDS: Final[dict[type[nn.Module], type[nn.Module]]] = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+    nn.Linear: nn.BatchNorm1d,
+}
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 # What a rounding error passes through without being blown up, as a quantiser or a sort would.

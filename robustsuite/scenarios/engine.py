@@ -54,6 +54,7 @@ class Engine:
         self.network = network
         self.notes: dict[str, None] = {} if notes is None else notes
         self.smooth = True
+        self._kind = "cpu" if like.device.type == "cpu" else "cuda"
         self._format = torch.contiguous_format
         with differentiable(), seeded(0):
             trial = like[:TRIAL].detach().clone()
@@ -65,6 +66,11 @@ class Engine:
     def copied(self) -> bool:
         """Whether gradients are taken on a copy, whose last bits are its own."""
         return self.copy is not self.network
+
+    @property
+    def full(self) -> int:
+        """Samples from which on a pass costs in proportion; fewer leave the hardware idle."""
+        return min(self.batch, _FEWEST if self._kind == "cpu" else _MOST["cuda"] // 8)
 
     def leaf(self, x: Tensor, gradient: bool = True) -> Tensor:
         """A fresh copy of these inputs, laid out as the network likes it, to be differentiated by."""
@@ -153,7 +159,6 @@ class Engine:
 
     def _batch(self, trial: Tensor, most: int | None) -> int:
         """As many samples as fit in fast memory with their activations; a power of two, so the same in every run."""
-        kind = "cpu" if trial.device.type == "cpu" else "cuda"
         held = [0]
 
         def pack(saved: Tensor) -> Tensor:
@@ -165,7 +170,7 @@ class Engine:
             self.copy(self.leaf(trial))
         size = max(1, (held[0] - weights) // len(trial), trial[0].numel() * trial.element_size())
         batch = _FEWEST
-        while 2 * batch * size <= _CACHE[kind] and 2 * batch <= _MOST[kind]:
+        while 2 * batch * size <= _CACHE[self._kind] and 2 * batch <= _MOST[self._kind]:
             batch *= 2
         return batch if most is None else min(batch, most)
 

@@ -20,7 +20,7 @@ from robustsuite.scenarios.engine import Engine
 from robustsuite.serving import Deployed, Served
 from robustsuite.threat import Ball
 
-_FOLDED: Final = 32  # samples in a batch, where no engine says
+_FEW: Final = 16  # samples that fill a pass, where no engine says
 _LATE: Final = 0.75  # of an attack, from which on its loss should lie on a plateau
 
 
@@ -197,9 +197,9 @@ class WhiteBox(Inputs):
         return Counted(self.engine.copy, self.meter)
 
     @property
-    def batch(self) -> int:
-        """How many samples one pass takes at once; an attack may fold restarts into one batch until it is full."""
-        return _FOLDED if self.engine is None else self.engine.batch
+    def full(self) -> int:
+        """Samples from which on a pass costs in proportion; up to there, restarts may run side by side for little."""
+        return _FEW if self.engine is None else self.engine.full
 
     def ascend(
         self,
@@ -323,6 +323,16 @@ class WhiteBox(Inputs):
             self.meter.broken_gradients += int((standing & broken).sum())
             found = found.nan_to_num(0.0, 0.0, 0.0)
         return found
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Answers `(n, classes)` to any inputs, without a graph."""
+
+        def run(piece: slice) -> Tensor:
+            with torch.no_grad():
+                answer: Tensor = self.model(x[piece])
+                return answer
+
+        return run(slice(None)) if self.engine is None else torch.cat(list(self.engine.pieces(len(x), run)))
 
     def fallen(self, x: Tensor, rows: Tensor) -> Tensor:
         """Whether these inputs reach the goal on the deployed model; bool `(n,)`."""

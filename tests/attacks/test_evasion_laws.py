@@ -10,7 +10,7 @@ from robustsuite import registry
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball
 
-QUICK = {"pgd": {"steps": 6, "restarts": 2}}
+QUICK = {"pgd": {"steps": 6, "restarts": 2}, "apgd": {"steps": 10, "restarts": 2}}
 ENTRIES = [entry for entry in registry.attacks.all() if entry.scenario == "evasion"]
 attacks = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 RADII = {"linf": 0.1, "l2": 0.8, "l1": 4.0}

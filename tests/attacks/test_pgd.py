@@ -107,8 +107,8 @@ def test_a_standing_sample_is_returned_where_its_loss_was_largest(view_of, digit
     view = view_of(net, x, y, ball)
     plain = type(view).ascend
 
-    def watched(self, z, rows, loss, *, gradient=True):
-        result = plain(self, z, rows, loss, gradient=gradient)
+    def watched(self, z, rows, loss, *, gradient=True, **told):
+        result = plain(self, z, rows, loss, gradient=gradient, **told)
         for row, value in zip(rows.tolist(), result.loss.tolist(), strict=True):
             seen[row] = max(value, seen.get(row, -1e9))
         return result

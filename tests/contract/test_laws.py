@@ -8,6 +8,7 @@ from robustsuite.testing import attack_laws, defense_laws
 # Options that keep a check quick; the laws hold for the defaults too.
 QUICK = {
     "pgd": {"steps": 5},
+    "apgd": {"steps": 8},
     "model-inversion": {"steps": 30},
     "adversarial-training": {"attack": {"pgd": {"steps": 2}}},
     "dp-sgd": {"epsilon": 8.0, "delta": 1e-3},
