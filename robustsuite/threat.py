@@ -23,8 +23,8 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (like.dim() - 1)))
 
 
-def _scaled(size: Tensor, room: Tensor, radius: float) -> Tensor:
-    """`min(s size, room)` of l2 norm `radius`, rows `(n, D)`.
+def _scaled(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
+    """`min(s size, room)` of l2 norm `radius`, one number or `(n, 1)`, rows `(n, D)`.
 
     Each pass solves the equation with the coordinates that are at their bound held there. From below, that set only
     grows and s only rises, so the passes end at the solution.
@@ -42,8 +42,11 @@ def _scaled(size: Tensor, room: Tensor, radius: float) -> Tensor:
         held |= over
 
 
-def _thresholded(size: Tensor, room: Tensor, radius: float) -> Tensor:
-    """`min(max(size - t, 0), room)` of l1 norm `radius`, rows `(n, D)`: Newton's method on t, kept in a bracket."""
+def _thresholded(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
+    """`min(max(size - t, 0), room)` of l1 norm `radius`, one number or `(n, 1)`, rows `(n, D)`.
+
+    Newton's method on t, kept in a bracket.
+    """
     import torch
 
     low = size.new_zeros(len(size), 1)
@@ -137,7 +140,7 @@ class Ball:
             inside &= (flat.amin(1) >= self.bounds[0]) & (flat.amax(1) <= self.bounds[1])
         return inside
 
-    def project(self, moved: Tensor, x: Tensor) -> Tensor:
+    def project(self, moved: Tensor, x: Tensor, radii: Tensor | None = None) -> Tensor:
         """The nearest point (Euclidean) to each `moved` row within the ball around `x` and the bounds.
 
         Exact for the intersection, not one projection after the other: the bounds are part of the equation that is
@@ -146,17 +149,20 @@ class Ball:
         Args:
             moved: Points to project `(N, …)`.
             x: Centres `(N, …)`, themselves within the bounds.
+            radii: A radius for each row `(N,)` in place of the ball's.
         """
-        if self.radius == 0:
+        if self.radius == 0 and radii is None:
             return x.clone()
         delta = self._clip(moved - x, x)
         if self.norm == "linf":
-            projected = x + delta.clamp(-self.radius, self.radius)
+            most = self.radius if radii is None else _per_sample(radii, x)
+            projected = x + delta.clamp(-most, most)
             return projected if self.bounds is None else projected.clamp(*self.bounds)
-        outside = self._length(delta) > self.radius
+        outside = self._length(delta) > (self.radius if radii is None else radii)
         if outside.any():
             delta = delta.clone()
-            delta[outside] = self._shrink((moved - x)[outside], x[outside])
+            radius = self.radius if radii is None else radii[outside][:, None]
+            delta[outside] = self._shrink((moved - x)[outside], x[outside], radius)
         projected = x + delta
         return projected if self.bounds is None else projected.clamp(*self.bounds)
 
@@ -171,7 +177,7 @@ class Ball:
         length: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=_ORDER[self.norm], dim=1)
         return length
 
-    def _shrink(self, delta: Tensor, x: Tensor) -> Tensor:
+    def _shrink(self, delta: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
         """Solve for the multiplier of the norm constraint, row by row, with the bounds inside the equation."""
         import torch
 
@@ -179,7 +185,7 @@ class Ball:
         room = torch.full_like(size, math.inf)
         if self.bounds is not None:
             room = torch.where(delta > 0, self.bounds[1] - x, x - self.bounds[0]).flatten(1)
-        shrunk = _scaled(size, room, self.radius) if self.norm == "l2" else _thresholded(size, room, self.radius)
+        shrunk = _scaled(size, room, radius) if self.norm == "l2" else _thresholded(size, room, radius)
         return delta.sign() * shrunk.reshape(delta.shape)
 
     def step(self, x: Tensor, direction: Tensor, length: float | Tensor, *, share: float = 0.0) -> Tensor:
