@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from robustsuite.benchmark.gates import WORST, Gate, gives
-from robustsuite.gates.deciding import Outcome, Verdict, decide
+from robustsuite.gates.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.protocol import Metric
 from robustsuite.report.flags import concerning
 from robustsuite.report.table import main_rows, plain_rows
-from robustsuite.statistics import over_repeats
+from robustsuite.statistics import interval, over_repeats
 
 if TYPE_CHECKING:
     from robustsuite.report.report import Report
@@ -145,12 +145,20 @@ def _repeating(metrics: Sequence[Metric], merged: Metric, threshold: float) -> s
     """What settles a figure over repeats, whose interval holds two sources of spread; None for one repeat."""
     if len(metrics) == 1 or merged.low is None or merged.high is None:
         return None
-    widths = [(m.high - m.low) / 2 for m in metrics if m.low is not None and m.high is not None]
-    sampling = sum(widths) / len(widths) if widths else 0.0
-    half, apart = (merged.high - merged.low) / 2, abs(merged.value - threshold)
-    training = math.sqrt(max(0.0, half**2 - sampling**2))
-    if training >= apart:
-        return f"the spread over {len(metrics)} trainings leaves it open: more repeats would settle it, no more samples"
-    needed = math.ceil(merged.n / len(metrics) * sampling**2 / (apart**2 - training**2))
-    each = max(1, needed - merged.n // len(metrics))
-    return f"about {each} more samples in each repeat would settle it, should the figures stay what they are"
+    below = threshold <= merged.value  # the side on which the interval holds the threshold
+    half = merged.value - merged.low if below else merged.high - merged.value
+    ends = [(m.value - m.low, m.high - m.value) for m in metrics if m.low is not None and m.high is not None]
+    known = [end[0 if below else 1] for end in ends]
+    sampling = sum(known) / len(known) if known else 0.0
+    training, apart = math.sqrt(max(0.0, half**2 - sampling**2)), abs(merged.value - threshold)
+    if training >= apart or merged.unit != "rate":
+        what = "more repeats would settle it, no more samples" if training >= apart else "more of both would settle it"
+        return f"the spread over {len(metrics)} trainings leaves it open: {what}"
+
+    def bounds(successes: int, n: int) -> tuple[float, float]:
+        rate, (low, high) = successes / n, interval(successes, n)
+        return rate - math.hypot(training, rate - low), rate + math.hypot(training, high - rate)
+
+    judged = merged.n // len(metrics)
+    needed = samples_needed(merged.value, threshold, more_than=judged, bounds=bounds)
+    return more_samples(judged, needed).replace("more samples", "more samples in each repeat")
