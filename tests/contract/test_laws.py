@@ -9,6 +9,7 @@ from robustsuite.testing import attack_laws, defense_laws
 QUICK = {
     "pgd": {"steps": 5},
     "apgd": {"steps": 8},
+    "mi-fgsm": {"steps": 4, "diversity": 0.5, "translation": 3, "scales": 2, "nesterov": True},
     "model-inversion": {"steps": 30},
     "adversarial-training": {"attack": {"pgd": {"steps": 2}}},
     "dp-sgd": {"epsilon": 8.0, "delta": 1e-3},

@@ -1,0 +1,167 @@
+"""The momentum iterative fast gradient method, and the maps by which its kin transfer better to other models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from robustsuite import checks, losses
+from robustsuite.attacks.evasion.mi_fgsm_maps import diversified, smoothed
+from robustsuite.registry import register
+from robustsuite.scenarios.found import Found
+from robustsuite.scenarios.views import Through, WhiteBox
+from robustsuite.streams import Streams
+
+_LEAST: Final = 0.9  # of its side, to which a diverse input is shrunk at most
+
+
+@register.attack(
+    "mi-fgsm", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022")
+)
+@dataclass(frozen=True, kw_only=True)
+class MIFGSM:
+    """Step along an accumulated gradient; options smooth it over transformed inputs, so that it fits other models too.
+
+    A plain run costs `steps` backward and `steps + 1` forward passes a sample at most; every scale costs as much again,
+    and diverse inputs or Nesterov's point cost a forward pass a step to see whether the sample has fallen.
+
+    Args:
+        steps: Gradient steps, at least 1.
+        step_size: Length of a step as a fraction of the ball's radius, in (0, 2]; None for an equal share, 1 / steps.
+        momentum: Decay of the accumulated, normalised gradients, in [0, 1].
+        nesterov: Whether gradients are taken where the accumulated one would lead.
+        diversity: Probability with which an image is shrunk, to at least nine tenths, and moved before each pass, in
+            [0, 1]; 0.5 in the paper.
+        translation: Width in pixels of the Gaussian by which gradients are smoothed, odd; 0 for none, 15 in the paper
+            for images of 299 pixels.
+        scales: Over how many copies of the input, each half as bright as the last, gradients are averaged, at least 1;
+            5 in the paper.
+        l1_share: In l1, the share of coordinates over which a step is spread, in [0, 1].
+        loss: What to ascend: `cross-entropy`, `margin` or `dlr` (the margin, where there are fewer than 4 classes).
+        stop: Whether a sample is given up where it first falls. Otherwise all steps are taken, and the last point is
+            returned unless it stands and an earlier one fell: what transfers to another model.
+
+    Raises:
+        RequestError: Diversity or translation of inputs that are no images.
+
+    Guarantees:
+        Random draws are keyed by sample id and step, so they are bit-equal in any batch.
+
+    References:
+        Dong et al., CVPR 2018, arXiv:1710.06081; diversity: Xie et al., CVPR 2019, arXiv:1803.06978; translation: Dong
+        et al., CVPR 2019, arXiv:1904.02884; Nesterov and scales: Lin et al., ICLR 2020, arXiv:1908.06281.
+
+    Example:
+        >>> MIFGSM(diversity=0.5, translation=15, scales=5, nesterov=True).steps
+        10
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+    momentum: float = 1.0
+    nesterov: bool = False
+    diversity: float = 0.0
+    translation: int = 0
+    scales: int = 1
+    l1_share: float = 0.05
+    loss: str = "cross-entropy"
+    stop: bool = True
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, low=1)
+        if self.step_size is not None:
+            checks.real("step_size", self.step_size, low=0.0, high=2.0, open_low=True)
+        checks.real("momentum", self.momentum, low=0.0, high=1.0)
+        checks.real("diversity", self.diversity, low=0.0, high=1.0)
+        checks.integer("translation", self.translation, low=0)
+        if self.translation and self.translation % 2 == 0:
+            raise checks.fail("an odd width in pixels, or 0", "translation", self.translation, "add 1")
+        checks.integer("scales", self.scales, low=1)
+        checks.real("l1_share", self.l1_share, low=0.0, high=1.0)
+        checks.one_of("loss", self.loss, losses.NAMED)
+
+    def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
+        """Adversarial inputs `(N, …)` for the samples of this view."""
+        if (self.diversity or self.translation) and view.x.dim() != 4:
+            name, value = ("diversity", self.diversity) if self.diversity else ("translation", self.translation)
+            shape = tuple(view.x.shape[1:])
+            raise checks.fail(f"images (channels, height, width), not inputs {shape}", name, value, "set it to 0")
+        found = Found(view.x)
+        if view.ball.radius == 0:
+            return found.x
+        rows = found.standing()
+        x, trend = view.x[rows], torch.zeros_like(view.x)
+        length = (1 / self.steps if self.step_size is None else self.step_size) * view.ball.radius
+        for step in range(self.steps):
+            gradient, fallen = self._gradient(view, x, rows, trend, length, streams.child("maps", step), step, found)
+            standing = ~fallen if self.stop else torch.ones_like(fallen)
+            if not standing.any():
+                return found.x
+            if not standing.all():
+                x, rows, trend, gradient = (part[standing] for part in (x, rows, trend, gradient))
+            trend = self.momentum * trend + _normalised(gradient)
+            x = view.ball.project(view.ball.step(x, trend, length, share=self.l1_share), view.x[rows])
+        fallen = self._look(view, x, rows, 1.0, found)
+        if not self.stop:
+            last = fallen | found.stands(rows)
+            found.x[rows[last]] = x[last]
+        return found.x
+
+    def _gradient(
+        self,
+        view: WhiteBox,
+        x: Tensor,
+        rows: Tensor,
+        trend: Tensor,
+        length: float,
+        streams: Streams,
+        step: int,
+        found: Found,
+    ) -> tuple[Tensor, Tensor]:
+        """The mean gradient over all maps at `x`, smoothed, and which samples have fallen there."""
+        loss, done = losses.NAMED[losses.resolve(self.loss, view.classes)], step / self.steps
+        direct = not self.diversity and not self.nesterov
+        point = self._ahead(view, x, trend, length) if self.nesterov else x
+        if direct:
+            seen = view.ascend(x, rows, loss, done=done)
+            found.keep(x, rows, seen.loss, seen.fallen)
+            total, fallen = seen.gradient, seen.fallen
+        else:
+            total = torch.zeros_like(x)
+            fallen = self._look(view, x, rows, done, found) if self.stop and step else torch.zeros_like(rows) > 0
+        for scale in range(1 if direct else 0, self.scales):
+            seen = view.ascend(point, rows, loss, through=self._map(view, streams, scale), done=done)
+            total = total + seen.gradient
+        total = total / self.scales
+        return (smoothed(total, self.translation) if self.translation else total), fallen
+
+    def _ahead(self, view: WhiteBox, x: Tensor, trend: Tensor, length: float) -> Tensor:
+        """Where the accumulated gradient alone would lead, which may lie outside of ball and bounds."""
+        if view.ball.norm == "linf":
+            return x + length * self.momentum * trend
+        return view.ball.step(x, trend, length * self.momentum, share=self.l1_share)
+
+    def _map(self, view: WhiteBox, streams: Streams, scale: int) -> Through:
+        def through(x: Tensor, rows: Tensor) -> Tensor:
+            dimmed = x / 2**scale
+            if not self.diversity:
+                return dimmed
+            keyed = streams.child("diversity", scale)
+            return diversified(dimmed, view.ids[rows], keyed, probability=self.diversity, least=_LEAST)
+
+        return through
+
+    def _look(self, view: WhiteBox, x: Tensor, rows: Tensor, done: float, found: Found) -> Tensor:
+        loss = losses.NAMED[losses.resolve(self.loss, view.classes)]
+        seen = view.ascend(x, rows, loss, gradient=False, done=done)
+        found.keep(x, rows, seen.loss, seen.fallen)
+        return seen.fallen
+
+
+def _normalised(gradient: Tensor) -> Tensor:
+    """Each sample's gradient over the mean of its magnitudes; a zero gradient stays zero."""
+    size = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient / size.reshape(-1, *([1] * (gradient.dim() - 1)))
