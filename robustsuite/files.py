@@ -4,6 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+_stand_ins: Final[dict[str, Path]] = {}
+
+
+def stand_in(named: str, copy: Path) -> None:
+    """From now on `located` answers `copy` where a file is called by this name: a worker elsewhere has only that."""
+    _stand_ins[named] = copy
+
+
+def located(named: str | Path) -> Path:
+    """Where a file lies that a user named: just there, or where its copy on this machine is."""
+    return _stand_ins.get(str(named), Path(named))
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:

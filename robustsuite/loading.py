@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from robustsuite import checks
+from robustsuite.files import located
 
 
 def load_factory(target: str) -> Callable[..., Any]:
@@ -95,7 +96,7 @@ def file_digest(path: str | Path) -> str:
         RequestError: The file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
+        with located(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:24]
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -103,7 +104,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def _from_file(place: str, target: str) -> ModuleType:
-    path = Path(place).expanduser()
+    path = located(place).expanduser()
     if not path.is_file():
         raise checks.fail("an existing .py file", "factory", target, f"there is no {path.resolve()}")
     path = path.resolve()

@@ -103,7 +103,7 @@ class Options:
     """How a run is done; nothing here changes a result but the device.
 
     Args:
-        workers: Processes; 1 works in this one.
+        workers: Processes; 1 works in this one, and None takes a cluster whole.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         fresh: Whether to forget what the folder holds, and to take nothing from the cache.
         cached: Whether results are shared with other runs through the cache.
@@ -112,7 +112,7 @@ class Options:
         address: Where the Ray cluster is; None starts one here.
     """
 
-    workers: int = 1
+    workers: int | None = 1
     device: str = "auto"
     fresh: bool = False
     cached: bool = True
@@ -121,7 +121,8 @@ class Options:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        checks.integer("workers", self.workers, low=1)
+        if self.workers is not None:
+            checks.integer("workers", self.workers, low=1)
         checks.one_of("engine", self.engine, ENGINES)
         if self.timeout is not None:
             checks.real("timeout", self.timeout, low=0.0, open_low=True)
@@ -190,12 +191,14 @@ def preview(suite: Suite, folder: Path, **options: Any) -> Preview:
     known = {cell.content for cell in layout.cells if shared.has(CELLS, cell.content)}
     left = [cell for cell in layout.cells if cell.key not in finished]
     todo = outstanding(layout, [cell for cell in left if cell.content not in known], stores)
-    forecast = Timings(layout, shared.root).forecast(todo, asked.workers)
+    forecast = Timings(layout, shared.root).forecast(todo, asked.workers or 1)
     return Preview(layout, tuple(todo), len(finished), sum(cell.content in known for cell in left), forecast)
 
 
 def _plan(suite: Suite, asked: Options) -> tuple[Plan, Splits]:
-    where = resolve_device(asked.device)
+    # Whether nodes have GPUs is for the cluster to say; the driver needs none.
+    elsewhere = asked.engine == "ray" and asked.device.partition(":")[0] == "cuda"
+    where = "cuda" if elsewhere else resolve_device(asked.device)
     splits = load(suite.dataset, seed=suite.seed)
     return plan(suite, where, splits), splits
 
@@ -220,7 +223,7 @@ def _engine(worker: Worker, asked: Options) -> Engine:
         from robustsuite.benchmark.ray_engine import Cluster
 
         return Cluster(worker, asked.address, asked.workers, asked.timeout)
-    return local(worker, asked.workers, asked.timeout)
+    return local(worker, asked.workers or 1, asked.timeout)
 
 
 class _Run:

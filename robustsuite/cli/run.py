@@ -40,7 +40,7 @@ def run(
         str | None, typer.Option(help="Where the Ray cluster is; auto finds one.", show_default="one is started here")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes.", show_default="2, or as many cores as there are")
+        int | None, typer.Option(help="Processes.", show_default="2, or as many cores as there are; a cluster whole")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads per worker; part of every key.", show_default="the suite's")
@@ -81,7 +81,7 @@ def run(
     ]
     loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())
     asked = {
-        "workers": default_workers() if workers is None else checks.integer("workers", workers, low=1),
+        "workers": default_workers(engine) if workers is None else checks.integer("workers", workers, low=1),
         "device": device,
         "engine": engine,
         "address": address,
@@ -99,9 +99,9 @@ def run(
     conclude(outcome, quiet=quiet, as_json=as_json)
 
 
-def default_workers() -> int:
-    """Two processes where there are two cores: each is single-threaded by default."""
-    return min(2, os.cpu_count() or 1)
+def default_workers(engine: str = "local") -> int | None:
+    """Two processes where there are two cores, each single-threaded by default; as many as a cluster has room for."""
+    return None if engine == "ray" else min(2, os.cpu_count() or 1)
 
 
 def choose_folder(source: str | None, out: Path | None, name: str, *, fresh: bool) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustsuite import checks
 from robustsuite.errors import RequestError, UntrustedFileError
-from robustsuite.files import write_atomically
+from robustsuite.files import located, write_atomically
 
 _PREFIXES: Final = ("_module.", "module.", "_orig_mod.")  # of Opacus, DataParallel and torch.compile
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net", "weights")
@@ -40,7 +40,7 @@ def load_into(module: nn.Module, path: str | Path) -> None:
         UntrustedFileError: A file with code in it, an HTML page, a torn file, weights that are not finite.
         RequestError: No such file, or keys or shapes that are not the module's.
     """
-    file = Path(path)
+    file = located(path)
     state = _unprefixed(_read(file), module.state_dict())
     _check_keys(file, state, module.state_dict())
     for name, tensor in state.items():
