@@ -132,8 +132,8 @@ def compare(
     A *regression* is an adjusted p-value below `alpha` in the worse direction, an interval without 0, and a worsening
     of at least `min_effect`; also a cell that fails now, and a privacy guarantee that got weaker or was lost. *No
     worse* means that the interval excludes a worsening of `min_effect`; *no evidence*, that it does not. *In doubt* is
-    a change away from, or an improvement to, a figure whose flags say that it cannot be believed. Figures without
-    outcomes per sample stand beside, *not tested*.
+    a change away from, or an improvement to, a figure whose flags say that it cannot be believed, and an improvement
+    under other settings of the attack. Figures without outcomes per sample stand beside, *not tested*.
 
     Args:
         old: The released run, or its folder.

@@ -89,7 +89,7 @@ def _parts(comparison: Comparison) -> Iterator[tuple[str, list[Row]]]:
     """What has a verdict, and what stands beside and moved."""
     judged = [row for row in comparison.rows if row.verdict is not Change.BESIDE]
     if judged:
-        yield "Tested on the samples of both runs", judged
+        yield "Samples of both runs", judged
     beside = [row for row in comparison.rows if row.verdict is Change.BESIDE and _moved(row)]
     if beside:
         yield "Beside, not tested", beside

@@ -130,12 +130,15 @@ def _figures(place: Place, joined: Sequence[Joined], old: Run, new: Run, told: s
     if reason:
         yield Row(*place, first.headline, verdict=Change.NOT_COMPARABLE, message=reason)
         return
-    told = _sentence(told, _settings(first, last))
+    changed = _settings(first, last)
+    told = _sentence(told, changed)
     for metric in dict.fromkeys([first.headline, *(name for both in joined for side in both for name in side.metrics)]):
         if metric in GUARANTEES:
             yield _guarantee(place, metric, joined)
         elif metric:
-            yield _figure(place, metric, joined, old, new, told)
+            row = _figure(place, metric, joined, old, new, told)
+            # Another attack may be a weaker one: no improvement is believed that it shows.
+            yield replace(row, withheld=(row.withheld[0], row.withheld[1] or bool(changed)))
 
 
 def _figure(place: Place, metric: str, joined: Sequence[Joined], old: Run, new: Run, told: str) -> Row:

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from robustsuite.protocol import Metric
-from robustsuite.statistics import over_repeats, rate, wilson
+from robustsuite.statistics import clopper_pearson, interval, over_repeats, rate, wilson
 
 
 @pytest.mark.parametrize(
@@ -24,14 +25,6 @@ def test_wilson_at_the_edges():
     assert wilson(0, 0) == (0.0, 1.0)
     assert wilson(7, 7)[1] == 1.0
     assert wilson(0, 7)[0] == 0.0
-
-
-def test_wilson_covers():
-    """Over all outcomes of n = 50 at p = 0.9 the interval holds p with about 95 % probability."""
-    n, p = 50, 0.9
-    weight = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
-    covered = sum(w for k, w in enumerate(weight) if wilson(k, n)[0] <= p <= wilson(k, n)[1])
-    assert 0.93 < covered < 0.98
 
 
 def test_a_rate_counts_exactly():
@@ -53,3 +46,56 @@ def test_repeats_add_both_sources_of_spread():
     assert both.high - both.value == pytest.approx(math.hypot(4.302653 / 3**0.5, 0.4))
     wide = over_repeats([Metric(v, 10, 0.0, 1.0, "rate") for v in (0.0, 1.0)])
     assert (wide.low, wide.high) == (0.0, 1.0)
+
+
+# --- Exact intervals
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 100), (3, 100), (100, 100), (50, 200), (1, 1), (7, 19)])
+def test_clopper_pearson_equals_scipy(successes, n):
+    expected = binomtest(successes, n).proportion_ci(method="exact")
+    assert clopper_pearson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    expected = binomtest(successes, n).proportion_ci(0.99, method="exact")
+    assert clopper_pearson(successes, n, 0.99) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_clopper_pearson_equals_published_intervals():
+    # Newcombe, Statistics in Medicine 1998, table I, method 5.
+    for (successes, n), ends in {
+        (81, 263): (0.2527, 0.3676),
+        (15, 148): (0.0578, 0.1617),
+        (0, 20): (0.0, 0.1684),
+        (1, 29): (0.0009, 0.1776),
+    }.items():
+        assert clopper_pearson(successes, n) == pytest.approx(ends, abs=6e-5)
+    assert clopper_pearson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "rule"),
+    [
+        (50, 99, clopper_pearson),
+        (50, 100, wilson),
+        (15, 100, wilson),
+        (14, 100, clopper_pearson),
+        (85, 100, wilson),
+        (86, 100, clopper_pearson),
+        (50, 1000, wilson),
+        (49, 1000, clopper_pearson),
+        (950, 1000, wilson),
+        (951, 1000, clopper_pearson),
+        (0, 0, clopper_pearson),
+    ],
+)
+def test_the_interval_switches(successes, n, rule):
+    assert interval(successes, n) == rule(successes, n)
+    outcomes = torch.arange(n) < successes
+    if n:
+        assert (rate(outcomes, "higher").low, rate(outcomes, "higher").high) == rule(successes, n)
+
+
+def test_repeats_that_never_fail_keep_the_width_of_one():
+    """Three trainings of which none failed on the same 100 samples know no more of the samples than one."""
+    one = rate(torch.zeros(100, dtype=torch.bool), "lower")
+    merged = over_repeats([one] * 3)
+    assert (merged.low, merged.high) == (one.low, pytest.approx(one.high))

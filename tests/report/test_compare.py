@@ -313,6 +313,13 @@ def test_another_setting_of_the_attack_is_said(old, new):
     assert only(compare(old.folder, new.folder)).message == "the attack differs (steps 10, now 40)"
 
 
+def test_an_improvement_against_another_attack_is_in_doubt_a_regression_is_not(old, new):
+    old.cell("pgd", outcomes(200), attack_parameters={"is": "pgd", "steps": 40})
+    new.cell("pgd", outcomes(300), attack_parameters={"is": "pgd", "steps": 5})
+    assert only(compare(old.folder, new.folder)).verdict is Change.IN_DOUBT
+    assert only(compare(new.folder, old.folder)).verdict is Change.REGRESSION
+
+
 # --- Cells that are not there, and cells that fail
 
 
@@ -490,7 +497,7 @@ def test_wrong_requests(old, options, words):
 
 def test_a_folder_without_records_is_refused(old, tmp_path):
     old.cell("pgd", outcomes(200))
-    with pytest.raises(rs.RequestError, match="records.jsonl"):
+    with pytest.raises(rs.RequestError, match=r"records\.jsonl"):
         rs.compare(old.folder, tmp_path / "nowhere")
 
 
