@@ -132,7 +132,7 @@ class Ball:
         """Whether each `moved` row lies in the ball around its `x` and in bounds, up to `tolerance`; bool `(N,)`."""
         slack = self.tolerance(x.dtype)
         # A sum over D coordinates rounds once per coordinate, in l2 as the root of the sum of squares.
-        width = max(1, x[0].numel())
+        width = max(1, math.prod(x.shape[1:]))
         terms = {"linf": 1.0, "l2": math.sqrt(width), "l1": float(width)}[self.norm]
         inside = self.distance(moved, x) <= self.radius + slack * terms
         if self.bounds is not None:

@@ -258,3 +258,9 @@ def test_poison_budgets_are_integers():
     assert [poison_budget(f, 1000) for f in (0.0, 0.0001, 0.01, 0.29, 1.0)] == [0, 1, 10, 290, 1000]
     with pytest.raises(RequestError, match="fraction"):
         poison_budget(1.5, 10)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_no_inputs_are_no_verdicts(norm):
+    none = torch.zeros(0, 1, 8, 8)
+    assert Ball(norm, 0.3, (0.0, 1.0)).contains(none, none).shape == (0,)
