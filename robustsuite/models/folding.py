@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from robustsuite.errors import ModelError
+
 _FOLDS: Final[dict[type[nn.Module], type[nn.Module]]] = {
     nn.Conv1d: nn.BatchNorm1d,
     nn.Conv2d: nn.BatchNorm2d,
@@ -55,12 +57,17 @@ def fold(network: nn.Module) -> Folded:
         network: Left as it is.
 
     Raises:
+        ModelError: A copy of the network shares weights with it.
         Exception: Whatever copying the network raises, where it cannot be copied.
     """
     traced = copy.deepcopy(network)  # tracing runs the network's code on placeholders, which may leave marks on it
     graphs = list(_graphs(traced, ""))
     pairs = list(_pairs(graphs))
     folded = copy.deepcopy(network)
+    if {p.data_ptr() for p in folded.parameters()} & {p.data_ptr() for p in network.parameters() if p.numel()}:
+        raise ModelError(
+            "expected copies of a network to have weights of their own, got shared ones; mend __deepcopy__"
+        )
     for layer, norm in pairs:
         before, after = folded.get_submodule(layer), folded.get_submodule(norm)
         fuse: Any = fuse_linear_bn_eval if isinstance(before, nn.Linear) else fuse_conv_bn_eval

@@ -1,0 +1,323 @@
+"""The engine's tricks leave verdicts as they are, and each of them is really at work."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from robustsuite import losses, registry
+from robustsuite.protocol import play
+from robustsuite.scenarios.engine import Engine
+from robustsuite.scenarios.evasion import Evasion
+from robustsuite.scenarios.found import Found, side_by_side
+from robustsuite.scenarios.views import Meter, make_view
+from robustsuite.serving import Served
+from robustsuite.streams import Streams
+from robustsuite.testing.victims import tiny_network, tiny_samples, tiny_victim
+from robustsuite.threat import Ball
+
+BALL = Ball("linf", 0.03, (0.0, 1.0))
+ATTACKS = {"pgd": {"steps": 15, "restarts": 2}, "apgd": {"steps": 20}, "mi-fgsm": {}, "fgsm": {}}
+
+
+@pytest.fixture
+def tiny():
+    """A trained network with BatchNorm in eval mode, and samples that it gets right."""
+    network, samples = copy.deepcopy(tiny_network()).eval(), tiny_samples(240, first=10_000)
+    right = network(samples.x).argmax(1) == samples.y
+    return network, samples.x[right], samples.y[right], samples.ids[right]
+
+
+def view_of(tiny, engine=None, *, ball=BALL, rows=slice(None), target=None):
+    network, x, y, ids = tiny
+    common = {"x": x[rows], "y": y[rows], "ids": ids[rows], "ball": ball, "classes": 4, "meter": Meter()}
+    return make_view("white-box", Served(network), {**common, "target": target}, engine=engine)
+
+
+def standing(tiny, moved):
+    return tiny[0](moved).argmax(1) == tiny[2]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_folded_copy_leaves_every_verdict(name, norm, tiny):
+    ball = BALL if norm == "linf" else Ball("l2", 0.18, (0.0, 1.0))
+    attack = registry.attacks.get(name).make(ATTACKS[name])
+    plain, engine = view_of(tiny, ball=ball), Engine(tiny[0], tiny[1])
+    assert engine.copied
+    assert engine.notes == {}
+    one = standing(tiny, attack(plain, Streams(0)))
+    other = view_of(tiny, engine, ball=ball)
+    two = standing(tiny, attack(other, Streams(0)))
+    assert 0 < int(one.sum()) < len(one)
+    assert int((one != two).sum()) <= 1  # of more than 200: a margin within rounding
+    fallen = set(tiny[3][~two].tolist())
+    assert other.meter.fallen == (set() if name == "fgsm" else fallen)  # which does not look at where it lands
+
+
+def test_verdicts_within_rounding_are_the_originals(tiny):
+    """Points on the border, where copy and original differ: the original decides each of them."""
+    network, x, y, _ = tiny
+    far = torch.where(
+        network(1 - x).argmax(1, keepdim=True)[..., None, None] != y[:, None, None, None], 1 - x, x.flip(0)
+    )
+    usable = network(far).argmax(1) != y
+    low, high = x[usable].double(), far[usable].double()
+    for _ in range(40):  # in float64 between inputs, judged in float32: ends within rounding of the border
+        middle = ((low + high) / 2).float()
+        stands = (network(middle).argmax(1) == y[usable])[:, None, None, None]
+        low, high = torch.where(stands, middle.double(), low), torch.where(stands, high, middle.double())
+    border = torch.cat([low.float(), high.float()])
+    engine = Engine(network, x)
+    wanted = network(border).argmax(1) != y[usable].repeat(2)
+    told = engine.copy(border).argmax(1) != y[usable].repeat(2)
+    assert len(border) > 100
+    assert int((wanted != told).sum()) > 0  # the copy alone would be wrong here
+    view = view_of(tiny, engine, ball=Ball("linf", 1.0), rows=usable.nonzero()[:, 0])
+    rows = torch.arange(len(low)).repeat(2)
+    assert torch.equal(view.ascend(border, rows).fallen, wanted)
+    assert torch.equal(view.ascend(border, rows, gradient=False).fallen, wanted)
+
+
+def test_a_copy_that_is_not_smooth_must_be_confirmed_whatever_its_margin(tiny):
+    """A planted liar: the copy calls everything wrong by a wide margin."""
+
+    class Liar(nn.Module):
+        def forward(self, x):
+            return -100.0 * tiny[0](x)
+
+    engine = Engine(tiny[0], tiny[1])
+    engine.copy, engine.smooth = Liar(), False
+    view = view_of(tiny, engine)
+    seen = view.ascend(view.x, torch.arange(len(view.y)))
+    assert not bool(seen.fallen.any())
+    assert view.meter.fallen == set()
+    assert view.meter.forwards == 2 * len(view.y)
+
+
+def test_successes_far_from_the_border_cost_no_second_pass(tiny):
+    engine = Engine(tiny[0], tiny[1])
+    view = view_of((tiny[0], tiny[1], (tiny[2] + 1) % 4, tiny[3]), engine)
+    seen = view.ascend(view.x, torch.arange(len(view.y)))
+    assert bool(seen.fallen.all())
+    assert view.meter.forwards <= 1.1 * len(view.y)
+
+
+class Moody(nn.Module):
+    """Answers otherwise where its BatchNorm is gone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4 * 36, 3)
+
+    def forward(self, x):
+        logits = self.head(self.norm(self.conv(x)).flatten(1))
+        return logits if isinstance(self.norm, nn.BatchNorm2d) else -logits
+
+
+class Alone(Moody):
+    """Cannot be copied."""
+
+    def __deepcopy__(self, memo):
+        raise TypeError("there is but one")
+
+
+@pytest.mark.parametrize(("kind", "why"), [(Moody, "it answers differently"), (Alone, "TypeError")])
+def test_what_cannot_be_folded_is_used_as_it_is_and_said(kind, why):
+    network = kind().eval()
+    engine = Engine(network, torch.rand(5, 1, 8, 8))
+    assert engine.copy is network
+    assert not engine.copied
+    assert list(engine.notes) == [f"gradients were taken on the network as it is, without folding ({why})"]
+
+
+def test_the_note_reaches_the_judgement():
+    class Only(type(tiny_network())):
+        def __deepcopy__(self, memo):
+            raise TypeError("there is but one")
+
+    victim = tiny_victim(40)
+    victim.model.network.__class__ = Only
+    result = play(registry.attacks.get("fgsm").make(), Evasion(ball=BALL), victim, seed=0)
+    assert "without folding (TypeError)" in result.message
+    assert result.status == "ok"
+
+
+def test_a_network_without_batchnorm_that_lies_well_is_not_copied():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    assert Engine(network, torch.rand(5, 1, 8, 8)).copy is network
+
+
+class Watched(nn.Module):
+    """Notes the size, the layout and the precision of each pass."""
+
+    def __init__(self, inner, most=None):
+        super().__init__()
+        self.inner, self.most, self.seen = inner, most, []
+
+    def forward(self, x):
+        if self.most is not None and len(x) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        self.seen.append((len(x), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+        return self.inner(x)
+
+
+def test_a_pass_is_no_larger_than_the_engine_says(tiny):
+    engine = Engine(tiny[0], tiny[1], most=32)
+    engine.copy = Watched(engine.copy)
+    view = view_of(tiny, engine)
+    rows = torch.arange(len(view.y))
+    seen = view.ascend(view.x, rows)
+    sizes = [size for size, _, _ in engine.copy.seen]
+    assert max(sizes) == 32
+    assert sum(sizes) == len(view.y)
+    whole = view_of(tiny).ascend(view.x, rows)
+    torch.testing.assert_close(seen.gradient, whole.gradient, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(seen.loss, whole.loss, rtol=1e-4, atol=1e-5)
+    assert torch.equal(seen.fallen, whole.fallen)
+
+
+def test_batches_are_measured_and_the_same_each_time():
+    small, large = (nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Flatten()).eval() for width in (2, 1024))
+    x = torch.rand(4, 3, 32, 32)
+    assert Engine(small, x).batch == Engine(small, x).batch == 128
+    assert Engine(large, x).batch == 16
+    assert Engine(small, x, most=5).batch == 5
+
+
+def test_memory_that_runs_out_halves_the_batch_for_good(tiny):
+    meter = Meter()
+    engine = Engine(tiny[0], tiny[1], notes=meter.notes)
+    engine.copy = Watched(engine.copy, most=20)
+    view = view_of(tiny, engine)
+    rows = torch.arange(len(view.y))
+    seen = view.ascend(view.x, rows)
+    assert engine.batch <= 20
+    assert list(meter.notes) == ["memory ran out, and batches were halved"]
+    torch.testing.assert_close(seen.gradient, view_of(tiny).ascend(view.x, rows).gradient, rtol=1e-4, atol=1e-6)
+    before = len(engine.copy.seen)
+    view.ascend(view.x, rows)
+    assert sum(size for size, _, _ in engine.copy.seen[before:]) == len(view.y)
+
+
+def test_no_gradient_of_a_weight_is_computed(tiny):
+    network = tiny[0]
+    asked = []
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+        parameter.register_hook(lambda gradient: asked.append(gradient.shape))
+    for engine in (None, Engine(network, tiny[1])):
+        view = view_of(tiny, engine)
+        view.ascend(view.x, torch.arange(len(view.y)))
+        assert engine is None or not any(p.requires_grad for p in view.proxy.parameters())
+    assert asked == []
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "mi-fgsm"])
+def test_fast_finds_what_the_reference_finds_and_ends_in_full_precision(name, tiny):
+    """Whether bfloat16 pays is a matter of the machine; that it leaves the verdicts is not."""
+    attack = registry.attacks.get(name).make({"steps": 20})
+    reference = view_of(tiny, Engine(tiny[0], tiny[1]))
+    wanted = standing(tiny, attack(reference, Streams(0)))
+    engine = Engine(tiny[0], tiny[1])
+    engine.fast, engine.copy = True, Watched(engine.copy)
+    view = view_of(tiny, engine)
+    got = standing(tiny, attack(view, Streams(0)))
+    assert abs(int(got.sum()) - int(wanted.sum())) <= 2  # of more than 200
+    assert view.meter.fallen == set(tiny[3][~got].tolist())
+    lowered = [autocast for _, autocast, _ in engine.copy.seen]
+    assert 0.8 < sum(lowered) / len(lowered) < 1
+    assert not any(lowered[-2:])
+
+
+def test_fast_is_refused_where_it_cannot_pay(tiny):
+    engine = Engine(copy.deepcopy(tiny[0]).double(), tiny[1].double(), precision="fast")
+    assert not engine.fast
+    assert list(engine.notes) == ["fast is for float32; float64 was kept"]
+
+
+def test_an_attack_that_does_not_say_how_far_it_is_is_never_lowered(tiny):
+    engine = Engine(tiny[0], tiny[1])
+    engine.fast, engine.copy = True, Watched(engine.copy)
+    view = view_of(tiny, engine)
+    view.ascend(view.x, torch.arange(len(view.y)))
+    assert not any(autocast for _, autocast, _ in engine.copy.seen)
+
+
+def test_another_aim_and_a_map_on_the_way(tiny):
+    for engine in (None, Engine(tiny[0], tiny[1], most=16)):
+        view = view_of(tiny, engine)
+        rows = torch.arange(len(view.y))
+        aim = (view.y + 2) % 4
+        seen = view.ascend(view.x, rows, losses.margin_towards, aim=aim, through=lambda x, rows: x / 2)
+        leaf = view.x.clone().requires_grad_()
+        wanted = losses.margin_towards(tiny[0](leaf / 2), view.y, aim)
+        (slope,) = torch.autograd.grad(wanted.sum(), leaf)
+        torch.testing.assert_close(seen.loss, wanted.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(seen.gradient, slope, rtol=1e-3, atol=1e-6)
+        assert not bool(seen.fallen.any())
+        assert view.meter.fallen == set()
+
+
+def test_wrong_answers_beyond_the_ball_are_no_successes(tiny):
+    view = view_of(tiny)
+    rows = torch.arange(len(view.y))
+    far = 1 - view.x
+    seen = view.ascend(far, rows)
+    assert torch.equal(seen.fallen, tiny[0](far).argmax(1) != view.y)
+    assert bool(seen.fallen.any())
+    assert view.meter.fallen == set()
+
+
+def test_gradients_that_are_not_finite_are_zero_and_counted():
+    class Broken(nn.Module):
+        def forward(self, x):
+            flat = x.flatten(1)
+            return torch.stack([flat.sum(1) + 9, (flat[:, 0] - 0.5).abs().sqrt()], dim=1)
+
+    x = torch.full((3, 4), 0.5)
+    x[2] = 0.3
+    common = {"x": x, "y": torch.zeros(3, dtype=torch.int64), "ids": torch.arange(3), "ball": BALL, "classes": 2}
+    view = make_view("white-box", Served(Broken()), {**common, "meter": Meter()})
+    seen = view.ascend(x, torch.arange(3))
+    assert bool(seen.gradient.isfinite().all())
+    assert (view.meter.broken_gradients, view.meter.gradients) == (2, 3)
+
+
+def test_a_loss_that_still_rises_is_seen():
+    meter, ids = Meter(), torch.arange(4)
+    for done, values in ((0.1, [1.0, 1.0, 1.0, 1.0]), (0.7, [2.0, 2.0, 2.0, 1.5]), (1.0, [2.05, 1.0, 4.0, 9.0])):
+        meter.climbed("cross-entropy", ids, torch.tensor(values), done)
+    meter.fallen.add(3)
+    assert meter.rising() == pytest.approx(1 / 3)
+    assert meter.rising(0.01) == pytest.approx(2 / 3)
+    assert Meter().rising() != Meter().rising()
+
+
+def test_found_keeps_the_first_fall_else_the_greatest_loss_of_runs_side_by_side():
+    found = Found(torch.zeros(3, 1))
+    rows = torch.tensor([0, 1, 0, 1, 2])
+    points = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0]])
+    found.keep(points, rows, torch.tensor([5.0, 1.0, 7.0, 9.0, float("nan")]), torch.arange(5) == 1)
+    assert found.x[:, 0].tolist() == [3.0, 2.0, 0.0]
+    assert found.standing().tolist() == [0, 2]
+    found.keep(torch.full((3, 1), 8.0), torch.arange(3), torch.full((3,), 6.0), torch.tensor([False, True, True]))
+    assert found.x[:, 0].tolist() == [3.0, 2.0, 8.0]
+    assert found.stands(rows).tolist() == [True, False, True, False, False]
+
+
+def test_restarts_share_a_batch_until_it_is_full():
+    assert [side_by_side(9, standing, 16) for standing in (1, 2, 5, 8, 16, 100)] == [9, 8, 3, 2, 1, 1]
+    assert side_by_side(2, 1, 16) == 2
+
+
+def test_restarts_side_by_side_reach_the_verdicts_of_restarts_in_turn(tiny):
+    """One sample at a time folds its restarts; all at once take theirs one after the other."""
+    attack = registry.attacks.get("pgd").make({"steps": 10, "restarts": 6})
+    together = standing(tiny, attack(view_of(tiny), Streams(0)))
+    network, _, y, _ = tiny
+    rows = torch.cat([together.nonzero()[:10, 0], (~together).nonzero()[:10, 0]])
+    alone = [attack(view_of(tiny, rows=rows[i : i + 1]), Streams(0)) for i in range(len(rows))]
+    assert torch.equal(network(torch.cat(alone)).argmax(1) == y[rows], together[rows])
