@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from robustsuite import checks
+from robustsuite.data.samples import Batch
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.views import Inputs, Meter, make_view
 from robustsuite.serving import ask
 from robustsuite.statistics import rate
@@ -20,6 +23,7 @@ from robustsuite.threat import Ball, Threat
 
 ACCESSES: Final = ("white-box", "scores", "labels", "blind")
 TARGETS: Final = ("next", "random", "least-likely")
+_VIEW: Final = 128  # samples per view at least, where nothing else is asked for
 _GALLERY: Final = 8  # samples of each game whose images are kept
 _MASKED: Final = 0.1  # share of zero gradients from which the gradient is doubted
 
@@ -36,9 +40,15 @@ class Evasion(Scenario[Inputs, Tensor]):
         access: `white-box`, `scores`, `labels` or `blind`.
         goal: `untargeted` or `targeted`.
         target: How targets are chosen for a targeted goal: `next`, `random` or `least-likely`.
-        batch_size: Samples per view; changes memory and speed, never the result.
+        batch_size: Samples per view, and most in one pass; changes memory and speed, never the result. By default the
+            engine measures how many samples fit in fast memory.
         query_budget: Queries per sample for an oracle; None for no limit.
         draws: How often a random model is asked per input; its verdict is the majority.
+        precision: `reference`, or `fast` for white-box attacks that take all but their last steps on bfloat16
+            gradients, where the hardware has units for them. Success is measured in the model's own precision always.
+        closest: Whether distances are judged, as for attacks of minimum norm: the attack is asked for the nearest
+            adversarial input within the bounds, whatever the radius, and a sample has fallen where that lies in the
+            ball. The per-sample distance then tells at which radius a sample falls; infinite where none was found.
 
     Raises:
         RequestError: A targeted goal without a target, an unknown access, a budget below 1.
@@ -46,15 +56,17 @@ class Evasion(Scenario[Inputs, Tensor]):
 
     name: ClassVar[str] = "evasion"
     accesses: ClassVar[tuple[str, ...]] = ACCESSES
-    options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size")
+    options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size", "precision")
 
     ball: Ball
     access: str = "white-box"
     goal: str = "untargeted"
     target: str | None = None
-    batch_size: int = field(default=128, repr=False)
+    batch_size: int | None = field(default=None, repr=False)
     query_budget: int | None = None
     draws: int = 1
+    precision: str = "reference"
+    closest: bool = False
 
     def __post_init__(self) -> None:
         checks.one_of("access", self.access, ACCESSES)
@@ -65,7 +77,9 @@ class Evasion(Scenario[Inputs, Tensor]):
             checks.one_of("target", self.target, TARGETS)
             if self.goal != "targeted":
                 raise checks.fail("goal='targeted' beside a target", "goal", self.goal, "set it, or drop the target")
-        checks.integer("batch_size", self.batch_size, low=1)
+        checks.one_of("precision", self.precision, PRECISIONS)
+        if self.batch_size is not None:
+            checks.integer("batch_size", self.batch_size, low=1)
         checks.integer("draws", self.draws, low=1)
         if self.query_budget is not None:
             checks.integer("query_budget", self.query_budget, low=1)
@@ -81,9 +95,11 @@ class Evasion(Scenario[Inputs, Tensor]):
     def views(self, victim: Victim) -> Iterator[Inputs]:
         """One view per batch of samples that still stand, all sharing one meter."""
         meter = Meter()
-        ball = self.ball.within(victim.test.bounds)
+        ball = self.searched(victim)
         standing = (correct(victim)).nonzero()[:, 0]
-        for index in torch.split(standing, self.batch_size):
+        engine = self._engine(victim, standing, meter)
+        at_once = self.batch_size or max(_VIEW, engine.batch if engine is not None else 0)
+        for index in torch.split(standing, at_once):
             batch = victim.test.batch(index, victim.device)
             common: dict[str, Any] = {
                 "x": batch.x.to(victim.dtype),
@@ -91,13 +107,28 @@ class Evasion(Scenario[Inputs, Tensor]):
                 "ids": batch.ids,
                 "ball": ball,
                 "classes": victim.test.classes,
-                "target": self._targets(victim, batch.x, batch.y, batch.ids),
+                "target": self.targets(victim, batch),
                 "meter": meter,
+                "closest": self.closest,
             }
-            yield make_view(self.access, victim.model, common, self.query_budget)
+            yield make_view(self.access, victim.model, common, self.query_budget, engine)
 
-    def _targets(self, victim: Victim, x: Tensor, y: Tensor, ids: Tensor) -> Tensor | None:
-        classes = victim.test.classes
+    def searched(self, victim: Victim) -> Ball:
+        """Where adversarial inputs may lie: the ball, or anywhere within the bounds where distances are judged."""
+        if self.closest and self.ball.radius > 0:
+            return self.ball.everywhere(victim.test.shape, victim.test.bounds)
+        return self.ball.within(victim.test.bounds)
+
+    def _engine(self, victim: Victim, standing: Tensor, meter: Meter) -> Engine | None:
+        if self.access != "white-box" or len(standing) == 0:
+            return None
+        some = victim.test.batch(standing[:TRIAL], victim.device).x.to(victim.dtype)
+        rules = {"precision": self.precision, "most": self.batch_size}
+        return Engine(victim.model.surrogate(), some, notes=meter.notes, **rules)
+
+    def targets(self, victim: Victim, batch: Batch) -> Tensor | None:
+        """The label that each of these samples shall be read as, `(n,)`; None for an untargeted goal."""
+        (x, y, ids), classes = batch, victim.test.classes
         if self.goal == "untargeted":
             return None
         if self.target == "next":
@@ -128,6 +159,7 @@ class _Judge:
     def __init__(self, game: Evasion, victim: Victim) -> None:
         n = len(victim.test)
         self._game, self._victim = game, victim
+        self._ball, self._searched = game.ball.within(victim.test.bounds), game.searched(victim)
         self._clean = correct(victim)
         self._robust, self._hit = self._clean.clone(), torch.zeros(n, dtype=torch.bool)
         self._rejected, self._attacked = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
@@ -141,33 +173,47 @@ class _Judge:
     def take(self, view: Inputs, moved: Tensor) -> None:
         """Judge one artefact."""
         self._meter = view.meter
-        _well_formed(moved, view.x)
+        rows = torch.tensor([self._row[i] for i in view.ids.tolist()])
+        # Of the view only the ids are believed: an attack may have written to its tensors.
+        x, y, target = self._given(rows)
+        _well_formed(moved, x)
         finite = torch.isfinite(moved.flatten(1)).all(1)
-        inside = view.ball.contains(moved, view.x) & finite
+        inside = self._searched.contains(moved, x) & finite
         self._outside += int((~inside).sum())
         if not finite.all():
             self._flags["non-finite"] = None
         # A row over budget is never clipped: it counts as no adversarial input, so the clean one is judged instead.
-        judged = torch.where(inside.reshape(-1, *[1] * (moved.dim() - 1)), moved, view.x)
-        wrong, rejected, prediction = self._ask(judged, view.y)
-        rows = torch.tensor([self._row[i] for i in view.ids.tolist()])
+        judged = torch.where(inside.reshape(-1, *[1] * (moved.dim() - 1)), moved, x)
+        wrong, rejected, prediction = self._ask(judged, y)
         self._attacked[rows] = True
-        self._robust[rows] = ~(wrong & inside.cpu())
+        near = inside if not self._game.closest else self._ball.contains(judged, x) & inside
+        self._robust[rows] = ~(wrong & near.cpu())
         self._rejected[rows] = rejected
-        if view.target is not None:
-            self._hit[rows] = (prediction == view.target.cpu()) & ~rejected & inside.cpu()
-        self._distance[rows] = view.ball.distance(judged, view.x).float().cpu()
+        reached = wrong
+        if target is not None:
+            reached = (prediction == target.cpu()) & ~rejected
+            self._hit[rows] = reached & near.cpu()
+        distance = self._ball.distance(judged, x).float().cpu()
+        self._distance[rows] = distance.masked_fill(~reached, math.inf) if self._game.closest else distance
+        judged = torch.where(near.reshape(-1, *[1] * (moved.dim() - 1)), judged, x)
+        prediction = torch.where(near.cpu(), prediction, y.cpu())
         kept = _GALLERY - sum(len(part[0]) for part in self._gallery)
         if kept > 0:
-            images = (t[:kept].detach().float().cpu() for t in (view.x, judged))
-            self._gallery.append((*images, view.y[:kept].cpu(), prediction[:kept]))
+            images = (t[:kept].detach().float().cpu() for t in (x, judged))
+            self._gallery.append((*images, y[:kept].cpu(), prediction[:kept]))
+
+    def _given(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs, labels and targets of these test samples, as the view was given them."""
+        batch = self._victim.test.batch(rows, self._victim.device)
+        target = self._game.targets(self._victim, batch)
+        return batch.x.to(self._victim.dtype), batch.y, target
 
     def _ask(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Wrong and accepted, rejected, predicted label, in another batch size.
 
         Over several draws the majority counts, and a tie counts against the model.
         """
-        size = max(1, (self._game.batch_size * 3) // 4 + 1)
+        size = (self._game.batch_size or _VIEW) * 3 // 4 + 1
         wrong, rejected, predictions = [], [], []
         with torch.no_grad():
             for rows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
@@ -184,6 +230,7 @@ class _Judge:
         """Figures, doubts and per-sample columns."""
         self._doubt()
         status, message = self._status()
+        message = "; ".join(part for part in (message, *self._meter.notes) if part)
         broken = self._clean & ~self._robust
         queries = torch.tensor([self._meter.queries.get(int(i), 0) for i in self._victim.test.ids.tolist()])
         columns = {
@@ -216,9 +263,11 @@ class _Judge:
         }
         if self._game.goal == "targeted":
             values["target_hit_rate"] = rate(self._hit[self._clean], "lower")
-        if broken.any():
+        # Where distances are judged, of all that were attacked, so that the radius does not cut them.
+        told = self._distance[self._attacked if self._game.closest else broken]
+        if len(told):
             values["distance_median"] = Metric(
-                float(self._distance[broken].median()), int(broken.sum()), unit=self._game.ball.norm, better="higher"
+                float(told.median()), len(told), unit=self._game.ball.norm, better="higher"
             )
         if self._meter.queries:
             asked = queries[self._attacked].double()
@@ -231,7 +280,7 @@ class _Judge:
         return values
 
     def _doubt(self) -> None:
-        meter, ids = self._meter, self._victim.test.ids
+        meter = self._meter
         if self._outside:
             self._flags["over-budget"] = None
         if meter.gradients and meter.zero_gradients > _MASKED * meter.gradients:
@@ -240,9 +289,20 @@ class _Judge:
             self._flags["not-adaptive"] = None
         if (self._victim.model.random or not self._victim.clean.deterministic) and self._game.draws == 1:
             self._flags["nondeterministic"] = None
-        seen = torch.tensor([int(i) in meter.fallen for i in ids.tolist()])
-        if self._game.goal == "untargeted" and bool((seen & self._robust).any()):
+        if bool(self._lost().any()):
             self._flags["lost-adversarial"] = None
+
+    def _lost(self) -> Tensor:
+        """Which samples the attack saw reach the goal where it counts, and did not hand in so; bool `(N,)`."""
+        ids = self._victim.test.ids.tolist()
+        if not self._game.closest:
+            seen = torch.tensor([int(i) in self._meter.fallen for i in ids])
+            return seen & self._robust if self._game.goal == "untargeted" else torch.zeros_like(seen)
+        nearest = torch.tensor([self._meter.nearest.get(int(i), math.inf) for i in ids])
+        slack = 1e-6 * self._ball.radius
+        return ((nearest <= self._ball.radius - slack) & (self._distance > self._ball.radius + slack)) | (
+            nearest.isfinite() & self._distance.isinf()
+        )
 
     def _status(self) -> tuple[str, str]:
         if "nondeterministic" in self._flags:
