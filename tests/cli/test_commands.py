@@ -66,7 +66,7 @@ def test_a_run_leaves_everything_and_is_resumed():
     first = call("run", "tiny.yaml", "--workers", 1)
     assert first.exit_code == 0, first.output
     assert "3 cells run, 0 reused" in first.stderr
-    assert "1 trainings" in first.stderr  # the plan comes before the work
+    assert "1 training of victims" in first.stderr  # the plan comes before the work
     assert "defence" in first.stdout
     assert "runs/tiny/report.html" in first.stdout
     for name in ("suite.yaml", "records.jsonl", "results.csv", "table.md", "table.tex", "report.html"):
@@ -117,7 +117,7 @@ def test_a_cell_that_raises_is_a_record_and_the_exit_code_says_so():
         (["tiny.yaml", "--repeats", "0"], "got repeats=0"),
         (["tiny.yaml", "--threads", "0"], "got threads=0"),
         (["tiny.yaml", "--device", "tpu"], "got device='tpu'"),
-        (["tiny.yaml", "--engine", "ray"], "got engine='ray'"),
+        (["tiny.yaml", "--engine", "dask"], "got engine='dask'"),
         (["tiny.yaml", "--workers", "0"], "got workers=0"),
         (["tiny.yaml", "--plugin", "nope.py"], "nope.py"),
         (["tiny.yaml", "--gate", "x"], "No such option"),
