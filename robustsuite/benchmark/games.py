@@ -11,7 +11,7 @@ from robustsuite.errors import RequestError
 from robustsuite.expressions import parse_call
 from robustsuite.protocol import Attack, Scenario, Victim
 from robustsuite.registry import Entry
-from robustsuite.scenarios import SCENARIOS, sort_options
+from robustsuite.scenarios import SCENARIOS, game, sort_options
 from robustsuite.threat import Ball, Threat
 
 AttackLike = str | Attack[Any, Any]
@@ -79,7 +79,7 @@ def _arrange(item: AttackLike, threat: Threat | None, rules: Mapping[str, Any]) 
         raise checks.fail(f"a ball for the evasion attack {entry.name!r}", "threat", None, remedy)
     kind = SCENARIOS[entry.scenario]
     shared = {key: value for key, value in rules.items() if key in kind.options}
-    return Game(entry, made, kind.arrange(entry.access, threat, {**shared, **written}))
+    return Game(entry, made, game(entry, threat, {**shared, **written}))
 
 
 def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from robustsuite import checks
@@ -16,7 +17,7 @@ from robustsuite.threat import Threat
 
 SCENARIOS: dict[str, type[Scenario[Any, Any]]] = {s.name: s for s in (Utility, Evasion, Poisoning, Inversion)}
 
-__all__ = ["SCENARIOS", "Evasion", "Inversion", "Poisoning", "Utility", "arrange", "sort_options"]
+__all__ = ["SCENARIOS", "Evasion", "Inversion", "Poisoning", "Utility", "arrange", "game", "sort_options"]
 
 
 def sort_options(entry: Entry, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -33,7 +34,33 @@ def arrange(
     """The attack with its options, and the game that it plays under this threat model.
 
     Raises:
-        RequestError: An unknown option, an impossible value, or a threat model that the game needs and lacks.
+        RequestError: An unknown option, an impossible value, a threat model that the game needs and lacks, or a norm
+            that the attack does not have.
     """
     own, rules = sort_options(entry, options)
-    return entry.make(own), SCENARIOS[entry.scenario].arrange(entry.access, threat, rules)
+    return entry.make(own), game(entry, threat, rules)
+
+
+def game(entry: Entry, threat: Threat | None, rules: Mapping[str, Any]) -> Scenario[Any, Any]:
+    """The game that this attack plays under this threat model, with these rules.
+
+    Raises:
+        RequestError: An impossible rule, a threat model that the game needs and lacks, or a norm that the attack does
+            not have.
+    """
+    scenario = SCENARIOS[entry.scenario].arrange(entry.access, threat, rules)
+    if not isinstance(scenario, Evasion):
+        return scenario
+    has_norm(entry, scenario.ball.norm)
+    return replace(scenario, closest=entry.minimum_norm)
+
+
+def has_norm(entry: Entry, norm: str) -> None:
+    """Refuse a norm that an evasion attack does not have.
+
+    Raises:
+        RequestError: The norms that it has.
+    """
+    if norm not in entry.norms:
+        had = " or ".join(entry.norms)
+        raise checks.fail(f"a norm that {entry.name} has ({had})", "norm", norm, f"play {entry.name} in {had}")
