@@ -13,7 +13,7 @@ from robustsuite.assertions.folders import held
 from robustsuite.gates import Outcome, Verdict
 
 if TYPE_CHECKING:
-    from robustsuite.report.differences import Row
+    from robustsuite.report.changes import Row
     from robustsuite.report.report import Report
 
 _FILE = "records.jsonl"

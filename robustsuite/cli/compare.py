@@ -44,8 +44,9 @@ def compare(
     regression is significant at the level of the whole table (McNemar's exact test, Holm's adjustment) and at least
     the least effect; a cell that fails now and a privacy guarantee that got weaker are regressions too.
 
-    Exit codes: 0 no regression was found; 1 a regression; 2 the request is wrong; 3 no figure could be tested, since
-    the runs have no samples, data or cells in common.
+    Exit codes: 0 no regression was found; 1 a regression; 2 the request is wrong; 3 no verdict: no figure could be
+    tested, since the runs have no samples, data or cells in common, or one looks worse and cannot be decided, since
+    trainings scatter as much or the old figure was under doubt.
     """
     set_up()
     from robustsuite import checks

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite import checks
 from robustsuite.paired import holm
-from robustsuite.report.differences import Change, Row, rows
+from robustsuite.report.changes import Change, Row
+from robustsuite.report.differences import rows
 from robustsuite.report.pairs import Run
 from robustsuite.report.report import Report
 
@@ -57,11 +58,20 @@ class Comparison:
         return tuple(row for row in self.rows if row.p is not None)
 
     @property
+    def undecided(self) -> tuple[Row, ...]:
+        """Rows that look worse, where trainings scatter as much or the old figure was under doubt."""
+        return tuple(
+            row
+            for row in self.tested
+            if row.verdict is Change.UNDECIDED or (row.verdict is Change.IN_DOUBT and _gain(row) < 0)
+        )
+
+    @property
     def outcome(self) -> str:
-        """`failed` with a regression; else `inconclusive` where no row could be tested; else `passed`."""
+        """`failed` with a regression; else `inconclusive` with no row tested or one undecided; else `passed`."""
         if self.regressions:
             return "failed"
-        return "passed" if self.tested else "inconclusive"
+        return "passed" if self.tested and not self.undecided else "inconclusive"
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -74,10 +84,17 @@ class Comparison:
         """The verdict in a sentence or two."""
         if not self.tested and not self.regressions:
             return "Nothing could be compared: no figure has samples that both runs judged."
-        found = f"{len(self.regressions)} regression{'s' * (len(self.regressions) != 1)}"
-        told = f"{found} and {len(self.improvements)} improvements among {len(self.tested)} tested figures."
-        told = told.replace("1 improvements", "1 improvement") if len(self.improvements) == 1 else told
-        open_rows = [row for row in self.tested if row.verdict in (Change.NO_EVIDENCE, Change.IN_DOUBT)]
+        counts = [_count(self.regressions, "regression"), _count(self.improvements, "improvement")]
+        told = f"{' and '.join(counts)} among {_count(self.tested, 'tested figure')}."
+        if self.undecided:
+            first = self.undecided[0]
+            settles = "more repeats" if first.verdict is Change.UNDECIDED else "a run whose figures carry no doubt"
+            many = "figures look worse and are" if len(self.undecided) > 1 else "figure looks worse and is"
+            told += (
+                f" {len(self.undecided)} {many} undecided ({first.defense} x {first.attack}, {first.metric}): "
+                f"{settles} would settle it."
+            )
+        open_rows = [row for row in self.tested if row.verdict is Change.NO_EVIDENCE]
         if open_rows:
             widest = max(open_rows, key=_worst_end)
             told += (
@@ -130,7 +147,8 @@ def compare(
     these two trained models; with several the interval also holds how much trainings differ.
 
     A *regression* is an adjusted p-value below `alpha` in the worse direction, an interval without 0, and a worsening
-    of at least `min_effect`; also a cell that fails now, and a privacy guarantee that got weaker or was lost. *No
+    of at least `min_effect`; also a cell that fails now, and a privacy guarantee that got weaker or was lost.
+    *Undecided* is the same with 0 in the interval: these trained models got worse, but trainings scatter as much. *No
     worse* means that the interval excludes a worsening of `min_effect`; *no evidence*, that it does not. *In doubt* is
     a change away from, or an improvement to, a figure whose flags say that it cannot be believed, and an improvement
     under other settings of the attack. Figures without outcomes per sample stand beside, *not tested*.
@@ -183,13 +201,19 @@ def _able(row: Row, alpha: float) -> Row:
 def _verdict(row: Row, alpha: float, min_effect: float) -> Change:
     """What a tested row says; over several trainings the interval must speak too, as it alone holds their spread."""
     worsening = -_gain(row)
+    significant = row.adjusted is not None and row.adjusted < alpha
     apart = (row.low or 0.0) > 0 or (row.high or 0.0) < 0
-    significant = row.adjusted is not None and row.adjusted < alpha and apart
     if significant and worsening >= min_effect - _ROUNDING:
-        return Change.IN_DOUBT if row.withheld[0] and not row.withheld[1] else Change.REGRESSION
-    if significant and -worsening >= min_effect - _ROUNDING:
+        if row.withheld[0] and not row.withheld[1]:
+            return Change.IN_DOUBT
+        return Change.REGRESSION if apart else Change.UNDECIDED
+    if significant and apart and -worsening >= min_effect - _ROUNDING:
         return Change.IN_DOUBT if row.withheld[1] else Change.IMPROVEMENT
     return Change.NO_WORSE if _worst_end(row) < min_effect else Change.NO_EVIDENCE
+
+
+def _count(rows: Sequence[Row], word: str) -> str:
+    return f"{len(rows)} {word}{'s' * (len(rows) != 1)}"
 
 
 def _gain(row: Row) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from robustsuite.report import words
-from robustsuite.report.differences import Change, Row
+from robustsuite.report.changes import Change, Row
 from robustsuite.report.markup import escape_markdown
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ _STYLES: Final = {
     Change.REGRESSION: "bold red",
     Change.IMPROVEMENT: "bold green",
     Change.IN_DOUBT: "yellow",
+    Change.UNDECIDED: "bold yellow",
     Change.NOT_COMPARABLE: "yellow",
     Change.ONLY_OLD: "yellow",
 }

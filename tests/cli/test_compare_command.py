@@ -151,4 +151,4 @@ def test_a_folder_that_is_no_run(runs):
 def test_help_says_what_the_exit_codes_mean():
     shown = call("compare", "--help")
     assert shown.exit_code == 0
-    assert "3 no figure could be tested" in " ".join(shown.stdout.split())
+    assert "3 no verdict: no figure could be tested" in " ".join(shown.stdout.split())
