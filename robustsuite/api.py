@@ -22,6 +22,7 @@ from robustsuite.isolation import seeded, untouched
 from robustsuite.protocol import Victim, moves
 from robustsuite.registry import Entry
 from robustsuite.report.report import Report
+from robustsuite.scenarios import has_norm
 from robustsuite.scenarios.engine import TRIAL, Engine
 from robustsuite.scenarios.views import Inputs, Meter, make_view
 from robustsuite.serving import Deployed
@@ -178,7 +179,8 @@ def perturb(
         Inputs `(N, …)` in the model's dtype, on the device of `x`, without a graph. Nothing is judged.
 
     Raises:
-        RequestError: Another kind of attack, or inputs, labels or targets that cannot be attacked.
+        RequestError: Another kind of attack, a norm that it does not have, or inputs, labels or targets that cannot be
+            attacked.
         ModelError: Outputs that are no finite logits, a model that fails or writes to its input.
     """
     checks.integer("seed", seed, low=0)
@@ -188,6 +190,7 @@ def perturb(
     entry, options = resolve(attack)
     if entry.scenario != "evasion":
         raise checks.fail("an evasion attack", "attack", entry.name, f"{entry.scenario} is played by rs.evaluate")
+    has_norm(entry, ball.norm)
     made = entry.make(options) if isinstance(attack, str) else attack
     streams, meter = Streams(seed).child("attack"), Meter()
     with seeded(streams.key), torch.inference_mode(False):
@@ -235,6 +238,7 @@ def _view(
         "classes": victim.test.classes,
         "target": None if target is None else target[rows],
         "meter": meter,
+        "closest": entry.minimum_norm,
     }
     return make_view(entry.access, victim.model, common, engine=engine)
 

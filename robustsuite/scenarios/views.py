@@ -306,8 +306,8 @@ class WhiteBox(Inputs):
             return Jacobian(values.detach(), gradients, fallen)
         if values.requires_grad:
             for j in range(k):
-                more = {"retain_graph": j + 1 < k, "allow_unused": True}
-                (slope,) = torch.autograd.grad(values[:, j].sum(), leaf, **more)
+                part, last = values[:, j].sum(), j + 1 == k
+                (slope,) = torch.autograd.grad(part, leaf, retain_graph=not last, allow_unused=True)
                 if slope is not None:
                     gradients[:, j] = slope
         return Jacobian(values.detach(), self._sound(gradients, x, wanted), fallen)
