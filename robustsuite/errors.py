@@ -9,6 +9,10 @@ class RequestError(RobustsuiteError, ValueError):
     """What was asked for is wrong; nothing was started (exit code 2)."""
 
 
+class StorageError(RobustsuiteError, OSError):
+    """The disk refuses what has to be kept: it is full, read-only or gone; what was finished stands (exit code 1)."""
+
+
 class UntrustedFileError(RequestError):
     """A file was refused before anything in it could run."""
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from robustsuite.errors import StorageError
 
 _stand_ins: Final[dict[str, Path]] = {}
 
@@ -26,15 +31,38 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
         path: The file; its folder is made where it is not there.
         content: All of it.
         durable: Whether to wait for the disk; what can be made again may be lost with the power.
+
+    Raises:
+        StorageError: The disk refuses it; the old file stands.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            scratch.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Name the file that is written in this block, where the disk refuses it.
+
+    Raises:
+        StorageError: What the disk says, and the way out.
+    """
     try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        refused = StorageError(f"expected to write {path}, got {reason}; make room, or mend what refuses it")
+        refused.strerror = reason
+        raise refused from error

@@ -110,7 +110,14 @@ class Store:
         try:
             self.put(kind, key, facts, payload)
         except OSError as error:
-            self.notes.append(f"the cache {self.root} could not keep {kind}/{key}: {error}; the run goes on without it")
+            reason = error.strerror or str(error)
+            self.notes.append(f"the cache {self.root} could not keep {kind}: {reason}; the run goes on without it")
+
+    def told(self) -> tuple[str, ...]:
+        """The notes since this was asked last."""
+        notes = tuple(self.notes)
+        self.notes.clear()
+        return notes
 
     def lock(self, kind: str, key: str) -> FileLock:
         """Held while an entry is made, so that two processes that need it make it once."""
@@ -126,7 +133,7 @@ class Store:
                 seen = facts_file.stat()
                 payload = facts_file.with_suffix(self.suffix)
                 size = seen.st_size + (payload.stat().st_size if payload.is_file() else 0)
-            except FileNotFoundError:
+            except OSError:
                 continue
             yield Listed(facts_file.parent.name, facts_file.stem, size, seen.st_mtime)
 
@@ -140,7 +147,11 @@ class Store:
         for entry in found:
             if total <= most:
                 break
-            self.remove(entry.kind, entry.key)
+            try:
+                self.remove(entry.kind, entry.key)
+            except OSError as error:
+                self.notes.append(f"the cache {self.root} could not be trimmed: {error}")
+                break
             total -= entry.size
             removed.append(entry)
         return removed

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+_TOLD: Final = "interrupted: what runs now is finished and kept; press Ctrl-C again to stop at once"
 
 
 class Interrupts:
@@ -17,8 +20,8 @@ class Interrupts:
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
-        self.asked, self._note, self._before = False, note, None
-        self._before: Any
+        self.asked, self._note = False, note
+        self._before: Any = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -33,4 +36,5 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self._note("interrupted: what runs now is finished and kept; press Ctrl-C again to stop at once")
+        # On a thread of its own: this one may be in the middle of writing to the same stream.
+        _thread.start_new_thread(self._note, (_TOLD,))

@@ -12,7 +12,7 @@ from typing import Any
 
 from robustsuite.benchmark.records import Record, save_samples
 from robustsuite.canonical import plain
-from robustsuite.errors import NotApplicableError
+from robustsuite.errors import NotApplicableError, StorageError
 from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
 
 Game = tuple[Attack[Any, Any], Scenario[Any, Any]]
@@ -37,6 +37,9 @@ def judge(
         victim: Makes (trains, recalls) the victim.
         folder: Where the per-sample file goes; None keeps none.
         crafted: Gives the artefact, where one serves every victim; else the attack is asked in the game.
+
+    Raises:
+        StorageError: The per-sample file or what was trained cannot be kept.
     """
     started = time.perf_counter()
     try:
@@ -50,9 +53,10 @@ def judge(
             attack = lambda view, streams: artefact  # noqa: E731, ARG005
         metrics = play(attack, scenario, player, seed=blank.seed)
         record = _filled(blank, metrics, player, folder)
+        record.line()  # what no line can hold is an error of this cell, not of the run
     except NotApplicableError as error:
         record = replace(blank, status="not_applicable", message=str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StorageError):
         raise
     except BaseException:  # a plug-in may even ask to exit
         record = replace(blank, status="error", message=traceback.format_exc(limit=-8))

@@ -8,12 +8,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.canonical import canonical_json
 from robustsuite.errors import RequestError
-from robustsuite.files import write_atomically
+from robustsuite.files import storing, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ class Record:
         metrics: Metric name -> {value, n, low, high, unit, better}.
         headline: Name of the metric that stands in the comparison table.
         cost: Counted passes: forwards, backwards, queries.
-        seconds: Wall time of the cell, its trainings included.
+        seconds: Wall time of the cell; trainings that it shares with others stand apart.
         attack_parameters: The attack, resolved.
         recipe: The defended recipe, resolved.
         history: One row of figures per training epoch.
@@ -109,17 +110,31 @@ def _numbers(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def append(path: Path, record: Record) -> None:
-    """Append one whole line and wait for the disk; a torn last line of an earlier crash is closed first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        file.seek(0, os.SEEK_END)
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(record.line().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append one whole line and wait for the disk; a torn last line of an earlier crash is closed first.
+
+    Raises:
+        StorageError: The disk refuses it; the file is as it was.
+    """
+    line = record.line().encode() + b"\n"
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size > 0:
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            try:
+                _write(file, line)
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+
+
+def _write(file: RawIOBase, content: bytes) -> None:
+    """All of it: a disk that gets full takes a part first, and refuses the next."""
+    while content:
+        content = content[file.write(content) or 0 :]
 
 
 def read(path: Path) -> list[Record]:
@@ -176,9 +191,13 @@ def load_samples(folder: Path, record: Record) -> dict[str, Tensor]:
     if not record.samples:
         return {}
     path = folder / record.samples
-    if not path.is_file():
-        raise RequestError(f"expected the per-sample file of {record.key}, got no {path}; run the suite again")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = f"no {path}" if isinstance(error, FileNotFoundError) else f"{error}"
+        raise RequestError(
+            f"expected the per-sample file of {record.key}, got {reason}; run the suite again"
+        ) from error
     if hashlib.sha256(content).hexdigest() != record.samples_digest:
         raise RequestError(
             f"expected {path} as its record describes it, got another digest; run the suite with --fresh"

@@ -7,7 +7,8 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from robustsuite import checks
 from robustsuite.benchmark import records as record_files
-from robustsuite.benchmark.engine import HANGS, local
+from robustsuite.benchmark.engine import HANGS, broken_off, local, settled
 from robustsuite.benchmark.environment import resolve_device
 from robustsuite.benchmark.estimate import Forecast, Timings
 from robustsuite.benchmark.plan import Cell, Node, Plan, plan, plural
@@ -29,8 +30,8 @@ from robustsuite.benchmark.worker import ARTEFACTS, Done, Worker, placed
 from robustsuite.canonical import canonical_json
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Splits
-from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.files import write_atomically
+from robustsuite.errors import RequestError, StorageError
+from robustsuite.files import storing, write_atomically
 from robustsuite.store import Store, cache
 from robustsuite.training.cache import KIND as MODELS
 
@@ -40,6 +41,9 @@ _OUTLOOK: Final = 2.0  # seconds between two looks at how long it will still tak
 
 Progress = Callable[[str, int, int], None]
 """Told what goes on, how many cells are done, and how many there are."""
+
+Tell = Callable[[str], None]
+"""Told at once, in a line each, what nobody should miss: what was lost, and what an interruption does."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ class Options:
         fresh: Whether to forget what the folder holds, and to take nothing from the cache.
         cached: Whether results are shared with other runs through the cache.
         timeout: Seconds after which a training or a cell counts as hanging; None waits for ever.
+        apart: Whether one worker gets a process of its own where the last run in the folder ended without a word. What
+            starts the run must then be a module that can be imported again.
         engine: `local`, or `ray` for a cluster.
         address: Where the Ray cluster is; None starts one here.
     """
@@ -117,6 +123,7 @@ class Options:
     fresh: bool = False
     cached: bool = True
     timeout: float | None = None
+    apart: bool = False
     engine: str = "local"
     address: str | None = None
 
@@ -136,6 +143,7 @@ def run(
     *,
     progress: Progress | None = None,
     announce: Callable[[Plan], None] | None = None,
+    tell: Tell | None = None,
     **options: Any,
 ) -> Outcome:
     """Run every cell that has no record yet.
@@ -145,33 +153,63 @@ def run(
         folder: Where records, models and samples go.
         progress: Told as cells finish.
         announce: Shown the plan before any work starts.
+        tell: Told of losses and interruptions as they happen; `progress` where it is not given.
         **options: As in `Options`.
 
     Raises:
         RequestError: The request cannot run; nothing was started.
-        RobustsuiteError: The disk refuses records; what was finished before stands.
+        StorageError: The disk refuses results; what was finished before stands, and the message says how much.
         KeyboardInterrupt: Ctrl-C; what was finished stands.
     """
     asked = Options(**options)
     layout, splits = _plan(suite, asked)
-    folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()  # workers have to agree on it
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RequestError(
-            f"expected a folder that no other run uses, got out={str(folder)!r}; wait for that run, or choose another "
-            f"--out"
-        ) from None
-    with lock:
+    with _taken(folder), _counted(folder / "records.jsonl", layout):
         if asked.fresh:
             _clear(folder)
         write_atomically(folder / "suite.yaml", suite.to_yaml().encode())
         if announce is not None:
             announce(layout)
         worker = Worker(suite, folder, layout.device, _cache(folder, asked), splits)
-        return _Run(layout, worker, progress).play(partial(_engine, worker, asked))
+        outcome = _Run(layout, worker, progress, tell).play(partial(_engine, worker, asked))
+        settled(folder)
+        return outcome
+
+
+@contextmanager
+def _taken(folder: Path) -> Iterator[None]:
+    """Hold the folder for this run.
+
+    Raises:
+        RequestError: Another run holds it, or it cannot be written.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RequestError(
+            f"expected a folder that no other run uses, got out={str(folder)!r}; wait for that run, or choose another "
+            f"--out"
+        ) from None
+    except OSError as error:
+        remedy = f"{error.strerror or error}: choose another --out"
+        raise checks.fail("a folder that can be written", "out", str(folder), remedy) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _counted(records: Path, layout: Plan) -> Iterator[None]:
+    """Where the disk refuses what is written in this block, say how many cells are safe."""
+    try:
+        yield
+    except StorageError as error:
+        safe = record_files.keys(record_files.read(records)) & {cell.key for cell in layout.cells}
+        told = f"{len(safe)} of {plural(len(layout.cells), 'cell')} are safe"
+        raise StorageError(f"{error}, and give the same command again: {told}") from error
 
 
 def preview(suite: Suite, folder: Path, **options: Any) -> Preview:
@@ -223,19 +261,24 @@ def _engine(worker: Worker, asked: Options) -> Engine:
         from robustsuite.benchmark.ray_engine import Cluster
 
         return Cluster(worker, asked.address, asked.workers, asked.timeout)
-    return local(worker, asked.workers or 1, asked.timeout)
+    return local(worker, asked.workers or 1, asked.timeout, apart=asked.apart and bool(broken_off(worker.folder)))
 
 
 class _Run:
     """One run of a plan: its records so far, and what goes on."""
 
-    def __init__(self, layout: Plan, worker: Worker, progress: Progress | None) -> None:
+    def __init__(self, layout: Plan, worker: Worker, progress: Progress | None, tell: Tell | None = None) -> None:
         self._plan, self._worker, self._progress = layout, worker, progress
+        self._tell = tell if tell is not None else self._note
         self._folder, self._path = worker.folder, worker.folder / "records.jsonl"
         self._mishaps: list[str] = []
         self._timings = Timings(layout, worker.cache.root)
         self._slots, self._waiting = 1, dict[str, Node]()
         self._looked, self._told = float("-inf"), ""
+        self._records = dict[str, Record]()
+        at = broken_off(self._folder)
+        if at:
+            self._mishap(f"the last run in this folder ended without a word, at: {at}")
         self._records = self._resumed()
         self._reused = len(self._records)
         self._recalled = self._recall()
@@ -249,6 +292,7 @@ class _Run:
         if left:
             self._drive(engine(), left)
         self._worker.cache.trim()
+        self._remark(self._worker.cache.told())
         ordered = tuple(sorted(self._records.values(), key=lambda record: record.order))
         return Outcome(ordered, self._folder, len(left), self._reused, self._recalled, tuple(self._mishaps))
 
@@ -259,9 +303,10 @@ class _Run:
         at_once = True
         self._slots = engine.slots
         try:
-            for node, done in Schedule(self._plan.within(left), engine, self._note, self._mishap).run():
-                for note in done.notes:
-                    self._mishap(note)
+            for node, done in Schedule(self._plan.within(left), engine, self._note, self._mishap, self._tell).run():
+                self._remark(done.notes)
+                if done.refused:
+                    raise StorageError(done.refused)
                 if self._waiting.pop(node.key, None) is not None and not done.failure:
                     self._timings.observe(node, done.seconds)
                 for cell in same[node.key] if node.kind == "cell" else ():
@@ -283,13 +328,7 @@ class _Run:
         self._keep(record)
 
     def _keep(self, record: Record) -> None:
-        try:
-            record_files.append(self._path, record)
-        except OSError as error:
-            raise RobustsuiteError(
-                f"expected to append to {self._path}, got {error}; {len(self._records)} of {len(self._plan.cells)} "
-                f"cells are safe: make room and give the same command again"
-            ) from error
+        record_files.append(self._path, record)
         self._records[record.key] = record
         self._note(f"finished {record.defense} x {record.attack}: {record.status}")
 
@@ -297,6 +336,7 @@ class _Run:
         """Offer a finished cell to other runs."""
         if record.status in record_files.FINISHED:
             self._worker.cache.offer(CELLS, cell.content, json.loads(record.line()), self._payload(record))
+            self._remark(self._worker.cache.told())
 
     def _payload(self, record: Record) -> bytes:
         return (self._folder / record.samples).read_bytes() if record.samples else b""
@@ -324,9 +364,7 @@ class _Run:
             record_files.append(self._path, record)
             self._records[record.key] = record
             recalled += 1
-        for note in self._worker.cache.notes:
-            self._mishap(note)
-        self._worker.cache.notes.clear()
+        self._remark(self._worker.cache.told())
         return recalled
 
     def _resumed(self) -> dict[str, Record]:
@@ -334,7 +372,8 @@ class _Run:
         found = {record.key: record for record in record_files.read(self._path)}
         torn = record_files.unreadable(self._path)
         if torn:
-            self._mishap(f"{torn} unreadable lines in {self._path} are passed over; their cells are played again")
+            told = "1 line of" if torn == 1 else f"{torn} lines of"
+            self._mishap(f"{told} {self._path} cannot be read; what stood there is made again")
         finished = record_files.keys(found.values())
         cells = {cell.key: cell for cell in self._plan.cells}
         kept = {
@@ -372,10 +411,16 @@ class _Run:
             self._looked, self._told = now, f" · {left} left" if left.known else ""
         return self._told if self._waiting else ""
 
+    def _remark(self, notes: Iterable[str]) -> None:
+        """Name what went wrong beside the work, each once: a cache that refuses one entry refuses the next."""
+        for note in notes:
+            if note not in self._mishaps:
+                self._mishap(note)
+
     def _mishap(self, what: str) -> None:
         """Name a loss: to whoever looks on, in the outcome, and in the run's log."""
         self._mishaps.append(what)
-        self._note(what)
+        self._tell(what)
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         with contextlib.suppress(OSError), (self._folder / "run.log").open("a", encoding="utf-8") as log:
             log.write(f"{stamp} {what}\n")
@@ -383,6 +428,7 @@ class _Run:
 
 def _clear(folder: Path) -> None:
     for name in ("records.jsonl", "records.old.jsonl", "run.log"):
-        (folder / name).unlink(missing_ok=True)
+        with storing(folder / name):
+            (folder / name).unlink(missing_ok=True)
     for name in ("models", "samples", ".cache", HANGS):
         shutil.rmtree(folder / name, ignore_errors=True)

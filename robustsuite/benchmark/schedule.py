@@ -23,13 +23,14 @@ class LostError(Exception):
     """A worker ended without an answer.
 
     Args:
-        reason: What is known of why.
+        reason: What is known of why, in one line.
+        trace: What it was at, where that is known.
         again: Whether the same may well go better a second time.
     """
 
-    def __init__(self, reason: str, *, again: bool = True) -> None:
+    def __init__(self, reason: str, *, trace: str = "", again: bool = True) -> None:
         super().__init__(reason)
-        self.again = again
+        self.trace, self.again = trace, again
 
 
 class Engine(Protocol):
@@ -54,11 +55,15 @@ class Schedule:
         engine: Where.
         note: Told what starts.
         mishap: Told what was lost.
+        tell: Told what an interruption does; `note` where it is not given.
     """
 
-    def __init__(self, nodes: Sequence[Node], engine: Engine, note: Note, mishap: Note) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], engine: Engine, note: Note, mishap: Note, tell: Note | None = None
+    ) -> None:
         self._nodes = {node.key: node for node in nodes}
         self._engine, self._note, self._mishap = engine, note, mishap
+        self._tell = tell if tell is not None else note
         self._tries: Counter[str] = Counter()
         self._failed: dict[str, str] = {}
         self._ready: list[tuple[int, int, str]] = []
@@ -74,7 +79,7 @@ class Schedule:
         """
         order = TopologicalSorter({k: [n for n in v.needs if n in self._nodes] for k, v in self._nodes.items()})
         order.prepare()
-        with Interrupts(self._note) as interrupts:
+        with Interrupts(self._tell) as interrupts:
             while order.is_active():
                 for key in order.get_ready():
                     self._queue(self._nodes[key])
@@ -111,7 +116,7 @@ class Schedule:
                 if lost.again and self._tries[node.key] < _TRIES:
                     self._queue(node)
                     continue
-                result = Done(failure=f"{lost}")
+                result = Done(failure="\n".join(part for part in (lost.trace, str(lost)) if part))
             if result.failure:
                 self._failed[node.key] = result.failure
             yield node, result

@@ -22,7 +22,7 @@ from robustsuite.benchmark.suite import Suite
 from robustsuite.canonical import plain
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Samples, Splits, stratified
-from robustsuite.errors import NotApplicableError
+from robustsuite.errors import NotApplicableError, StorageError
 from robustsuite.protocol import Trained, Victim, craft
 from robustsuite.scenarios import arrange
 from robustsuite.serving import Served
@@ -44,12 +44,14 @@ class Done:
         failure: Why a training or an artefact failed, as a traceback; its cells cannot be played then.
         seconds: Wall time.
         notes: What went wrong on the way and was mended.
+        refused: Why the disk refuses results; no work makes sense until that is mended.
     """
 
     record: Record | None = None
     failure: str = ""
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    refused: str = ""
 
 
 @dataclass
@@ -72,6 +74,10 @@ class Worker:
     splits: Splits | None = None
     progress: Progress | None = None
     _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
+    _own: Store = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._own = Store(self.folder)
 
     @property
     def data(self) -> Splits:
@@ -83,24 +89,24 @@ class Worker:
     def perform(self, node: Node) -> Done:
         """Do one piece of work; whatever happens becomes data."""
         started = time.perf_counter()
-        if node.kind == "cell":
-            record = self.play(node.cell)
-            return Done(record, seconds=time.perf_counter() - started, notes=self._notes())
-        failure = ""
+        record, failure, refused = None, "", ""
         try:
-            self._prepare(node)
+            if node.kind == "cell":
+                record = self.play(node.cell)
+            else:
+                self._prepare(node)
         except NotApplicableError:
             pass  # its cells say so
         except KeyboardInterrupt:
             raise
+        except StorageError as error:
+            refused = str(error)
         except BaseException:  # a plug-in may even ask to exit
             failure = traceback.format_exc(limit=-8)
-        return Done(None, failure, time.perf_counter() - started, self._notes())
+        return Done(record, failure, time.perf_counter() - started, self._notes(), refused)
 
     def _notes(self) -> tuple[str, ...]:
-        notes = tuple(self.cache.notes)
-        self.cache.notes.clear()
-        return notes
+        return (*self._own.told(), *self.cache.told())
 
     def _prepare(self, node: Node) -> None:
         cell, train = node.cell, self.data.train
@@ -190,7 +196,7 @@ class Worker:
         return test
 
     def _trainer(self, repeat: int) -> Trainer:
-        return Trainer(self.suite.seed + repeat, self.device, (Store(self.folder), self.cache), self.progress)
+        return Trainer(self.suite.seed + repeat, self.device, (self._own, self.cache), self.progress)
 
 
 def set_threads(threads: int) -> None:

@@ -86,6 +86,7 @@ def run(
         "engine": engine,
         "address": address,
         "timeout": timeout,
+        "apart": True,
         "fresh": fresh,
         "cached": cached,
     }
@@ -131,7 +132,12 @@ def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> 
 
     with progress_on(sys.stderr, quiet=quiet) as progress:
         return run_suite(
-            suite, folder, progress=progress, announce=lambda plan: progress.announce(plan.describe()), **asked
+            suite,
+            folder,
+            progress=progress,
+            announce=lambda plan: progress.announce(plan.describe()),
+            tell=lambda what: progress.announce(f"note: {what}"),
+            **asked,
         )
 
 
@@ -149,8 +155,6 @@ def conclude(outcome: Outcome, *, quiet: bool, as_json: bool = False) -> None:
     report.show(console)
     pronounce(verdicts, console)
     publish(report, verdicts)
-    for mishap in outcome.mishaps:
-        say(f"note: {mishap}", quiet=quiet)
     recalled = f", {outcome.recalled} from the cache" if outcome.recalled else ""
     say(f"{outcome.ran} cells run, {outcome.reused} reused{recalled}", quiet=quiet)
     if as_json:

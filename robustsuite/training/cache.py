@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from robustsuite import provenance
 from robustsuite.canonical import digest
 from robustsuite.data.samples import Samples
+from robustsuite.files import storing
 from robustsuite.protocol import Trained
 from robustsuite.store import Kept, Store
 from robustsuite.streams import Streams
@@ -83,7 +85,8 @@ class Trainer:
             lock.acquire()
         except OSError:
             lock = self.stores[0].lock(KIND, key)
-            lock.acquire()
+            with storing(Path(lock.lock_file)):
+                lock.acquire()
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from robustsuite.files import write_atomically
 
+_log = logging.getLogger(__name__)
 _SECONDS_BETWEEN = 15.0  # shorter trainings are cheaper to repeat than to save
 
 
@@ -36,10 +38,13 @@ class Checkpoint:
         """Write the state where the last one is old enough."""
         if self._path is None or time.monotonic() - self._last < self._between:
             return
+        self._last = time.monotonic()
         buffer = io.BytesIO()
         torch.save(snapshot(), buffer)
-        write_atomically(self._path, buffer.getvalue())
-        self._last = time.monotonic()
+        try:
+            write_atomically(self._path, buffer.getvalue())
+        except OSError as error:  # there may be room by the time at which the weights are kept
+            _log.warning("a training goes on without its checkpoint: %s", error)
 
     def clear(self) -> None:
         """Remove the file."""

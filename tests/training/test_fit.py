@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from robustsuite.errors import RequestError, RobustsuiteError
+from robustsuite.store import Store
 from robustsuite.streams import Streams
 from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import tiny_recipe
@@ -120,7 +121,7 @@ def test_a_torn_checkpoint_costs_a_fresh_start(tmp_path):
 
 def test_a_cached_training_is_never_done_twice(tmp_path):
     trained = []
-    trainer = Trainer(0, folder=tmp_path, progress=lambda what, done, total: trained.append(done))
+    trainer = Trainer(0, stores=(Store(tmp_path),), progress=lambda what, done, total: trained.append(done))
     samples = tiny_samples(160)
     first = trainer(recipe(), samples)
     count = len(trained)
@@ -134,7 +135,7 @@ def test_a_cached_training_is_never_done_twice(tmp_path):
 
 
 def test_the_key_knows_what_matters(tmp_path):
-    trainer, samples = Trainer(0, folder=tmp_path), tiny_samples(80)
+    trainer, samples = Trainer(0, stores=(Store(tmp_path),)), tiny_samples(80)
     base = trainer.key(recipe(), samples)
     assert trainer.key(recipe(), samples) == base
     assert trainer.key(recipe(lr=2e-2), samples) != base
@@ -205,7 +206,7 @@ def test_shared_layers_and_precision_survive_the_cache(tmp_path, precision):
             return Twice()
 
     chosen = dataclasses.replace(recipe(epochs=1, precision=precision), build=Build())
-    trainer, samples = Trainer(0, folder=tmp_path), tiny_samples(80)
+    trainer, samples = Trainer(0, stores=(Store(tmp_path),)), tiny_samples(80)
     first, second = trainer.fit(chosen, samples), trainer.fit(chosen, samples)
     assert torch.equal(weights(first), weights(second))
     assert second.network.head.weight.dtype == {"32": torch.float32, "64": torch.float64}[precision]
