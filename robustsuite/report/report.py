@@ -101,9 +101,9 @@ class Report:
                     store.load_samples(self.folder, record)
                     (target / record.samples).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(self.folder / record.samples, target / record.samples)
-            suite = self.folder / "suite.yaml"
-            if suite.is_file():
-                write_atomically(target / "suite.yaml", suite.read_bytes())
+            for name in ("suite.yaml", "gates.json"):
+                if (self.folder / name).is_file():
+                    write_atomically(target / name, (self.folder / name).read_bytes())
         lines = "".join(record.line() + "\n" for record in self.records)
         write_atomically(target / "records.jsonl", lines.encode())
 

@@ -10,8 +10,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
+import robustsuite as rs
 from robustsuite.gates import samples_needed
 from robustsuite.report.report import Report
 from robustsuite.statistics import clopper_pearson
@@ -88,6 +91,12 @@ def test_attack_raises(robustness):
     robustness.assert_robust(Threshold(), pixels(20, 0), attack="raises", ball=BALL, at_least=0.5)
 
 
+@pytest.mark.parametrize("near", [20, 150])
+def test_no_regression(robustness, near):
+    report = rs.evaluate(Threshold(), pixels(200, near), ["fgsm"], rs.Ball(*BALL))
+    robustness.assert_no_regression(report, baseline="reports/released")
+
+
 def test_does_not_ask():
     pass
 '''
@@ -104,6 +113,13 @@ def ran(tmp_path_factory):
     """The file above in two workers, its JUnit file and its reports."""
     folder = tmp_path_factory.mktemp("gates")
     (folder / "test_gates.py").write_text(GATES)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    x = torch.where(torch.arange(200) < 20, 0.45, 0.2).reshape(-1, 1)
+    x = torch.where(torch.arange(200)[:, None] % 2 == 0, x, 1 - x)
+    model = nn.Linear(1, 2)  # class 1 above one half
+    model.weight.data, model.bias.data = torch.tensor([[-4.0], [4.0]]), torch.tensor([2.0, -2.0])
+    released = rs.evaluate(model, (x, (x[:, 0] > 0.5).long()), ["fgsm"], rs.Ball("linf", 0.1))
+    released.save(folder / "reports" / "released")
     options = ["--strict-markers", "--junitxml=junit.xml", "--robustsuite-report=seen", "-n2", "-rfE"]
     done = run_pytest(folder, *options, "test_gates.py")
     return folder, done
@@ -121,7 +137,7 @@ def cases(folder):
 def test_counts(ran):
     _, done = ran
     assert done.returncode == 1
-    assert "3 failed, 6 passed" in done.stdout, done.stdout
+    assert "4 failed, 7 passed" in done.stdout, done.stdout
     assert "warnings" not in done.stdout.splitlines()[-1], "the marker is known"
 
 
@@ -176,7 +192,7 @@ def test_the_command_that_shows_more_does(ran):
 def test_what_was_measured_is_written_for_every_gate(ran):
     folder, _ = ran
     written = sorted(p.name for p in (folder / "seen").iterdir())
-    assert len(written) == 9
+    assert len(written) == 11
     alike = [name for name in written if "named_alike" in name]
     assert len(alike) == 3
     assert {"test_gates.test_twice_elsewhere", "test_gates.test_twice_elsewhere-2"} <= set(written)
@@ -200,6 +216,28 @@ def test_an_attack_that_raises_shows_its_traceback(ran):
     assert "Traceback" in failure
     record = Report.load(folder / "seen" / "test_gates.test_attack_raises").records[1]
     assert record.status == "error"
+
+
+def test_a_regression_across_workers(ran):
+    folder, _ = ran
+    properties, failure = cases(folder)["test_no_regression[150]"]
+    assert properties["robustsuite_outcome"] == "failed"
+    assert int(properties["robustsuite_regressions"]) >= 1
+    assert properties["robustsuite_baseline"] == str(folder / "reports" / "released")
+    assert "regression: fgsm: robust_accuracy 0.9 -> 0.25, 130 samples worse and 0 better of 200" in failure
+    properties, failure = cases(folder)["test_no_regression[20]"]
+    assert (properties["robustsuite_outcome"], failure) == ("passed", None)
+
+
+def test_every_gate_has_a_line_in_the_summary(ran):
+    _, done = ran
+    told = done.stdout.split("robustsuite gates")[1].partition("\n")[2].split("\n===")[0].splitlines()
+    tests = [line.split("  ")[:2] for line in told]
+    assert len(told) == 10, "one test raised before it was judged, and one asked twice"
+    assert ["inconclusive", "test_gates.py::test_cannot_tell"] in tests
+    assert ["failed", "test_gates.py::test_no_regression[150]"] in tests
+    assert tests.count(["passed", "test_gates.py::test_twice_elsewhere"]) == 2
+    assert any("robust_accuracy 0.600 [" in line for line in told)
 
 
 def test_a_test_that_does_not_ask_has_no_properties(ran):
