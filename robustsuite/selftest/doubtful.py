@@ -166,6 +166,6 @@ def _state(network: nn.Module, victim: Victim) -> dict[str, object]:
         "requires_grad": [p.requires_grad for p in network.parameters()],
         "inputs": victim.test.digest(),
         "Python's generator": random.getstate(),
-        "NumPy's generator": np.random.get_state()[1].tolist(),
+        "NumPy's generator": np.random.get_state(legacy=False)["state"]["key"].tolist(),
         "torch's generator": torch.get_rng_state().tolist(),
     }
