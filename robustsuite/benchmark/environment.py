@@ -14,10 +14,11 @@ _PACKAGES: Final = ("robustsuite", *provenance.LIBRARIES)
 
 @cache
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """Versions, device, threads, and the git revision of the working folder where there is one."""
+    """Versions, device, threads, a digest of the code, and the git revision of the working folder where it has one."""
     versions = {name: provenance.version(name) for name in _PACKAGES}
     facts = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
-    return {**facts, "versions": versions, "device": device, "threads": threads, "revision": _revision()}
+    place = {"device": device, "threads": threads, "revision": _revision(), "code": provenance.code()}
+    return {**facts, "versions": versions, **place}
 
 
 def _revision() -> str:

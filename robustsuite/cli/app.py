@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from robustsuite import __version__
-from robustsuite.cli import cache, catalogue, compare, doctor, evaluate, export, report, run, selftest, train
+from robustsuite.cli import cache, catalogue, compare, doctor, evaluate, export, replay, report, run, selftest, train
 from robustsuite.cli.console import contained
 from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
 
@@ -52,6 +52,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("list")(catalogue.list_names)
 app.command("show")(catalogue.show)
+app.command("replay")(replay.replay)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.add_typer(cache.app, name="cache")

@@ -1,0 +1,68 @@
+"""`robustsuite replay`: repeat one judged cell and say whether it agrees with its record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustsuite.cli.console import Plugins, Quiet, Verbose, say, set_up
+
+if TYPE_CHECKING:
+    from robustsuite.benchmark.records import Record
+    from robustsuite.benchmark.replay import Replay
+
+
+def replay(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    key: Annotated[str, typer.Argument(help="Key of a record (see results.csv), or a beginning that is its own.")],
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train again, rather than take the run's trained weights.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default="the record's")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    plugins: Plugins = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Repeat one cell of a run and say whether it agrees: exit 0 where it does, 1 where it differs.
+
+    Metrics (times aside), flags, status and every per-sample column must come out the same. The run's folder and the
+    cache stay as they are.
+    """
+    set_up(verbose=verbose)
+    from robustsuite.benchmark.replay import called
+    from robustsuite.benchmark.replay import replay as repeat
+
+    def announce(record: Record, changed: tuple[str, ...]) -> None:
+        say(f"replaying {record.key}: {called(record)}", quiet=quiet)
+        for what in changed:
+            say(f"note: not as in the run: {what}")
+
+    found = repeat(folder, key, retrain=retrain, device=device, plugins=tuple(plugins or ()), announce=announce)
+    for note in found.notes:
+        say(f"note: {note}", quiet=quiet)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        _tell(found, retrain=retrain)
+    if not found.agrees:
+        raise typer.Exit(1)
+
+
+def _tell(found: Replay, *, retrain: bool) -> None:
+    record = found.recorded
+    if found.trained:
+        why = "" if retrain else ", for want of the run's weights"
+        typer.echo(f"trained again{why}: {found.trained}")
+    if found.agrees:
+        samples = ", every sample" if record.samples else ""
+        typer.echo(f"agrees: status {record.status}, {len(record.metrics)} metrics, {len(record.flags)} flags{samples}")
+        return
+    typer.echo("differs:")
+    for difference in found.differences:
+        typer.echo(f"  {difference}")
