@@ -83,11 +83,13 @@ def _metrics(parts: Sequence[Record], columns: Mapping[str, Tensor]) -> Iterator
             low, high = interval(successes, n)
             yield name, replace(like, value=successes / n, n=n, low=low, high=high)
         else:
-            yield name, replace(like, value=_median(name, columns), n=n, low=None, high=None)
+            yield name, replace(like, value=_median(name, n, columns), n=n, low=None, high=None)
 
 
-def _median(name: str, columns: Mapping[str, Any]) -> float:
-    """Of the distances of what fell, or of the queries about what was attacked."""
-    if name == "distance_median":
-        return float(columns["distance"][columns["clean_correct"] & ~columns["robust"]].median())
-    return float(columns["queries"][columns["clean_correct"]].double().median())
+def _median(name: str, n: int, columns: Mapping[str, Any]) -> float:
+    """Of the queries about what was attacked, or of the distances of that or of what fell, whichever counts `n`."""
+    attacked = columns["clean_correct"]
+    if name != "distance_median":
+        return float(columns["queries"][attacked].double().median())
+    fell = attacked & ~columns["robust"]
+    return float(columns["distance"][fell if int(fell.sum()) == n else attacked].median())

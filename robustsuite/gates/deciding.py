@@ -159,7 +159,7 @@ def _compare(low: float, high: float, gate: Gate) -> Outcome:
 
 
 def _figure(metric: Metric, low: float, high: float) -> str:
-    rate = metric.unit in ("rate", "rate difference", "")
+    rate = metric.unit in ("rate", "rate difference")
     value, *span = (f"{x:.3f}" if rate else f"{x:.4g}" for x in (metric.value, low, high))
     if low == high:
         return f"{metric.value:,.0f}" if metric.unit == "count" else value
@@ -176,7 +176,7 @@ def _doubts(flags: tuple[str, ...], doubt: str) -> str:
 def _advice(metric: Metric, threshold: float) -> str:
     """How many samples would settle it, should the figure stay what it is."""
     if metric.low is None or metric.high is None:
-        return "it has no interval, so that nothing supports a verdict"
+        return "it has no interval, so that nothing supports a verdict; repeats of the training give it one"
     return more_samples(metric.n, _needed(metric, threshold))
 
 

@@ -7,12 +7,14 @@ import pytest
 
 from robustsuite import gates, registry
 from robustsuite.benchmark.gates import Gate, gives, places
+from robustsuite.benchmark.records import read
 from robustsuite.benchmark.suite import load_suite
 from robustsuite.errors import RequestError
 from robustsuite.report import words
 from robustsuite.scenarios import SCENARIOS
 from robustsuite.scenarios.metrics import GIVEN
 
+REPORTS = Path(__file__).parent.parent.parent / "reports"
 HEAD = """\
 name: demo
 dataset: {name: digits, test: 100}
@@ -142,7 +144,14 @@ def test_the_worst_case_needs_two_evasion_attacks():
 
 
 def test_every_game_says_which_metrics_it_gives():
+    """Held to the published runs, in which every game was really played."""
     assert GIVEN.keys() == SCENARIOS.keys()
+    published = [record for path in sorted(REPORTS.glob("*/**/records.jsonl")) for record in read(path)]
+    assert {record.scenario for record in published} == GIVEN.keys()
+    for record in published:
+        for name, figure in record.metrics.items():
+            told = GIVEN[record.scenario][name]
+            assert figure["unit"] == (record.norm if told == "distance" else told), (record.scenario, name)
     assert {name for game in GIVEN.values() for name in game} <= words.TITLES.keys()
     assert set(gives("evasion", "worst-case")) == {"robust_accuracy"}
 
