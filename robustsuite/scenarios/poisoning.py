@@ -107,6 +107,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
 
     def pack(self, artefact: Poison) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Rows, inputs and labels as tensors; a trigger that is a dataclass of plain values by its name and fields."""
+        _poison(artefact)
         trigger = artefact.trigger
         facts: dict[str, Any] = {"target": artefact.target, "trigger": None}
         if trigger is not None:
@@ -154,12 +155,19 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         return Metrics(values, flags, per_sample=columns, artefacts=artefacts)
 
 
+def _poison(artefact: Any) -> None:
+    if not isinstance(artefact, Poison):
+        got = type(artefact).__name__
+        raise BudgetError(f"expected a Poison, got artefact={got}; return the rows to change, with inputs and labels")
+
+
 def _apply(view: TrainingSet, poison: Poison) -> Samples:
     """The poisoned set, after every budget check.
 
     Raises:
-        BudgetError: Too many rows, rows twice or out of range, inputs that are out of bounds or not finite.
+        BudgetError: No poison, too many rows, rows twice or out of range, inputs that are out of bounds or not finite.
     """
+    _poison(poison)
     index, n = poison.index, len(view.samples)
     if len(index) > view.budget:
         raise BudgetError(
