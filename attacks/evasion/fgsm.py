@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class FGSM:
     References:
         Goodfellow et al., ICLR 2015, arXiv:1412.6572; random start: Wong et al., ICLR 2020, arXiv:2001.03994.
     """
+
+    one_step: ClassVar[bool] = True  # its number is a lower bound by design, which no doubt makes stronger
 
     step_size: float = 1.0
     random_start: bool = False

@@ -12,6 +12,7 @@ from typing import Any
 
 from robustsuite.benchmark.records import Record, save_samples
 from robustsuite.canonical import plain
+from robustsuite.diagnostics.escalation import doubted
 from robustsuite.errors import NotApplicableError, StorageError
 from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
 
@@ -52,7 +53,8 @@ def judge(
             artefact = crafted(attack, scenario)
             attack = lambda view, streams: artefact  # noqa: E731, ARG005
         metrics = play(attack, scenario, player, seed=blank.seed)
-        record = _filled(blank, metrics, player, folder)
+        metrics, facts = doubted(metrics, attack, scenario, player, seed=blank.seed)
+        record = replace(_filled(blank, metrics, player, folder), escalation=facts)
         record.line()  # what no line can hold is an error of this cell, not of the run
     except NotApplicableError as error:
         record = replace(blank, status="not_applicable", message=str(error))

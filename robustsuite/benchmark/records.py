@@ -50,6 +50,7 @@ class Record:
         cost: Counted passes: forwards, backwards, queries.
         seconds: Wall time of the cell; trainings that it shares with others stand apart.
         attack_parameters: The attack, resolved.
+        escalation: What the standing checks measured, and which attacks were then played with which parameters.
         recipe: The defended recipe, resolved.
         history: One row of figures per training epoch.
         environment: Revision, versions, device, threads.
@@ -78,6 +79,7 @@ class Record:
     cost: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     attack_parameters: Mapping[str, Any] = field(default_factory=dict)
+    escalation: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -52,6 +52,59 @@ _ALL: Final = (
         withholds=True,
     ),
     Flag(
+        "broken-gradients",
+        "many input gradients are not finite",
+        "attack through a stand-in, with a scale-free loss, or without gradients",
+        withholds=True,
+    ),
+    Flag(
+        "misleading-gradients",
+        "the loss does not change along its gradient as the gradient says",
+        "attack through a stand-in or a smoothed gradient, or without gradients",
+        withholds=True,
+    ),
+    Flag(
+        "saturated-loss",
+        "the logits lie so far apart that cross-entropy is flat in float32",
+        "attack a loss that no scale hides (margin or dlr)",
+        withholds=True,
+    ),
+    Flag(
+        "one-step-better",
+        "one gradient step broke samples that the iterated attack left standing",
+        "take more or smaller steps, or attack through a stand-in: an iterated attack must be the stronger",
+        withholds=True,
+    ),
+    Flag(
+        "black-box-better",
+        "a short search without gradients broke samples that the white-box attack left standing",
+        "the gradients are masked: attack through a stand-in, or by queries",
+        withholds=True,
+    ),
+    Flag(
+        "huge-radius",
+        "without a limit on the distance the attack did not bring accuracy down to chance",
+        "the gradients are masked: attack through a stand-in, or by queries",
+        withholds=True,
+    ),
+    Flag(
+        "gradients-in-forward",
+        "the model computes gradients while it answers, so its answer is an optimisation of its own",
+        "differentiate through the whole optimisation, or through its result as a function of its input",
+        withholds=True,
+    ),
+    Flag(
+        "unconverged",
+        "twice the steps broke clearly more samples",
+        "take more steps until the number stays",
+        withholds=True,
+    ),
+    Flag(
+        "short-of-radius",
+        "steps times step size does not reach the radius",
+        "take more or longer steps",
+    ),
+    Flag(
         "not-adaptive",
         "the attack did not differentiate through the whole defence",
         "attack through a surrogate of the missing part, or by queries",
@@ -88,12 +141,20 @@ _ALL: Final = (
         "run the suite again to finish it",
     ),
 )
+RESOLVED: Final = "resolved:"
 KNOWN: Final = {flag.code: flag for flag in _ALL}
 
 
 def describe(code: str) -> Flag:
-    """The meaning of a code; one that is not known here stands for itself."""
-    return KNOWN.get(code, Flag(code, ""))
+    """The meaning of a code; one that is not known here stands for itself.
+
+    A code behind `resolved:` was a doubt that escalation settled; it withholds nothing.
+    """
+    settled = code.removeprefix(RESOLVED)
+    if settled == code:
+        return KNOWN.get(code, Flag(code, ""))
+    was = KNOWN.get(settled, Flag(settled, ""))
+    return replace(was, code=code, meaning=f"settled by escalation: {was.meaning}", remedy="", withholds=False)
 
 
 def concerning(codes: Iterable[str], metric: str, beside: Collection[str] = ()) -> tuple[str, ...]:

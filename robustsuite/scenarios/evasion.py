@@ -49,6 +49,7 @@ class Evasion(Scenario[Inputs, Tensor]):
         closest: Whether distances are judged, as for attacks of minimum norm: the attack is asked for the nearest
             adversarial input within the bounds, whatever the radius, and a sample has fallen where that lies in the
             ball. The per-sample distance then tells at which radius a sample falls; infinite where none was found.
+        escalate: Whether a doubt about a white-box attack's verdict starts the attacks that resolve it.
 
     Raises:
         RequestError: A targeted goal without a target, an unknown access, a budget below 1.
@@ -56,7 +57,7 @@ class Evasion(Scenario[Inputs, Tensor]):
 
     name: ClassVar[str] = "evasion"
     accesses: ClassVar[tuple[str, ...]] = ACCESSES
-    options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size", "precision")
+    options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size", "precision", "escalate")
 
     ball: Ball
     access: str = "white-box"
@@ -67,6 +68,7 @@ class Evasion(Scenario[Inputs, Tensor]):
     draws: int = 1
     precision: str = "reference"
     closest: bool = False
+    escalate: bool = True
 
     def __post_init__(self) -> None:
         checks.one_of("access", self.access, ACCESSES)

@@ -17,6 +17,7 @@ LAYERS = [
     {"protocol", "statistics", "paired"},
     {"registry", "suites"},
     {"scenarios"},
+    {"diagnostics"},
     {"benchmark"},
     {"report", "gates"},
     {"api"},

@@ -1,0 +1,148 @@
+"""Ascend a margin that no scale of the logits can hide, through whatever stand-in the view offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from robustsuite import checks, losses
+from robustsuite.diagnostics.stand_ins import Bridged
+from robustsuite.registry import register
+from robustsuite.scenarios.found import Found
+from robustsuite.scenarios.views import WhiteBox
+from robustsuite.streams import Streams
+
+_ENOUGH: Final = 0.2  # normalised margin beyond which only a rejection is left to bring down
+_SLACK: Final = 0.1  # normalised distance from a detector's threshold that is kept
+_WEIGHTS: Final = (1.0, 0.3, 3.0)  # of the rejection in the loss, by restart
+
+
+@register.attack(
+    "bpda",
+    scenario="evasion",
+    access="white-box",
+    resolves=(
+        "zero-gradients",
+        "broken-gradients",
+        "misleading-gradients",
+        "saturated-loss",
+        "gradients-in-forward",
+        "nondeterministic",
+        "not-adaptive",
+        "one-step-better",
+        "black-box-better",
+        "huge-radius",
+        "unconverged",
+    ),
+    taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"),
+)
+@dataclass(frozen=True, kw_only=True)
+class BPDA:
+    """Projected ascent of the margin with momentum and shrinking steps, backward through a differentiable stand-in.
+
+    Where escalation found a stand-in for the model, the view offers it. Else functions without a gradient (rounding,
+    signs, comparisons, `detach`, `no_grad`) get a straight-through one, and parts that keep their input's shape the
+    identity. Where the stand-in has one more output than there are classes, it says how far beyond their thresholds
+    the model's detectors are, and the attack brings that down beside raising the margin. Success is the deployed
+    model's answer always.
+
+    Args:
+        steps: Gradient steps, at least 1.
+        step_size: Length of the first step as a fraction of the ball's radius, in (0, 2]; steps shrink to a tenth.
+        momentum: Decay of accumulated l1-normalised gradients, in [0, 1].
+        restarts: Runs in all, at least 1; the first starts at the sample, the others at random points of the ball.
+        bridge: Whether to make a stand-in where the view offers the model itself.
+
+    References:
+        Athalye et al., ICML 2018, arXiv:1802.00420; Tramer et al., NeurIPS 2020, arXiv:2002.08347; joint with
+        detectors: Carlini and Wagner, AISec 2017, arXiv:1705.07263.
+    """
+
+    steps: int = 40
+    step_size: float = 0.5
+    momentum: float = 0.7
+    restarts: int = 3
+    bridge: bool = True
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, low=1)
+        checks.real("step_size", self.step_size, low=0.0, high=2.0, open_low=True)
+        checks.real("momentum", self.momentum, low=0.0, high=1.0)
+        checks.integer("restarts", self.restarts, low=1)
+
+    def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
+        """Adversarial inputs `(N, …)` for the samples of this view."""
+        found = Found(view.x)
+        if view.ball.radius == 0:
+            return found.x
+        if self.bridge:
+            view = _bridged(view)
+        for run in range(self.restarts):
+            rows = found.standing()
+            if len(rows) == 0:
+                break
+            start = view.x[rows]
+            if run > 0:
+                start = view.ball.sample(start, view.ids[rows], streams.child("start", run))
+            self._climb(view, start, rows, found, _WEIGHTS[run % len(_WEIGHTS)])
+        return found.x
+
+    def _climb(self, view: WhiteBox, x: Tensor, rows: Tensor, found: Found, weight: float) -> None:
+        centre, trend = view.x[rows], torch.zeros_like(x)
+        loss = _Loss(view.classes, weight)
+        for step, length in enumerate((*self._lengths(view.ball.radius), 0.0)):
+            last = step == self.steps
+            seen = view.ascend(x, rows, loss, gradient=not last, done=step / self.steps)
+            found.keep(x, rows, seen.loss, seen.fallen)
+            standing = found.stands(rows)
+            if last or not standing.any():
+                return
+            x, rows, centre, trend, slope = (part[standing] for part in (x, rows, centre, trend, seen.gradient))
+            size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
+            trend = self.momentum * trend + slope / size.reshape(-1, *[1] * (slope.dim() - 1))
+            x = view.ball.project(view.ball.step(x, trend, length, share=0.05), centre)
+
+    def _lengths(self, radius: float) -> Iterator[float]:
+        for step in range(self.steps):
+            yield self.step_size * radius * max(0.1, 1 - step / self.steps)
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The margin; with a column for rejection, the normalised margin up to enough of it, less the rejection.
+
+    Args:
+        classes: Number of classes.
+        weight: Of the rejection.
+    """
+
+    classes: int
+    weight: float
+
+    @property
+    def __name__(self) -> str:
+        """The name under which climbs are compared."""
+        return f"margin, rejection x {self.weight:g}"
+
+    def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+        """Values `(n,)`."""
+        if logits.shape[1] <= self.classes:
+            return losses.margin(logits, y, target)
+        scores, suspicion = logits[:, : self.classes], logits[:, self.classes]
+        scale = scores.detach().std(1).clamp_min(1e-12)
+        gained = (losses.margin(scores, y, target) / scale).clamp_max(_ENOUGH)
+        return gained - self.weight * (suspicion + _SLACK).clamp_min(0)
+
+
+def _bridged(view: WhiteBox) -> WhiteBox:
+    """The same view through straight-through gradients, where it offers the model itself."""
+    from dataclasses import replace
+
+    inner = getattr(view.model, "inner", view.model)
+    if type(inner).__module__ == Bridged.__module__ or type(inner).__module__.startswith("robustsuite.diagnostics"):
+        return view
+    return replace(view, model=Bridged(view.model, view.classes, view.ball.radius / 2), engine=None)

@@ -1,0 +1,247 @@
+"""Escalation: a doubt starts the attacks that resolve it, and the record shows the stronger number and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite import registry
+from robustsuite.canonical import plain
+from robustsuite.diagnostics.looking import Look
+from robustsuite.diagnostics.search import StandIn, find
+from robustsuite.diagnostics.standing import Doubts, examine
+from robustsuite.diagnostics.stand_ins import Rerouted
+from robustsuite.errors import RobustsuiteError
+from robustsuite.isolation import seeded, untouched
+from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
+from robustsuite.registry import Entry
+from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.statistics import rate
+from robustsuite.streams import Streams
+
+RESOLVED: Final = "resolved:"
+_STARTS: Final = frozenset({
+    "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "gradients-in-forward",
+    "nondeterministic", "not-adaptive", "one-step-better", "black-box-better", "huge-radius", "unconverged",
+})  # fmt: skip
+_DRAWS: Final = 11  # times that a random model is asked; the majority decides
+_ROUTES: Final = 3  # stand-ins that are attacked through, at most
+_QUERIES: Final = 1000  # a sample, of an attack without gradients
+_FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
+
+
+class Judged(NamedTuple):
+    """A judgement after doubt.
+
+    Args:
+        metrics: The stronger figures, with the doubts that are left.
+        facts: What was looked at, what was played and what it broke; empty where nothing was.
+    """
+
+    metrics: Metrics
+    facts: Mapping[str, Any] = {}  # noqa: RUF012  # never written to
+
+
+def doubted(
+    metrics: Metrics, attack: Attack[Any, Any], scenario: Scenario[Any, Any], victim: Victim, *, seed: int
+) -> Judged:
+    """Look at a judgement with the standing checks, and escalate where one of them raises a doubt.
+
+    Only evasion games of white-box attacks of more than one step are looked at, and only where the game's `escalate`
+    is on. Random draws are keyed as in `play`.
+
+    Args:
+        metrics: What the judge measured.
+        attack: Who attacked.
+        scenario: The game.
+        victim: Who was attacked.
+        seed: Keys random draws.
+    """
+    if not isinstance(scenario, Evasion) or not _is_looked_at(attack, scenario) or "robust" not in metrics.per_sample:
+        return Judged(metrics)
+    network = victim.model.network
+    with torch.inference_mode(False), untouched(network), seeded(Streams(seed).child("doubt").key):
+        with _counted(network) as checked:
+            doubts = examine(attack, scenario, victim, metrics.per_sample["robust"], seed=seed)
+        escalation = _Escalation(metrics, doubts, scenario, victim, seed)
+        with _counted(network) as spent:
+            escalation.run()
+    return escalation.judged(checked, spent)
+
+
+def _is_looked_at(attack: Any, game: Evasion) -> bool:
+    if not game.escalate or game.access != "white-box" or game.ball.radius == 0 or getattr(attack, "one_step", False):
+        return False
+    try:
+        return not registry.attacks.get(getattr(attack, "plugin_name", "")).control
+    except RobustsuiteError:
+        return True
+
+
+class _Escalation:
+    """One verdict on its way to a stronger one."""
+
+    def __init__(self, metrics: Metrics, doubts: Doubts, game: Evasion, victim: Victim, seed: int) -> None:
+        self._metrics, self._doubts, self._game, self._victim, self._seed = metrics, doubts, game, victim, seed
+        self._flags = dict.fromkeys((*metrics.flags, *doubts.flags))
+        self._causes = frozenset(self._flags) & _STARTS
+        self._random = victim.model.random or not victim.clean.deterministic
+        self._distance = metrics.per_sample["distance"].clone()
+        self._clean = metrics.per_sample["clean_correct"]
+        self._robust = self._clean.clone() if self._random else metrics.per_sample["robust"].clone()
+        self._played: list[dict[str, Any]] = []
+        self._sound = False
+        self._hits = 0
+
+    def run(self) -> None:
+        """Play what resolves the doubts, while anything stands."""
+        if not self._random:
+            self._fell(torch.isin(self._victim.test.ids, torch.tensor(sorted(self._doubts.fallen))), "standing checks")
+        if not self._causes or not self._robust.any():
+            return
+        for entry in _resolving(self._causes, self._game):
+            if entry.access == "white-box":
+                for stand_in in find(self._look(), self._causes)[:_ROUTES]:
+                    self._play(entry, stand_in)
+            else:
+                self._play(entry, None)
+
+    def _look(self) -> Look:
+        return Look.at(self._victim, self._game, self._robust & correct(self._victim))
+
+    def _play(self, entry: Entry, stand_in: StandIn | None) -> None:
+        rows = self._robust.nonzero()[:, 0]
+        if len(rows) == 0:
+            return
+        model = self._victim.model
+        surrogate = model.surrogate() if stand_in is None else stand_in.module
+        rerouted = Rerouted(model, surrogate, _DRAWS if self._random else 1)
+        test = self._victim.test.take(rows)
+        made = entry.make({})
+        rules: dict[str, Any] = {"access": entry.access, "draws": 1, "closest": entry.minimum_norm}
+        if entry.access != "white-box":
+            rules["query_budget"] = self._game.query_budget or _QUERIES
+        game = replace(self._game, **rules)
+        try:
+            found = play(made, game, replace(self._victim, model=rerouted, test=test), seed=self._seed)
+        except Exception as error:  # an attack that cannot be played here resolves nothing
+            self._played.append({"attack": entry.name, "error": f"{type(error).__name__}: {error}"})
+            return
+        self._take(rows, found)
+        via = "" if stand_in is None else stand_in.name
+        self._played.append({
+            "attack": entry.name, "parameters": plain(made), "through": via, "broke": int((~found.per_sample["robust"]).sum()),
+            "of": len(rows), "knowledge": entry.access if stand_in is None else stand_in.knowledge,
+        })  # fmt: skip
+        sound = "zero-gradients" not in found.flags
+        self._sound |= sound and (self._victim.model.fully_differentiable or "joint" in via or stand_in is None)
+
+    def _take(self, rows: Tensor, found: Metrics) -> None:
+        fell = ~found.per_sample["robust"]
+        self._robust[rows[fell]] = False
+        self._distance[rows[fell]] = found.per_sample["distance"][fell]
+        hits = found.values.get("target_hit_rate")
+        self._hits += 0 if hits is None else round(hits.value * hits.n)
+
+    def _fell(self, rows: Tensor, by: str) -> None:
+        fell = rows & self._robust
+        if fell.any():
+            self._played.append({"attack": by, "broke": int(fell.sum()), "of": int(self._robust.sum())})
+            self._robust &= ~fell
+
+    def judged(self, checked: Counter[str], spent: Counter[str]) -> Judged:
+        """The stronger figures, the doubts that are left, and what was done."""
+        metrics = self._metrics
+        cost = dict(metrics.cost)
+        for name, passes in (("standing", checked), ("escalation", spent)):
+            cost |= {f"{name}_{kind}": passes[kind] for kind in ("forwards", "backwards") if passes[kind]}
+        left, flags = self._left(), []
+        for code in self._flags:
+            if self._random and code == "lost-adversarial":
+                continue  # one lucky draw, and this verdict is the majority's
+            flags.append(code if code in left or code not in self._causes else RESOLVED + code)
+        if not self._played and not self._causes:
+            facts = {"checks": dict(self._doubts.flags)} if self._doubts.flags else {}
+            return Judged(replace(metrics, flags=tuple(self._flags), cost=cost), facts)
+        values, columns = self._values(), {**metrics.per_sample, "robust": self._robust, "distance": self._distance}
+        status, message = self._status(left)
+        facts = {"checks": dict(self._doubts.flags), "played": self._played}
+        changed = replace(
+            metrics, values=values, flags=tuple(flags), status=status, message=message, per_sample=columns, cost=cost
+        )
+        return Judged(changed, facts)
+
+    def _left(self) -> frozenset[str]:
+        """Causes that nothing resolved: no sound gradient was found, and more than a little still stands."""
+        if float(self._robust.float().mean()) <= _FLOOR:
+            return frozenset()
+        if self._sound:
+            return self._causes & {"gradients-in-forward"}
+        return self._causes
+
+    def _values(self) -> dict[str, Metric]:
+        values = dict(self._metrics.values)
+        naive = values["robust_accuracy"]
+        broken = self._clean & ~self._robust
+        values["robust_accuracy"] = rate(self._robust, "higher")
+        values["attack_success_rate"] = rate(broken[self._clean], "lower")
+        values["attack_success_rate_all"] = rate(~self._robust, "lower")
+        values["robust_accuracy_naive"] = naive
+        if "target_hit_rate" in values and self._hits:
+            before = values["target_hit_rate"]
+            values["target_hit_rate"] = replace(before, value=min(1.0, before.value + self._hits / max(1, before.n)))
+        told = self._distance[broken]
+        if "distance_median" in values and len(told) and not self._game.closest:
+            values["distance_median"] = replace(values["distance_median"], value=float(told.median()), n=len(told))
+        return values
+
+    def _status(self, left: Iterable[str]) -> tuple[str, str]:
+        before = self._metrics.values["robust_accuracy"].value
+        after = float(self._robust.float().mean())
+        why = ", ".join(sorted(self._causes)) or "standing checks"
+        steps = ", ".join(_told(p) for p in self._played if p.get("broke")) or "nothing that was played broke more"
+        message = f"escalated ({why}): robust accuracy {before:.4g} -> {after:.4g}; {steps}"
+        kept = "lost-adversarial" in self._metrics.flags and not self._random
+        unresolved = sorted(left)
+        if unresolved:
+            return "inconclusive", f"{message}; unresolved: {', '.join(unresolved)}"
+        status = self._metrics.status if kept else "ok"
+        return status, "; ".join(p for p in (message, "" if self._random else self._metrics.message) if p)
+
+
+def _told(step: Mapping[str, Any]) -> str:
+    through = f" through {step['through']}" if step.get("through") else ""
+    return f"{step['attack']}{through} broke {step['broke']} of {step['of']}"
+
+
+def _resolving(causes: frozenset[str], game: Evasion) -> Iterator[Entry]:
+    """Registered attacks that resolve one of these doubts: white boxes first, then scores, then labels."""
+    order = {"white-box": 0, "scores": 1, "labels": 2, "blind": 3}
+    entries = [e for e in registry.attacks.all() if e.scenario == "evasion" and causes & set(e.resolves)]
+    for entry in sorted(entries, key=lambda e: (order.get(e.access, 4), e.name)):
+        if game.ball.norm in entry.norms:
+            yield entry
+
+
+@contextmanager
+def _counted(network: nn.Module) -> Iterator[Counter[str]]:
+    """Passes through the network while it is entered, in samples, whoever asks for them."""
+    passes: Counter[str] = Counter()
+
+    def note(_: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        n = len(args[0]) if args and isinstance(args[0], Tensor) else 1
+        passes["forwards"] += n
+        if isinstance(result, Tensor) and result.requires_grad:
+            result.register_hook(lambda _: passes.update(backwards=n))  # type: ignore[no-untyped-call]
+
+    handle = network.register_forward_hook(note)
+    try:
+        yield passes
+    finally:
+        handle.remove()

@@ -1,0 +1,101 @@
+"""A few samples of a game, and short climbs on them: what the standing checks and the search for stand-ins share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite import losses
+from robustsuite.isolation import differentiable
+from robustsuite.protocol import Victim
+from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.serving import Deployed
+from robustsuite.threat import Ball
+
+FEW: Final = 64  # samples that standing checks look at, at most
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Some samples that the deployed model gets right, as an evasion game hands them out.
+
+    Args:
+        model: The deployed model.
+        x: Inputs `(n, …)`.
+        y: Labels `(n,)`.
+        ids: Sample ids `(n,)`.
+        target: Labels to reach `(n,)`, or None.
+        ball: Where adversarial inputs must lie.
+        classes: Number of classes.
+        random: Whether the model answers differently when asked twice.
+    """
+
+    model: Deployed
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    target: Tensor | None
+    ball: Ball
+    classes: int
+    random: bool
+
+    @classmethod
+    def at(cls, victim: Victim, game: Evasion, chosen: Tensor, most: int = FEW) -> Look:
+        """The first of these test samples, `chosen (N,)` bool."""
+        rows = chosen.nonzero()[:most, 0]
+        batch = victim.test.batch(rows, victim.device)
+        return cls(
+            victim.model,
+            batch.x.to(victim.dtype),
+            batch.y,
+            batch.ids,
+            game.targets(victim, batch),
+            game.ball.within(victim.test.bounds),
+            victim.test.classes,
+            victim.model.random or not victim.clean.deterministic,
+        )
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.y)
+
+    def take(self, rows: Tensor | slice) -> Look:
+        """Some of these samples."""
+        target = None if self.target is None else self.target[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], target=target)
+
+    def margin(self, x: Tensor) -> Tensor:
+        """By how much the deployed model's goal is reached `(n,)`, negative where it is not or the input is rejected."""
+        with torch.no_grad():
+            logits, rejected = self.model(x)
+        gap = losses.margin(logits.double(), self.y, self.target)
+        return torch.where(rejected, -gap.abs() - 1e-9, gap)
+
+    def slope(self, module: nn.Module, x: Tensor, loss: losses.AttackLoss = losses.margin) -> Tensor:
+        """Gradient `(n, …)` of the loss through a module; zero where nothing leads there, NaN kept."""
+        with differentiable():
+            leaf = x.detach().clone().requires_grad_(True)
+            values = loss(module(leaf), self.y, self.target)
+            if not values.requires_grad:
+                return torch.zeros_like(x)
+            (found,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+        return torch.zeros_like(x) if found is None else found.detach()
+
+    def climb(self, module: nn.Module, steps: int, loss: losses.AttackLoss = losses.margin) -> Tensor:
+        """Where so many steps from the samples lead `(n, …)`, along a module's gradient."""
+        x, trend = self.x, torch.zeros_like(self.x)
+        for step in range(steps):
+            slope = self.slope(module, x, loss).nan_to_num(0.0, 0.0, 0.0)
+            size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
+            trend = 0.7 * trend + slope / size.reshape(-1, *[1] * (slope.dim() - 1))
+            length = self.ball.radius * max(0.1, 0.5 * (1 - step / steps))
+            x = self.ball.project(self.ball.step(x, trend, length, share=0.05), self.x)
+        return x
+
+
+def standing_samples(victim: Victim, robust: Tensor) -> Tensor:
+    """Which test samples the model gets right and an attack left standing; bool `(N,)`."""
+    return correct(victim) & robust

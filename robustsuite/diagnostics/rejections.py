@@ -1,0 +1,74 @@
+"""A model that rejects: what its detectors compare, read off while it answers, as one more output to bring down."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.diagnostics.looking import Look
+from robustsuite.diagnostics.passing import Passing
+from robustsuite.diagnostics.stand_ins import bridged
+from robustsuite.isolation import differentiable
+from robustsuite.serving import Deployed
+
+
+class Joint(nn.Module):
+    """Logits of a deployed model, and in one more column how far beyond a threshold its detectors are.
+
+    Args:
+        model: The deployed model.
+        network: The network inside.
+        classes: Number of classes.
+        width: Over what change of its operands a comparison is smeared.
+        chosen: Which comparisons reject, by order: (index, sign, scale).
+    """
+
+    def __init__(
+        self,
+        model: Deployed,
+        network: nn.Module,
+        classes: int,
+        width: float,
+        chosen: tuple[tuple[int, float, float], ...] = (),
+    ) -> None:
+        super().__init__()
+        self.network, self.classes, self.width, self.chosen = network, classes, width, chosen
+        self._model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, classes + 1)`; the last column is positive where the input is rejected."""
+        graph = x.requires_grad and torch.is_grad_enabled()
+        logits, cuts, _ = self.seen(x)
+        gaps = [sign * cuts[i][1] / scale for i, sign, scale in self.chosen if i < len(cuts)]
+        worst = torch.stack(gaps).amax(0) if gaps else logits.new_zeros(len(x))
+        answer = torch.cat([logits, worst[:, None].to(logits.dtype)], dim=1)
+        return answer if graph else answer.detach()
+
+    def seen(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor]:
+        """Logits, every comparison that gave one bool a sample, and what was rejected."""
+        with differentiable():
+            leaf = x if x.requires_grad else x.detach().clone().requires_grad_(True)
+            with bridged(self.network, leaf), Passing(len(x), self.classes, self.width) as mode:
+                logits, rejected = self._model(leaf)
+        return logits, mode.cuts, rejected
+
+
+def joint(look: Look, width: float) -> Joint | None:
+    """The logits together with those comparisons that decide on rejection; None where none is seen.
+
+    A comparison is one of them if no accepted input is on its other side. Inputs are looked at as they are and as a
+    short attack on the logits alone leaves them, since those are what detectors are for.
+    """
+    bare = Joint(look.model, look.model.network, look.classes, width)
+    x = torch.cat([look.x, look.climb(look.model.surrogate(), 10)])
+    _, cuts, rejected = bare.seen(x)
+    if not rejected.any():
+        return None
+    chosen = []
+    for i, (decided, gap) in enumerate(cuts):
+        signed = [s for s, side in ((1.0, decided), (-1.0, ~decided)) if not bool((side & ~rejected).any())]
+        if signed and bool((decided if signed[0] > 0 else ~decided).any()):
+            chosen.append((i, signed[0], float(gap.abs().median().clamp_min(1e-12))))
+    if not chosen:
+        return None
+    return Joint(look.model, look.model.network, look.classes, width, tuple(chosen))

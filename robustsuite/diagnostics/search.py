@@ -1,0 +1,111 @@
+"""Which stand-in to differentiate through: each is tried on a few samples, and the deployed model decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import nn
+
+from robustsuite.diagnostics.looking import Look
+from robustsuite.diagnostics.rejections import joint
+from robustsuite.diagnostics.stand_ins import Averaged, Bridged, Tapped
+
+_STEPS: Final = 10  # of the climb by which a stand-in is tried
+_TRIED: Final = 32  # samples that it is tried on
+_EOT: Final = 8  # draws that are averaged, of a random model
+_MILD: Final = frozenset({"saturated-loss", "one-step-better", "unconverged"})
+_NOISE: Final = 0.25  # of the radius, by which inputs are blurred where gradients mislead
+
+
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """Something to differentiate through, and how it did.
+
+    Args:
+        name: What it is, for the record.
+        module: Raw inputs to logits.
+        knowledge: What an adversary who uses it must know.
+        fell: Share of the tried samples that fell.
+        rise: By how much the deployed model's margin rose, on average.
+    """
+
+    name: str
+    module: nn.Module
+    knowledge: str
+    fell: float
+    rise: float
+
+
+def find(look: Look, doubts: frozenset[str]) -> list[StandIn]:
+    """Stand-ins that lead somewhere, best first.
+
+    Args:
+        look: Some samples that still stand.
+        doubts: Codes that say what is wrong with the model's own gradients.
+    """
+    look = look.take(slice(0, _TRIED))
+    before = look.margin(look.x)
+    found = []
+    for name, knowledge, make in _candidates(look, doubts):
+        try:
+            module = make()
+            if module is None:
+                continue
+            moved = look.climb(module, _STEPS)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            continue  # a stranger's code need not bear what the stand-in does to it
+        after = look.margin(moved)
+        rise = float((after - before).clamp(-1e6, 1e6).mean() / before.abs().mean().clamp_min(1e-12))
+        found.append(StandIn(name, module, knowledge, float((after > 0).float().mean()), rise))
+    if any(s.fell > 0 for s in found):
+        return sorted(found, key=lambda s: -s.fell)  # of equals the plainest, which is tried first
+    return sorted(found, key=lambda s: -s.rise)
+
+
+Candidate = tuple[str, str, Callable[[], nn.Module | None]]
+
+
+def _candidates(look: Look, doubts: frozenset[str]) -> Iterator[Candidate]:
+    model, width = look.model.surrogate(), look.ball.radius / 2
+    eot = _EOT if look.random else 1
+
+    def expected(module: nn.Module, noise: float = 0.0) -> nn.Module:
+        return Averaged(module, _EOT if noise else eot, noise) if eot > 1 or noise else module
+
+    if doubts <= _MILD:  # the gradient is there, and is the loss's
+        yield "the model itself", "full defence", lambda: model
+        return
+    average = f", averaged over {_EOT} draws" if look.random else ""
+    yield f"the model itself{average}", "full defence", lambda: expected(model)
+    yield f"straight-through{average}", "full defence", lambda: expected(Bridged(model, look.classes, width))
+    bare = Bridged(model, look.classes, width, intercept=False, force=True)
+    yield f"identity backward{average}", "full defence", lambda: expected(bare)
+    tapped = _tap(look, model, width)
+    if tapped is not None:
+        yield f"{tapped[0]}{average}", "full defence", lambda: expected(tapped[1])
+    if doubts & {"misleading-gradients", "black-box-better", "huge-radius", "zero-gradients"}:
+        noise = _NOISE * look.ball.radius
+        yield "gradients averaged over noise", "full defence", lambda: expected(model, noise)
+        blurred = Bridged(model, look.classes, width)
+        yield "straight-through averaged over noise", "full defence", lambda: expected(blurred, noise)
+    if not look.model.fully_differentiable:
+        yield f"joint with what rejects{average}", "full defence", lambda: joint(look, width)
+
+
+def _tap(look: Look, model: nn.Module, width: float) -> tuple[str, nn.Module] | None:
+    """What is computed inside as `(N, classes)` first, where gradients lead to it."""
+    few = look.take(slice(0, 8))
+    whole = Tapped(model, look.classes, width)
+    try:
+        with torch.enable_grad():
+            entries = whole.entries(few.x.clone().requires_grad_(True))
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    only = tuple(i for i, entry in enumerate(entries) if entry.requires_grad)
+    if not only:
+        return None
+    name = "the logits inside" if len(only) == 1 else f"the mean of {len(only)} logits inside"
+    return name, Tapped(model, look.classes, width, only)

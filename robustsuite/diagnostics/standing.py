@@ -1,0 +1,186 @@
+"""Standing checks: on at most 64 samples, can the number that an attack gave be believed?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from robustsuite import losses
+from robustsuite.diagnostics.looking import Look
+from robustsuite.diagnostics.passing import Passing
+from robustsuite.protocol import Attack, Victim, play
+from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.streams import Streams
+
+_MASKED: Final = 0.1  # share of samples from which a gradient is doubted
+_MISLED: Final = 0.25  # share of samples whose slope is not the loss's
+_SMALL: Final = 0.02  # of the radius, over which the loss is differenced
+_SATURATED: Final = 50.0  # logits between the first and the second, from which float32 cross-entropy says nothing
+_QUERIES: Final = 20
+_HUGE: Final = 16  # samples that are attacked without bounds on the distance
+_DOUBLED: Final = 32  # samples that are attacked with twice the steps
+_AT_LEAST: Final = 2  # samples by which a weaker attack must be better to raise a doubt
+
+
+@dataclass
+class Doubts:
+    """What the standing checks found.
+
+    Args:
+        flags: Code -> what was measured, in a few words.
+        fallen: Ids of samples for which a check itself met an adversarial input.
+    """
+
+    flags: dict[str, str] = field(default_factory=dict)
+    fallen: set[int] = field(default_factory=set)
+
+
+def examine(attack: Attack[Any, Any], game: Evasion, victim: Victim, robust: Tensor, *, seed: int) -> Doubts:
+    """Run every standing check.
+
+    Args:
+        attack: Who attacked.
+        game: The rules under which it did.
+        victim: Who was attacked.
+        robust: Which test samples it left standing; bool `(N,)`.
+        seed: Keys random draws.
+    """
+    doubts, streams = Doubts(), Streams(seed).child("standing-checks")
+    right = correct(victim)
+    if game.ball.radius == 0 or not right.any():
+        return doubts
+    look = Look.at(victim, game, right)
+    for code, told in (*_of_the_model(look, streams), *_of_the_pass(look)):
+        doubts.flags[code] = told
+    if _reach(attack) < 1:
+        doubts.flags["short-of-radius"] = f"its steps reach {_reach(attack):.0%} of the radius"
+    left = right & robust
+    if left.any():
+        _weaker(doubts, Look.at(victim, game, left), streams)
+        if not look.random:
+            _no_bounds(doubts, look.take(slice(0, _HUGE)))
+            _doubled(doubts, attack, game, victim, left, seed)
+    return doubts
+
+
+def _of_the_model(look: Look, streams: Streams) -> Iterator[tuple[str, str]]:
+    """Is there a gradient, and is it the loss's?"""
+    surrogate = look.model.surrogate()
+    if look.random:
+        yield "nondeterministic", "two answers to one input differ"
+    with torch.no_grad():
+        top = surrogate(look.x).topk(2, dim=1).values
+    gap = (top[:, 0] - top[:, 1]).float()
+    if float((gap > _SATURATED).float().mean()) > _MASKED:
+        yield "saturated-loss", f"the first logit leads by {float(gap.median()):.3g}"
+    start = look.ball.sample(look.x, look.ids, streams.child("start"))
+    for loss, name in ((losses.margin, "margin"), (losses.cross_entropy, "cross-entropy")):
+        peak = look.slope(surrogate, start, loss).flatten(1).abs().amax(1)
+        broken, zero = float((~peak.isfinite()).float().mean()), float((peak == 0).float().mean())
+        if broken > _MASKED:
+            yield "broken-gradients", f"{broken:.0%} of the gradients of the {name} are not finite"
+        if zero > _MASKED:
+            yield "zero-gradients", f"{zero:.0%} of the gradients of the {name} are zero"
+    if not look.random:
+        misled = _misled(look, start)
+        if misled > _MISLED:
+            yield (
+                "misleading-gradients",
+                f"for {misled:.0%} of the samples the loss does not change as its gradient says",
+            )
+
+
+def _misled(look: Look, start: Tensor) -> float:
+    slope = look.slope(look.model.surrogate(), start).nan_to_num(0.0, 0.0, 0.0)
+    length = _SMALL * look.ball.radius
+    ahead = look.ball.step(start, slope, length, share=0.05)
+    behind = look.ball.step(start, -slope, length, share=0.05)
+    promised = (slope.double() * (ahead - behind).double()).flatten(1).sum(1)
+    shown = look.margin(ahead) - look.margin(behind)
+    told = promised > 0
+    wrong = told & ~((shown > 0.5 * promised) & (shown < 2.0 * promised))
+    return float(wrong.float().mean())
+
+
+def _of_the_pass(look: Look) -> Iterator[tuple[str, str]]:
+    """Does the model compute gradients while it answers?"""
+    few = look.take(slice(0, 4))
+    with Passing(len(few), look.classes, quiet=True) as seen, torch.no_grad():
+        few.model(few.x)
+    if seen.inside:
+        yield "gradients-in-forward", f"{seen.inside} gradients are computed inside one forward pass"
+
+
+def _weaker(doubts: Doubts, look: Look, streams: Streams) -> None:
+    """Does one step, or a search without gradients, find what the attack did not?"""
+    slope = look.slope(look.model.surrogate(), look.x).nan_to_num(0.0, 0.0, 0.0)
+    once = look.ball.project(look.ball.step(look.x, slope, look.ball.radius, share=0.05), look.x)
+    ways = {"one-step-better": once, "black-box-better": _searched(look, streams.child("search"))}
+    for code, moved in ways.items():
+        fell = (look.margin(moved) > 0) & look.ball.contains(moved, look.x)
+        if look.random:  # one lucky draw is no verdict
+            continue
+        doubts.fallen |= set(look.ids[fell].tolist())
+        if int(fell.sum()) >= _AT_LEAST:
+            doubts.flags[code] = f"it breaks {int(fell.sum())} of {len(look)} samples that the attack left standing"
+
+
+def _searched(look: Look, streams: Streams) -> Tensor:
+    """Random signs on blocks of coordinates, kept where they raise the margin."""
+    shape = look.x.shape[1:]
+    best = look.x
+    signs = torch.where(streams.child("first").uniform(look.ids, shape) < 0.5, -1.0, 1.0).to(look.x)
+    high = look.margin(best)
+    for query in range(_QUERIES):
+        here = streams.child(query)
+        tried = signs
+        if query > 0:
+            share = max(0.02, 0.3 * 0.85**query)
+            flip = here.uniform(look.ids, shape) < share
+            drawn = torch.where(here.child("sign").uniform(look.ids, shape) < 0.5, -1.0, 1.0).to(look.x)
+            tried = torch.where(flip, drawn, signs)
+        moved = look.ball.project(look.ball.step(look.x, tried, look.ball.radius, share=0.05), look.x)
+        value = look.margin(moved)
+        better = value > high
+        spread = better.reshape(-1, *[1] * len(shape))
+        best, signs = torch.where(spread, moved, best), torch.where(spread, tried, signs)
+        high = torch.maximum(value, high)
+    return best
+
+
+def _no_bounds(doubts: Doubts, look: Look) -> None:
+    """Without a limit on the distance, accuracy must come down to chance."""
+    bounds = look.ball.bounds
+    if bounds is None:
+        return
+    wide = replace(look, ball=look.ball.everywhere(tuple(look.x.shape[1:]), bounds))
+    stands = int((look.margin(wide.climb(look.model.surrogate(), 10)) <= 0).sum())
+    chance, n = 1 / look.classes, len(look)
+    if stands > n * chance + 3 * (n * chance * (1 - chance)) ** 0.5 and n >= 4:
+        doubts.flags["huge-radius"] = f"with no limit on the distance, {stands} of {n} samples still stand"
+
+
+def _doubled(doubts: Doubts, attack: Any, game: Evasion, victim: Victim, left: Tensor, seed: int) -> None:
+    """With twice the steps, no more must fall."""
+    steps = getattr(attack, "steps", None)
+    if not isinstance(steps, int) or "steps" not in {f.name for f in fields(attack)}:
+        return
+    rows = left.nonzero()[:_DOUBLED, 0]
+    fewer = replace(victim, test=victim.test.take(rows))
+    found = play(replace(attack, steps=2 * steps), game, fewer, seed=seed)
+    fell = found.per_sample["clean_correct"] & ~found.per_sample["robust"]
+    doubts.fallen |= set(fewer.test.ids[fell].tolist())
+    if int(fell.sum()) >= _AT_LEAST:
+        doubts.flags["unconverged"] = f"twice the steps break {int(fell.sum())} of {len(rows)} more"
+
+
+def _reach(attack: Any) -> float:
+    """How far steps of constant length lead, as a share of the radius; 1 where that is not known."""
+    steps, size = getattr(attack, "steps", None), getattr(attack, "step_size", None)
+    if not isinstance(steps, int) or not isinstance(size, float):
+        return 1.0
+    return steps * size
