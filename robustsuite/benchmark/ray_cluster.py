@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from robustsuite.errors import RequestError
 
 GPUS: Final = "ROBUSTSUITE_RAY_GPUS"
 _OBJECTS: Final = 256 * 2**20  # bytes of the object store of a cluster that is started here, besides the data
+_TOLD: Final = 400  # characters of what Ray says
 
 
 def import_ray() -> Any:
@@ -33,8 +35,6 @@ def connect(ray: Any, worker: Worker, address: str | None, workers: int | None) 
     asked = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if asked == "local":
-        # Usage statistics are for the owner of a cluster to allow, and nobody was asked.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         count = workers or max(1, (os.cpu_count() or 1) // worker.suite.threads)
         room = {"num_cpus": count * worker.suite.threads, "object_store_memory": _OBJECTS + 2 * _size(worker)}
         ray.init(address="local", include_dashboard=False, **room, **quiet)
@@ -42,8 +42,11 @@ def connect(ray: Any, worker: Worker, address: str | None, workers: int | None) 
     _reachable(asked)
     try:
         ray.init(address=asked, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:  # versions that differ are a RuntimeError
-        raise checks.fail("a Ray cluster that can be joined", "address", asked, f"{_first(error)}") from error
+    except (ValueError, RuntimeError) as error:  # versions that differ are a RuntimeError
+        raise checks.fail("a Ray cluster that can be joined", "address", asked, _whole(error)) from error
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        remedy = f"{_whole(error)}; where the cluster asks for a token, set RAY_AUTH_MODE=token as its owner says"
+        raise checks.fail("a Ray cluster that can be joined", "address", asked, remedy) from error
     return True, False
 
 
@@ -65,7 +68,7 @@ def needs(ray: Any, worker: Worker, workers: int | None) -> dict[str, float]:
     if worker.device.partition(":")[0] == "cuda":
         given = os.environ.get(GPUS)
         gpus = ray.cluster_resources().get("GPU", 0.0)
-        share = min(1.0, gpus / workers) if workers is not None and gpus else 1.0
+        share = 1.0 / math.ceil(workers / gpus) if workers is not None and gpus else 1.0
         needs["num_gpus"] = checks.real(GPUS, _number(given), low=0.0, open_low=True) if given else share
     return needs
 
@@ -113,7 +116,7 @@ def agree(seen: Iterable[tuple[str, Seen]], device: str) -> None:
             )
         if device.partition(":")[0] == "cuda" and not node.accelerated:
             raise RequestError(
-                f"expected a GPU that torch can use on {address}, got none; check its driver, or choose --device cpu"
+                f"expected torch built for GPUs on {address}, got one without; install it there, or choose --device cpu"
             )
 
 
@@ -129,6 +132,10 @@ def cause(error: BaseException) -> str:
     """What was raised on the node, in a line."""
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {_first(cause)}"
+
+
+def _whole(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_TOLD]
 
 
 def _first(error: BaseException) -> str:

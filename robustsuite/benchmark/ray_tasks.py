@@ -23,7 +23,7 @@ from robustsuite.store import Kept, Store
 
 _SCRATCH: Final = "robustsuite-ray-"
 _LOCK: Final = ".lock"
-_SETTLED: Final = 600.0  # seconds after which a folder that nobody holds is nobody's
+_SETTLED: Final = 60.0  # seconds after which a folder that nobody holds is nobody's
 _COARSE: Final = 0.05  # seconds by which clocks of file systems may be behind
 _LIMIT: Final = 4 * 10**9  # bytes of weights and artefacts that each process keeps at hand on its node
 
@@ -80,7 +80,7 @@ class Seen:
         code: Digest of its code.
         versions: Of the libraries that results depend on.
         shares: Whether it sees the run's folder and the cache.
-        accelerated: Whether torch finds a GPU.
+        accelerated: Whether torch is built for GPUs; none can be seen by a look that takes none.
     """
 
     code: str
@@ -99,7 +99,7 @@ def probe(token: str, places: Sequence[Path]) -> Seen:
     import torch
 
     versions = {name: provenance.version(name) for name in ("robustsuite", *provenance.LIBRARIES)}
-    return Seen(provenance.code(), versions, _shares(token, places), torch.cuda.is_available())
+    return Seen(provenance.code(), versions, _shares(token, places), bool(torch.version.cuda or torch.version.hip))
 
 
 def perform(parcel: Sequence[Any], token: str, node: Node, needs: Sequence[Any]) -> Answer:
@@ -202,10 +202,11 @@ def _shares(token: str, places: Sequence[Path]) -> bool:
 
 
 def _reap(token: str) -> None:
-    """Remove what processes of other runs left that were killed: the locks of their folders are free."""
+    """Remove the folders of processes that are gone, their locks being free; what hung in this run is still to tell."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
+        own = folder.name.startswith(f"{_SCRATCH}{token}-")
         with suppress(OSError, Timeout):
             settled = time.time() - folder.stat().st_mtime > _SETTLED
-            if settled and not folder.name.startswith(f"{_SCRATCH}{token}-"):
+            if settled and not (own and any((folder / HANGS).glob("*.txt"))):
                 with FileLock(folder / _LOCK, timeout=0):
                     shutil.rmtree(folder, ignore_errors=True)
