@@ -10,6 +10,7 @@ QUICK = {
     "pgd": {"steps": 5},
     "apgd": {"steps": 8},
     "mi-fgsm": {"steps": 4, "diversity": 0.5, "translation": 3, "scales": 2, "nesterov": True},
+    "square": {"queries": 30},
     "model-inversion": {"steps": 30},
     "adversarial-training": {"attack": {"pgd": {"steps": 2}}},
     "dp-sgd": {"epsilon": 8.0, "delta": 1e-3},
