@@ -207,6 +207,7 @@ def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, par
         set_threads(worker.suite.threads)
         for plugin in worker.suite.plugins:
             registry.load_file(plugin)
+        _ = worker.data  # however long it takes to load, no piece of work hangs meanwhile
         broken = ""
     except BaseException:  # a stranger's file may raise anything
         broken = traceback.format_exc()
