@@ -23,7 +23,7 @@ from robustsuite.protocol import Victim, moves
 from robustsuite.registry import Entry
 from robustsuite.report.report import Report
 from robustsuite.scenarios import has_norm
-from robustsuite.scenarios.engine import TRIAL, Engine
+from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.views import Inputs, Meter, make_view
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
@@ -162,6 +162,7 @@ def perturb(
     seed: int = 0,
     target: Tensor | None = None,
     batch_size: int = _BATCH,
+    precision: str = "reference",
 ) -> Tensor:
     """Run an evasion attack on a batch, whether the model gets it right or not.
 
@@ -174,6 +175,7 @@ def perturb(
         seed: Keys the random draws; at least 0.
         target: Labels `(N,)` to reach; None for an untargeted attack.
         batch_size: Samples at a time; never changes the result.
+        precision: `reference`, or `fast` for gradients in bfloat16 where the hardware has units for it.
 
     Returns:
         Inputs `(N, …)` in the model's dtype, on the device of `x`, without a graph. Nothing is judged.
@@ -185,6 +187,7 @@ def perturb(
     """
     checks.integer("seed", seed, low=0)
     checks.integer("batch_size", batch_size, low=1)
+    checks.one_of("precision", precision, PRECISIONS)
     if not isinstance(ball, Ball):
         raise checks.fail("a ball", "ball", ball, "write rs.Ball('linf', 8 / 255)")
     entry, options = resolve(attack)
@@ -197,7 +200,7 @@ def perturb(
         victim = existing(model, (x, y), ball=ball, seed=seed)
         wanted = None if target is None else _targets(target, victim)
         with untouched(victim.model.network):
-            engine = _engine(victim, batch_size) if entry.access == "white-box" else None
+            engine = _engine(victim, batch_size, precision) if entry.access == "white-box" else None
             views = (
                 _view(entry, victim, ball, slice(start, start + batch_size), wanted, meter, engine)
                 for start in range(0, len(victim.test), batch_size)
@@ -215,9 +218,9 @@ def _targets(target: Any, victim: Victim) -> Tensor:
     return wanted.to(victim.device, torch.int64)
 
 
-def _engine(victim: Victim, batch_size: int) -> Engine:
+def _engine(victim: Victim, batch_size: int, precision: str) -> Engine:
     some = victim.test.batch(slice(0, TRIAL), victim.device).x.to(victim.dtype)
-    return Engine(victim.model.surrogate(), some, most=batch_size)
+    return Engine(victim.model.surrogate(), some, precision=precision, most=batch_size)
 
 
 def _view(
