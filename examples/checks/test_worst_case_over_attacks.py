@@ -10,7 +10,7 @@ import robustsuite as rs
 pytestmark = pytest.mark.security
 
 BALL = rs.Ball("linf", 0.05)
-ATTACKS = ["noise", "pgd(steps=20)", "pgd(steps=20, loss='margin')", "pgd(steps=20, momentum=0.75)"]
+ATTACKS = ["noise", "pgd(steps=20)", "pgd(steps=20, loss='margin')"]
 FLOOR = 0.7
 
 

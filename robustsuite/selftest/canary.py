@@ -93,17 +93,17 @@ def _outcome(canary: Canary) -> Result:
 def near(what: str, expected: float, measured: float, tolerance: float) -> Finding:
     """A figure within a tolerance of its known value."""
     told = f"{expected:.6g} ± {tolerance:g}" if tolerance else f"{expected:.6g}"
-    return Finding(what, told, f"{measured:.6g}", abs(measured - expected) <= tolerance)
+    return Finding(what, told, f"{measured:.6g}", bool(abs(measured - expected) <= tolerance))
 
 
 def at_least(what: str, floor: float, measured: float) -> Finding:
     """A figure that is known to be no less than this."""
-    return Finding(what, f">= {floor:g}", f"{measured:.4g}", measured >= floor)
+    return Finding(what, f">= {floor:g}", f"{measured:.4g}", bool(measured >= floor))
 
 
 def at_most(what: str, ceiling: float, measured: float) -> Finding:
     """A figure that is known to be no more than this."""
-    return Finding(what, f"<= {ceiling:g}", f"{measured:.4g}", measured <= ceiling)
+    return Finding(what, f"<= {ceiling:g}", f"{measured:.4g}", bool(measured <= ceiling))
 
 
 def same(what: str, expected: object, measured: object) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -115,11 +115,18 @@ def determinism() -> Iterator[Finding]:
     yield same("two trainings by one seed have the same weights", True, equal)
 
 
-def _noised(samples: Samples | None = None, **options: Any) -> Report:
-    """Two attacks that draw, on the digits."""
+def _noised(samples: Samples | None = None, rules: Mapping[str, Any] | None = None, **options: Any) -> Report:
+    """Two attacks that draw, on the digits, and nothing beside them."""
     model = NearestMean(templates(digits("train")))
     attacks = ["noise", attack("pgd", steps=5)]
-    return evaluate(model, samples or digits("test"), attacks, Ball("linf", 0.1), **options)
+    return evaluate(
+        model,
+        samples or digits("test"),
+        attacks,
+        Ball("linf", 0.1),
+        rules={"escalate": False, **(rules or {})},
+        **options,
+    )
 
 
 def _distances(report: Report) -> torch.Tensor:

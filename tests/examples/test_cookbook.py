@@ -29,6 +29,9 @@ defenses: [dp-sgd: {epsilon: 3.0, training: {optimizer: sgd, lr: 0.25, batch_siz
 """
 
 
+ATTACKED = ("robust_accuracy_floor", "no_regression", "worst_case_over_attacks")  # where half the digits are enough
+
+
 class Results:
     """What became of each test, and why."""
 
@@ -44,7 +47,9 @@ class Results:
 def check(name, *arguments):
     """Run one file of the cookbook in this process, so that nothing is imported or trained twice."""
     seen = Results()
-    common = ["-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--import-mode=importlib", "-c", "/dev/null"]
+    few = ["--samples=180"] if name in ATTACKED and not any("--samples" in given for given in arguments) else []
+    absent = ("cacheprovider", "faulthandler", "unraisableexception")  # the last collects garbage for seconds
+    common = [*few, "-q", "-c/dev/null", "--import-mode=importlib", *(f"-pno:{plugin}" for plugin in absent)]
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
         code = pytest.main(
@@ -158,8 +163,8 @@ def weights(place, demo):
     return {name: (str(place / name), pinned) for name in ("released.safetensors", "changed.safetensors", "code.pt")}
 
 
-def model(name):
-    return lambda request: [f"--model=cookbook_models:{name}"]
+def model(name, *more):
+    return lambda request: [f"--model=cookbook_models:{name}", *more]
 
 
 def service(name):
@@ -210,7 +215,7 @@ BAD = {
     ],
     "worst_class_recall": [(model("one_class_lost"), {"test_every_class"}, "failed: recall of class 8 0.000")],
     "classes_cannot_be_inverted": [(model("open_book"), {"test_inversion"}, "failed: model-inversion: inversion_acc")],
-    "worst_case_over_attacks": [(model("masked"), {"test_worst_case"}, "worst-case: robust_accuracy 0.")],
+    "worst_case_over_attacks": [(model("masked", "--samples=60"), {"test_worst_case"}, "worst-case: robust_accuracy 0.")],
     "no_confidence_on_noise": [(model("sure"), {"test_noise"}, "failed: share of noise")],
     "checkpoint_is_safe_to_load": [
         (checkpoint("changed.safetensors"), {"test_digest"}, "was released"),
@@ -240,9 +245,10 @@ def test_a_bad_model_fails_and_is_told_why(request, place, name, arguments, fail
 
 def test_a_masked_model_would_pass_one_attack_alone(demo):
     """Why the worst case is asked for: the loss that is masked sees a robust model."""
-    found = rs.evaluate(rescaled(demo.model(), 1000), rs.load_data("digits"), ["pgd(steps=20)"], rs.Ball("linf", 0.05))
-    assert found.records[1].metrics["robust_accuracy"]["value"] > 0.9
-    assert "zero-gradients" in found.records[1].flags
+    model, data, ball = rescaled(demo.model(), 1000), rs.load_data("digits", samples=100), rs.Ball("linf", 0.05)
+    (_, found) = rs.evaluate(model, data, "pgd(steps=20)", ball, rules={"escalate": False}).records
+    assert found.metrics["robust_accuracy"]["value"] > 0.9
+    assert "zero-gradients" in found.flags
 
 
 def test_reports_are_kept_where_they_are_asked_for(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ def play(*names):
 def test_each_comes_out_as_it_should(name):
     (result,) = play(name)
     assert result.error == ""
+    assert json.loads(json.dumps(asdict(result)))["name"] == name
     assert [finding for finding in result.findings if not finding.ok] == []
     assert len(result.findings) >= 4
     assert result.seconds < 20
