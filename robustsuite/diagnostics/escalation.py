@@ -15,8 +15,8 @@ from robustsuite import registry
 from robustsuite.canonical import plain
 from robustsuite.diagnostics.looking import Look
 from robustsuite.diagnostics.search import StandIn, find
-from robustsuite.diagnostics.standing import Doubts, examine
 from robustsuite.diagnostics.stand_ins import Rerouted
+from robustsuite.diagnostics.standing import Doubts, examine
 from robustsuite.errors import RobustsuiteError
 from robustsuite.isolation import seeded, untouched
 from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
@@ -45,7 +45,7 @@ class Judged(NamedTuple):
     """
 
     metrics: Metrics
-    facts: Mapping[str, Any] = {}  # noqa: RUF012  # never written to
+    facts: Mapping[str, Any] = {}  # never written to
 
 
 def doubted(
@@ -135,10 +135,10 @@ class _Escalation:
             return
         self._take(rows, found)
         via = "" if stand_in is None else stand_in.name
-        self._played.append({
-            "attack": entry.name, "parameters": plain(made), "through": via, "broke": int((~found.per_sample["robust"]).sum()),
-            "of": len(rows), "knowledge": entry.access if stand_in is None else stand_in.knowledge,
-        })  # fmt: skip
+        told = {"attack": entry.name, "parameters": plain(made), "through": via, "of": len(rows)}
+        told["broke"] = int((~found.per_sample["robust"]).sum())
+        told["knowledge"] = entry.access if stand_in is None else stand_in.knowledge
+        self._played.append(told)
         sound = "zero-gradients" not in found.flags
         self._sound |= sound and (self._victim.model.fully_differentiable or "joint" in via or stand_in is None)
 
@@ -167,7 +167,7 @@ class _Escalation:
                 continue  # one lucky draw, and this verdict is the majority's
             flags.append(code if code in left or code not in self._causes else RESOLVED + code)
         if not self._played and not self._causes:
-            facts = {"checks": dict(self._doubts.flags)} if self._doubts.flags else {}
+            facts: dict[str, Any] = {"checks": dict(self._doubts.flags)} if self._doubts.flags else {}
             return Judged(replace(metrics, flags=tuple(self._flags), cost=cost), facts)
         values, columns = self._values(), {**metrics.per_sample, "robust": self._robust, "distance": self._distance}
         status, message = self._status(left)

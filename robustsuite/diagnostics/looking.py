@@ -68,7 +68,7 @@ class Look:
         return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], target=target)
 
     def margin(self, x: Tensor) -> Tensor:
-        """By how much the deployed model's goal is reached `(n,)`, negative where it is not or the input is rejected."""
+        """By how much the goal is reached on the deployed model `(n,)`; negative where it is not, or it rejects."""
         with torch.no_grad():
             logits, rejected = self.model(x)
         gap = losses.margin(logits.double(), self.y, self.target)

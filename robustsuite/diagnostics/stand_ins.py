@@ -38,13 +38,13 @@ class Bridged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, classes)`."""
         if not (x.requires_grad and torch.is_grad_enabled()):
-            answer: Tensor = self.inner(x)
-            return answer
-        with (
-            bridged(self.inner, x, force=self.force),
-            Passing(len(x), self.classes, self.width, quiet=not self.intercept),
-        ):
-            answer = self.inner(x)
+            return self._answer(x)
+        mode = Passing(len(x), self.classes, self.width, quiet=not self.intercept)
+        with bridged(self.inner, x, force=self.force), mode:
+            return self._answer(x)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.inner(x)
         return answer
 
 
@@ -75,7 +75,8 @@ class Tapped(nn.Module):
         """Every result `(N, classes)` that was made of something of another shape, in order."""
         with bridged(self.inner, x), Passing(len(x), self.classes, self.width) as mode:
             self.inner(x)
-        return mode.entries
+        found: list[Tensor] = mode.entries
+        return found
 
 
 class Averaged(nn.Module):

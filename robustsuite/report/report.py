@@ -67,12 +67,15 @@ class Report:
         return self.comparison.frame()
 
     def show(self, console: Console | None = None) -> None:
-        """Print the comparison table on the terminal, or on `console`."""
+        """Print the comparison table, and what escalation changed, on the terminal or on `console`."""
         from rich.console import Console
 
+        from robustsuite.report import escalations
         from robustsuite.report.terminal import terminal
 
-        terminal(self.comparison, console if console is not None else Console())
+        console = console if console is not None else Console()
+        terminal(self.comparison, console)
+        escalations.show(self.records, console)
 
     def save(self, folder: Path | str) -> Path:
         """Write records, per-sample files, tables and the HTML report into a folder.
