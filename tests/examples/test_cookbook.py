@@ -215,7 +215,9 @@ BAD = {
     ],
     "worst_class_recall": [(model("one_class_lost"), {"test_every_class"}, "failed: recall of class 8 0.000")],
     "classes_cannot_be_inverted": [(model("open_book"), {"test_inversion"}, "failed: model-inversion: inversion_acc")],
-    "worst_case_over_attacks": [(model("masked", "--samples=60"), {"test_worst_case"}, "worst-case: robust_accuracy 0.")],
+    "worst_case_over_attacks": [
+        (model("masked", "--samples=60"), {"test_worst_case"}, "worst-case: robust_accuracy 0."),
+    ],
     "no_confidence_on_noise": [(model("sure"), {"test_noise"}, "failed: share of noise")],
     "checkpoint_is_safe_to_load": [
         (checkpoint("changed.safetensors"), {"test_digest"}, "was released"),
