@@ -11,7 +11,7 @@ from typing import Final
 from robustsuite import checks
 from robustsuite.benchmark.gates import Gate
 from robustsuite.protocol import Metric
-from robustsuite.report.flags import KNOWN, describe
+from robustsuite.report.flags import KNOWN, RESOLVED, describe
 from robustsuite.statistics import interval
 
 # Doubts under which a model can only look better than it is: a floor that it misses even so, it misses.
@@ -123,7 +123,7 @@ def exact(metric: Metric) -> bool:
 
 
 def _grave(flags: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(flag for flag in flags if flag not in KNOWN or describe(flag).withholds)
+    return tuple(flag for flag in flags if flag.removeprefix(RESOLVED) not in KNOWN or describe(flag).withholds)
 
 
 def _believed(

@@ -99,6 +99,13 @@ def test_doubts_withhold_a_verdict_unless_they_can_only_flatter(flags, high, low
     assert below.outcome.value == low
 
 
+def test_a_doubt_that_escalation_settled_withholds_nothing():
+    flags = ("resolved:zero-gradients",)
+    for successes, outcome in ((95, Outcome.PASSED), (2, Outcome.FAILED)):
+        metric = Metric(successes / 100, 100, *interval(successes, 100), "rate", "higher")
+        assert decide(metric, 0.5, name="robust_accuracy", flags=flags).outcome is outcome
+
+
 def test_a_doubt_says_what_was_seen_and_what_settles_it():
     message = decide(measured(99, 100), 0.5, name="r", flags=("zero-gradients",)).message
     assert "flagged zero-gradients (many input gradients are exactly zero" in message
