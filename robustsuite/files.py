@@ -50,6 +50,16 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
                 scratch.unlink(missing_ok=True)
 
 
+def anchor(folder: Path) -> None:
+    """Wait until the disk knows which files a folder holds; elsewhere than on POSIX systems it needs no asking."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Name the file that is written in this block, where the disk refuses it.

@@ -24,6 +24,7 @@ from robustsuite.benchmark.plan import Node
 from robustsuite.benchmark.schedule import LostError
 from robustsuite.benchmark.watching import HANGS, died, hung, traced, watched
 from robustsuite.benchmark.worker import Done, Worker, set_threads
+from robustsuite.errors import RobustsuiteError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -91,18 +92,27 @@ class _Slot:
         """Start a process where there is none.
 
         Called by the thread that drives the run: some kernels end a worker together with the thread that started it.
+
+        Raises:
+            RobustsuiteError: The system has no room for one.
         """
         if self._process is not None and self._pipe is not None and not self._pipe.closed and self._process.is_alive():
             return
         self.end()
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=serve, args=(theirs, self._worker, self._timeout, os.getpid()), name="robustsuite-worker"
-        )
-        with _uninterrupted():
-            self._process.start()
-        theirs.close()
+        try:
+            self._pipe, theirs = context.Pipe()
+            with theirs, _uninterrupted():
+                process = context.Process(
+                    target=serve, args=(theirs, self._worker, self._timeout, os.getpid()), name="robustsuite-worker"
+                )
+                process.start()
+        except OSError as error:
+            raise RobustsuiteError(
+                f"expected room for one more worker process, got {error.strerror or error}; choose fewer "
+                f"--workers, and give the same command again"
+            ) from error
+        self._process = process
 
     def ask(self, node: Node) -> Done:
         """Hand over a piece of work, and wait for what it gives.
@@ -117,6 +127,10 @@ class _Slot:
             answer = self._answer(self._pipe, self._process)
         except (EOFError, OSError):
             answer = None
+        except Exception as error:  # an answer that is none: nothing that comes after it could be trusted
+            self._lost(node, self._process)
+            reason = f"the worker's answer could not be read ({type(error).__name__}: {error})"
+            raise LostError(reason, again=False) from error
         if answer is None:
             raise self._lost(node, self._process)
         return answer

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.canonical import canonical_json
 from robustsuite.errors import RequestError
-from robustsuite.files import storing, write_atomically
+from robustsuite.files import anchor, storing, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,6 +131,8 @@ def append(path: Path, record: Record) -> None:
             except OSError:
                 file.truncate(size)
                 raise
+    if size == 0:
+        anchor(path.parent)
 
 
 def _write(file: RawIOBase, content: bytes) -> None:

@@ -31,7 +31,7 @@ from robustsuite.canonical import canonical_json
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Splits
 from robustsuite.errors import RequestError, StorageError
-from robustsuite.files import storing, write_atomically
+from robustsuite.files import anchor, storing, write_atomically
 from robustsuite.store import Store, cache
 from robustsuite.training.cache import KIND as MODELS
 
@@ -387,6 +387,7 @@ class _Run:
         if self._path.is_file():
             lines = [record.line() for record in sorted(kept.values(), key=lambda record: record.order)]
             write_atomically(self._path, "".join(f"{line}\n" for line in lines).encode())
+            anchor(self._folder)  # what is appended from now on must not go to a file that is forgotten
         return kept
 
     def _whole(self, record: Record) -> bool:

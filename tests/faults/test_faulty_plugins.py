@@ -1,8 +1,14 @@
 """Plug-ins that raise, answer garbage, end their process, or never come back: each is named, and the others finish."""
 
+import contextlib
+import os
+import resource
+import shutil
+
 import pytest
 from fault_runs import log, play, records, table
 
+from robustsuite.errors import RobustsuiteError
 from robustsuite.report.verdicts import exit_code
 
 RAISING = {
@@ -157,6 +163,9 @@ def test_a_plug_in_that_crashes_its_process_each_time_is_named(tmp_path, straigh
 def hangs(tmp_path, straight, kinds, workers, timeout):
     told = []
     options = [uses(does=kinds), "defenses=[none]"]
+    # With weights at hand no worker imports what trains, which takes longer than so short a limit where much goes on.
+    play(tmp_path / "trained", "attacks=[noise]", "defenses=[none]")
+    shutil.copytree(tmp_path / "trained" / "models", tmp_path / "run" / "models")
     outcome = play(tmp_path / "run", *options, workers=workers, timeout=timeout, tell=told.append)
     found = by_attack(tmp_path / "run")
     for name in kinds:
@@ -188,12 +197,12 @@ def test_what_spins_or_is_stopped_from_outside_is_ended_too(tmp_path, straight, 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_training_that_hangs_costs_the_cells_that_need_it(tmp_path, straight, workers):
     options = ["defenses=[none, {stuck: {does: sleep}}]"]
-    outcome = play(tmp_path / "run", *options, workers=workers, timeout=8)
+    outcome = play(tmp_path / "run", *options, workers=workers, timeout=20)
     stuck = [record for record in outcome.records if record.defense == "stuck"]
     assert len(stuck) == 5
-    assert all("it hung for 8 seconds" in last_line(record) for record in stuck)
+    assert all("it hung for 20 seconds" in last_line(record) for record in stuck)
     assert all("in __call__" in record.message for record in stuck)
-    assert "training stuck: it hung for 8 seconds" in log(tmp_path / "run")
+    assert "training stuck: it hung for 20 seconds" in log(tmp_path / "run")
     kept = [row[2:4] + row[6:] for row in table(tmp_path / "run") if row[2] == "none"]
     assert kept == [row[2:4] + row[6:] for row in straight if row[2] == "none"]
 
@@ -224,3 +233,34 @@ def test_no_word_of_an_old_hang_is_held_against_a_new_death(tmp_path):
     outcome = play(folder, *options, workers=1, timeout=100)
     assert "exit code 0" in last_line(by_attack(folder)["leave"])
     assert not any("hung" in what for what in outcome.mishaps)
+
+
+@pytest.mark.slow
+def test_an_answer_that_cannot_be_read_costs_its_cell(tmp_path, straight):
+    outcome = play(tmp_path / "run", uses(does=["scribble"]), "defenses=[none]", workers=2)
+    assert "the worker's answer could not be read (UnpicklingError" in last_line(
+        by_attack(tmp_path / "run")["scribble"]
+    )
+    assert outcome.errors == 1
+    assert honest(table(tmp_path / "run")) == honest(straight)
+
+
+def test_no_room_for_a_process_is_said_and_the_same_command_goes_on(tmp_path, straight):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    held = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for handle in held[-4:]:  # for files that a run opens and closes
+            os.close(handle)
+        del held[-4:]
+        with pytest.raises(RobustsuiteError, match="room for one more worker process, got Too many open files"):
+            play(tmp_path / "run", workers=4)
+    finally:
+        for handle in held:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    play(tmp_path / "run")
+    assert table(tmp_path / "run") == straight
