@@ -42,21 +42,22 @@ class BatchView(WhiteBox):
         loss: losses.AttackLoss = losses.cross_entropy,
         *,
         gradient: bool = True,
+        standing: bool = False,  # noqa: ARG002
         aim: Tensor | None = None,
         through: Through | None = None,
         done: float | None = None,  # noqa: ARG002
     ) -> Ascent:
         """Loss and input gradient from one forward and one backward pass; nothing has fallen."""
         y = self.y if len(rows) == len(self.y) else self.y[rows]
-        standing = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        fallen = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if not gradient:
             with torch.no_grad():
-                return Ascent(loss(self.model(x), y, aim), x.new_empty(0), standing)
+                return Ascent(loss(self.model(x), y, aim), x.new_empty(0), fallen)
         with differentiable():
             leaf = x.detach().requires_grad_(True)
             values = loss(self.model(leaf if through is None else through(leaf, rows)), y, aim)
             (slope,) = torch.autograd.grad(values.sum(), leaf)
-        return Ascent(values.detach(), slope, standing)
+        return Ascent(values.detach(), slope, fallen)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ class APGD:
         """One run of each row, in one stage or, in l1, in three."""
         begun = 0
         for ball, steps in _stages(view.ball, self.steps):
-            climb = _Climb(self, view, ball, steps, begun, found)
+            climb = Climb(self, view, ball, steps, begun, found)
             state = climb(ball.project(x, view.x[rows]), rows, aim)
             begun += steps
             if ball.radius > view.ball.radius and len(state.rows) > 0:
@@ -132,8 +132,18 @@ def _drawn_in(view: WhiteBox, state: rules.State, found: Found) -> rules.State:
 
 
 @dataclass(frozen=True, eq=False)
-class _Climb:
-    """The steps of one stage, in a ball that may be wider than the view's."""
+class Climb:
+    """The steps of one stage, in a ball that may be wider than the view's.
+
+    Args:
+        attack: Loss, whether targets are pursued, and the steps of all stages together.
+        view: Whose samples are attacked.
+        ball: Where to climb.
+        steps: Of this stage.
+        begun: Steps of the stages before.
+        found: What is handed in so far.
+        reach: Length of the first step, in usual ones.
+    """
 
     attack: APGD
     view: WhiteBox
@@ -141,12 +151,14 @@ class _Climb:
     steps: int
     begun: int
     found: Found
+    reach: float = 1.0
 
     def __call__(self, x: Tensor, rows: Tensor, aim: Tensor) -> rules.State:
         """The runs that still stand after the last step."""
         centre = self.view.x[rows]
         loss, gradient = self._see(x, rows, centre, aim, 0)
         state = rules.start(rows, aim, centre, x, loss, gradient, self.ball)
+        state = state._replace(length=self.reach * state.length)
         checked = 0
         for step in range(1, self.steps + 1):
             standing = self.found.stands(state.rows)
@@ -170,6 +182,7 @@ class _Climb:
             rows,
             (losses.TOWARDS if attack.targets else losses.NAMED)[name],
             gradient=step < self.steps,
+            standing=self.ball.radius <= view.ball.radius,
             aim=aim if attack.targets else None,
             done=(self.begun + step) / attack.steps,
         )

@@ -50,7 +50,7 @@ class FGSM:
             return view.x.clone()
         start = view.ball.sample(view.x, view.ids, streams.child("start", 0)) if self.random_start else view.x
         rows = torch.arange(len(start), device=start.device)
-        seen = view.ascend(start, rows, losses.NAMED[losses.resolve(self.loss, view.classes)])
+        seen = view.ascend(start, rows, losses.NAMED[losses.resolve(self.loss, view.classes)], standing=True)
         length = self.step_size * view.ball.radius
         moved = view.ball.project(view.ball.step(start, seen.gradient, length, share=self.l1_share), view.x)
         moved[seen.fallen] = start[seen.fallen]

@@ -126,7 +126,7 @@ class MIFGSM:
         direct = not self.diversity and not self.nesterov
         point = self._ahead(view, x, trend, length) if self.nesterov else x
         if direct:
-            seen = view.ascend(x, rows, loss, done=done)
+            seen = view.ascend(x, rows, loss, standing=self.stop, done=done)
             found.keep(x, rows, seen.loss, seen.fallen)
             total, fallen = seen.gradient, seen.fallen
         else:

@@ -82,7 +82,7 @@ class PGD:
         centre, trend = view.x[rows], torch.zeros_like(x)
         loss = losses.NAMED[losses.resolve(self.loss, view.classes)]
         for step in range(self.steps + 1):
-            seen = view.ascend(x, rows, loss, gradient=step < self.steps, done=step / self.steps)
+            seen = view.ascend(x, rows, loss, gradient=step < self.steps, standing=True, done=step / self.steps)
             found.keep(x, rows, seen.loss, seen.fallen)
             standing = found.stands(rows)
             if step == self.steps or not standing.any():

@@ -107,6 +107,8 @@ class Engine:
     def pieces(self, n: int, run: Callable[[slice], T]) -> Iterable[T]:
         """Run a pass piece by piece; where memory runs out, pieces are halved from then on."""
         start = 0
+        if n == 0:
+            yield run(slice(0, 0))
         while start < n:
             piece = slice(start, min(n, start + self.batch))
             try:

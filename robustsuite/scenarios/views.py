@@ -175,6 +175,15 @@ Through = Callable[[Tensor, Tensor], Tensor]
 """A differentiable map of inputs `(n, …)` that belong to samples `rows (n,)`, applied before the model."""
 
 
+class Wish(NamedTuple):
+    """What one pass is for; the options of `WhiteBox.ascend`."""
+
+    gradient: bool
+    standing: bool
+    through: Through | None
+    done: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class WhiteBox(Inputs):
     """The model itself, differentiable.
@@ -208,6 +217,7 @@ class WhiteBox(Inputs):
         loss: losses.AttackLoss = losses.cross_entropy,
         *,
         gradient: bool = True,
+        standing: bool = False,
         aim: Tensor | None = None,
         through: Through | None = None,
         done: float | None = None,
@@ -219,6 +229,7 @@ class WhiteBox(Inputs):
             rows: Which samples of this view they belong to, `(n,)`.
             loss: What to maximise, per sample.
             gradient: Whether to run the backward pass; without it the gradient is empty.
+            standing: Whether gradients are wanted only where the goal is not reached; they are zero elsewhere.
             aim: What the loss is told as targets `(n,)`, in place of the goal's; the goal stays as it is.
             through: What inputs pass on their way to the model; then nothing is known of `x` itself, and none of them
                 counts as fallen.
@@ -229,46 +240,51 @@ class WhiteBox(Inputs):
         def run(piece: slice) -> Ascent:
             part = rows[piece]
             target = aim[piece] if aim is not None else None if self.target is None else self.target[part]
-            return self._pass(
-                x[piece], part, lambda logits: loss(logits, self.y[part], target), gradient, through, done
-            )
+            return self._pass(x[piece], part, loss, target, Wish(gradient, standing, through, done))
 
         parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
         seen = parts[0] if len(parts) == 1 else Ascent(*(torch.cat(column) for column in zip(*parts, strict=True)))
         if done is not None and through is None:
             name = getattr(loss, "__name__", "loss")
-            standing = ~seen.fallen
-            self.meter.climbed(name, self.ids[rows][standing], seen.loss[standing], done)
+            still = ~seen.fallen
+            self.meter.climbed(name, self.ids[rows][still], seen.loss[still], done)
         return seen
 
-    def _pass(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        loss: Callable[[Tensor], Tensor],
-        gradient: bool,
-        through: Through | None,
-        done: float | None,
-    ) -> Ascent:
+    def _pass(self, x: Tensor, rows: Tensor, loss: losses.AttackLoss, target: Tensor | None, wish: Wish) -> Ascent:
         engine = self.engine
-        lowered = engine is not None and engine.lowers(done)
-        with differentiable() if gradient else torch.no_grad():
+        lowered = engine is not None and engine.lowers(wish.done)
+        with differentiable() if wish.gradient else torch.no_grad():
             # Copied in here, because what a caller makes in inference mode cannot be saved for a backward pass.
-            leaf = x.detach().clone().requires_grad_(gradient) if engine is None else engine.leaf(x, gradient)
-            with nullcontext() if engine is None else engine.autocast(x.device.type, done):
-                logits = self.proxy(leaf if through is None else through(leaf, rows))
-            values = loss(logits.to(x.dtype) if lowered else logits)
-            slope = None
-            if gradient and values.requires_grad:  # not so where the model computes its answer outside of autograd
-                (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+            leaf = x.detach().clone().requires_grad_(wish.gradient) if engine is None else engine.leaf(x, wish.gradient)
+            with nullcontext() if engine is None else engine.autocast(x.device.type, wish.done):
+                logits = self.proxy(leaf if wish.through is None else wish.through(leaf, rows))
+            values = loss(logits.to(x.dtype) if lowered else logits, self.y[rows], target)
         logits = logits.detach().to(x.dtype) if lowered else logits.detach()
-        if through is None:
+        if wish.through is None:
             fallen = self._fallen(x, logits, rows, lowered=lowered)
         else:
             fallen = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
-        if not gradient:
+        if not wish.gradient:
             return Ascent(values, x.new_empty(0), fallen)
+        down = int(fallen.sum()) if wish.standing else 0
+        if 3 * down > len(rows):  # then passing on the others once more, forwards and back, is the shorter way
+            return self._others(x, rows, loss, target, wish, Ascent(values.detach(), torch.zeros_like(x), fallen))
+        slope = None
+        if values.requires_grad:  # not so where the model computes its answer outside of autograd
+            with differentiable():
+                (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
         return Ascent(values.detach(), self._sound(slope, x, ~fallen), fallen)
+
+    def _others(
+        self, x: Tensor, rows: Tensor, loss: losses.AttackLoss, target: Tensor | None, wish: Wish, seen: Ascent
+    ) -> Ascent:
+        """What was seen, with gradients of those that have not fallen."""
+        left = (~seen.fallen).nonzero()[:, 0]
+        if len(left) > 0:
+            aim = None if target is None else target[left]
+            again = self._pass(x[left], rows[left], loss, aim, wish._replace(standing=False))
+            seen.gradient[left], seen.fallen[left] = again.gradient, again.fallen
+        return seen
 
     def jacobian(
         self, x: Tensor, rows: Tensor, functions: Callable[[Tensor, Tensor], Tensor], *, standing: bool = False

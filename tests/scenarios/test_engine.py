@@ -321,3 +321,27 @@ def test_restarts_side_by_side_reach_the_verdicts_of_restarts_in_turn(tiny):
     rows = torch.cat([together.nonzero()[:10, 0], (~together).nonzero()[:10, 0]])
     alone = [attack(view_of(tiny, rows=rows[i : i + 1]), Streams(0)) for i in range(len(rows))]
     assert torch.equal(network(torch.cat(alone)).argmax(1) == y[rows], together[rows])
+
+
+def test_gradients_only_of_what_stands_are_those_and_cost_less(tiny):
+    network, x, y, ids = tiny
+    wrong = (y + (torch.arange(len(y)) % 4 > 0)) % 4  # three of four count as fallen
+    for engine in (None, Engine(network, x)):
+        whole, part = (view_of((network, x, wrong, ids), engine) for _ in range(2))
+        rows = torch.arange(len(y))
+        wanted, got = whole.ascend(x, rows), part.ascend(x, rows, standing=True)
+        assert torch.equal(got.fallen, wanted.fallen)
+        torch.testing.assert_close(got.loss, wanted.loss)
+        torch.testing.assert_close(got.gradient[~got.fallen], wanted.gradient[~got.fallen], rtol=1e-4, atol=1e-6)
+        assert float(got.gradient[got.fallen].abs().sum()) == 0
+        still = int((~got.fallen).sum())
+        assert (part.meter.forwards, part.meter.backwards) == (len(y) + still, still)
+        assert part.meter.gradients == whole.meter.gradients == still
+
+
+def test_no_samples_are_no_passes(tiny):
+    for engine in (None, Engine(tiny[0], tiny[1])):
+        view = view_of(tiny, engine)
+        seen = view.ascend(view.x[:0], torch.arange(0))
+        assert (len(seen.loss), seen.gradient.shape) == (0, (0, 1, 8, 8))
+        assert view.meter.forwards == 0
