@@ -67,11 +67,15 @@ def doubted(
         return Judged(metrics)
     network = victim.model.network
     with torch.inference_mode(False), untouched(network), seeded(Streams(seed).child("doubt").key):
-        with _counted(network) as checked:
-            doubts = examine(attack, scenario, victim, metrics.per_sample["robust"], seed=seed)
-        escalation = _Escalation(metrics, doubts, scenario, victim, seed)
-        with _counted(network) as spent:
-            escalation.run()
+        try:
+            with _counted(network) as checked:
+                doubts = examine(attack, scenario, victim, metrics.per_sample["robust"], seed=seed)
+            escalation = _Escalation(metrics, doubts, scenario, victim, seed)
+            with _counted(network) as spent:
+                escalation.run()
+        except Exception as error:  # a number that could not be examined is still a number, under a doubt
+            flags = (*metrics.flags, "unexamined")
+            return Judged(replace(metrics, flags=flags), {"error": f"{type(error).__name__}: {error}"})
     return escalation.judged(checked, spent)
 
 
@@ -105,12 +109,16 @@ class _Escalation:
             self._fell(torch.isin(self._victim.test.ids, torch.tensor(sorted(self._doubts.fallen))), "standing checks")
         if not self._causes or not self._robust.any():
             return
+        routes = _ROUTES
         for entry in _resolving(self._causes, self._game):
-            if entry.access == "white-box":
-                for stand_in in find(self._look(), self._causes)[:_ROUTES]:
-                    self._play(entry, stand_in)
-            else:
+            if not self._robust.any():
+                return
+            if entry.access != "white-box":
                 self._play(entry, None)
+                continue
+            for stand_in in find(self._look(), self._causes)[:routes]:
+                self._play(entry, stand_in)
+            routes = 1  # another attack gets the best one only
 
     def _look(self) -> Look:
         return Look.at(self._victim, self._game, self._robust & correct(self._victim))

@@ -68,7 +68,7 @@ def joint(look: Look, width: float) -> Joint | None:
     for i, (decided, gap) in enumerate(cuts):
         signed = [s for s, side in ((1.0, decided), (-1.0, ~decided)) if not bool((side & ~rejected).any())]
         if signed and bool((decided if signed[0] > 0 else ~decided).any()):
-            chosen.append((i, signed[0], float(gap.abs().median().clamp_min(1e-12))))
+            chosen.append((i, signed[0], float(gap.detach().abs().median().clamp_min(1e-12))))
     if not chosen:
         return None
     return Joint(look.model, look.model.network, look.classes, width, tuple(chosen))

@@ -14,7 +14,7 @@ from robustsuite import checks
 from robustsuite.benchmark import records as store
 from robustsuite.benchmark.records import Record
 from robustsuite.files import write_atomically
-from robustsuite.report import html
+from robustsuite.report import escalations, html
 from robustsuite.report.frame import tidy
 from robustsuite.report.junit import junit
 from robustsuite.report.sarif import sarif
@@ -104,6 +104,12 @@ def csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, lineterminator="\n")
 
 
+def _tables(run: _Run) -> str:
+    """The comparison, and below it what escalation changed, where it changed something."""
+    compared, changed = markdown(comparison(run.frame)), escalations.markdown(run.records)
+    return f"{compared}\nEscalated verdicts, robust accuracy in %:\n\n{changed}" if changed else compared
+
+
 def _parquet(frame: pd.DataFrame) -> bytes | None:
     if importlib.util.find_spec("pyarrow") is None:
         return None
@@ -115,7 +121,7 @@ def _parquet(frame: pd.DataFrame) -> bytes | None:
 _MAKERS: Final[dict[str, Callable[[_Run], bytes | None]]] = {
     "csv": lambda run: csv(run.frame).encode(),
     "parquet": lambda run: _parquet(run.frame),
-    "md": lambda run: markdown(comparison(run.frame)).encode(),
+    "md": lambda run: _tables(run).encode(),
     "latex": lambda run: latex(comparison(run.frame)).encode(),
     "html": lambda run: html.page(run.folder, run.records, run.frame).encode(),
     "junit": lambda run: junit(run.folder, run.records, run.judged).encode(),

@@ -100,6 +100,12 @@ _ALL: Final = (
         withholds=True,
     ),
     Flag(
+        "unexamined",
+        "the standing checks could not be run, so nothing is known of masked gradients",
+        "see escalation.error in the record",
+        withholds=True,
+    ),
+    Flag(
         "short-of-radius",
         "steps times step size does not reach the radius",
         "take more or longer steps",

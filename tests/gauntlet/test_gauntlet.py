@@ -17,7 +17,6 @@ CONTROLS = ("one-bit", "adversarial-training")
 FLAGS = {
     "scaled-logits": {"saturated-loss"},
     "temperature": {"saturated-loss"},
-    "softmax": {"zero-gradients", "saturated-loss", "one-step-better", "unconverged"},
     "detached": {"zero-gradients"},
     "argmax": {"zero-gradients"},
     "levels": {"zero-gradients"},
