@@ -110,9 +110,9 @@ def photos() -> Setting:
         Case("APGD-50", "linf", radius, 50, kind="apgd"),
     )
     net = ModelSpec("resnet18", options=(("width", 8),))
-    settings = Training(epochs=7, schedule="one-cycle", lr=5e-3)
+    settings = Training(epochs=6, schedule="one-cycle", lr=5e-3)
     recipes = {
-        "undefended": Recipe(build=net, training=Training(epochs=5)),
+        "undefended": Recipe(build=net, training=settings),
         "FGSM-RS-trained": hardened(net, settings, radius, "fgsm-rs"),
     }
     return Setting(DatasetSpec(name="cifar10", train=6000, test=1000), cases, recipes, 100)

@@ -146,7 +146,7 @@ class MIFGSM:
 
     def _map(self, view: WhiteBox, streams: Streams, scale: int) -> Through:
         def through(x: Tensor, rows: Tensor) -> Tensor:
-            dimmed = x / 2**scale
+            dimmed: Tensor = x / 2**scale
             if not self.diversity:
                 return dimmed
             keyed = streams.child("diversity", scale)

@@ -125,8 +125,8 @@ class Evasion(Scenario[Inputs, Tensor]):
         if self.access != "white-box" or len(standing) == 0:
             return None
         some = victim.test.batch(standing[:TRIAL], victim.device).x.to(victim.dtype)
-        rules = {"precision": self.precision, "most": self.batch_size}
-        return Engine(victim.model.surrogate(), some, notes=meter.notes, **rules)
+        network, most = victim.model.surrogate(), self.batch_size
+        return Engine(network, some, precision=self.precision, most=most, notes=meter.notes)
 
     def targets(self, victim: Victim, batch: Batch) -> Tensor | None:
         """The label that each of these samples shall be read as, `(n,)`; None for an untargeted goal."""
