@@ -21,7 +21,7 @@ from robustsuite.benchmark.ray_tasks import Answer, Made, Parcel
 from robustsuite.benchmark.schedule import LostError
 from robustsuite.benchmark.watching import hung
 from robustsuite.benchmark.worker import ARTEFACTS, Done, Worker
-from robustsuite.errors import RequestError
+from robustsuite.errors import RequestError, StorageError
 from robustsuite.files import write_atomically
 from robustsuite.store import Store
 from robustsuite.training.cache import KIND as MODELS
@@ -30,6 +30,7 @@ CARRY: Final = "ROBUSTSUITE_RAY_CARRY"
 _RETRAININGS: Final = "retrainings"
 _KEPT: Final = 64  # results at hand in the object store; others are read from disk again
 _LOOK: Final = 5.0  # seconds between two looks at how large the cluster is
+_STALE: Final = 86_400.0  # seconds after which the sign of a driver that did not take it away is nobody's
 _ANSWER: Final = 300.0  # seconds in which a node has to start its first worker
 
 
@@ -105,7 +106,8 @@ class Cluster:
         with contextlib.suppress(Exception):
             list(self._everywhere(ray_tasks.sweep, self._token, seconds=10.0))
         for place in self._places:
-            (place / ray_tasks.sign(self._token)).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (place / ray_tasks.sign(self._token)).unlink(missing_ok=True)
         if self._connected:
             self._ray.shutdown()
 
@@ -113,11 +115,10 @@ class Cluster:
         """Look at every node, then send what all workers need."""
         if not any(fits(node, self._needs) for node in self._nodes()):
             raise no_room(self._needs, self._nodes())
-        for place in self._places:
-            write_atomically(place / ray_tasks.sign(self._token), self._token.encode())
+        signed = self._sign()
         seen = list(self._everywhere(ray_tasks.probe, self._token, self._places, seconds=_ANSWER))
         agree(seen, self._worker.device)
-        share = os.environ.get(CARRY, "") in ("", "0") and all(node.shares for _, node in seen)
+        share = signed and os.environ.get(CARRY, "") in ("", "0") and all(node.shares for _, node in seen)
         self._carries = not share
         worker = self._worker
         sent = replace(worker, splits=worker.data, progress=None, device=worker.device.partition(":")[0])
@@ -125,6 +126,19 @@ class Cluster:
         self._parcel = self._ray.put(parcel)
         # Lost work is tried again by the schedule, which tells the user.
         self._perform = self._ray.remote(**self._needs, max_retries=0)(ray_tasks.perform)
+
+    def _sign(self) -> bool:
+        """Leave the files by which nodes recognise what they share with the driver; whether they could be left."""
+        for place in self._places:
+            for old in place.glob(ray_tasks.sign("*")):  # of drivers that were killed
+                with contextlib.suppress(OSError):
+                    if time.time() - old.stat().st_mtime > _STALE:
+                        old.unlink()
+            try:
+                write_atomically(place / ray_tasks.sign(self._token), self._token.encode())
+            except StorageError:
+                return False
+        return True
 
     def _nodes(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
@@ -218,7 +232,7 @@ class Cluster:
         self._made[node.key] = tuple((kind, key) for kind, key, _ in answer.made)
         if node.kind == "retraining" and answer.made:
             cache.offer(_RETRAININGS, node.key, {"made": self._made[node.key], "seconds": answer.done.seconds})
-        return answer.done
+        return replace(answer.done, notes=(*answer.done.notes, *cache.told()))
 
     def _explain(self, node: Node, error: BaseException) -> BaseException:
         """What the schedule is to make of an error."""
