@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite import checks
+from robustsuite import checks, losses
 from robustsuite.attacks.evasion.square_moves import Moves, share
 from robustsuite.registry import register
-from robustsuite.scenarios.views import Inputs, Oracle, ScoreOracle
+from robustsuite.scenarios.views import Inputs, Oracle, ScoreOracle, WhiteBox
 from robustsuite.streams import Streams
 
 Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -142,6 +142,16 @@ def asking(view: ScoreOracle) -> Ask:
         accepted = scores.sum(1) > 0
         margin = other - named if view.target is None else named - other
         return margin.masked_fill(~accepted, -math.inf), accepted & view.goal_reached(scores.argmax(1), rows)
+
+    return ask
+
+
+def answers_of(view: WhiteBox) -> Ask:
+    """Margins of the logits themselves; the least where a deployed model rejects what its network gets wrong."""
+
+    def ask(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        seen = view.ascend(x, rows, losses.margin, gradient=False)
+        return seen.loss.masked_fill((seen.loss > 0) & ~seen.fallen, -math.inf), seen.fallen
 
     return ask
 

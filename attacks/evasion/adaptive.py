@@ -1,0 +1,190 @@
+"""The default for strong evaluation: the verdict of the large ensembles from a small part of their passes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from robustsuite import checks, losses
+from robustsuite.attacks.evasion.apgd import APGD, Climb
+from robustsuite.attacks.evasion.square import Searched, Square, answers_of
+from robustsuite.registry import register
+from robustsuite.scenarios.found import Found
+from robustsuite.scenarios.views import WhiteBox
+from robustsuite.streams import Streams
+
+_TURN: Final = 2  # passes by which a start is turned towards its class
+_NEAR: Final = 0.1  # of the margin of the clean input, within which no sample is given up
+_HOPE: Final = 6.0  # further rounds at the rate of the last one, beyond which a sample is given up
+_WARM: Final = 0.25  # of a usual first step, from a point that is good already
+_PATCH: Final = 0.3  # of the input, that the first windows of a warm search cover
+
+
+@register.attack(
+    "adaptive", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022")
+)
+@dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """Short targeted runs on every sample, long ones and a search without gradients where something still moves.
+
+    First a short run of Auto-PGD on the margin, then one for each of the most likely wrong classes, from starts that
+    are turned towards that class. What stands goes through rounds: a longer run for each of its most promising classes
+    (by the margins of its own runs), one from its best point and one from a new start, and a search over windows from
+    its best point. A sample leaves the rounds when it falls, or when its last round brought it so little nearer that
+    at this rate it would take more than six further rounds, and it is not close to the boundary.
+
+    What is decided about a sample depends on that sample alone, never on others in its batch.
+
+    Args:
+        steps: Steps of the short runs, at least 1; those of the rounds are three times as long.
+        targets: Wrong classes to pursue at most, the most likely first, at least 1.
+        promising: Of these, how many are pursued in each round, at least 1.
+        rounds: Rounds at most, at least 0.
+        queries: Forward passes of the search over windows in each round, at least 0.
+
+    Guarantees:
+        Draws are keyed by sample id, class and round, so they are bit-equal in any batch.
+
+    References:
+        Liu et al., CVPR 2022, arXiv:2203.05154 (adaptive starts and giving up, there by statistics over samples); Gowal
+        et al., arXiv:1910.09338 (multi-targeted runs); Tashiro et al., NeurIPS 2020, arXiv:2003.06878 (starts that are
+        turned in output space); Andriushchenko et al., ECCV 2020, arXiv:1912.00049 (windows).
+
+    Example:
+        >>> Adaptive(rounds=2).targets
+        9
+    """
+
+    steps: int = 15
+    targets: int = 9
+    promising: int = 2
+    rounds: int = 4
+    queries: int = 100
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, low=1)
+        checks.integer("targets", self.targets, low=1)
+        checks.integer("promising", self.promising, low=1)
+        checks.integer("rounds", self.rounds, low=0)
+        checks.integer("queries", self.queries, low=0)
+
+    def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
+        """Adversarial inputs `(N, …)` for the samples of this view."""
+        if view.ball.radius == 0:
+            return view.x.clone()
+        return _Hunt(self, view, streams).run()
+
+
+class _Hunt:
+    """One view on its way to a verdict: the best point of each sample, and how far each class was pursued."""
+
+    def __init__(self, attack: Adaptive, view: WhiteBox, streams: Streams) -> None:
+        self._attack, self._view, self._streams = attack, view, streams
+        self._found = Found(view.x)
+        self._best = view.x.clone()
+        logits = view.logits(view.x)
+        self._clean = losses.margin(logits, view.y, view.target).abs()
+        self._margin = torch.full_like(self._clean, -math.inf)
+        if view.target is None:
+            count = min(attack.targets, view.classes - 1)
+            self._classes = logits.scatter(1, view.y[:, None], -math.inf).topk(count, dim=1).indices
+        else:
+            self._classes = view.target[:, None]
+        self._gaps = torch.full_like(self._classes, -math.inf, dtype=logits.dtype)
+        self._at_work = torch.ones_like(view.y, dtype=torch.bool)
+
+    def run(self) -> Tensor:
+        """What is handed in."""
+        attack = self._attack
+        self._climb(self._rows(), None, attack.steps, "margin")
+        for place in range(self._classes.shape[1]):
+            rows = self._rows()
+            self._climb(rows, torch.full_like(rows, place), attack.steps, place)
+        for number in range(attack.rounds):
+            before = self._margin.clone()
+            self._round(number)
+            self._give_up(before)
+        return self._found.x
+
+    def _rows(self) -> Tensor:
+        """Samples that stand and are worth a pass."""
+        standing = self._found.standing()
+        return standing[self._at_work[standing]]
+
+    def _round(self, number: int) -> None:
+        steps = 3 * self._attack.steps
+        for rank in range(min(self._attack.promising, self._classes.shape[1])):
+            rows = self._rows()
+            if len(rows) == 0:
+                return
+            place = self._gaps[rows].argsort(dim=1, descending=True, stable=True)[:, rank]
+            self._climb(rows, place, steps, "new", number, rank)
+        rows = self._rows()
+        place = self._gaps[rows].argmax(1)
+        self._climb(rows, place, steps, "warm", number, warm=True)
+        self._search(self._rows(), number)
+
+    def _climb(self, rows: Tensor, place: Tensor | None, steps: int, *key: int | str, warm: bool = False) -> None:
+        """A run of Auto-PGD of these samples towards the class at this place of their list, or towards any."""
+        if len(rows) == 0:
+            return
+        view = self._view
+        aim = view.y[rows] if place is None else self._classes[rows].gather(1, place[:, None])[:, 0]
+        towards = place is not None and view.target is None
+        start = self._best[rows] if warm else self._start(rows, aim if place is not None else None, *key)
+        attack = APGD(steps=steps, loss="margin", targets=int(towards))
+        state = Climb(attack, view, view.ball, steps, 0, self._found, _WARM if warm else 1.0)(start, rows, aim)
+        if len(state.rows) == 0:
+            return
+        if place is not None:
+            places = torch.full_like(view.y, 0).scatter(0, rows, place)[state.rows]
+            seen = self._gaps[state.rows, places].maximum(state.best_loss)
+            self._gaps[state.rows, places] = seen
+        self._take(state.rows, state.best, state.best_loss)
+
+    def _take(self, rows: Tensor, x: Tensor, margin: Tensor) -> None:
+        better = margin > self._margin[rows]
+        self._margin[rows[better]], self._best[rows[better]] = margin[better], x[better]
+
+    def _start(self, rows: Tensor, aim: Tensor | None, *key: int | str) -> Tensor:
+        """A uniform point of the ball, turned for a few steps along a random direction of the logits."""
+        view, streams = self._view, self._streams.child("start", *key)
+        centre, ids = view.x[rows], view.ids[rows]
+        x = view.ball.sample(centre, ids, streams)
+        weights = 2 * streams.child("turn").uniform(ids, (view.classes,), dtype=x.dtype) - 1
+        weights = weights.scatter(1, view.y[rows, None], -1.0)
+        if aim is not None:
+            weights = weights.scatter(1, aim[:, None], 1.0)
+        for _ in range(_TURN):
+            seen = view.ascend(x, rows, _along, aim=weights)
+            self._found.keep(x, rows, torch.full_like(seen.loss, -math.inf), seen.fallen)
+            x = view.ball.project(view.ball.step(x, seen.gradient, view.ball.radius, share=0.05), centre)
+        return x
+
+    def _search(self, rows: Tensor, number: int) -> None:
+        """Change windows of the best points, and keep what brings them nearer."""
+        if len(rows) == 0 or self._attack.queries == 0:
+            return
+        part = self._view.take(rows)
+        square = Square(queries=self._attack.queries, share=_PATCH)
+        begun = Searched(self._best[rows], self._margin[rows], torch.zeros_like(rows, dtype=torch.bool))
+        ended = square.search(part, answers_of(part), self._streams.child("search", number), start=begun)
+        self._found.keep(ended.x, rows, ended.margin, ended.fallen)
+        self._take(rows, ended.x, ended.margin)
+
+    def _give_up(self, before: Tensor) -> None:
+        left = -self._margin
+        gained = (self._margin - before).nan_to_num(nan=math.inf)
+        hopeless = (left > _HOPE * gained) & (left > _NEAR * self._clean)
+        self._at_work &= ~hopeless
+
+
+def _along(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    """The logits along a direction that is handed over in place of a target."""
+    if target is None:
+        return logits.sum(1)
+    return (logits * target.clone()).sum(1)  # cloned, because a caller's inference mode would forbid the backward pass
