@@ -46,6 +46,7 @@ class BatchView(WhiteBox):
         aim: Tensor | None = None,
         through: Through | None = None,
         done: float | None = None,  # noqa: ARG002
+        verify: bool = True,  # noqa: ARG002
     ) -> Ascent:
         """Loss and input gradient from one forward and one backward pass; nothing has fallen."""
         y = self.y if len(rows) == len(self.y) else self.y[rows]

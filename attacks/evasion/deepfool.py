@@ -71,7 +71,7 @@ class DeepFool:
         rows = torch.arange(len(view.y), device=view.x.device)
         x, clean = view.x, None
         for _ in range(self.steps + 1):
-            seen = view.jacobian(x, rows, boundaries.gaps, standing=True)
+            seen = view.jacobian(x, rows, boundaries.gaps, standing=True, verify=False)
             gap, slope = boundaries.closest(rows, seen)
             clean = seen.values.amax(1) if clean is None else clean
             nearest.take(x, rows, seen.fallen, seen.values.amax(1))
@@ -79,7 +79,7 @@ class DeepFool:
             if not left.any():
                 break
             x, rows = x[left], rows[left]
-            rise = (1 + self.overshoot) * -gap[left] + 4 * mn.surely(x.dtype)
+            rise = (1 + self.overshoot) * -gap[left] + 4 * mn.surely(view)
             x = mn.clip(mn.onto_plane(x, slope[left], rise, view.ball), view.ball)
         nearest.tighten(clean, self.search)
         return nearest.handed_in()

@@ -12,6 +12,7 @@ from robustsuite.scenarios.views import Ascent, Jacobian, WhiteBox
 from robustsuite.threat import Ball
 
 _SURE: Final = 64  # rounding steps of the greatest logit, from which on no other batch turns a success
+_COPY: Final = 2**11  # the same where a faster copy answers: the engine takes none that is farther off
 _DUAL: Final = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 _NONE: Final = 4  # rank of a sample for which nothing was found
 
@@ -30,14 +31,34 @@ def size(logits: Tensor) -> Tensor:
     return logits.detach().abs().amax(1).clamp_min(torch.finfo(logits.dtype).tiny)
 
 
-def surely(dtype: torch.dtype) -> float:
-    """The `margin` from which on a success holds in any batch: rounding is smaller."""
-    return _SURE * torch.finfo(dtype).eps
+def by_cross_entropy(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """The value of `margin` with the gradient of the cross-entropy."""
+    rising = losses.cross_entropy(logits, y, target)
+    return margin(logits, y, target).detach() + (rising - rising.detach())
+
+
+def surely(view: WhiteBox) -> float:
+    """The `margin` from which on a success holds in any batch, and on the original of a copy: rounding is smaller."""
+    copied = view.engine is not None and view.engine.copied
+    return (_COPY if copied else _SURE) * torch.finfo(view.x.dtype).eps
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """Values `(n,)` that multiply inputs `(n, …)`."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def unit(directions: Tensor) -> Tensor:
+    """Directions `(n, …)` of l2 length 1; rows of zeros stay."""
+    peak = directions.flatten(1).abs().amax(1).clamp_min(torch.finfo(directions.dtype).tiny)
+    scaled = directions / per_sample(peak, directions)  # because squares of tiny gradients underflow
+    length = torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp_min(torch.finfo(directions.dtype).tiny)
+    return scaled / per_sample(length, directions)
+
+
+def only(seen: Ascent, rows: Tensor) -> Ascent:
+    """What was seen of some of the rows."""
+    return Ascent(*(part[rows] for part in seen))
 
 
 def clip(x: Tensor, ball: Ball) -> Tensor:
@@ -72,6 +93,7 @@ class Nearest:
         self._view = view
         self._rank = torch.full((len(view.y),), _NONE, device=view.x.device)
         self._reach = view.ball.radius + view.ball.tolerance(view.x.dtype)
+        self._surely = surely(view)
         self.x = view.x.clone()
         self.distance = torch.full((len(view.y),), float("inf"), dtype=torch.float64, device=view.x.device)
         self.margin = torch.zeros(len(view.y), dtype=view.x.dtype, device=view.x.device)
@@ -91,7 +113,7 @@ class Nearest:
             return better
         x, rows, margins = x[fallen], rows[fallen], margins[fallen]
         distance = self._view.ball.distance(x, self._view.x[rows])
-        rank = (margins <= surely(x.dtype)).long() + 2 * (distance > self._reach).long()
+        rank = (margins <= self._surely).long() + 2 * (distance > self._reach).long()
         wins = (rank < self._rank[rows]) | ((rank == self._rank[rows]) & (distance < self.distance[rows]))
         won = rows[wins]
         self.x[won], self.distance[won], self._rank[won] = x[wins], distance[wins], rank[wins]
@@ -114,9 +136,15 @@ class Nearest:
         return self._rank[rows] > 1
 
     def handed_in(self) -> Tensor:
-        """The artefact `(N, …)`: each sample's nearest success where it lies in the ball, else the clean input."""
-        inside = self._view.ball.contains(self.x, self._view.x)
-        return torch.where(per_sample(inside, self.x), self.x, self._view.x)
+        """The artefact `(N, …)`: each sample's nearest success where it lies in the ball, else the clean input.
+
+        A forward pass for each success that is not sure asks the model itself.
+        """
+        kept = self._view.ball.contains(self.x, self._view.x)
+        doubtful = (kept & ((self._rank == 1) | (self._rank == 3))).nonzero()[:, 0]
+        if len(doubtful) > 0:
+            kept[doubtful] = self._view.fallen(self.x[doubtful], doubtful)
+        return torch.where(per_sample(kept, self.x), self.x, self._view.x)
 
     def tighten(self, clean: Tensor, steps: int) -> None:
         """Search the line from each clean input to its nearest success for a nearer one; a forward pass a step.
@@ -131,16 +159,16 @@ class Nearest:
         rows = everything[self.found(everything) & (self.distance > 0) & self.open(everything)]
         if len(rows) == 0 or steps == 0:
             return
-        view, end, aim = self._view, self.x[rows], 2 * surely(self.x.dtype)
+        view, end, aim = self._view, self.x[rows], 2 * self._surely
         low, high = torch.zeros_like(clean[rows]), torch.ones_like(clean[rows])
         below, above = clean[rows].clamp_max(-aim), self.margin[rows].clamp_min(aim)
         for _ in range(steps):
             share = ((aim - below) / (above - below).clamp_min(aim)).clamp(0.02, 0.98)
             t = low + (high - low) * share
             x = clip(torch.lerp(view.x[rows], end, per_sample(t, end)), view.ball)
-            seen = view.ascend(x, rows, margin, gradient=False)
+            seen = view.ascend(x, rows, margin, gradient=False, verify=False)
             self.offer(x, rows, seen)
-            past = seen.fallen & (seen.loss > surely(x.dtype))
+            past = seen.fallen & (seen.loss > self._surely)
             # Where the same end moved as before, the value at the other one is halved.
             low, high = torch.where(past, low, t), torch.where(past, t, high)
             below = torch.where(past, below / 2, seen.loss.clamp_max(-aim))

@@ -182,6 +182,7 @@ class Wish(NamedTuple):
     standing: bool
     through: Through | None
     done: float | None
+    verify: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +222,7 @@ class WhiteBox(Inputs):
         aim: Tensor | None = None,
         through: Through | None = None,
         done: float | None = None,
+        verify: bool = True,
     ) -> Ascent:
         """Loss, its input gradient, and whether `x` has already reached the goal, all from one forward pass.
 
@@ -235,12 +237,14 @@ class WhiteBox(Inputs):
                 counts as fallen.
             done: How much of the attack is done, in [0, 1]. Lets the `fast` setting take all but the last steps in
                 bfloat16, and the meter see whether the loss still rises; None leaves out both.
+            verify: Whether the original model is asked where rounding in a faster copy may have decided the verdict.
+                An attack that stays near the boundary all the time may ask for that in the end, by `fallen`.
         """
 
         def run(piece: slice) -> Ascent:
             part = rows[piece]
             target = aim[piece] if aim is not None else None if self.target is None else self.target[part]
-            return self._pass(x[piece], part, loss, target, Wish(gradient, standing, through, done))
+            return self._pass(x[piece], part, loss, target, Wish(gradient, standing, through, done, verify))
 
         parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
         seen = parts[0] if len(parts) == 1 else Ascent(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -261,7 +265,7 @@ class WhiteBox(Inputs):
             values = loss(logits.to(x.dtype) if lowered else logits, self.y[rows], target)
         logits = logits.detach().to(x.dtype) if lowered else logits.detach()
         if wish.through is None:
-            fallen = self._fallen(x, logits, rows, lowered=lowered)
+            fallen = self._fallen(x, logits, rows, lowered=lowered, verify=wish.verify)
         else:
             fallen = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
         if not wish.gradient:
@@ -287,7 +291,13 @@ class WhiteBox(Inputs):
         return seen
 
     def jacobian(
-        self, x: Tensor, rows: Tensor, functions: Callable[[Tensor, Tensor], Tensor], *, standing: bool = False
+        self,
+        x: Tensor,
+        rows: Tensor,
+        functions: Callable[[Tensor, Tensor], Tensor],
+        *,
+        standing: bool = False,
+        verify: bool = True,
     ) -> Jacobian:
         """Several functions of the logits with their input gradients, and whether `x` has reached the goal.
 
@@ -296,28 +306,29 @@ class WhiteBox(Inputs):
             rows: Which samples of this view they belong to, `(n,)`.
             functions: Logits `(m, classes)` and the rows `(m,)` that they belong to, to values `(m, k)`.
             standing: Whether gradients are wanted only where the goal is not reached; they are zero elsewhere.
+            verify: As for `ascend`.
         """
 
         def run(piece: slice) -> Jacobian:
-            return self._several(x[piece], rows[piece], functions, standing)
+            return self._several(x[piece], rows[piece], functions, standing, verify)
 
         parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
         return parts[0] if len(parts) == 1 else Jacobian(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _several(
-        self, x: Tensor, rows: Tensor, functions: Callable[[Tensor, Tensor], Tensor], standing: bool
+        self, x: Tensor, rows: Tensor, functions: Callable[[Tensor, Tensor], Tensor], standing: bool, verify: bool
     ) -> Jacobian:
         with differentiable():
             leaf = x.detach().clone().requires_grad_(True) if self.engine is None else self.engine.leaf(x)
             logits = self.proxy(leaf)
             values = functions(logits, rows)
-        fallen = self._fallen(x, logits.detach(), rows)
+        fallen = self._fallen(x, logits.detach(), rows, verify=verify)
         wanted = ~fallen
         k, down = values.shape[1], int(fallen.sum())
         gradients = x.new_zeros(len(x), k, *x.shape[1:])
         if standing and down * k > 2 * (len(x) - down):  # then passing on the others once more is the shorter way
             if down < len(x):
-                left = self._several(x[wanted], rows[wanted], functions, False)
+                left = self._several(x[wanted], rows[wanted], functions, False, verify)
                 gradients[wanted] = left.gradients
             return Jacobian(values.detach(), gradients, fallen)
         if values.requires_grad:
@@ -360,12 +371,24 @@ class WhiteBox(Inputs):
         parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
         return torch.cat(parts)
 
-    def _fallen(self, x: Tensor, logits: Tensor, rows: Tensor, *, lowered: bool = False, exact: bool = False) -> Tensor:
+    def _fallen(
+        self,
+        x: Tensor,
+        logits: Tensor,
+        rows: Tensor,
+        *,
+        lowered: bool = False,
+        exact: bool = False,
+        verify: bool = True,
+    ) -> Tensor:
         reached = self.goal_reached(logits.argmax(1), rows)
+        doubted = torch.zeros_like(reached)
         if self.engine is not None and not exact:
             target = None if self.target is None else self.target[rows]
             unsure = self.engine.unsure(logits, losses.margin(logits, self.y[rows], target), lowered)
-            if unsure.any():
+            if not verify and self.engine.smooth and not lowered:
+                doubted = unsure
+            elif unsure.any():
                 with torch.no_grad():
                     reached[unsure] = self.goal_reached(self.model(x[unsure]).argmax(1), rows[unsure])
         if not reached.any():
@@ -376,11 +399,12 @@ class WhiteBox(Inputs):
                 answer = self.deployed(x[reached])
             reached[reached.clone()] = self.goal_reached(answer.logits.argmax(1), rows[reached]) & ~answer.rejected
         # A method that searches from outside meets wrong answers beyond the ball, which are no successes.
-        won = rows[reached]
-        inside = self.ball.contains(x[reached], self.x[won])
+        certain = reached & ~doubted
+        x, won = x[certain], rows[certain]
+        inside = self.ball.contains(x, self.x[won])
         self.meter.fallen.update(self.ids[won[inside]].tolist())
         if self.closest:
-            self.meter.met(self.ids[won[inside]], self.ball.distance(x[reached], self.x[won])[inside])
+            self.meter.met(self.ids[won[inside]], self.ball.distance(x, self.x[won])[inside])
         return reached
 
 
