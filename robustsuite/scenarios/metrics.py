@@ -7,6 +7,7 @@ from typing import Final
 
 _EVASION: Final = {
     "robust_accuracy": "rate",
+    "robust_accuracy_naive": "rate",
     "attack_success_rate": "rate",
     "attack_success_rate_all": "rate",
     "clean_accuracy": "rate",

@@ -129,7 +129,7 @@ def test_a_suite_with_everything_round_trips():
 
 def test_builtin_suites_have_a_name_and_a_purpose():
     found = builtin_suites()
-    assert [suite.name for suite in found] == ["faces", "mnist", "quickstart"]
+    assert [suite.name for suite in found] == ["faces", "gauntlet", "mnist", "quickstart"]
     assert all(len(suite.summary) > 20 for suite in found)
 
 
@@ -335,7 +335,7 @@ def test_an_unknown_suite_names_the_near_ones():
     Path("mine.yaml").write_text(HEAD)
     with pytest.raises(RequestError, match=r"did you mean mine\.yaml"):
         load_suite("mien.yaml")
-    with pytest.raises(RequestError, match="built-in suites: faces, mnist, quickstart"):
+    with pytest.raises(RequestError, match="built-in suites: faces, gauntlet, mnist, quickstart"):
         load_suite("zzzzzzzz")
 
 
