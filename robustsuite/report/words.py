@@ -8,6 +8,7 @@ from typing import Final
 TITLES: Final = {
     "clean_accuracy": "clean accuracy",
     "robust_accuracy": "robust accuracy",
+    "robust_accuracy_naive": "robust accuracy before escalation",
     "attack_success_rate": "attack success",
     "attack_success_rate_all": "attack success, all samples",
     "target_hit_rate": "target hits",
