@@ -12,6 +12,7 @@ QUICK = {
     "mi-fgsm": {"steps": 4, "diversity": 0.5, "translation": 3, "scales": 2, "nesterov": True},
     "square": {"queries": 30},
     "adaptive": {"steps": 4, "targets": 3, "promising": 1, "rounds": 1, "queries": 5},
+    "hop-skip-jump": {"queries": 60, "evaluations": 8},
     "model-inversion": {"steps": 30},
     "adversarial-training": {"attack": {"pgd": {"steps": 2}}},
     "dp-sgd": {"epsilon": 8.0, "delta": 1e-3},
