@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustsuite import checks, losses
+from robustsuite.isolation import differentiable
 from robustsuite.scenarios.views import Ascent, Jacobian, WhiteBox
 from robustsuite.threat import Ball
 
@@ -268,9 +269,10 @@ class Boundaries:
     def __init__(self, view: WhiteBox, candidates: int, followed: int) -> None:
         self._view, self._followed = view, followed
         self._count = 1 if view.target is not None else max(1, min(candidates, view.classes - 1))
-        self._classes = torch.full((len(view.y), self._count), -1, device=view.x.device)
-        self._steepness = torch.zeros(len(view.y), self._count, dtype=view.x.dtype, device=view.x.device)
-        self._chosen = torch.zeros(len(view.y), self._count, dtype=torch.int64, device=view.x.device)
+        with differentiable():  # what is made in a caller's inference mode could not be written to in a pass
+            self._classes = torch.full((len(view.y), self._count), -1, device=view.x.device)
+            self._steepness = torch.zeros(len(view.y), self._count, dtype=view.x.dtype, device=view.x.device)
+            self._chosen = torch.zeros(len(view.y), self._count, dtype=torch.int64, device=view.x.device)
 
     def gaps(self, logits: Tensor, rows: Tensor) -> Tensor:
         """By how much each boundary that is looked at is crossed, `(n, k)`, in units of `margin`."""

@@ -1,4 +1,4 @@
-"""What an evasion adversary may touch: a white-box module, a score oracle, a label oracle, or only the inputs."""
+"""What an evasion adversary may touch: a white-box module, scores, labels, data to learn a surrogate from, or nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite import losses
+from robustsuite.data.samples import Samples
 from robustsuite.errors import BudgetError
 from robustsuite.isolation import differentiable
 from robustsuite.scenarios.engine import Engine
@@ -333,8 +334,9 @@ class WhiteBox(Inputs):
             return Jacobian(values.detach(), gradients, fallen)
         if values.requires_grad:
             for j in range(k):
-                part, last = values[:, j].sum(), j + 1 == k
-                (slope,) = torch.autograd.grad(part, leaf, retain_graph=not last, allow_unused=True)
+                with differentiable():
+                    part, last = values[:, j].sum(), j + 1 == k
+                    (slope,) = torch.autograd.grad(part, leaf, retain_graph=not last, allow_unused=True)
                 if slope is not None:
                     gradients[:, j] = slope
         return Jacobian(values.detach(), self._sound(gradients, x, wanted), fallen)
@@ -468,17 +470,53 @@ class LabelOracle(Oracle):
         return self._ask(x, rows)
 
 
+@dataclass(eq=False)
+class Known:
+    """What a transfer adversary holds beside the samples under attack, for a whole game.
+
+    Args:
+        samples: Inputs to ask the model about.
+        made: What was made from them, by name, so that every view of the game uses the same.
+    """
+
+    samples: Samples
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer(ScoreOracle):
+    """Scores, and data of one's own: enough to learn a surrogate, and to see what carries over from it.
+
+    Args:
+        known: Data that the adversary holds; None where there is none.
+    """
+
+    known: Known | None = None
+
+    def answers(self, x: Tensor) -> Tensor:
+        """Probabilities `(n, classes)` for inputs of one's own; no query of a sample under attack."""
+        self.meter.forwards += len(x)
+        with torch.no_grad():
+            return self.answer(x)
+
+
 def make_view(
-    access: str, deployed: Deployed, common: dict[str, Any], budget: int | None = None, engine: Engine | None = None
+    access: str,
+    deployed: Deployed,
+    common: dict[str, Any],
+    budget: int | None = None,
+    engine: Engine | None = None,
+    known: Known | None = None,
 ) -> Inputs:
     """The view that this access grants; by construction it holds nothing more.
 
     Args:
-        access: `white-box`, `scores`, `labels` or `blind`.
+        access: `white-box`, `scores`, `labels`, `transfer` or `blind`.
         deployed: The model under attack.
         common: Fields of `Inputs`.
         budget: Queries per sample for an oracle.
         engine: How a white-box view computes gradients; built on the deployed model's surrogate.
+        known: What a transfer adversary holds.
     """
     meter: Meter = common["meter"]
     if access == "white-box":
@@ -486,12 +524,14 @@ def make_view(
         # A served network answers by its logits alone, so that one pass tells both its loss and its verdict.
         more = None if isinstance(deployed, Served) else deployed
         return WhiteBox(**common, model=Counted(surrogate, meter), deployed=more, engine=engine)
-    if access == "scores":
+    if access in ("scores", "transfer"):
 
         def probabilities(x: Tensor) -> Tensor:
             logits, rejected = deployed(x)
             return logits.softmax(1).masked_fill(rejected[:, None], 0.0)
 
+        if access == "transfer":
+            return Transfer(**common, answer=probabilities, budget=budget, known=known)
         return ScoreOracle(**common, answer=probabilities, budget=budget)
     if access == "labels":
 
