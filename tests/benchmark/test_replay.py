@@ -233,7 +233,8 @@ def test_a_cell_that_failed_fails_again(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = (
         "from dataclasses import dataclass\nfrom robustsuite import register\n"
-        "@register.attack('breaks', scenario='evasion', access='white-box')\n@dataclass(frozen=True, kw_only=True)\nclass Breaks:\n"
+        "@register.attack('breaks', scenario='evasion', access='white-box')\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Breaks:\n"
         "    '''Raise.'''\n    def __call__(self, view, streams):\n        raise ValueError('as planned')\n"
     )
     (tmp_path / "breaks.py").write_text(source)
