@@ -24,7 +24,7 @@ from robustsuite.registry import Entry
 from robustsuite.report.report import Report
 from robustsuite.scenarios import has_norm
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
-from robustsuite.scenarios.views import Inputs, Meter, make_view
+from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball, Threat
@@ -201,8 +201,9 @@ def perturb(
         wanted = None if target is None else _targets(target, victim)
         with untouched(victim.model.network):
             engine = _engine(victim, batch_size, precision) if entry.access == "white-box" else None
+            known = Known(victim.public or victim.test)
             views = (
-                _view(entry, victim, ball, slice(start, start + batch_size), wanted, meter, engine)
+                _view(entry, victim, ball, slice(start, start + batch_size), wanted, meter, engine, known)
                 for start in range(0, len(victim.test), batch_size)
             )
             found = [moved.detach() for view in views for _, moved in moves(made, view, streams)]
@@ -231,6 +232,7 @@ def _view(
     target: Tensor | None,
     meter: Meter,
     engine: Engine | None,
+    known: Known,
 ) -> Inputs:
     batch = victim.test.batch(rows, victim.device)
     common = {
@@ -243,7 +245,7 @@ def _view(
         "meter": meter,
         "closest": entry.minimum_norm,
     }
-    return make_view(entry.access, victim.model, common, engine=engine)
+    return make_view(entry.access, victim.model, common, engine=engine, known=known)
 
 
 def run(

@@ -15,13 +15,13 @@ from robustsuite.data.samples import Batch
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
-from robustsuite.scenarios.views import Inputs, Meter, make_view
+from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import ask
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball, Threat
 
-ACCESSES: Final = ("white-box", "scores", "labels", "blind")
+ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")
 _VIEW: Final = 128  # samples per view at least, where nothing else is asked for
 _GALLERY: Final = 8  # samples of each game whose images are kept
@@ -37,7 +37,7 @@ class Evasion(Scenario[Inputs, Tensor]):
 
     Args:
         ball: The perturbation set; bounds default to those of the data.
-        access: `white-box`, `scores`, `labels` or `blind`.
+        access: `white-box`, `scores`, `labels`, `transfer` or `blind`.
         goal: `untargeted` or `targeted`.
         target: How targets are chosen for a targeted goal: `next`, `random` or `least-likely`.
         batch_size: Samples per view, and most in one pass; changes memory and speed, never the result. By default the
@@ -100,6 +100,7 @@ class Evasion(Scenario[Inputs, Tensor]):
         ball = self.searched(victim)
         standing = (correct(victim)).nonzero()[:, 0]
         engine = self._engine(victim, standing, meter)
+        known = Known(victim.public or victim.train or victim.test) if self.access == "transfer" else None
         at_once = self.batch_size or max(_VIEW, engine.batch if engine is not None else 0)
         for index in torch.split(standing, at_once):
             batch = victim.test.batch(index, victim.device)
@@ -113,7 +114,7 @@ class Evasion(Scenario[Inputs, Tensor]):
                 "meter": meter,
                 "closest": self.closest,
             }
-            yield make_view(self.access, victim.model, common, self.query_budget, engine)
+            yield make_view(self.access, victim.model, common, self.query_budget, engine, known)
 
     def searched(self, victim: Victim) -> Ball:
         """Where adversarial inputs may lie: the ball, or anywhere within the bounds where distances are judged."""

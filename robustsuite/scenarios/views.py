@@ -1,4 +1,4 @@
-"""What an evasion adversary may touch: a white-box module, scores, labels, data to learn a surrogate from, or nothing."""
+"""What an evasion adversary may touch: a white-box module, scores, labels, data to learn from, or only the inputs."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from robustsuite.scenarios.views import Meter, make_view
+from robustsuite.data.samples import Samples
+from robustsuite.scenarios.views import Known, Meter, make_view
 from robustsuite.serving import Served
 from robustsuite.threat import Ball
 
@@ -21,7 +22,8 @@ def views(net, x, y, ball, access="white-box", *, ids=None, target=None, classes
         "target": target,
         "meter": Meter(),
     }
-    return make_view(access, Served(net), common, budget)
+    held = Samples(x.float(), y, classes, ball.bounds or (0.0, 1.0), common["ids"]) if access == "transfer" else None
+    return make_view(access, Served(net), common, budget, known=None if held is None else Known(held))
 
 
 @pytest.fixture(scope="session")
