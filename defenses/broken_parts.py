@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,8 @@ class Levels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Rounded inputs."""
-        return (x * self._steps).round() / self._steps
+        levels: Tensor = (x * self._steps).round()
+        return levels / self._steps
 
 
 class Codec(nn.Module):
@@ -63,7 +65,7 @@ class Codec(nn.Module):
         back = torch.from_numpy(decoded).to(x) / 255
         return back[:, None] if grey else back.permute(0, 3, 1, 2)
 
-    def _through(self, image: object) -> object:
+    def _through(self, image: Any) -> Any:
         import numpy as np
         from PIL import Image
 

@@ -77,11 +77,14 @@ class Store:
             self.notes.append(f"the cache entry {facts_file} could not be read: {error}; it is made again")
             return None
         except (ValueError, TypeError, KeyError) as error:
-            return self._refuse(kind, key, f"{type(error).__name__}: {error}")
+            self._refuse(kind, key, f"{type(error).__name__}: {error}")
+            return None
         if told.get("facts_digest") != _digest(canonical_json(told.get("facts")).encode()):
-            return self._refuse(kind, key, "its facts are not those that were written")
+            self._refuse(kind, key, "its facts are not those that were written")
+            return None
         if told["payload"] and told["payload"] != _digest(payload):
-            return self._refuse(kind, key, "its content is not what was written")
+            self._refuse(kind, key, "its content is not what was written")
+            return None
         _touch(facts_file)
         return Kept(told["facts"], payload)
 

@@ -155,7 +155,7 @@ class Ball:
             return x.clone()
         delta = self._clip(moved - x, x)
         if self.norm == "linf":
-            most = self.radius if radii is None else _per_sample(radii, x)
+            most = torch.as_tensor(self.radius).to(x) if radii is None else _per_sample(radii, x)
             projected = x + delta.clamp(-most, most)
             return projected if self.bounds is None else projected.clamp(*self.bounds)
         outside = self._length(delta) > (self.radius if radii is None else radii)

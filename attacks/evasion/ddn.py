@@ -21,13 +21,15 @@ from robustsuite.streams import Streams
 class DDN:
     """Follow the gradient of the cross-entropy on a sphere whose radius shrinks where the input has fallen, else grows.
 
-    Steps shorten on a half cosine. In the end the line from the clean input to the nearest success is searched.
+    Lengths are shares of that radius, and the first one is a multiple of the distance at which the boundary lies by its
+    linearisation, so that no scale of inputs or distances matters. Steps shorten on a half cosine. In the end the line
+    from the clean input to the nearest success is searched.
 
     Args:
         steps: Gradient steps, at least 1.
         shrink: Share of its radius by which the sphere changes, in (0, 1).
-        first_radius: Radius of the first sphere over the range of one input, positive.
-        step_size: Length of the first step over the range of one input, positive.
+        first_radius: Radius of the first sphere over the distance of the linearised boundary, positive.
+        step_size: Length of the first step over the radius of the sphere, positive.
         last_step: The last step over the first, in (0, 1].
         search: Forward passes of the search along the line, at least 0.
 
@@ -42,9 +44,9 @@ class DDN:
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     minimum_norm: ClassVar[bool] = True
 
-    steps: int = 100
+    steps: int = 90
     shrink: float = 0.05
-    first_radius: float = 1.0
+    first_radius: float = 2.0
     step_size: float = 1.0
     last_step: float = 0.01
     search: int = 3
@@ -68,21 +70,22 @@ class DDN:
         if ball.radius == 0:
             return nearest.handed_in()
         rows = torch.arange(len(view.y), device=view.x.device)
-        x, clean = view.x, None
-        radii = torch.full_like(view.x.flatten(1)[:, 0], self.first_radius * mn.width(ball))
+        x, clean, radii = view.x, view.x.new_empty(0), view.x.new_empty(0)
         for step in range(self.steps):
-            seen = view.ascend(x, rows, mn.by_cross_entropy, verify=False)
-            clean = seen.loss if clean is None else clean
+            seen = view.ascend(x, rows, mn.by_cross_entropy if step else mn.margin, verify=False)
             nearest.offer(x, rows, seen)
+            if step == 0:
+                clean, radii = seen.loss, self.first_radius * mn.linearised(view, seen)
             left = nearest.open(rows)
             if not left.all():
                 x, rows, radii, seen = x[left], rows[left], radii[left], mn.only(seen, left)
             if len(rows) == 0:
                 break
             fade = (1 + math.cos(math.pi * step / self.steps)) / 2
-            length = self.step_size * mn.width(ball) * (self.last_step + (1 - self.last_step) * fade)
+            share = self.step_size * (self.last_step + (1 - self.last_step) * fade)
             radii = torch.where(seen.fallen, radii * (1 - self.shrink), radii * (1 + self.shrink))
             centre = view.x[rows]
+            length = mn.per_sample(radii * share, x)
             change = mn.unit(x + length * mn.unit(seen.gradient) - centre)
             x = mn.clip(centre + mn.per_sample(radii, x) * change, ball)
         else:

@@ -69,11 +69,11 @@ class DeepFool:
             return nearest.handed_in()
         boundaries = mn.Boundaries(view, self.candidates, self.followed)
         rows = torch.arange(len(view.y), device=view.x.device)
-        x, clean = view.x, None
-        for _ in range(self.steps + 1):
+        x, clean = view.x, view.x.new_empty(0)
+        for step in range(self.steps + 1):
             seen = view.jacobian(x, rows, boundaries.gaps, standing=True, verify=False)
             gap, slope = boundaries.closest(rows, seen)
-            clean = seen.values.amax(1) if clean is None else clean
+            clean = seen.values.amax(1) if step == 0 else clean
             nearest.take(x, rows, seen.fallen, seen.values.amax(1))
             left = ~seen.fallen
             if not left.any():

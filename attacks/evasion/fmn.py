@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,10 +12,8 @@ from torch import Tensor
 from robustsuite import checks
 from robustsuite.attacks.evasion import minimum_norm as mn
 from robustsuite.registry import register
-from robustsuite.scenarios.views import WhiteBox
+from robustsuite.scenarios.views import Ascent, WhiteBox
 from robustsuite.streams import Streams
-
-_L1_STEP: Final = 0.1  # l2 length of a step over the l1 radius; an l1 ball is far thinner than it is wide
 
 
 @register.attack("fmn", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"))
@@ -24,13 +22,14 @@ class FMN:
     """Climb the margin within a ball that shrinks where the input has fallen and grows where it stands.
 
     Until a sample has fallen once, its ball reaches to where the linearised boundary lies. Steps are a share of that
-    ball's radius, so that no scale of inputs or distances matters; in linf they follow the gradient's sign, in l1 the
-    gradient, a tenth as far. That share and the rate of shrinking fall on a half cosine. In the end the line from the
-    clean input to the nearest success is searched.
+    ball's radius along the gradient, or along its sign in linf; in l1, where a ball is far thinner than it is wide, a
+    share of the range of one input. That share and the rate of shrinking fall on a half cosine. In the end the line
+    from the clean input to the nearest success is searched.
 
     Args:
         steps: Gradient steps, at least 1.
-        step_size: Length of the first step over the radius of the sample's ball, positive.
+        step_size: Length of the first step over the radius of the sample's ball, in l1 its l2 length over the range of
+            one input, positive.
         last_step: The last step over the first, in (0, 1].
         shrink: Share of its radius by which a ball changes at first, in (0, 1).
         last_shrink: The same in the last step, in (0, 1).
@@ -47,7 +46,7 @@ class FMN:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     minimum_norm: ClassVar[bool] = True
 
-    steps: int = 80
+    steps: int = 90
     step_size: float = 1.0
     last_step: float = 0.01
     shrink: float = 0.05
@@ -73,10 +72,10 @@ class FMN:
         if ball.radius == 0:
             return nearest.handed_in()
         rows = torch.arange(len(view.y), device=view.x.device)
-        x, clean, radii = view.x, None, torch.zeros_like(nearest.distance)
+        x, clean, radii = view.x, view.x.new_empty(0), torch.zeros_like(nearest.distance)
         for step in range(self.steps):
             seen = view.ascend(x, rows, mn.margin, verify=False)
-            clean = seen.loss if clean is None else clean
+            clean = seen.loss if step == 0 else clean
             nearest.offer(x, rows, seen)
             left = nearest.open(rows)
             if not left.all():
@@ -95,14 +94,14 @@ class FMN:
         """One step, and back into each sample's ball."""
         share = self.step_size * (self.last_step + (1 - self.last_step) * fade)
         direction = slope.sign() if view.ball.norm == "linf" else mn.unit(slope)
-        length = radii * share * (_L1_STEP if view.ball.norm == "l1" else 1.0)
-        return view.ball.project(x + mn.per_sample(length, x) * direction, view.x[rows], radii)
+        length = torch.full_like(radii, mn.width(view.ball)) if view.ball.norm == "l1" else radii
+        return view.ball.project(x + mn.per_sample(length * share, x) * direction, view.x[rows], radii)
 
     def _radii(
-        self, view: WhiteBox, nearest: mn.Nearest, x: Tensor, rows: Tensor, radii: Tensor, seen: mn.Ascent, fade: float
+        self, view: WhiteBox, nearest: mn.Nearest, x: Tensor, rows: Tensor, radii: Tensor, seen: Ascent, fade: float
     ) -> Tensor:
         """The radius of each sample's ball for the next step."""
         rate = self.last_shrink + (self.shrink - self.last_shrink) * fade
-        towards = view.ball.distance(x, view.x[rows]) + (seen.loss.abs() / mn.steepness(seen.gradient, view.ball))
+        towards = view.ball.distance(x, view.x[rows]) + mn.linearised(view, seen)
         grown = torch.where(nearest.found(rows), radii * (1 + rate), towards)
         return torch.where(seen.fallen, torch.minimum(radii * (1 - rate), nearest.distance[rows]), grown)

@@ -207,7 +207,7 @@ class _Walk:
         counts = (self._left[rows] - 4).clamp(0, wanted)
         direction = torch.zeros_like(self._here[rows])
         at_once = max(1, _HELD // (_SAME * self._width))
-        for piece in torch.arange(len(rows), device=rows.device).split(at_once):
+        for piece in torch.split(torch.arange(len(rows), device=rows.device), at_once):
             direction[piece] = self._normal(rows[piece], reach[piece], counts[piece], step)
         return direction
 
@@ -230,7 +230,8 @@ class _Walk:
         mean = torch.where(mean.abs() == 1, torch.zeros_like(mean), mean).reshape(-1, *[1] * (here.dim() - 1))
         slope = signed - mean * plain
         length = torch.linalg.vector_norm(slope.flatten(1), dim=1).clamp_min(_TINY)
-        return slope / length.reshape(mean.shape)
+        found: Tensor = slope / length.reshape(mean.shape)
+        return found
 
     def _offsets(self, rows: Tensor, reach: Tensor, shape: tuple[int, ...], streams: Streams) -> Tensor:
         ids, dtype = self._view.ids[rows], self._here.dtype
@@ -240,7 +241,8 @@ class _Walk:
             draws = 2 * streams.uniform(ids, shape, dtype=dtype) - 1
         length = torch.linalg.vector_norm(draws.flatten(2), dim=2).clamp_min(_TINY)
         scale = reach[:, None] / length
-        return draws * scale.reshape(*scale.shape, *[1] * (draws.dim() - 2))
+        offsets: Tensor = draws * scale.reshape(*scale.shape, *[1] * (draws.dim() - 2))
+        return offsets
 
     def _cut(self, x: Tensor) -> Tensor:
         return x if self._view.ball.bounds is None else x.clamp(*self._view.ball.bounds)

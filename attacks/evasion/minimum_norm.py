@@ -38,6 +38,11 @@ def by_cross_entropy(logits: Tensor, y: Tensor, target: Tensor | None = None) ->
     return margin(logits, y, target).detach() + (rising - rising.detach())
 
 
+def towards(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """By how much one wrong class is ahead of the true one, as a share of the greatest logit."""
+    return losses.margin_towards(logits, y, target) / size(logits)
+
+
 def surely(view: WhiteBox) -> float:
     """The `margin` from which on a success holds in any batch, and on the original of a copy: rounding is smaller."""
     copied = view.engine is not None and view.engine.copied
@@ -147,7 +152,7 @@ class Nearest:
             kept[doubtful] = self._view.fallen(self.x[doubtful], doubtful)
         return torch.where(per_sample(kept, self.x), self.x, self._view.x)
 
-    def tighten(self, clean: Tensor, steps: int) -> None:
+    def tighten(self, clean: Tensor | None, steps: int) -> None:
         """Search the line from each clean input to its nearest success for a nearer one; a forward pass a step.
 
         False position with the weights of Illinois, because the margin bends little along so short a line.
@@ -158,7 +163,7 @@ class Nearest:
         """
         everything = torch.arange(len(self.x), device=self.x.device)
         rows = everything[self.found(everything) & (self.distance > 0) & self.open(everything)]
-        if len(rows) == 0 or steps == 0:
+        if clean is None or len(rows) == 0 or steps == 0:
             return
         view, end, aim = self._view, self.x[rows], 2 * self._surely
         low, high = torch.zeros_like(clean[rows]), torch.ones_like(clean[rows])
@@ -180,6 +185,13 @@ def steepness(slope: Tensor, ball: Ball) -> Tensor:
     """How fast a linear function rises along its steepest direction in the ball's norm: the dual norm `(n,)`."""
     length: Tensor = torch.linalg.vector_norm(slope.flatten(1), ord=_DUAL[ball.norm], dim=1)
     return length.clamp_min(torch.finfo(slope.dtype).tiny)
+
+
+def linearised(view: WhiteBox, seen: Ascent) -> Tensor:
+    """How far the boundary lies by its linearisation `(n,)`; at most as far as the bounds allow."""
+    far = seen.loss.abs() / steepness(seen.gradient, view.ball)
+    most = 1e6 if view.ball.bounds is None else view.ball.everywhere(tuple(view.x.shape[1:]), view.ball.bounds).radius
+    return far.nan_to_num(nan=most, posinf=most).clamp_max(most)
 
 
 def onto_plane(x: Tensor, slope: Tensor, rise: Tensor, ball: Ball) -> Tensor:

@@ -108,7 +108,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
     def pack(self, artefact: Poison) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Rows, inputs and labels as tensors; a trigger that is a dataclass of plain values by its name and fields."""
         _poison(artefact)
-        trigger = artefact.trigger
+        trigger: Any = artefact.trigger
         facts: dict[str, Any] = {"target": artefact.target, "trigger": None}
         if trigger is not None:
             if not dataclasses.is_dataclass(trigger):
@@ -123,7 +123,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         self, attack: Attack[TrainingSet, Poison], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
     ) -> Poison | None:
         """The poison again; its trigger is looked up only beside the attack that made it."""
-        trigger = None
+        trigger: Any = None
         if facts["trigger"] is not None:
             name, fields = facts["trigger"]
             kind = getattr(sys.modules[type(attack).__module__], name, None)

@@ -11,6 +11,8 @@ from fault_runs import await_, gone, lines, log, play, records, session, start, 
 
 from robustsuite.benchmark import records as record_files
 
+_SIGNS = ("suite.yaml", "records.jsonl")
+
 
 def kill_the_driver(folder, suite, workers, delay, sign="suite.yaml"):
     """Start the command, and kill it so many seconds after a file is there; returns what was on disk then."""
@@ -55,24 +57,23 @@ def test_a_driver_killed_at_twenty_random_moments(tmp_path):
     play(straight_folder, "repeats=2")
     straight = table(straight_folder)
     took = {}
+    for workers in (1, 2):  # how long it takes here and now, from the first file and from the first record
+        folder = tmp_path / f"timed{workers}"
+        process = start(folder, suite, "--no-cache", "--quiet", "--workers", str(workers))
+        began = [await_(lambda file=folder / sign: file.exists() and time.monotonic(), sign) for sign in _SIGNS]
+        process.communicate(timeout=600)
+        took[workers] = dict(zip(_SIGNS, (time.monotonic() - first for first in began), strict=True))
+        assert table(folder) == straight
     for moment in range(20):
-        workers = 1 + moment % 2
+        workers, sign = 1 + moment % 2, _SIGNS[moment % 5 != 0]
         folder = tmp_path / f"run{moment}"
-        if moment < 2:  # how long it takes here and now
-            process = start(tmp_path / f"timed{workers}", suite, "--no-cache", "--quiet", "--workers", str(workers))
-            await_((tmp_path / f"timed{workers}" / "suite.yaml").exists, "the first file")
-            began = time.monotonic()
-            process.communicate(timeout=600)
-            took[workers] = time.monotonic() - began
-            assert table(tmp_path / f"timed{workers}") == straight
-        delay = chance.uniform(0, took[workers])
-        before = kill_the_driver(folder, suite, workers, delay)
-        # Once more while it goes on from there.
-        again = kill_the_driver(folder, suite, workers, chance.uniform(0, took[workers])) if moment % 4 == 3 else before
+        delay = chance.uniform(0, took[workers][sign])
+        before = again = kill_the_driver(folder, suite, workers, delay, sign)
+        if moment % 4 == 3:  # once more, while it goes on from there
+            again = kill_the_driver(folder, suite, workers, chance.uniform(0, took[workers]["suite.yaml"]))
         assert before.items() <= again.items()
-        print(
-            f"moment {moment}: {workers} workers, {delay:.2f} s: {len(before)}, {len(again)} of {len(straight)} cells"
-        )
+        counts = f"{len(before)}, then {len(again)}" if moment % 4 == 3 else f"{len(before)}"
+        print(f"moment {moment}: {workers} workers, {delay:.2f} s after {sign}: {counts} of {len(straight)} cells")
         assert_nothing_lost(folder, again, straight, "repeats=2")
         shutil.rmtree(folder)
 
