@@ -45,7 +45,8 @@ class Levels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Rounded inputs."""
         levels: Tensor = (x * self._steps).round()
-        return levels / self._steps
+        rounded: Tensor = levels / self._steps
+        return rounded
 
 
 class Codec(nn.Module):

@@ -85,9 +85,9 @@ def learnt(name: str, view: Transfer, x: Tensor, told: Tensor, *, epochs: int, s
         optimizer = torch.optim.Adam(network.parameters(), _RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=max(2, steps + 1))
         for _ in range(epochs):
-            for rows in torch.randperm(len(x)).split(_BATCH):
+            for rows in torch.split(torch.randperm(len(x)), _BATCH):
                 optimizer.zero_grad(set_to_none=True)
-                F.cross_entropy(network(x[rows]), told[rows]).backward()
+                F.cross_entropy(network(x[rows]), told[rows]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
     return network.eval().requires_grad_(False)
