@@ -155,8 +155,11 @@ class Ball:
             return x.clone()
         delta = self._clip(moved - x, x)
         if self.norm == "linf":
-            most = torch.as_tensor(self.radius).to(x) if radii is None else _per_sample(radii, x)
-            projected = x + delta.clamp(-most, most)
+            if radii is None:
+                projected = x + delta.clamp(-self.radius, self.radius)
+            else:
+                most = _per_sample(radii, x)
+                projected = x + delta.clamp(-most, most)
             return projected if self.bounds is None else projected.clamp(*self.bounds)
         outside = self._length(delta) > (self.radius if radii is None else radii)
         if outside.any():
