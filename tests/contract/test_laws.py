@@ -14,6 +14,7 @@ QUICK = {
     "adaptive": {"steps": 4, "targets": 3, "promising": 1, "rounds": 1, "queries": 5},
     "hop-skip-jump": {"queries": 60, "evaluations": 8},
     "transfer": {"samples": 40, "epochs": 1, "steps": 2},
+    "autoattack": {"steps": 3, "targets": 1, "queries": 5},
     "model-inversion": {"steps": 30},
     "adversarial-training": {"attack": {"pgd": {"steps": 2}}},
     "dp-sgd": {"epsilon": 8.0, "delta": 1e-3},
