@@ -138,7 +138,8 @@ def in_turn(view: WhiteBox, stages: list[Stage], streams: Streams) -> Tensor:
 
 def in_the_open(square: Square, view: WhiteBox, streams: Streams) -> Tensor:
     """Square on a model whose logits are seen, so that no softmax rounds them away."""
-    return square.search(view, answers_of(view), streams).x
+    found: Tensor = square.search(view, answers_of(view), streams).x
+    return found
 
 
 class Expected(nn.Module):

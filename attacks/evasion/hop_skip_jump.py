@@ -111,10 +111,11 @@ class _Walk:
 
     def _open(self) -> Tensor:
         """Samples with a point, questions left to go on with, and a reason to."""
-        going = self._distance.isfinite() & (self._left >= _FEWEST + 4) & (self._distance > 0)
+        going: Tensor = self._distance.isfinite() & (self._left >= _FEWEST + 4) & (self._distance > 0)
         if not self._view.closest:
             going &= ~self._view.ball.contains(self._best, self._view.x)
-        return going.nonzero()[:, 0]
+        rows: Tensor = going.nonzero()[:, 0]
+        return rows
 
     def _ask(self, x: Tensor, rows: Tensor) -> Tensor:
         """Whether these points reach the goal; each costs its sample one question. Rows may repeat."""

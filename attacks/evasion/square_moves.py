@@ -68,7 +68,7 @@ class Moves:
         centre = x.reshape(-1, channels, height, width)
         if self.ball.norm == "linf":
             sign = _signs(self.streams.child("stripes").uniform(ids, (channels, 1, width), dtype=x.dtype))
-            return self._within(centre + self.ball.radius * sign, centre).reshape(x.shape)
+            return self._within(centre + self.ball.radius * sign).reshape(x.shape)
         rows, columns = max(1, height // _TILES), max(1, width // _TILES)
         down, across = height // rows, width // columns
         draws = self.streams.child("bumps").uniform(ids, (channels + 1, down * across), dtype=x.dtype)
@@ -105,10 +105,10 @@ class Moves:
         """One window at the full radius, with one sign a channel; the other signs, where these change nothing."""
         rows, columns = self._sides(covered, 1)
         window = self._window(draws[:, 0], draws[:, 1], rows, columns)
-        new = torch.where(window, self._within(centre + self.ball.radius * sign, centre), best)
+        new = torch.where(window, self._within(centre + self.ball.radius * sign), best)
         idle = (new == best).flatten(1).all(1)
         if idle.any():
-            other = self._within(centre[idle] - self.ball.radius * sign[idle], centre[idle])
+            other = self._within(centre[idle] - self.ball.radius * sign[idle])
             new[idle] = torch.where(window[idle], other, best[idle])
         return new
 
@@ -180,9 +180,9 @@ class Moves:
     def _filled(self, delta: Tensor, centre: Tensor) -> Tensor:
         """The changed inputs, with a change that fills the radius as far as the bounds leave room."""
         size = self._size(delta.flatten(1)[:, None, :, None])
-        return self.ball.project(centre + delta * (self.ball.radius / (size + _TINY)), centre)
+        return self._within(centre + delta * (self.ball.radius / (size + _TINY)))
 
-    def _within(self, moved: Tensor, centre: Tensor) -> Tensor:  # noqa: ARG002  # by construction in the ball
+    def _within(self, moved: Tensor) -> Tensor:
         return moved if self.ball.bounds is None else moved.clamp(*self.ball.bounds)
 
 

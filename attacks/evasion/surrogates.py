@@ -109,6 +109,6 @@ def material(view: Transfer, most: int, streams: Streams) -> tuple[Tensor, Tenso
     batch = samples.batch(chosen, view.x.device)
     x = batch.x.to(view.x.dtype)
     x = torch.cat([x, view.ball.sample(x, batch.ids, streams.child("noise"))])
-    told = torch.cat([view.answers(part) for part in x.split(4 * _BATCH)])
+    told = torch.cat([view.answers(part) for part in torch.split(x, 4 * _BATCH)])
     heard = told.sum(1) > 0  # a rejected input tells nothing
     return x[heard], told[heard]

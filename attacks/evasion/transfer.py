@@ -105,7 +105,7 @@ class TransferAttack:
         common = {name: getattr(view, name) for name in ("x", "y", "ids", "ball", "classes", "target")}
         white = WhiteBox(**common, meter=meter, model=Counted(network, meter))
         image = view.x.dim() == 4 and min(view.x.shape[2:]) >= 8
-        moved = MIFGSM(steps=self.steps, diversity=_DIVERSE if image else 0.0, stop=False)(white, streams)
+        moved: Tensor = MIFGSM(steps=self.steps, diversity=_DIVERSE if image else 0.0, stop=False)(white, streams)
         view.meter.forwards += meter.forwards
         view.meter.backwards += meter.backwards
         return moved

@@ -1,0 +1,149 @@
+"""AutoAttack and adaptive: what is played for which model, their authors' code, and at what cost."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustsuite.attacks.evasion.adaptive import Adaptive
+from robustsuite.attacks.evasion.autoattack import AutoAttack, Expected
+from robustsuite.errors import RequestError
+from robustsuite.streams import Streams
+from robustsuite.threat import Ball
+
+UNIT = (0.0, 1.0)
+RADII = {"linf": 0.12, "l2": 0.8, "l1": 2.0}
+
+
+def played(attack, view):
+    attack(view, Streams(0))
+    return next(iter(view.meter.notes))
+
+
+def standing(net, moved, y):
+    with torch.no_grad():
+        return net(moved).argmax(1) == y
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (2, "apgd-ce, apgd-t (1 targets, margin), fab-t (1 targets), square (3 queries)"),
+        (3, "apgd-ce, apgd-t (2 targets, margin), fab-t (2 targets), square (3 queries)"),
+        (5, "apgd-ce, apgd-t (4 targets, dlr), fab-t (4 targets), square (3 queries)"),
+        (200, "apgd-ce, apgd-t (9 targets, dlr), fab-t (9 targets), square (3 queries)"),
+        (1000, "apgd-ce, apgd-t (9 targets, dlr), fab-t (9 targets), square (3 queries)"),
+    ],
+)
+def test_the_standard_ensemble_fits_the_classes_and_is_told(classes, told, fresh_network, view_of):
+    net = fresh_network(classes).eval()
+    x = Streams(3).uniform(torch.arange(6), (1, 8, 8))
+    view = view_of(net, x, net(x).argmax(1), Ball("linf", 0.05, UNIT), classes=classes)
+    assert played(AutoAttack(steps=2, queries=3), view) == f"autoattack standard: {told}"
+
+
+def test_other_versions_norms_and_goals(digits, view_of):
+    net, x, y = digits["plain"], digits["x"][:3], digits["y"][:3]
+    small = {"steps": 1, "queries": 1}
+    plus = played(AutoAttack(version="plus", **small), view_of(net, x, y, Ball("linf", 0.01, UNIT)))
+    assert plus == (
+        "autoattack plus: apgd-ce (5 restarts), apgd-dlr (5 restarts), apgd-t (9 targets, dlr), fab (5 restarts), "
+        "fab-t (9 targets), square (1 queries)"
+    )
+    rand = played(AutoAttack(version="rand", **small), view_of(net, x, y, Ball("linf", 0.01, UNIT)))
+    assert rand == "autoattack rand: apgd-ce, apgd-dlr"
+    l1 = played(AutoAttack(**small), view_of(net, x, y, Ball("l1", 0.01, UNIT)))
+    assert l1.startswith("autoattack standard: apgd-ce (5 restarts), apgd-t (5 targets, dlr), fab-t (9 targets)")
+    aimed = played(AutoAttack(**small), view_of(net, x, y, Ball("linf", 0.01, UNIT), target=(y + 1) % 10))
+    assert aimed == "autoattack standard: apgd-ce, apgd-dlr, fab, square (1 queries)"
+
+
+def test_more_targets_than_wrong_classes_are_refused_before_any_pass(digits, view_of):
+    view = view_of(digits["plain"], digits["x"][:2], digits["y"][:2], Ball("linf", 0.1, UNIT))
+    with pytest.raises(RequestError, match="at most 9 targets for 10 classes, got targets=10"):
+        AutoAttack(targets=10)(view, Streams(0))
+    assert view.meter.forwards == 0
+
+
+def test_only_what_stands_goes_on(digits, view_of):
+    net, x, y = digits["plain"], digits["x"][:40], digits["y"][:40]
+    view = view_of(net, x, y, Ball("linf", 0.3, UNIT))
+    moved = AutoAttack()(view, Streams(0))
+    assert not standing(net, moved, y).any()
+    assert view.meter.forwards < 40 * 30
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_the_verdict_of_the_authors_code_from_a_fifth_of_its_passes(norm, digits, view_of):
+    """Components at a tenth of their length, Square at less on both sides; `adaptive` at its own."""
+    peer = pytest.importorskip("pyautoattack.autoattack", reason="pip install robustsuite[peers]")
+    net, x, y = digits["hardened"], digits["x"][:30], digits["y"][:30]
+    ball = Ball(norm, RADII[norm], UNIT)
+    theirs = peer.AutoAttack(net, eps=ball.radius, norm=norm.capitalize(), seed=0, version="standard")
+    theirs.verbose = False
+    theirs.apgd.n_iter = theirs.apgd_targeted.n_iter = theirs.fab.n_iter = 10
+    theirs.square.n_queries = 100
+    left = int(standing(net, theirs.run_standard_evaluation(x, y, batch_size=30)[0], y).sum())
+    view = view_of(net, x, y, ball)
+    ours = int(standing(net, AutoAttack(steps=10, queries=100)(view, Streams(0)), y).sum())
+    assert 0 < ours <= left + 1
+    view = view_of(net, x, y, ball)
+    adaptive = int(standing(net, Adaptive()(view, Streams(0)), y).sum())
+    assert 0 < adaptive <= ours
+    assert view.meter.forwards + view.meter.backwards < 2000 * adaptive  # its full length costs about 10,000
+
+
+def test_a_sample_is_given_up_by_its_own_runs_alone(digits, view_of):
+    net, x, y = digits["hardened"].double(), digits["x"][:16].double(), digits["y"][:16]
+    try:
+        ball, attack = Ball("linf", 0.1, UNIT), Adaptive(steps=5, targets=3)
+        whole = view_of(net, x, y, ball)
+        attack(whole, Streams(0))
+        parts = view_of(net, x, y, ball)
+        for rows in torch.arange(16).split(5):
+            attack(parts.take(rows), Streams(0))
+        assert parts.meter.forwards == whole.meter.forwards
+        assert parts.meter.fallen == whole.meter.fallen
+    finally:
+        digits["hardened"].float()
+
+
+def test_adaptive_needs_few_passes_where_nothing_withstands(digits, view_of):
+    net, x, y = digits["plain"], digits["x"], digits["y"]
+    view = view_of(net, x, y, Ball("linf", 0.3, UNIT))
+    assert not standing(net, Adaptive()(view, Streams(0)), y).any()
+    assert view.meter.forwards < 12 * len(y)
+
+
+class Hidden(nn.Module):
+    """A flat cross-entropy, as of a net whose logits are scaled."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return 1000 * self.net(x)
+
+
+def test_scaled_logits_do_not_help(digits, view_of):
+    net, x, y = digits["hardened"], digits["x"][:60], digits["y"][:60]
+    left = []
+    for module in (net, Hidden(net)):
+        view = view_of(module, x, y, Ball("linf", 0.12, UNIT))
+        left.append(int(standing(module, Adaptive(rounds=1)(view, Streams(0)), y).sum()))
+    assert abs(left[0] - left[1]) <= 1
+
+
+def test_expected_averages_probabilities():
+    class Turns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.turn = 0
+
+        def forward(self, x):
+            self.turn += 1
+            return x if self.turn % 2 else -x
+
+    x = torch.randn(4, 3)
+    mean = (x.softmax(1) + (-x).softmax(1)) / 2
+    assert torch.allclose(Expected(Turns(), 2)(x).softmax(1), mean, atol=1e-6)
