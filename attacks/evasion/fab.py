@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustsuite import checks
 from robustsuite.attacks.evasion import minimum_norm as mn
+from robustsuite.isolation import differentiable
 from robustsuite.registry import register
 from robustsuite.scenarios.views import Ascent, WhiteBox
 from robustsuite.streams import Streams
@@ -77,6 +78,10 @@ class FAB:
             RequestError: The view's norm is none of `norms`.
         """
         mn.playable(self, view)
+        with differentiable():  # what is made in a caller's inference mode could not be saved for a backward pass
+            return self._searched(view, streams)
+
+    def _searched(self, view: WhiteBox, streams: Streams) -> Tensor:
         nearest = mn.Nearest(view)
         if view.ball.radius == 0:
             return nearest.handed_in()
