@@ -16,6 +16,7 @@ from robustsuite.registry import register
 from robustsuite.scenarios.views import Ascent, WhiteBox
 from robustsuite.streams import Streams
 
+_FARTHEST: Final = 1.5  # overshoot at most
 _ROUNDS: Final = ((1.0, 0.1), (1 / 3, 0.2), (0.0, 0.7))  # share of the classes (at least one), share of the steps
 
 
@@ -92,31 +93,34 @@ class FAB:
         for share, part in _ROUNDS:
             chosen = lanes.best(max(1, math.ceil(share * lanes.count)))
             for lane in chosen.unbind(1):
-                self._run(view, nearest, lanes, lane, math.ceil(part * self.steps))
+                self._run(view, nearest, lanes, lane, math.ceil(part * self.steps), aimed=share > 0)
         for run in range(1, self.restarts):
             lanes.restart(nearest, lanes.best(1)[:, 0], streams.child("start", run))
-            self._run(view, nearest, lanes, lanes.best(1)[:, 0], self.steps)
+            self._run(view, nearest, lanes, lanes.best(1)[:, 0], self.steps, aimed=False)
         nearest.tighten(first.loss, self.search)
         return nearest.handed_in()
 
-    def _run(self, view: WhiteBox, nearest: mn.Nearest, lanes: _Lanes, lane: Tensor, steps: int) -> None:
-        """Some steps of every open sample in one of its lanes; `lane (N,)`."""
+    def _run(
+        self, view: WhiteBox, nearest: mn.Nearest, lanes: _Lanes, lane: Tensor, steps: int, *, aimed: bool
+    ) -> None:
+        """Some steps of every open sample in one of its lanes `(N,)`, towards its class or whichever is ahead."""
         rows = torch.arange(len(lane), device=lane.device)
         for _ in range(steps):
             rows = rows[nearest.open(rows)]
             if len(rows) == 0:
                 return
             x, aim = lanes.x[rows, lane[rows]], lanes.classes[rows, lane[rows]]
-            if view.target is None:
+            if aimed and view.target is None:
                 seen = view.ascend(x, rows, mn.towards, aim=aim, verify=False)
             else:
                 seen = view.ascend(x, rows, mn.margin, verify=False)
             # Where another class than this one has won, how surely is not known, but it is hardly by rounding.
             nearest.take(x, rows, seen.fallen, seen.loss.abs())
             lanes.note(x, rows, lane[rows], seen.fallen)
-            lanes.x[rows, lane[rows]] = self._moved(view, x, view.x[rows], seen)
+            beyond = (1 + (self.overshoot - 1) * (1 + lanes.misses[rows, lane[rows]])).clamp_max(_FARTHEST)
+            lanes.x[rows, lane[rows]] = self._moved(view, x, view.x[rows], seen, beyond)
 
-    def _moved(self, view: WhiteBox, x: Tensor, clean: Tensor, seen: Ascent) -> Tensor:
+    def _moved(self, view: WhiteBox, x: Tensor, clean: Tensor, seen: Ascent, beyond: Tensor) -> Tensor:
         """The next points: steps onto the plane from here and from the clean inputs, mixed by their lengths."""
         ball, slope = view.ball, seen.gradient
         here = torch.where(mn.per_sample(seen.fallen, x), torch.lerp(clean, x, self.back), x)
@@ -125,7 +129,8 @@ class FAB:
         step, clean_step = mn.onto(here, slope, -gap, ball), mn.onto(clean, slope, -clean_gap, ball)
         near, far = (ball.distance(d, torch.zeros_like(d)) for d in (step, clean_step))
         weight = (near / (near + far).clamp_min(torch.finfo(near.dtype).tiny)).clamp_max(self.pull).to(x.dtype)
-        moved = torch.lerp(here + self.overshoot * step, clean + self.overshoot * clean_step, mn.per_sample(weight, x))
+        factor = mn.per_sample(beyond.to(x.dtype), x)
+        moved = torch.lerp(here + factor * step, clean + factor * clean_step, mn.per_sample(weight, x))
         return mn.clip(moved, ball)
 
 
@@ -146,6 +151,7 @@ class _Lanes:
             self.classes = others.topk(max(1, min(targets, view.classes - 1)), dim=1).indices
         self.count = self.classes.shape[1]
         self.x = view.x[:, None].expand(-1, self.count, *view.x.shape[1:]).clone()
+        self.misses = torch.zeros_like(self.classes)
         order = torch.arange(self.count, device=view.x.device, dtype=torch.float64)
         self._distance = (1e30 * (1 + order)).expand(len(view.y), -1).clone()  # the likeliest first, without a success
 
@@ -154,9 +160,10 @@ class _Lanes:
         return self._distance.topk(count, dim=1, largest=False).indices
 
     def note(self, x: Tensor, rows: Tensor, lanes: Tensor, fallen: Tensor) -> None:
-        """Keep the least distance of a success in these lanes."""
+        """Keep the least distance of a success in these lanes, and count the failures since the last one."""
         distance = self._view.ball.distance(x, self._view.x[rows]).masked_fill(~fallen, torch.inf)
         self._distance[rows, lanes] = torch.minimum(self._distance[rows, lanes], distance)
+        self.misses[rows, lanes] = torch.where(fallen, 0, self.misses[rows, lanes] + 1)
 
     def restart(self, nearest: mn.Nearest, lanes: Tensor, streams: Streams) -> None:
         """Put each sample's lane at a random point, half as far from the clean input as the nearest success."""
