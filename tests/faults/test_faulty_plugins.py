@@ -57,9 +57,9 @@ def last_line(record):
     return record.message.strip().splitlines()[-1]
 
 
-def assert_named(folder, outcome):
+def assert_named(folder, outcome, named):
     found = by_attack(folder)
-    for name, said in {**RAISING, **GARBAGE}.items():
+    for name, said in named.items():
         assert found[name].status == "error", name
         assert said in found[name].message, name
         assert "Traceback" in found[name].message
@@ -67,10 +67,12 @@ def assert_named(folder, outcome):
 
 
 def test_what_raises_or_answers_garbage_is_an_error_that_says_what(tmp_path, straight):
-    options = [uses(does=RAISING, answers=GARBAGE), "defenses=[none]"]
+    # Memory is exhausted only in worker processes: this one has threads of others, who would not survive it.
+    here = {name: said for name, said in RAISING.items() if name != "memory"}
+    options = [uses(does=here, answers=GARBAGE), "defenses=[none]"]
     outcome = play(tmp_path / "run", *options)
-    assert_named(tmp_path / "run", outcome)
-    assert outcome.errors == len(RAISING) + len(GARBAGE)
+    assert_named(tmp_path / "run", outcome, {**here, **GARBAGE})
+    assert outcome.errors == len(here) + len(GARBAGE)
     assert honest(table(tmp_path / "run")) == honest(straight)
     # What failed is tried again by the same command, and nothing else is.
     again = play(tmp_path / "run", *options, workers=1)
@@ -82,7 +84,7 @@ def test_worker_processes_survive_it_all_or_are_replaced(tmp_path, straight):
     told = []
     does = [*RAISING, "interrupt", "kill-once", "leave"]
     outcome = play(tmp_path / "run", uses(does=does, answers=GARBAGE), "defenses=[none]", workers=2, tell=told.append)
-    assert_named(tmp_path / "run", outcome)
+    assert_named(tmp_path / "run", outcome, {**RAISING, **GARBAGE})
     found = by_attack(tmp_path / "run")
     assert "KeyboardInterrupt" in last_line(found["interrupt"])
     assert found["kill-once"].status == "ok"
@@ -180,7 +182,7 @@ def hangs(tmp_path, straight, kinds, workers, timeout):
 
 def test_what_hangs_is_stopped_and_tells_where(tmp_path, straight):
     """Asleep, and in C code that never gives the interpreter's lock back."""
-    found = hangs(tmp_path, straight, ["sleep", "hold"], workers=2, timeout=6)
+    found = hangs(tmp_path, straight, ["sleep", "hold"], workers=2, timeout=15)
     assert "fault_plugins.py, line" in last_line(found["sleep"]).replace('"', "")
     assert "in hold_the_interpreter" in found["hold"].message
     assert "in __call__" in found["sleep"].message
@@ -189,7 +191,7 @@ def test_what_hangs_is_stopped_and_tells_where(tmp_path, straight):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_spins_or_is_stopped_from_outside_is_ended_too(tmp_path, straight, workers):
-    found = hangs(tmp_path, straight, ["spin", "stop"], workers=workers, timeout=6)
+    found = hangs(tmp_path, straight, ["spin", "stop"], workers=workers, timeout=15)
     assert "in spin" in last_line(found["spin"])
 
 
