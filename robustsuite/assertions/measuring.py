@@ -69,7 +69,8 @@ def measure(
     """Judge growing numbers of samples until what is seen decides, or all were judged.
 
     Samples are drawn without regard to their order, each class in its share. Each is attacked once: a look joins the
-    verdicts on new samples with those before, and no sample's verdict depends on who is judged beside it.
+    verdicts on new samples with those before. No sample's verdict depends on who is judged beside it, but where a doubt
+    about a look's new samples starts the attacks that resolve it.
 
     Args:
         model: From raw inputs to logits; left exactly as it was.

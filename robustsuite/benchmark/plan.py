@@ -14,6 +14,7 @@ from robustsuite.canonical import digest, plain
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Splits
 from robustsuite.models.build import ModelSpec
+from robustsuite.protocol import Attack, Scenario
 from robustsuite.scenarios import arrange
 from robustsuite.threat import Threat, refuse_vacuous
 from robustsuite.training.cache import Trainer
@@ -51,6 +52,11 @@ class Cell:
     training: str
     curve: bool = False
     artefact: str = ""
+
+    def arranged(self) -> tuple[Attack[Any, Any], Scenario[Any, Any]]:
+        """The attack and the game that it plays; a point of a curve is drawn as the attack alone finds it."""
+        rules = {"escalate": False} if self.curve else {}
+        return arrange(self.attack.entry, {**self.attack.options, **self.attack.rules, **rules}, self.threat)
 
 
 @dataclass(frozen=True)
@@ -209,8 +215,7 @@ class _Layout:
 
     def add(self, blank: Cell, recipe: Recipe) -> None:
         """One cell, and what is trained and crafted before it is played."""
-        entry = blank.attack.entry
-        attack, scenario = arrange(entry, {**blank.attack.options, **blank.attack.rules}, blank.threat)
+        attack, scenario = blank.arranged()
         trainer = Trainer(self._suite.seed + blank.repeat, self._device)
         threads, trained = self._suite.threads, is_trained(recipe)
         training = trainer.key(recipe, self._train, threads) if trained else ""

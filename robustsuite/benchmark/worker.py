@@ -24,7 +24,6 @@ from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Samples, Splits, stratified
 from robustsuite.errors import NotApplicableError, StorageError
 from robustsuite.protocol import Trained, Victim, craft
-from robustsuite.scenarios import arrange
 from robustsuite.serving import Served
 from robustsuite.store import Store
 from robustsuite.streams import Streams
@@ -114,7 +113,7 @@ class Worker:
         if node.kind == "training":
             trainer.fit(recipe, train)
             return
-        attack, scenario = self._game(cell)
+        attack, scenario = cell.arranged()
         artefact = None
         if node.kind in ("artefact", "retraining"):
             artefact = self._artefact(cell, attack, scenario)
@@ -136,9 +135,6 @@ class Worker:
             payload = save_tensors({name: value.contiguous() for name, value in tensors.items()})
             self.cache.offer(ARTEFACTS, cell.artefact, facts, payload)
         return made
-
-    def _game(self, cell: Cell) -> tuple[Any, Any]:
-        return arrange(cell.attack.entry, {**cell.attack.options, **cell.attack.rules}, cell.threat)
 
     def blank(self, cell: Cell) -> Record:
         """The record of a cell with everything that is known before it is played."""
@@ -163,7 +159,7 @@ class Worker:
     def play(self, cell: Cell) -> Record:
         """Play one cell; whatever happens becomes its record."""
         crafted = partial(self._artefact, cell) if cell.artefact else None
-        return judge(self.blank(cell), partial(self._game, cell), partial(self.victim, cell), self.folder, crafted)
+        return judge(self.blank(cell), cell.arranged, partial(self.victim, cell), self.folder, crafted)
 
     def victim(self, cell: Cell) -> Victim:
         """The trained (or loaded) and deployed model of this cell's defence and repeat."""

@@ -175,5 +175,5 @@ def _print_item(item: Row) -> None:
         if item[key]:
             console.print(f"\n[bold]{key.capitalize()}[/bold]\n{escape(item[key])}", highlight=False)
     if "yaml" in item:
-        console.print(item["yaml"], markup=False, highlight=False)
+        typer.echo(item["yaml"])  # a file, which no line may be broken of
     console.print()
