@@ -151,14 +151,14 @@ class _Hunt:
         self._margin[rows[better]], self._best[rows[better]] = margin[better], x[better]
 
     def _start(self, rows: Tensor, aim: Tensor | None, *key: int | str) -> Tensor:
-        """A uniform point of the ball, turned for a few steps along a random direction of the logits."""
+        """A uniform point of the ball; towards a class, turned for a few steps along a random direction of the logits."""
         view, streams = self._view, self._streams.child("start", *key)
         centre, ids = view.x[rows], view.ids[rows]
         x = view.ball.sample(centre, ids, streams)
+        if aim is None:
+            return x
         weights = 2 * streams.child("turn").uniform(ids, (view.classes,), dtype=x.dtype) - 1
-        weights = weights.scatter(1, view.y[rows, None], -1.0)
-        if aim is not None:
-            weights = weights.scatter(1, aim[:, None], 1.0)
+        weights = weights.scatter(1, view.y[rows, None], -1.0).scatter(1, aim[:, None], 1.0)
         for _ in range(_TURN):
             seen = view.ascend(x, rows, _along, aim=weights)
             self._found.keep(x, rows, torch.full_like(seen.loss, -math.inf), seen.fallen)
