@@ -80,6 +80,17 @@ def names() -> dict[str, str]:
     return {name: _access(name) for name in _classes() if not _obstacle(name)}
 
 
+def needs(name: str) -> list[str]:
+    """What an attack needs beside the knowledge of its access."""
+    found = [f"package {EXTRAS[name]}" + (" unless es=0" if EXTRAS[name] == "cma" else "")] if name in EXTRAS else []
+    return [*found, *(["a target, or it takes one at random"] if name in TARGETED_ONLY else [])]
+
+
+def refused() -> dict[str, str]:
+    """ART's evasion attacks that cannot be played here, and why; imports ART."""
+    return {name: why for name in _classes() if (why := _obstacle(name))}
+
+
 def find(name: str) -> tuple[type[Any], str]:
     """ART's class of this name and the access it asks for.
 

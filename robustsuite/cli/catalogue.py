@@ -39,10 +39,29 @@ def _attacks() -> list[Row]:
         "name": "art:NAME",
         "scenario": "evasion",
         "access": "by attack",
-        "summary": "Any evasion attack of the Adversarial Robustness Toolbox, such as art:HopSkipJump.",
+        "summary": "An evasion attack of the Adversarial Robustness Toolbox; --json lists them all.",
         "taxonomy": [],
     }
     return [*_plugins(registry.attacks.all()), row]
+
+
+def _attacks_in_full() -> list[Row]:
+    """Every attack with the norms that it plays in and what it needs, ART's by name; imports ART."""
+    from robustsuite import registry
+    from robustsuite.attacks.evasion import art_catalogue
+    from robustsuite.scenarios import SCENARIOS
+
+    found = [(entry, list(SCENARIOS[entry.scenario].needs)) for entry in registry.attacks.all()]
+    for name in art_catalogue.names():
+        found.append((registry.attacks.get(f"art:{name}"), art_catalogue.needs(name)))
+    rows = []
+    for entry, needs in found:
+        norms = list(entry.norms) if entry.scenario == "evasion" else []
+        rows += [{**row, "norms": norms, "needs": needs, "refused": ""} for row in _plugins((entry,))]
+    blank: Row = {"scenario": "evasion", "access": "", "taxonomy": [], "norms": [], "needs": []}
+    for name, why in art_catalogue.refused().items():
+        rows.append({"name": f"art:{name}", **blank, "summary": f"Cannot be played: {why}.", "refused": why})
+    return rows
 
 
 def _defenses() -> list[Row]:
@@ -112,6 +131,7 @@ def list_names(
     load_plugins(plugins)
     found = {name: KINDS[name]() for name in wanted}
     if as_json:
+        found |= {"attacks": _attacks_in_full()} if "attacks" in found else {}
         typer.echo(json.dumps(found if kind is None else found[kind], indent=2, ensure_ascii=False))
         return
     for name, rows in found.items():

@@ -163,11 +163,26 @@ def test_show_tells_art_attacks_in_whole_sentences():
     assert shown["references"] == "arXiv:1904.02144"
 
 
+def test_attacks_of_art_are_listed_with_what_they_need():
+    from robustsuite.attacks.evasion import art_catalogue
+
+    rows = {row["name"]: row for row in json.loads(call("list", "attacks", "--json").stdout)}
+    for name, access in art_catalogue.names().items():
+        assert rows[f"art:{name}"]["access"] == access
+        assert rows[f"art:{name}"]["refused"] == ""
+    assert rows["art:PixelAttack"]["needs"] == ["package cma unless es=0"]
+    assert rows["art:HopSkipJump"]["needs"] == []
+    assert rows["art:AdversarialPatch"]["refused"] == "a patch is bounded by no norm"
+    assert {"train", "recipe"} <= set(rows["badnets"]["needs"])
+    assert rows["fgsm"]["norms"] == ["linf", "l2", "l1"]
+    assert "art:NAME" not in rows
+
+
 def test_doctor_counts_attacks_and_looks_for_every_data_set():
     from robustsuite.data.catalogue import NAMES
 
     findings = {finding["subject"]: finding for finding in json.loads(call("doctor", "--json").stdout)}
-    listed = [row for row in json.loads(call("list", "attacks", "--json").stdout) if row["name"] != "art:NAME"]
+    listed = [row for row in json.loads(call("list", "attacks", "--json").stdout) if not row["name"].startswith("art:")]
     assert findings["plug-ins"]["detail"].startswith(f"{len(listed)} attacks,")
     assert set(NAMES) - {"image-folder", "npz", "factory"} <= set(findings)
 
