@@ -51,11 +51,10 @@ def _attacks_in_full() -> list[Row]:
     from robustsuite.attacks.evasion import art_catalogue
     from robustsuite.scenarios import SCENARIOS
 
-    found = [(entry, list(SCENARIOS[entry.scenario].needs)) for entry in registry.attacks.all()]
-    for name in art_catalogue.names():
-        found.append((registry.attacks.get(f"art:{name}"), art_catalogue.needs(name)))
+    own = [(entry, list(SCENARIOS[entry.scenario].needs)) for entry in registry.attacks.all()]
+    art = [(registry.attacks.get(f"art:{name}"), art_catalogue.needs(name)) for name in art_catalogue.names()]
     rows = []
-    for entry, needs in found:
+    for entry, needs in (*own, *art):
         norms = list(entry.norms) if entry.scenario == "evasion" else []
         rows += [{**row, "norms": norms, "needs": needs, "refused": ""} for row in _plugins((entry,))]
     blank: Row = {"scenario": "evasion", "access": "", "taxonomy": [], "norms": [], "needs": []}
