@@ -61,12 +61,14 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path) -> Record:
 
 
 def _columns(tables: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Columns of all parts below each other; pictures are those of the first."""
+    """Columns that all parts have below each other; pictures are those of the first."""
     import torch
 
     n = len(tables[0]["id"])
     rows = [name for name, column in tables[0].items() if column.dim() == 1 and len(column) == n]
-    return {**tables[0], **{name: torch.cat([table[name] for table in tables]) for name in rows}}
+    shared = {name for name in rows if all(name in table for table in tables)}
+    first = {name: column for name, column in tables[0].items() if name in shared or name not in rows}
+    return {**first, **{name: torch.cat([table[name] for table in tables]) for name in rows if name in shared}}
 
 
 def _metrics(parts: Sequence[Record], columns: Mapping[str, Tensor]) -> Iterator[tuple[str, Metric]]:

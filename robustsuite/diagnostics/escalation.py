@@ -98,6 +98,7 @@ class _Escalation:
         self._random = victim.model.random or not victim.clean.deterministic
         self._distance = metrics.per_sample["distance"].clone()
         self._clean = metrics.per_sample["clean_correct"]
+        self._passes = metrics.per_sample.get("passes", torch.empty(0, dtype=torch.int64)).clone()
         self._robust = self._clean.clone() if self._random else metrics.per_sample["robust"].clone()
         self._played: list[dict[str, Any]] = []
         self._sound = False
@@ -152,6 +153,8 @@ class _Escalation:
 
     def _take(self, rows: Tensor, found: Metrics) -> None:
         fell = ~found.per_sample["robust"]
+        if "passes" in found.per_sample and len(self._passes) > 0:
+            self._passes[rows] += found.per_sample["passes"]
         self._robust[rows[fell]] = False
         self._distance[rows[fell]] = found.per_sample["distance"][fell]
         hits = found.values.get("target_hit_rate")
@@ -178,6 +181,8 @@ class _Escalation:
             facts: dict[str, Any] = {"checks": dict(self._doubts.flags)} if self._doubts.flags else {}
             return Judged(replace(metrics, flags=tuple(self._flags), cost=cost), facts)
         values, columns = self._values(), {**metrics.per_sample, "robust": self._robust, "distance": self._distance}
+        if len(self._passes) > 0:
+            columns["passes"] = self._passes
         status, message = self._status(left)
         facts = {"checks": dict(self._doubts.flags), "played": self._played}
         changed = replace(

@@ -15,6 +15,7 @@ from robustsuite.data.samples import Batch
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
+from robustsuite.scenarios.passes import Passes
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import ask
 from robustsuite.statistics import rate
@@ -34,6 +35,11 @@ class Evasion(Scenario[Inputs, Tensor]):
 
     Only samples that the model gets right (and accepts) are attacked; the others count as fallen. An attack sees the
     ball and cannot change it. The judge measures everything again, in another batch size than the attack used.
+
+    The per-sample file holds `id`, `label`, `clean_correct`, `robust`, `distance` (of what was handed in; NaN where
+    nothing was attacked), `queries` and, where the attack's passes can be told apart by sample, `passes`: forward and
+    backward passes that were spent on the sample until it was first seen to fall, or in all where it was not, those of
+    an escalation included; 0 where nothing was attacked. Samples that share a batch may cost each other a pass.
 
     Args:
         ball: The perturbation set; bounds default to those of the data.
@@ -96,13 +102,14 @@ class Evasion(Scenario[Inputs, Tensor]):
 
     def views(self, victim: Victim) -> Iterator[Inputs]:
         """One view per batch of samples that still stand, all sharing one meter."""
-        meter = Meter()
         ball = self.searched(victim)
         standing = (correct(victim)).nonzero()[:, 0]
+        reach = self.ball.radius if self.closest else None
+        meter = Meter(passes=Passes(victim.test.ids[standing], reach=reach, device=victim.device))
         engine = self._engine(victim, standing, meter)
         known = Known(victim.public or victim.train or victim.test) if self.access == "transfer" else None
         at_once = self.batch_size or max(_VIEW, engine.batch if engine is not None else 0)
-        for index in torch.split(standing, at_once):
+        for index in torch.split(standing, at_once) if len(standing) > 0 else ():
             batch = victim.test.batch(index, victim.device)
             common: dict[str, Any] = {
                 "x": batch.x.to(victim.dtype),
@@ -244,6 +251,9 @@ class _Judge:
             "distance": self._distance,
             "queries": queries,
         }
+        passes = self._passes()
+        if passes is not None:
+            columns["passes"] = passes
         artefacts: dict[str, Tensor] = {}
         if self._gallery:
             names = ("clean", "adversarial", "labels", "predicted")
@@ -255,6 +265,14 @@ class _Judge:
         }
         values = self._values(broken, queries)
         return Metrics(values, tuple(self._flags), status, message, columns, artefacts, cost)
+
+    def _passes(self) -> Tensor | None:
+        """Passes by sample; None where some that were attacked cannot be told, as where an attack calls networks itself."""
+        own = self._game.access not in ("transfer", "blind")
+        if not own or self._meter.passes is None or not self._attacked.any():
+            return None
+        told = self._meter.passes.told(self._victim.test.ids)
+        return told if bool((told[self._attacked] > 0).all()) else None
 
     def _values(self, broken: Tensor, queries: Tensor) -> dict[str, Metric]:
         clean, test = self._victim.clean, self._victim.test

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Self
@@ -18,6 +18,7 @@ from robustsuite.data.samples import Samples
 from robustsuite.errors import BudgetError
 from robustsuite.isolation import differentiable
 from robustsuite.scenarios.engine import Engine
+from robustsuite.scenarios.passes import Owners, Passes
 from robustsuite.serving import Deployed, Served
 from robustsuite.threat import Ball
 
@@ -39,6 +40,7 @@ class Meter:
         fallen: Ids of samples that were seen to reach the goal within the ball.
         nearest: Where distances are judged, the least at which a sample was seen to reach the goal, by its id.
         notes: What the record should say, each once.
+        passes: Passes by sample, where somebody wants to know.
     """
 
     forwards: int = 0
@@ -50,6 +52,7 @@ class Meter:
     fallen: set[int] = field(default_factory=set)
     nearest: dict[int, float] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
+    passes: Passes | None = None
     _climbs: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property
@@ -100,12 +103,18 @@ class Counted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the module inside."""
         self._meter.forwards += len(x)
+        passes = self._meter.passes
+        owners = None if passes is None else passes.owners(len(x))
+        if passes is not None and owners is not None:
+            passes.spend(owners)
         logits: Tensor = self.inner(x)
         if logits.requires_grad:
             n, meter = len(x), self._meter
 
             def count(gradient: Tensor) -> Tensor:
                 meter.backwards += n
+                if passes is not None and owners is not None:
+                    passes.spend(owners)
                 return gradient
 
             logits.register_hook(count)  # type: ignore[no-untyped-call]
@@ -170,6 +179,14 @@ class Inputs:
         if self.target is None:
             return prediction != (self.y if rows is None else self.y[rows])
         return prediction == (self.target if rows is None else self.target[rows])
+
+    @cached_property
+    def _places(self) -> Tensor:
+        return self.ids if self.meter.passes is None else self.meter.passes.places(self.ids)
+
+    def _passing(self, rows: Tensor) -> AbstractContextManager[None]:
+        """Passes meanwhile are those of these rows."""
+        return nullcontext() if self.meter.passes is None else self.meter.passes.of(Owners(self._places, rows))
 
 
 Through = Callable[[Tensor, Tensor], Tensor]
@@ -261,7 +278,8 @@ class WhiteBox(Inputs):
         with differentiable() if wish.gradient else torch.no_grad():
             # Copied in here, because what a caller makes in inference mode cannot be saved for a backward pass.
             leaf = x.detach().clone().requires_grad_(wish.gradient) if engine is None else engine.leaf(x, wish.gradient)
-            with nullcontext() if engine is None else engine.autocast(x.device.type, wish.done):
+            lower = nullcontext() if engine is None else engine.autocast(x.device.type, wish.done)
+            with lower, self._passing(rows):
                 logits = self.proxy(leaf if wish.through is None else wish.through(leaf, rows))
             values = loss(logits.to(x.dtype) if lowered else logits, self.y[rows], target)
         logits = logits.detach().to(x.dtype) if lowered else logits.detach()
@@ -321,7 +339,8 @@ class WhiteBox(Inputs):
     ) -> Jacobian:
         with differentiable():
             leaf = x.detach().clone().requires_grad_(True) if self.engine is None else self.engine.leaf(x)
-            logits = self.proxy(leaf)
+            with self._passing(rows):
+                logits = self.proxy(leaf)
             values = functions(logits, rows)
         fallen = self._fallen(x, logits.detach(), rows, verify=verify)
         wanted = ~fallen
@@ -356,8 +375,10 @@ class WhiteBox(Inputs):
     def logits(self, x: Tensor) -> Tensor:
         """Answers `(n, classes)` to any inputs, without a graph."""
 
+        own = torch.arange(len(self.y) if x is self.x else 0, device=self.y.device)
+
         def run(piece: slice) -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), self._passing(own[piece]):
                 answer: Tensor = self.model(x[piece])
                 return answer
 
@@ -367,7 +388,7 @@ class WhiteBox(Inputs):
         """Whether these inputs reach the goal on the deployed model; bool `(n,)`."""
 
         def run(piece: slice) -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), self._passing(rows[piece]):
                 return self._fallen(x[piece], self.model(x[piece]), rows[piece], exact=True)
 
         parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
@@ -391,13 +412,15 @@ class WhiteBox(Inputs):
             if not verify and self.engine.smooth and not lowered:
                 doubted = unsure
             elif unsure.any():
-                with torch.no_grad():
+                with torch.no_grad(), self._passing(rows[unsure]):
                     reached[unsure] = self.goal_reached(self.model(x[unsure]).argmax(1), rows[unsure])
         if not reached.any():
             return reached
         if self.deployed is not None:
             with torch.no_grad():
                 self.meter.forwards += int(reached.sum())
+                if self.meter.passes is not None:
+                    self.meter.passes.spend(Owners(self._places, rows[reached]))
                 answer = self.deployed(x[reached])
             reached[reached.clone()] = self.goal_reached(answer.logits.argmax(1), rows[reached]) & ~answer.rejected
         # A method that searches from outside meets wrong answers beyond the ball, which are no successes.
@@ -405,8 +428,14 @@ class WhiteBox(Inputs):
         x, won = x[certain], rows[certain]
         inside = self.ball.contains(x, self.x[won])
         self.meter.fallen.update(self.ids[won[inside]].tolist())
+        counted = inside
         if self.closest:
-            self.meter.met(self.ids[won[inside]], self.ball.distance(x, self.x[won])[inside])
+            distance = self.ball.distance(x, self.x[won])
+            self.meter.met(self.ids[won[inside]], distance[inside])
+            if self.meter.passes is not None and self.meter.passes.reach is not None:
+                counted = inside & (distance <= self.meter.passes.reach)
+        if self.meter.passes is not None:
+            self.meter.passes.fell(self._places[won[counted]])
         return reached
 
 
@@ -434,6 +463,8 @@ class Oracle(Inputs):
         for i, count in asked.items():
             spent[i] = spent.get(i, 0) + count
         self.meter.forwards += len(rows)
+        if self.meter.passes is not None:
+            self.meter.passes.spend(Owners(self._places, rows))
         with torch.no_grad():
             return self.answer(x)
 

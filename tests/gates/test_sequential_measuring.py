@@ -88,6 +88,8 @@ def test_joined_batches_are_one_evaluation(given, attack):
     for column, told in load_samples(whole.folder, straight).items():
         if column in ("clean", "adversarial", "labels", "predicted"):
             continue  # pictures, of the first few samples
+        if column == "passes":
+            continue  # samples that share a batch may cost each other one
         torch.testing.assert_close(columns[column], told, equal_nan=True, rtol=1e-5, atol=1e-6)
     assert dict(seen.found.metrics).keys() == dict(straight.metrics).keys()
     for metric, told in straight.metrics.items():

@@ -1,0 +1,96 @@
+"""Passes by sample: whose each one is, and when a sample fell."""
+
+import pytest
+import torch
+
+from robustsuite import registry
+from robustsuite.protocol import play
+from robustsuite.scenarios import game
+from robustsuite.scenarios.passes import Owners, Passes
+from robustsuite.serving import Served
+from robustsuite.testing import tiny_victim
+from robustsuite.threat import Ball, Threat
+
+
+def judged(name, victim, radius=0.05, norm="linf", **options):
+    entry = registry.attacks.get(name)
+    return play(entry.make(options), game(entry, Threat(ball=Ball(norm, radius)), {"batch_size": 16}), victim, seed=0)
+
+
+def test_counts_by_hand():
+    passes = Passes(torch.tensor([40, 10, 30]))
+    places = passes.places(torch.tensor([30, 40]))
+    first = Owners(places, torch.tensor([0, 0, 1]))
+    with passes.of(first):
+        assert passes.owners(3) is first
+        assert passes.owners(2) is None
+        passes.spend(first)
+    assert passes.owners(3) is None
+    assert passes.told(torch.tensor([10, 30, 40, 99])).tolist() == [0, 2, 1, 0]
+    passes.fell(places[:1])
+    passes.spend(first)
+    passes.fell(places)
+    passes.spend(first)
+    assert passes.told(torch.tensor([10, 30, 40, 99])).tolist() == [0, 2, 2, 0]
+
+
+def test_many_passes_are_added_up():
+    passes = Passes(torch.arange(5))
+    for _ in range(1000):
+        passes.spend(Owners(torch.arange(5), torch.tensor([1, 3, 3])))
+    assert passes.told(torch.arange(5)).tolist() == [0, 1000, 0, 2000, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pgd", {"steps": 7, "restarts": 3}),
+        ("apgd", {"steps": 8, "targets": 2, "loss": "dlr"}),
+        ("mi-fgsm", {"steps": 5, "diversity": 0.5}),
+        ("square", {"queries": 30}),
+        ("autoattack", {"version": "rand", "steps": 2}),
+    ],
+)
+def test_what_no_sample_ends_is_all_there_is(name, options):
+    """Where nothing falls, the passes of all samples are those of the record."""
+    found = judged(name, tiny_victim(60), radius=1e-4, **options)
+    assert found.values["attack_success_rate"].value == 0
+    passes = found.per_sample["passes"]
+    assert int(passes.sum()) == found.cost["forwards"] + found.cost["backwards"]
+    assert torch.equal(passes > 0, found.per_sample["clean_correct"])
+
+
+def test_a_sample_that_falls_stops_the_clock():
+    """One step of FGSM: a forward and a backward pass at the clean input; PGD sees one pass more where it fell."""
+    victim = tiny_victim(60)
+    assert set(judged("fgsm", victim).per_sample["passes"].tolist()) <= {0, 2}
+    found = judged("pgd", victim, steps=10, random_start=False).per_sample
+    fell = found["clean_correct"] & ~found["robust"]
+    assert fell.any()
+    # The clean input never falls: each step before costs two passes, and the last look one.
+    assert int(found["passes"][fell].min()) >= 3
+    assert int(found["passes"][fell].max()) <= int(found["passes"][found["robust"]].min())
+    assert set(found["passes"][found["robust"]].tolist()) <= set(range(21, 32))
+
+
+def test_the_nearest_is_looked_for_after_the_fall():
+    """A minimum-norm attack goes on; the clock stops at the first success within the game's radius."""
+    victim = tiny_victim(60)
+    small, large = (judged("deepfool", victim, radius=radius).per_sample for radius in (1e-4, 0.2))
+    assert int(large["passes"].sum()) < int(small["passes"].sum())
+    assert not small["robust"][~small["clean_correct"]].any()
+
+
+def test_what_cannot_be_told_apart_is_left_out():
+    victim = tiny_victim(40)
+    assert "passes" not in judged("noise", victim).per_sample
+    assert "passes" not in judged("transfer", victim, samples=20, epochs=1, steps=2).per_sample
+
+
+def test_a_model_that_is_always_wrong_has_no_column():
+    victim = tiny_victim(20)
+    y = (victim.clean.prediction + 1) % 4
+    wrong = type(victim)(Served(victim.model.network), type(victim.test)(victim.test.x, y, 4, (0.0, 1.0)))
+    found = judged("pgd", wrong, steps=2)
+    assert "passes" not in found.per_sample
+    assert found.values["robust_accuracy"].value == 0
