@@ -67,7 +67,11 @@ def judge(
 
 def _threat(scenario: Scenario[Any, Any]) -> dict[str, Any]:
     ball = getattr(scenario, "ball", None)
-    return {} if ball is None else {"norm": ball.norm, "radius": ball.radius}
+    return (
+        {}
+        if ball is None
+        else {"norm": ball.norm, "radius": ball.radius, "closest": getattr(scenario, "closest", False)}
+    )
 
 
 def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None) -> Record:

@@ -188,7 +188,9 @@ def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
         return
     for radius in suite.threat.curve or tuple(share * ball.radius for share in _CURVE):
         for attack in suite.attacks:
-            if attack.entry.scenario == "evasion" and attack.entry.access == "white-box":
+            entry = attack.entry
+            # An attack of minimum norm tells its whole curve by the distances of one pass.
+            if entry.scenario == "evasion" and entry.access == "white-box" and not entry.minimum_norm:
                 yield attack, make_threat(suite, radius), True
 
 

@@ -40,6 +40,7 @@ class Record:
         knowledge: What the adversary saw (`white-box`, `scores`, …; empty for the clean evaluation).
         norm: Norm of the ball, empty where the game has none.
         radius: Radius of the ball, None where the game has none.
+        closest: Whether distances were judged; those in the per-sample file tell at which radius a sample falls.
         repeat: Index of the independent training, from 0.
         seed: Seed of this repeat.
         status: One of `STATUSES`.
@@ -69,6 +70,7 @@ class Record:
     knowledge: str = ""
     norm: str = ""
     radius: float | None = None
+    closest: bool = False
     repeat: int = 0
     seed: int = 0
     status: str = "ok"

@@ -38,11 +38,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name; `look` numbers its colour and shape."""
+    """Points of one name; `look` numbers its colour and shape.
+
+    The line joins the points, or passes `through` positions of its own where more is known than is marked.
+    """
 
     name: str
     points: tuple[Point, ...]
     look: int
+    through: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Chart:
     lines: tuple[Line, ...]
     guide: float | None
     guide_label: str
+    note: str = ""
     box: tuple[float, float, float, float] = (_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM)
 
 
@@ -114,6 +119,7 @@ def draw(
     *,
     joined: bool = True,
     guide: tuple[float, str] | None = None,
+    note: str = "",
 ) -> Chart:
     """Place everything.
 
@@ -124,6 +130,7 @@ def draw(
         series: What to draw; those without points are left out.
         joined: Whether points of a series are joined by a line.
         guide: A vertical line and its label.
+        note: What else must be known to read it.
     """
     lines = tuple(_line(s, x, y, joined) for s in series if s.points)
     told = "; ".join(f"{s.name}: {', '.join(p.label for p in s.points)}" for s in series if s.points)
@@ -137,6 +144,7 @@ def draw(
         lines=lines,
         guide=None if guide is None else _across(x, guide[0]),
         guide_label="" if guide is None else guide[1],
+        note=note,
     )
 
 
@@ -164,7 +172,8 @@ def _line(series: Series, x: Axis, y: Axis, joined: bool) -> Line:
         )
         for p in series.points
     )
-    path = "M" + "L".join(f"{m.x:g} {m.y:g}" for m in marks) if joined and len(marks) > 1 else ""
+    way = [(_across(x, a), _down(y, b)) for a, b in series.through] or [(m.x, m.y) for m in marks]
+    path = "M" + "L".join(f"{a:g} {b:g}" for a, b in way) if joined and len(way) > 1 else ""
     return Line(series.name, series.look % LOOKS, SHAPES[series.look % len(SHAPES)], path, marks)
 
 

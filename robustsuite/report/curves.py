@@ -1,4 +1,4 @@
-"""Which charts a run gives: success against radius, what robustness costs, and the histories of trainings."""
+"""Charts of what robustness costs and of the histories of trainings; the look of a defence in every chart."""
 
 from __future__ import annotations
 
@@ -18,58 +18,6 @@ _PANELS: Final = 6  # charts of training histories that are shown
 def looks(defenses: Sequence[str]) -> dict[str, int]:
     """The same colour and shape for a defence in every chart."""
     return {defense: number for number, defense in enumerate(dict.fromkeys(defenses))}
-
-
-def against_radius(rows: Sequence[Row], look: Mapping[str, int]) -> list[Chart]:
-    """One chart per evasion attack that was played at several radii: attack success 1 - robust accuracy.
-
-    At radius 0 stands the clean error, because there robust accuracy is clean accuracy.
-    """
-    found: dict[str, dict[str, dict[float, list[Row]]]] = {}
-    first: dict[tuple[Any, ...], str] = {}
-    for row in rows:
-        if row["metric"] == "robust_accuracy" and row["value"] is not None and row["radius"] is not None:
-            # A curve may visit the suite's own radius again, on fewer samples: the first record counts.
-            cell = (row["attack"], row["defense"], row["radius"], row["repeat"])
-            if first.setdefault(cell, row["key"]) != row["key"]:
-                continue
-            radii = found.setdefault(row["attack"], {}).setdefault(row["defense"], {})
-            radii.setdefault(row["radius"], []).append(row)
-    main = next((row["radius"] for row in rows if row["radius"] is not None), None)
-    norm = next((row["norm"] for row in rows if row["norm"]), "")
-    several = {a: d for a, d in found.items() if any(len(radii) > 1 for radii in d.values())}
-    charts = []
-    for attack in sorted(several, key=lambda name: name != WORST):
-        series = [
-            Series(d, (*_origin(rows, d), *(_success(r, same) for r, same in sorted(radii.items()))), look[d])
-            for d, radii in several[attack].items()
-        ]
-        x = axis(f"radius ({norm})", [p.x for s in series for p in s.points], from_zero=True)
-        y = Axis("attack success, %", 0.0, 1.0, percent=True)
-        charts.append(draw(attack, x, y, series, guide=None if main is None else (main, "suite")))
-    return charts
-
-
-def _origin(rows: Sequence[Row], defense: str) -> list[Point]:
-    clean = [
-        row
-        for row in rows
-        if row["defense"] == defense and row["scenario"] == "utility" and row["metric"] == "clean_accuracy"
-    ]
-    clean = [row for row in clean if row["value"] is not None]
-    return [_success(0.0, clean)] if clean else []
-
-
-def _success(radius: float, rows: Sequence[Row]) -> Point:
-    from robustsuite.protocol import Metric
-    from robustsuite.statistics import over_repeats
-
-    merged = over_repeats([Metric(r["value"], int(r["n"] or 0), r["low"], r["high"], "rate", "higher") for r in rows])
-    value = 1 - merged.value
-    low = None if merged.high is None else 1 - merged.high
-    high = None if merged.low is None else 1 - merged.low
-    told = f"{words.figure(value, 'rate')} % {words.interval(low, high, 'rate')} at radius {radius:g}, n = {merged.n}"
-    return Point(radius, value, low, high, told)
 
 
 def costs(table: ComparisonTable, rows: Sequence[Row], look: Mapping[str, int]) -> list[Chart]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record
 from robustsuite.report import charts, curves, summary, words
+from robustsuite.report.against_passes import against_passes
+from robustsuite.report.against_radius import against_radius
 from robustsuite.report.details import command, details, provenance
 from robustsuite.report.galleries import galleries
 from robustsuite.report.table import comparison, plain_rows
@@ -52,7 +54,8 @@ def page(folder: Path, records: Sequence[Record], frame: pd.DataFrame) -> str:
         "firsts": _firsts(table),
         "robust_under": under.title if under is not None else "",
         "look": look,
-        "radius": curves.against_radius(rows, look),
+        "radius": against_radius(rows, ordered, folder, look),
+        "passes": against_passes(ordered, folder, look),
         "galleries": galleries(ordered, folder),
         "costs": curves.costs(table, rows, look),
         "histories": curves.histories(ordered, look),

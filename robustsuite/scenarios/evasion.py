@@ -267,7 +267,7 @@ class _Judge:
         return Metrics(values, tuple(self._flags), status, message, columns, artefacts, cost)
 
     def _passes(self) -> Tensor | None:
-        """Passes by sample; None where some that were attacked cannot be told, as where an attack calls networks itself."""
+        """Passes by sample; None where some that were attacked cannot be told, as where ART calls the network."""
         own = self._game.access not in ("transfer", "blind")
         if not own or self._meter.passes is None or not self._attacked.any():
             return None

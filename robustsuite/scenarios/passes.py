@@ -12,7 +12,7 @@ _WAIT: Final = 64  # passes that are added up at once, because an addition costs
 
 
 class Owners(NamedTuple):
-    """Whose a batch is: where the samples of a view are counted `(N,)`, and which of them each row `(n,)` belongs to."""
+    """Whose a batch is: where samples of a view are counted `(N,)`, and which of them each row `(n,)` belongs to."""
 
     places: Tensor
     rows: Tensor

@@ -374,7 +374,6 @@ class WhiteBox(Inputs):
 
     def logits(self, x: Tensor) -> Tensor:
         """Answers `(n, classes)` to any inputs, without a graph."""
-
         own = torch.arange(len(self.y) if x is self.x else 0, device=self.y.device)
 
         def run(piece: slice) -> Tensor:

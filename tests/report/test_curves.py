@@ -1,0 +1,214 @@
+"""Success against radius and against passes, on runs whose curves are known."""
+
+import math
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+
+from robustsuite.benchmark.plan import plan
+from robustsuite.benchmark.suite import load_suite
+from robustsuite.report.against_passes import against_passes
+from robustsuite.report.against_radius import against_radius
+from robustsuite.report.falls import Falls
+from robustsuite.report.files import write
+from robustsuite.report.frame import tidy
+from robustsuite.report.table import plain_rows
+from robustsuite.report.worst_case import WORST, worst_cases
+from robustsuite.statistics import interval
+
+INF, NAN = math.inf, math.nan
+LOOK = {"none": 0}
+# Ten samples: one wrong from the start, then nearest successes at these distances.
+DISTANCES = (NAN, 0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.5, INF, INF)
+CLEAN = torch.tensor([not math.isnan(d) for d in DISTANCES])
+
+
+def nearest(maker, distances=DISTANCES, radius=0.3, attack="fab", extra=None, robust=None, **fields):
+    """A record of a minimum-norm attack."""
+    distance = torch.tensor(distances)
+    stands = CLEAN & ~(distance <= radius + 1e-6) if robust is None else robust
+    columns = {"id": torch.arange(10), "clean_correct": CLEAN, "robust": stands, "distance": distance, **(extra or {})}
+    values = {"robust_accuracy": rates(stands)}
+    given = {"knowledge": "white-box", "norm": "linf", "radius": radius, "closest": True, "metrics": values}
+    return maker.add("none", attack, "evasion", columns, headline="robust_accuracy", **{**given, **fields})
+
+
+def rates(outcomes):
+    n, k = len(outcomes), int(outcomes.sum())
+    low, high = interval(k, n)
+    return {"value": k / n, "n": n, "low": low, "high": high, "unit": "rate", "better": "higher"}
+
+
+def played(maker, radius, standing, attack="pgd", **fields):
+    """A record of an attack at one radius, on the first samples; `standing` are those that it left."""
+    n = fields.pop("n", 10)
+    robust = torch.tensor([i in standing for i in range(n)])
+    return maker.evasion("none", attack, CLEAN[:n], robust, radius=radius, images=False, **fields)
+
+
+def radii(maker):
+    rows = plain_rows(tidy(maker.records, maker.folder))
+    return {chart.title: chart for chart in against_radius(rows, maker.records, maker.folder, LOOK)}
+
+
+def told(chart):
+    """Radius or passes -> success in percent, low, high, n."""
+    found = re.findall(
+        r"([\d.]+) % \[([\d.]+), ([\d.]+)\] (?:at radius|after) ([\d.,]+?)(?: passes)?, n = (\d+)", chart.summary
+    )
+    return {float(x.replace(",", "")): (float(y), float(low), float(high), int(n)) for y, low, high, x, n in found}
+
+
+def test_one_pass_of_a_minimum_norm_attack_is_the_whole_curve(maker):
+    maker.utility("none", CLEAN)
+    nearest(maker)
+    curve = told(radii(maker)["fab"])
+    shares = {0.0: 10, 0.075: 20, 0.15: 40, 0.225: 50, 0.3: 60, 0.375: 70, 0.45: 70, 0.6: 80}
+    assert {r: y for r, (y, *_) in curve.items()} == shares
+    low, high = interval(6, 10)
+    assert curve[0.3][1:] == (round(100 * low, 1), round(100 * high, 1), 10)
+
+
+def test_its_points_stand_at_the_radii_of_the_others(maker):
+    maker.utility("none", CLEAN)
+    played(maker, 0.3, {8, 9})
+    nearest(maker)
+    played(maker, 0.12, {3, 4, 5, 6, 7, 8, 9})
+    charts = radii(maker)
+    assert {r: y for r, (y, *_) in told(charts["fab"]).items()} == {0.0: 10, 0.12: 30, 0.3: 60}
+    assert {r: y for r, (y, *_) in told(charts["pgd"]).items()} == {0.0: 10, 0.12: 30, 0.3: 80}
+
+
+def test_its_line_steps_where_samples_fall(maker):
+    nearest(maker)
+    chart = radii(maker)["fab"]
+    ends = [tuple(map(float, point.split())) for point in chart.lines[0].path[1:].split("L")]
+    assert all(a[0] <= b[0] and a[1] >= b[1] for a, b in pairwise(ends)), "success never falls"
+    levels = {round(y, 1) for _, y in ends}
+    assert len(levels) == 8, "1, 2, 3, 4, 5, 6, 7 and 8 of ten"
+
+
+def test_repeats_are_joined(maker):
+    nearest(maker)
+    far = tuple(2 * d for d in DISTANCES)
+    nearest(maker, far, repeat=1)
+    curve = told(radii(maker)["fab"])
+    assert curve[0.3][0] == 50.0  # 6 and 4 of ten
+    assert curve[0.3][3] == 20
+    assert curve[0.3][1] < 100 * interval(10, 20)[0]
+
+
+@pytest.mark.parametrize("harm", ["lost", "torn", "columns"])
+def test_a_damaged_file_leaves_the_curve_out(maker, harm):
+    maker.utility("none", CLEAN)
+    record = nearest(maker)
+    played(maker, 0.3, {8, 9}, attack="pgd")
+    path = maker.folder / record.samples
+    if harm == "lost":
+        path.unlink()
+    elif harm == "torn":
+        path.write_bytes(path.read_bytes()[:40])
+    else:
+        maker.records[1] = maker.add("none", "fab", "evasion", {"id": torch.arange(3)}, closest=True, radius=0.3)
+    assert "fab" not in radii(maker)
+    write(maker.folder)
+    assert "Records" in (maker.folder / "report.html").read_text()
+
+
+def test_what_an_escalation_broke_has_fallen_at_the_radius_and_beyond(maker):
+    stands = CLEAN.clone()
+    stands[[1, 2, 3, 4, 5, 8]] = False  # sample 8 fell to an escalation, which found no nearest success
+    record = nearest(maker, robust=stands)
+    assert list(Falls(maker.folder).radii(record).values()) == pytest.approx(
+        [0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.5, 0.3, INF]
+    )
+    curve = {r: y for r, (y, *_) in told(radii(maker)["fab"]).items()}
+    assert (curve[0.225], curve[0.3], curve[0.375], curve[0.6]) == (50, 70, 80, 90)
+
+
+def test_escalation_is_told_where_it_changed_a_point(maker):
+    more = {"robust_accuracy_naive": rates(CLEAN), "robust_accuracy": rates(CLEAN & False)}
+    played(maker, 0.3, set(), metrics=more, flags=("resolved:zero-gradients",))
+    played(maker, 0.1, {2, 3, 4, 5, 6, 7, 8, 9})
+    played(maker, 0.6, {3, 4, 5, 6, 7, 8, 9})
+    played(maker, 0.3, set(), attack="mi-fgsm")
+    played(maker, 0.1, {3, 4}, attack="mi-fgsm")
+    charts = radii(maker)
+    curve = {r: y for r, (y, *_) in told(charts["pgd"]).items()}
+    assert curve == {0.1: 20, 0.3: 100, 0.6: 100}, "what fell at 0.3 has fallen at 0.6, where the attack alone gave 30"
+    assert "escalation" in charts["pgd"].note
+    assert "escalation" in charts[WORST].note
+    assert charts["mi-fgsm"].note == ""
+    write(maker.folder)
+    page = (maker.folder / "report.html").read_text()
+    assert page.count("The other radii show the attack alone, without escalation") == 2
+
+
+def test_a_point_on_fewer_samples_takes_over_what_fell_among_them(maker):
+    played(maker, 0.3, {5, 6, 7, 8, 9})
+    played(maker, 0.6, {1, 2, 3, 4, 5}, n=6)
+    curve = told(radii(maker)["pgd"])
+    assert curve[0.6][0] == pytest.approx(100 * 5 / 6, abs=0.1)  # of 0 to 5 only 5 stood at 0.3
+    assert curve[0.6][3] == 6
+
+
+def test_the_worst_case_of_a_curve_knows_the_distances_and_what_fell_before(maker):
+    played(maker, 0.3, {4, 7, 8, 9})
+    nearest(maker)
+    played(maker, 0.1, {2, 3, 4, 5, 6, 7}, n=8)
+    played(maker, 0.6, {3, 4, 5, 6, 7}, n=8)
+    worst = {r.radius: r.metrics["robust_accuracy"] for r in worst_cases(maker.records, maker.folder)}
+    assert {radius: (round(m["value"] * m["n"]), m["n"]) for radius, m in worst.items()} == {
+        0.3: (3, 10),  # 4 falls to the nearest, at 0.2
+        0.1: (5, 8),  # 2 falls to the nearest, at 0.1
+        0.6: (0, 8),  # 3, 5 and 6 fell at 0.3 already, 4 and 7 to the nearest
+    }
+
+
+def test_minimum_norm_attacks_have_no_points_to_be_played(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\ndataset: {name: digits, train: 100, test: 50}\nmodel: logistic\ntraining: {epochs: 1}\n"
+        "threat: {norm: linf, radius: 0.1}\nattacks: [deepfool, fab, pgd, square]\n"
+    )
+    points = [cell for cell in plan(load_suite(path), "cpu").cells if cell.curve]
+    assert {cell.attack.label for cell in points} == {"pgd"}
+    assert len(points) == 6
+
+
+# success against passes
+
+PASSES = torch.tensor([0, 1, 3, 3, 9, 20, 41, 81, 81, 81])
+
+
+def test_passes_by_hand(maker):
+    stands = torch.tensor([i >= 7 for i in range(10)])
+    nearest(maker, attack="pgd", closest=False, robust=stands, extra={"passes": PASSES})
+    (chart,) = against_passes(maker.records, maker.folder, LOOK)
+    assert chart.title == "pgd"
+    assert {p: y for p, (y, *_) in told(chart).items()} == {
+        1: 20, 2: 20, 5: 40, 10: 50, 20: 60, 50: 70, 81: 70,
+    }  # fmt: skip
+    low, high = interval(6, 10)
+    assert told(chart)[20][1:] == (round(100 * low, 1), round(100 * high, 1), 10)
+    assert chart.note == ""
+    assert chart.x.log
+
+
+def test_only_white_box_attacks_of_many_passes_at_the_suites_radius(maker):
+    extra = {"passes": PASSES}
+    nearest(maker, attack="pgd", extra=extra, flags=("resolved:zero-gradients",))
+    nearest(maker, attack="fgsm", extra={"passes": PASSES.clamp_max(2)})
+    nearest(maker, attack="square", extra=extra, knowledge="scores")
+    nearest(maker, attack="art:DeepFool")
+    nearest(maker, attack="apgd", extra=extra, status="error")
+    nearest(maker, attack="mi-fgsm", extra=extra, radius=0.1)
+    lost = nearest(maker, attack="lost", extra=extra)
+    (maker.folder / lost.samples).unlink()
+    charts = against_passes(maker.records, maker.folder, LOOK)
+    assert [chart.title for chart in charts] == ["pgd"]
+    assert "escalation" in charts[0].note
+    write(maker.folder)
+    assert (maker.folder / "report.html").read_text().count("Success against passes") == 1
