@@ -1,0 +1,196 @@
+"""Carlini and Wagner's attack: descend the distance plus a constant times the margin, and search for the constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from robustsuite import checks
+from robustsuite.attacks.evasion import minimum_norm as mn
+from robustsuite.registry import register
+from robustsuite.scenarios.views import Ascent, WhiteBox
+from robustsuite.streams import Streams
+
+_FIRST, _SECOND = 0.9, 0.999  # decay of Adam's moments
+_LAST_STEP: Final = 0.01  # of a round, over its first one
+_PATIENCE: Final = 20  # steps without a smaller loss, after which a round that has not fallen ends
+_GROWTH: Final = 10.0  # of a constant that was too small, as in the paper
+_EXTRA: Final = 6  # rounds more for samples that have never fallen
+_GAIN: Final = 0.005  # share of the distance that a round must gain, or it is the sample's last one
+_STEEPEST: Final = 1e3  # length of the margin's part of a slope at most, over the distance to go
+_MOST: Final = 1e30  # of constants: ten times as many, times a gradient, is still finite
+
+
+@register.attack(
+    "carlini-wagner", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022")
+)
+@dataclass(frozen=True, kw_only=True)
+class CarliniWagner:
+    """Descend the squared distance plus a constant times what is missing of the margin, for a series of constants.
+
+    Each sample has its own constant, step length and end. The first constant is a multiple of the one that would do on
+    a linear network with the slope at the clean input. A round of steps tells whether a constant is enough: if so, a
+    smaller one is tried, else a greater one, ten times as great until one was enough. Rounds start from the nearest
+    success. One that gets nowhere is cut short, and a sample is done when a round no longer gains.
+
+    Steps are Adam's with one second moment a sample, so that they keep the direction of the slope, and get shorter on a
+    half cosine. They are projected into the bounds, which a change of variables would take many steps to leave: where
+    inputs lie at a bound, the slope of tanh vanishes. In the end the line from the clean input to the nearest success
+    is searched.
+
+    Args:
+        steps: Steps of a round at most, at least 1.
+        rounds: Constants that are tried, at least 1; up to 6 more where none was enough.
+        step_size: Length of a round's first step over the distance of the linearised boundary or of the nearest
+            success, positive.
+        first_constant: The first constant over the one that a linear network needs, positive.
+        search: Forward passes of the search along the line, at least 0.
+
+    References:
+        Carlini and Wagner, S&P 2017, arXiv:1608.04644; projected steps: section V-B.
+
+    Example:
+        >>> CarliniWagner(steps=50).norms
+        ('l2',)
+    """
+
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
+    minimum_norm: ClassVar[bool] = True
+
+    steps: int = 75
+    rounds: int = 3
+    step_size: float = 1.0
+    first_constant: float = 2.0
+    search: int = 3
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, low=1)
+        checks.integer("rounds", self.rounds, low=1)
+        checks.real("step_size", self.step_size, low=0.0, open_low=True)
+        checks.real("first_constant", self.first_constant, low=0.0, open_low=True)
+        checks.integer("search", self.search, low=0)
+
+    def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:  # noqa: ARG002  # nothing is drawn
+        """Adversarial inputs `(N, …)` for the samples of this view.
+
+        Raises:
+            RequestError: The view's norm is not l2.
+        """
+        mn.playable(self, view)
+        nearest = mn.Nearest(view)
+        if view.ball.radius == 0:
+            return nearest.handed_in()
+        rows = torch.arange(len(view.y), device=view.x.device)
+        seen = view.ascend(view.x, rows, mn.margin, verify=False)
+        clean = seen.loss
+        nearest.offer(view.x, rows, seen)
+        searches = self._first(view, rows, seen).only(nearest.open(rows))
+        while len(searches.rows) > 0:
+            seen = view.ascend(searches.x, searches.rows, mn.margin, verify=False)
+            nearest.offer(searches.x, searches.rows, seen)
+            searches = self._ended(nearest, self._moved(view, searches, seen))
+            searches = searches.only(nearest.open(searches.rows) & (searches.left > 0))
+        nearest.tighten(clean, self.search)
+        return nearest.handed_in()
+
+    def _first(self, view: WhiteBox, rows: Tensor, seen: Ascent) -> _Searches:
+        """Where each sample starts, by the slope at the clean input."""
+        far, zero = mn.linearised(view, seen), torch.zeros_like(seen.loss)
+        constant = self.first_constant * 2 * far / mn.steepness(seen.gradient, view.ball)
+        return _Searches(
+            rows=rows,
+            x=view.x,
+            first=torch.zeros_like(view.x),
+            second=zero,
+            constant=constant.clamp_max(_MOST),
+            low=zero,
+            high=zero + torch.inf,
+            length=far,
+            step=torch.zeros_like(rows),
+            left=torch.full_like(rows, self.rounds + _EXTRA),
+            fell=torch.zeros_like(seen.fallen),
+            enough=torch.zeros_like(seen.fallen),
+            least=zero + torch.inf,
+            stalled=torch.zeros_like(rows),
+            distance=zero + torch.inf,
+        )
+
+    def _moved(self, view: WhiteBox, at: _Searches, seen: Ascent) -> _Searches:
+        """One step of Adam, and what it tells of the round."""
+        x, way, missing = at.x, at.x - view.x[at.rows], (2 * mn.surely(view) - seen.loss).clamp_min(0)
+        loss = way.flatten(1).square().sum(1) + at.constant * missing
+        push = (at.constant * mn.steepness(seen.gradient, view.ball)).minimum(_STEEPEST * at.length)
+        slope = 2 * way - mn.per_sample(push * (missing > 0), x) * mn.unit(seen.gradient)
+        first = torch.lerp(slope, at.first, _FIRST)
+        second = torch.lerp(slope.flatten(1).square().sum(1), at.second, _SECOND)
+        count = at.step + 1
+        scale = (second / (1 - _SECOND**count)).sqrt().clamp_min(torch.finfo(x.dtype).tiny) * (1 - _FIRST**count)
+        fade = _LAST_STEP + (1 - _LAST_STEP) * (1 + torch.cos(torch.pi * at.step / self.steps)) / 2
+        moved = x - mn.per_sample((self.step_size * fade * at.length / scale).to(x.dtype), x) * first
+        return at._replace(
+            x=mn.clip(moved, view.ball),
+            first=first,
+            second=second,
+            step=count,
+            fell=at.fell | seen.fallen,
+            enough=at.enough | (seen.fallen & (2 * count > self.steps)),
+            least=torch.minimum(at.least, loss),
+            stalled=torch.where(loss < at.least, 0, at.stalled + 1),
+        )
+
+    def _ended(self, nearest: mn.Nearest, at: _Searches) -> _Searches:
+        """The same, where rounds that are over gave way to the next, with another constant."""
+        over = (at.step >= self.steps) | ((at.stalled >= _PATIENCE) & ~at.fell)
+        if not over.any():
+            return at
+        found, distance = nearest.found(at.rows), nearest.distance[at.rows].to(at.x.dtype)
+        high = torch.where(at.enough, at.constant, at.high)
+        low = torch.where(at.enough, at.low, at.constant)
+        between = (low.maximum(high / _GROWTH) * high).sqrt()
+        constant = torch.where(high.isinf(), low * _GROWTH, between).clamp_max(_MOST)
+        done = at.enough & (distance > (1 - _GAIN) * at.distance)
+        left = (at.left - 1).minimum(torch.where(found, self.rounds - 1, at.left))
+        fresh = at._replace(
+            x=torch.where(mn.per_sample(found, at.x), nearest.x[at.rows], at.x),
+            first=torch.zeros_like(at.first),
+            second=torch.zeros_like(at.second),
+            constant=constant,
+            low=low,
+            high=high,
+            length=torch.where(found, distance, 2 * at.length),
+            step=torch.zeros_like(at.step),
+            left=torch.where(done, 0, left),
+            fell=torch.zeros_like(at.fell),
+            enough=torch.zeros_like(at.enough),
+            least=torch.full_like(at.least, torch.inf),
+            stalled=torch.zeros_like(at.stalled),
+            distance=distance,
+        )
+        return _Searches(*(torch.where(mn.per_sample(over, new), new, old) for new, old in zip(fresh, at, strict=True)))
+
+
+class _Searches(NamedTuple):
+    """Where the search of each sample stands; every part `(n,)` or `(n, …)`."""
+
+    rows: Tensor
+    x: Tensor
+    first: Tensor  # moment of the slope
+    second: Tensor  # moment of its squared length
+    constant: Tensor
+    low: Tensor  # the greatest constant that was too small
+    high: Tensor  # the smallest one that was enough
+    length: Tensor  # of a round's first step, over `step_size`
+    step: Tensor  # of the round
+    left: Tensor  # rounds, this one included
+    fell: Tensor  # whether this round has fallen
+    enough: Tensor  # the same in its later half
+    least: Tensor  # loss of the round
+    stalled: Tensor  # steps since then
+    distance: Tensor  # of the nearest success before the round
+
+    def only(self, rows: Tensor) -> Self:
+        """The searches of some of the rows."""
+        return type(self)(*(part[rows] for part in self))
