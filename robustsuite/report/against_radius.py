@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the suite's radius, where no attack was played at others
 _FINE: Final = 80  # steps of a line that is known at every radius
 _ESCALATED: Final = (
-    "At the suite's radius stands what was left after escalation. The other radii show the attack alone, without "
+    "The point at the suite's radius is that after escalation. The other radii show the attack alone, without "
     "escalation; at greater ones a sample that had fallen before counts as fallen."
 )
 
