@@ -19,10 +19,10 @@ from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, as
 from robustsuite.benchmark.judging import judge
 from robustsuite.expressions import parse_call
 from robustsuite.isolation import seeded, untouched
-from robustsuite.protocol import Victim, moves
+from robustsuite.protocol import Victim, check, moves
 from robustsuite.registry import Entry
 from robustsuite.report.report import Report
-from robustsuite.scenarios import has_norm
+from robustsuite.scenarios import game, has_norm
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Deployed
@@ -198,6 +198,7 @@ def perturb(
     streams, meter = Streams(seed).child("attack"), Meter()
     with seeded(streams.key), torch.inference_mode(False):
         victim = existing(model, (x, y), ball=ball, seed=seed)
+        check(made, game(entry, Threat(ball=ball), {}), victim.test, targeted=target is not None)
         wanted = None if target is None else _targets(target, victim)
         with untouched(victim.model.network):
             engine = _engine(victim, batch_size, precision) if entry.access == "white-box" else None

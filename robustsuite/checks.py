@@ -72,6 +72,13 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> str:
     raise fail(f"one of {', '.join(names)}", name, value, remedy)
 
 
+def targets(name: str, count: int, classes: int, *, usual: int = 0) -> int:
+    """Return `count` where there are so many wrong classes; a default of `usual` means at most so many, and passes."""
+    if count < classes or count <= usual:
+        return count
+    raise fail(f"at most {classes - 1} targets for {classes} classes", name, count, "lower it, or leave it out")
+
+
 def finite(name: str, tensor: Tensor) -> None:
     """Refuse NaN and infinities, naming the first index."""
     import torch

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.data.samples import Samples
-from robustsuite.errors import ModelError, NotApplicableError
+from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
 from robustsuite.isolation import out_of_memory, seeded, untouched
 from robustsuite.serving import Deployed, ask
 from robustsuite.streams import Streams
@@ -27,8 +27,27 @@ V_contra = TypeVar("V_contra", contravariant=True)
 A_co = TypeVar("A_co", covariant=True)
 
 
+class Terms(NamedTuple):
+    """What is known of a game before anything is trained or played.
+
+    `scenario` has the rules; `classes`, `shape` (of one input) and `bounds` are those of the samples; `targeted` says
+    whether there is a label to reach.
+    """
+
+    scenario: str
+    classes: int
+    shape: tuple[int, ...]
+    bounds: tuple[float, float]
+    targeted: bool = False
+
+
 class Attack(Protocol[V_contra, A_co]):
-    """A callable from a view to an artefact; a frozen dataclass whose fields are its parameters."""
+    """A callable from a view to an artefact; a frozen dataclass whose fields are its parameters.
+
+    One whose parameters do not suit every game may have a method `check(terms: Terms) -> None`, which raises a
+    `RequestError` for a game that it could not play. It is asked before anything is trained or played, and leaves no
+    trace.
+    """
 
     def __call__(self, view: V_contra, streams: Streams) -> A_co:
         """The artefact for this view; random draws come from `streams`, keyed by the view's ids."""
@@ -254,6 +273,33 @@ class Scenario(ABC, Generic[V, A]):
     def unpack(self, attack: Attack[V, A], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> A | None:  # noqa: ARG002
         """What `pack` took apart, made by this attack; None where it cannot be put together again."""
         return None
+
+
+def check(attack: Attack[Any, Any], scenario: Scenario[Any, Any], samples: Samples, *, targeted: bool = False) -> None:
+    """Let an attack that has a `check` refuse a game that it could not play.
+
+    Args:
+        attack: Who would attack.
+        scenario: The game.
+        samples: Data of the kind that it would be played on.
+        targeted: Whether there is a label to reach, where the scenario does not say so.
+
+    Raises:
+        RequestError: What the attack refuses, and the way out.
+    """
+    own = getattr(attack, "check", None)
+    if callable(own):
+        aimed = targeted or getattr(scenario, "goal", "untargeted") == "targeted"
+        try:
+            own(Terms(scenario.name, samples.classes, samples.shape, samples.bounds, aimed))
+        except RobustsuiteError:
+            raise
+        except Exception as error:  # a stranger's plug-in may raise anything
+            name = getattr(attack, "plugin_name", type(attack).__name__)
+            raise RequestError(
+                f"expected a check that passes or raises a RequestError, got attack={name!r}, whose check raised "
+                f"{type(error).__name__}: {error}; mend the plug-in"
+            ) from error
 
 
 def craft(attack: Attack[V, A], view: V, *, seed: int) -> A:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustsuite import checks, losses
 from robustsuite.attacks.evasion import apgd_rules as rules
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.scenarios.found import Found, side_by_side
 from robustsuite.scenarios.views import WhiteBox
@@ -66,6 +67,10 @@ class APGD:
         checks.one_of("loss", self.loss, losses.NAMED)
         checks.integer("targets", self.targets, low=0)
 
+    def check(self, terms: Terms) -> None:
+        """Refuse more targets than there are wrong classes, and targets beside a targeted goal."""
+        self._suits(terms.classes, terms.targeted)
+
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
         found = Found(view.x)
@@ -87,13 +92,14 @@ class APGD:
         """Classes to pursue `(N, targets)`, the most likely first; without targets one column that nobody reads."""
         if self.targets == 0:
             return view.y[:, None]
-        if view.target is not None:
-            raise checks.fail("an untargeted goal beside targets", "targets", self.targets, "drop one of the two")
-        if self.targets >= view.classes:
-            expected = f"at most {view.classes - 1} targets for {view.classes} classes"
-            raise checks.fail(expected, "targets", self.targets, "lower it")
+        self._suits(view.classes, view.target is not None)
         wrong = view.logits(view.x).scatter(1, view.y[:, None], -math.inf)
         return wrong.topk(self.targets, dim=1).indices
+
+    def _suits(self, classes: int, targeted: bool) -> None:
+        if self.targets > 0 and targeted:
+            raise checks.fail("an untargeted goal beside targets", "targets", self.targets, "drop one of the two")
+        checks.targets("targets", self.targets, classes)
 
     def _start(self, view: WhiteBox, rows: Tensor, streams: Streams, target: int, restart: int) -> Tensor:
         if target == restart == 0 and not self.random_start:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustsuite import checks, losses, registry
 from robustsuite.attacks.evasion.apgd import APGD
 from robustsuite.attacks.evasion.square import Square, answers_of
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.scenarios.views import WhiteBox
 from robustsuite.streams import Streams
@@ -73,6 +74,10 @@ class AutoAttack:
         if self.targets is not None:
             checks.integer("targets", self.targets, low=1)
 
+    def check(self, terms: Terms) -> None:
+        """Refuse more targets than there are wrong classes."""
+        checks.targets("targets", self.targets or 0, terms.classes)
+
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
         stages = list(self.stages(view))
@@ -110,10 +115,7 @@ class AutoAttack:
     def _count(self, view: WhiteBox, most: int) -> int:
         if self.targets is None:
             return min(most, view.classes - 1)
-        if self.targets >= view.classes:
-            expected = f"at most {view.classes - 1} targets for {view.classes} classes"
-            raise checks.fail(expected, "targets", self.targets, "lower it, or leave it out")
-        return self.targets
+        return checks.targets("targets", self.targets, view.classes)
 
     def _climb(self, loss: str, view: WhiteBox, *, restarts: int = 1, targets: int = 0) -> Stage:
         short = {"cross-entropy": "ce"}.get(loss, losses.resolve(loss, view.classes))

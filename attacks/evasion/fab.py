@@ -12,6 +12,7 @@ from torch import Tensor
 from robustsuite import checks
 from robustsuite.attacks.evasion import minimum_norm as mn
 from robustsuite.isolation import differentiable
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.scenarios.views import Ascent, WhiteBox
 from robustsuite.streams import Streams
@@ -33,7 +34,7 @@ class FAB:
 
     Args:
         steps: Steps towards the class that is gone for to the end, at least 1.
-        targets: Wrong classes that are gone for, at least 1; all where there are fewer.
+        targets: Wrong classes that are gone for, at least 1; by default all where there are fewer.
         restarts: Runs towards the best class, at least 1; all but the first start at a random point, half as far from
             the clean input as the nearest success.
         pull: Greatest weight of the clean input's own projection, in [0, 1].
@@ -71,6 +72,10 @@ class FAB:
         checks.real("back", self.back, low=0.0, high=1.0)
         checks.real("overshoot", self.overshoot, low=1.0)
         checks.integer("search", self.search, low=0)
+
+    def check(self, terms: Terms) -> None:
+        """Refuse more targets than there are wrong classes, where more than by default are asked for."""
+        checks.targets("targets", self.targets, terms.classes, usual=type(self).targets)
 
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view.

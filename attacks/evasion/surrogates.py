@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustsuite import checks
-from robustsuite.isolation import differentiable, seeded
+from robustsuite.isolation import differentiable, out_of_memory, seeded
 from robustsuite.models.build import ModelSpec
 from robustsuite.scenarios.views import Transfer
 from robustsuite.streams import Streams
@@ -42,22 +42,43 @@ def named(target: str, view: Transfer) -> nn.Module:
     Raises:
         RequestError: A factory that does not give a module.
     """
-    bounds = view.ball.bounds or (0.0, 1.0)
-    network = ModelSpec(factory=target)(view.classes, tuple(view.x.shape[1:]), bounds)
-    return network.to(view.x.device, view.x.dtype).eval()
+    network = made(target, view.classes, tuple(view.x.shape[1:]), view.ball.bounds or (0.0, 1.0))
+    return network.to(view.x.device, view.x.dtype)
 
 
-def fits(network: nn.Module, view: Transfer, name: str) -> None:
-    """Refuse a surrogate that tells other classes apart than the victim.
+def made(target: str, classes: int, shape: tuple[int, ...], bounds: tuple[float, float]) -> nn.Module:
+    """The network that a factory makes for such data, in evaluation mode.
 
     Raises:
-        RequestError: The shape of its answer.
+        RequestError: A factory that does not give a module.
     """
-    with torch.no_grad():
-        answer = network(view.x[:1])
+    return ModelSpec(factory=target)(classes, shape, bounds).eval()
+
+
+def fits(network: nn.Module, x: Tensor, classes: int, name: str) -> None:
+    """Refuse a surrogate that takes other inputs than the victim, or tells other classes apart.
+
+    Args:
+        network: In evaluation mode.
+        x: An input of the victim's `(1, …)`.
+        classes: Those of the victim.
+        name: The option that gave it.
+
+    Raises:
+        RequestError: The shape of its answer, or what it raised.
+    """
+    try:
+        with torch.no_grad():
+            answer = network(x)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        expected = f"a surrogate that takes inputs of shape {tuple(x.shape)}, as the victim does"
+        told = str(error).strip().splitlines()[0]
+        raise checks.fail(expected, name, type(network).__name__, f"it raised {told!r}: take another") from error
     shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-    if shape != (1, view.classes):
-        expected = f"a surrogate with logits (N, {view.classes}), as the victim has {view.classes} classes"
+    if shape != (1, classes):
+        expected = f"a surrogate with logits (N, {classes}), as the victim has {classes} classes"
         raise checks.fail(expected, name, shape, "name one that was trained on the same classes")
 
 

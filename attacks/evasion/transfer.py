@@ -12,7 +12,9 @@ from robustsuite import checks
 from robustsuite.attacks.evasion import surrogates
 from robustsuite.attacks.evasion.mi_fgsm import MIFGSM
 from robustsuite.attacks.evasion.square import has_budget
-from robustsuite.isolation import untouched
+from robustsuite.isolation import seeded, untouched
+from robustsuite.models.build import ModelSpec
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.scenarios.views import Counted, Meter, Transfer, WhiteBox
 from robustsuite.streams import Streams
@@ -45,7 +47,7 @@ class TransferAttack:
         steps: Of MI-FGSM, at least 1.
 
     Raises:
-        RequestError: A surrogate with other classes than the victim, or no data to learn one from.
+        RequestError: A surrogate with other inputs or classes than the victim, or no data to learn one from.
 
     Guarantees:
         Learnt surrogates depend on the game's seed and the known data alone, so they are the same for every batch.
@@ -73,6 +75,20 @@ class TransferAttack:
         for network in self.surrogates:
             if not isinstance(network, nn.Module):
                 raise checks.fail("modules", "surrogates", type(network).__name__, "pass a tuple of torch modules")
+
+    def check(self, terms: Terms) -> None:
+        """Refuse surrogates that take other inputs or tell other classes apart, and networks that there are not."""
+        place = terms.classes, terms.shape, terms.bounds
+        for name in self.networks:
+            with seeded(0):
+                ModelSpec(name)(*place)
+        if self.surrogate is not None:
+            with seeded(0):
+                named = surrogates.made(self.surrogate, *place)
+            surrogates.fits(named, _middle(named, terms), terms.classes, "surrogate")
+        with untouched(*self.surrogates):
+            for network in self.surrogates:
+                surrogates.fits(network, _middle(network, terms), terms.classes, "surrogates")
 
     def __call__(self, view: Transfer, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
@@ -122,7 +138,7 @@ class TransferAttack:
         given = {} if self.surrogate is None else {self.surrogate: surrogates.named(self.surrogate, view)}
         networks = [*given.values(), *self.surrogates]
         for network in networks:
-            surrogates.fits(network, view, "surrogate" if self.surrogate else "surrogates")
+            surrogates.fits(network, view.x[:1], view.classes, "surrogate" if self.surrogate else "surrogates")
         if networks:
             names = [*given, *(type(network).__name__ for network in self.surrogates)]
             view.meter.notes[f"crafted on {', '.join(names)}"] = None
@@ -137,3 +153,9 @@ class TransferAttack:
         names = self.networks or surrogates.usual(tuple(view.x.shape[1:]))
         view.meter.notes[f"crafted on {', '.join(names)} learnt from {len(x)} answers of the victim"] = None
         return [surrogates.learnt(name, view, x, told, epochs=self.epochs, streams=streams) for name in names]
+
+
+def _middle(network: nn.Module, terms: Terms) -> Tensor:
+    """An input of the middle of the range, where the network is and as it is."""
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.full((1, *terms.shape), sum(terms.bounds) / 2, dtype=like.dtype, device=like.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from robustsuite.benchmark import gates
@@ -10,6 +11,7 @@ from robustsuite.benchmark.problems import Problem, ProblemsError, locate
 from robustsuite.benchmark.uses import NONE, DefenseUse
 from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.errors import RequestError
+from robustsuite.scenarios import has_norm
 from robustsuite.threat import Ball, refuse_vacuous
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ def inconsistencies(suite: Suite) -> list[Problem]:
     """Every contradiction between parts of a suite that are valid by themselves."""
     return [
         *_without_threat(suite),
+        *_norms(suite),
         *_vacuous(suite, suite.threat.ball(), ("threat", "radius")),
         *(problem.below("defenses", i) for i, use in enumerate(suite.defenses) for problem in _of_defense(suite, use)),
         *gates.of_suite(suite),
@@ -38,6 +41,17 @@ def _without_threat(suite: Suite) -> list[Problem]:
         for index, use in enumerate(suite.attacks)
         if use.entry.scenario == "evasion"
     ]
+
+
+def _norms(suite: Suite) -> Iterator[Problem]:
+    """Attacks that do not have the norm of the threat."""
+    ball = suite.threat.ball()
+    for index, use in enumerate(suite.attacks):
+        try:
+            if ball is not None and use.entry.scenario == "evasion":
+                has_norm(use.entry, ball.norm)
+        except RequestError as error:
+            yield Problem(("attacks", index), str(error))
 
 
 def _vacuous(suite: Suite, ball: Ball | None, path: Path) -> list[Problem]:

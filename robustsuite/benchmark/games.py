@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from robustsuite import checks, registry
 from robustsuite.errors import RequestError
 from robustsuite.expressions import parse_call
-from robustsuite.protocol import Attack, Scenario, Victim
+from robustsuite.protocol import Attack, Scenario, Victim, check
 from robustsuite.registry import Entry
 from robustsuite.scenarios import SCENARIOS, game, sort_options
 from robustsuite.threat import Ball, Threat
@@ -83,12 +83,12 @@ def _arrange(item: AttackLike, threat: Threat | None, rules: Mapping[str, Any]) 
 
 
 def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
-    """Refuse a game that this victim cannot play, naming all that it lacks.
+    """Refuse a game that cannot be played against this victim, naming all that it lacks, or what the attack refuses.
 
     Raises:
-        RequestError: What is missing, what it is for, and how to give it.
+        RequestError: What is missing, what it is for, and how to give it; an option that does not suit the game.
     """
-    for entry, _, scenario in games:
+    for entry, attack, scenario in games:
         missing = [need for need in scenario.needs if getattr(victim, need) is None]
         if missing:
             got = ", ".join(f"{need}=None" for need in missing)
@@ -97,6 +97,7 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
                 f"expected a model with its {' and '.join(missing)} for attack={entry.name!r}, got {got}; "
                 f"{entry.scenario} cannot be judged without: give {ways}"
             )
+        check(attack, scenario, victim.test)
 
 
 def labels(games: Sequence[Game]) -> list[str]:

@@ -13,8 +13,9 @@ from robustsuite.benchmark.uses import DefenseUse, PluginUse
 from robustsuite.canonical import digest, plain
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Splits
+from robustsuite.errors import RequestError
 from robustsuite.models.build import ModelSpec
-from robustsuite.protocol import Attack, Scenario
+from robustsuite.protocol import Attack, Scenario, check
 from robustsuite.scenarios import arrange
 from robustsuite.threat import Threat, refuse_vacuous
 from robustsuite.training.cache import Trainer
@@ -170,6 +171,7 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
     ball = suite.threat.ball()
     if ball is not None:
         refuse_vacuous(ball, splits.test.bounds, splits.test.shape, name="threat.radius")
+    _check_attacks(suite, splits)
     layout = _Layout(suite, device, splits)
     for repeat in range(suite.repeats):
         for defense in suite.defenses:
@@ -177,6 +179,16 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
             for attack, threat, curve in _games(suite):
                 layout.add(Cell("", "", 0, defense, attack, repeat, threat, "", curve), recipe)
     return layout.plan()
+
+
+def _check_attacks(suite: Suite, splits: Splits) -> None:
+    """Let each attack refuse a game that it could not play on these data."""
+    for use in suite.attacks:
+        attack, scenario = arrange(use.entry, {**use.options, **use.rules}, make_threat(suite))
+        try:
+            check(attack, scenario, splits.test)
+        except RequestError as error:
+            raise RequestError(f"attacks.{use.label}: {error}") from error
 
 
 def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
