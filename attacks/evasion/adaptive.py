@@ -12,6 +12,7 @@ from torch import Tensor
 from robustsuite import checks, losses
 from robustsuite.attacks.evasion.apgd import APGD, Climb
 from robustsuite.attacks.evasion.square import Searched, Square, answers_of
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.scenarios.found import Found
 from robustsuite.scenarios.views import WhiteBox
@@ -71,6 +72,10 @@ class Adaptive:
         checks.integer("promising", self.promising, low=1)
         checks.integer("rounds", self.rounds, low=0)
         checks.integer("queries", self.queries, low=0)
+
+    def check(self, terms: Terms) -> None:
+        """Refuse more targets than there are wrong classes, where more than by default are asked for."""
+        checks.targets("targets", self.targets, terms.classes, usual=type(self).targets)
 
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
