@@ -29,6 +29,19 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+def mixed(values: Tensor) -> Tensor:
+    """One key for each row of integers, to draw by what a sample holds where it has no id.
+
+    Args:
+        values: int64 `(N, k)`.
+
+    Returns:
+        int64 `(N,)`; rows that differ have keys that differ, but for one pair in 2^64.
+    """
+    places = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=torch.int64) * _GOLDEN
+    return _mix(_mix(values.to(torch.int64) * _MIX_B + places[None, :]).sum(1))
+
+
 @dataclass(frozen=True)
 class Streams:
     """A tree of random streams; each draw is a pure function of its key.

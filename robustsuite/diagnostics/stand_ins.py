@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from robustsuite.diagnostics.passing import Passing
 from robustsuite.isolation import differentiable
 from robustsuite.serving import Deployed, Outputs
+from robustsuite.streams import Streams, mixed
+
+_CELLS: Final = 8  # of which one noise is made, to tell apart inputs that get noise of their own
 
 
 class Bridged(nn.Module):
@@ -87,6 +90,10 @@ class Averaged(nn.Module):
         draws: How many answers to average, at least 1.
         noise: Standard deviation of Gaussian noise on each input, at least 0; 0 leaves the input as it is.
 
+    Guarantees:
+        The noise is keyed by draw and by the input itself, so the mean of a deterministic model is a function of its
+        input and the same in any batch. What a random model draws comes from torch's global generator.
+
     References:
         Athalye et al., ICML 2018, arXiv:1707.07397.
     """
@@ -96,15 +103,24 @@ class Averaged(nn.Module):
         self.inner, self.draws, self.noise = inner, draws, noise
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mean logits `(N, classes)`; the draws come from torch's global generator."""
-        total = self.inner(self._moved(x))
-        for _ in range(self.draws - 1):
-            total = total + self.inner(self._moved(x))
+        """Mean logits `(N, classes)`."""
+        keys = self._keys(x) if self.noise > 0 else None
+        total = self.inner(self._moved(x, keys, 0))
+        for draw in range(1, self.draws):
+            total = total + self.inner(self._moved(x, keys, draw))
         mean: Tensor = total / self.draws
         return mean
 
-    def _moved(self, x: Tensor) -> Tensor:
-        return x + self.noise * torch.randn_like(x) if self.noise > 0 else x
+    def _keys(self, x: Tensor) -> Tensor:
+        """One key for each input `(N,)`, of its values in parts of the noise, so that no last bit decides."""
+        cells = (x.detach().double().flatten(1) * (_CELLS / self.noise)).round().to(torch.int64)
+        return mixed(cells)
+
+    def _moved(self, x: Tensor, keys: Tensor | None, draw: int) -> Tensor:
+        if keys is None:
+            return x
+        drawn = Streams(0).child("noise", draw).normal(keys, tuple(x.shape[1:]), dtype=x.dtype)
+        return x + self.noise * drawn
 
 
 class Rerouted(Deployed):

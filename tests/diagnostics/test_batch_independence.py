@@ -1,0 +1,72 @@
+"""An escalated verdict depends on no batch size."""
+
+import pytest
+import torch
+from torch import nn
+
+import robustsuite as rs
+from robustsuite.benchmark.records import load_samples
+from robustsuite.diagnostics.stand_ins import Averaged
+from robustsuite.testing.victims import tiny_network, tiny_samples
+
+
+class Winners(nn.Module):
+    """Keeps the greatest of its input."""
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        kept = flat >= flat.topk(max(1, flat.shape[1] // 5), dim=1).values[:, -1:]
+        return (flat * kept).reshape(x.shape)
+
+
+class Rounded(nn.Module):
+    def forward(self, x):
+        return (x * 15).round() / 15
+
+
+DECEPTIVE = {
+    "rounded": lambda: nn.Sequential(Rounded(), tiny_network()),
+    "winners": lambda: nn.Sequential(tiny_network().features, Winners(), tiny_network().head),
+}
+
+
+def test_the_noise_of_an_input_is_its_own_in_any_batch():
+    torch.manual_seed(0)
+    x = torch.rand(9, 1, 8, 8)
+    module = Averaged(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh()), 3, noise=0.1)
+    with torch.no_grad():
+        whole = module(x)
+        parts = torch.cat([module(part) for part in (x[:2], x[2:3], x[3:])])
+        moved = module(x + 1e-7)  # as the last bits of two batch sizes differ
+        state = torch.get_rng_state()
+        torch.testing.assert_close(module(x), whole, atol=0, rtol=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(moved, whole, atol=1e-5, rtol=0)
+
+
+def test_the_noise_has_its_size_and_differs_between_inputs_and_draws():
+    noisy = Averaged(nn.Flatten(), 1, noise=0.1)
+    x = torch.rand(50, 1, 8, 8)
+    noise = noisy(x) - x.flatten(1)
+    assert float(noise.std()) == pytest.approx(0.1, rel=0.05)
+    assert float(torch.corrcoef(noise).fill_diagonal_(0).abs().max()) < 0.6
+    averaged = Averaged(nn.Flatten(), 16, noise=0.1)(x) - x.flatten(1)
+    assert float(averaged.std()) == pytest.approx(0.025, rel=0.1)
+
+
+@pytest.mark.parametrize("name", DECEPTIVE)
+def test_an_escalated_verdict_is_the_same_at_any_batch_size(name):
+    data, found = tiny_samples(60, first=10_000), []
+    for size in (7, 128):
+        report = rs.evaluate(
+            DECEPTIVE[name](), data, "pgd(steps=8, step_size=0.25)", rs.Ball("linf", 0.04), rules={"batch_size": size}
+        )
+        record = report.records[-1]
+        assert record.escalation["played"], "nothing was escalated, so nothing is shown"
+        found.append((load_samples(report.folder, record), record.flags, record.escalation))
+    (first, flags, played), (second, flags_again, played_again) = found
+    assert torch.equal(first["robust"], second["robust"])
+    assert torch.allclose(first["distance"], second["distance"], atol=1e-5, equal_nan=True)
+    assert (flags, played) == (flags_again, played_again)
+    assert 0 < float(first["robust"].float().mean()) < 1
