@@ -19,7 +19,9 @@ from robustsuite.scenarios.views import WhiteBox
 from robustsuite.streams import Streams
 
 _TURN: Final = 2  # passes by which a start is turned towards its class
-_NEAR: Final = 0.1  # of the margin of the clean input, within which no sample is given up
+_NEAR: Final = 0.05  # of the margin of the clean input, within which no sample is given up
+_CLOSE: Final = 0.01  # of it, within which a sample is pursued after the rounds of all others
+_OVERTIME: Final = 2  # times as many rounds, for those
 _HOPE: Final = 6.0  # further rounds at the rate of the last one, beyond which a sample is given up
 _WARM: Final = 0.25  # of a usual first step, from a point that is good already
 _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cover
@@ -36,7 +38,8 @@ class Adaptive:
     are turned towards that class. What stands goes through rounds: a longer run for each of its most promising classes
     (by the margins of its own runs), one from its best point and one from a new start, and a search over windows from
     its best point. A sample leaves the rounds when it falls, or when its last round brought it so little nearer that
-    at this rate it would take more than six further rounds, and it is not close to the boundary.
+    at this rate it would take more than six further rounds, and it is not close to the boundary. What is left within a
+    hundredth of its clean margin goes on for twice as many rounds more: such samples fall to one start in several.
 
     What is decided about a sample depends on that sample alone, never on others in its batch.
 
@@ -44,7 +47,7 @@ class Adaptive:
         steps: Steps of the short runs, at least 1; those of the rounds are three times as long.
         targets: Wrong classes to pursue at most, the most likely first, at least 1.
         promising: Of these, how many are pursued in each round, at least 1.
-        rounds: Rounds at most, at least 0.
+        rounds: Rounds at most, at least 0; three times as many for the last few.
         queries: Forward passes of the search over windows in each round, at least 0.
 
     Guarantees:
@@ -109,10 +112,10 @@ class _Hunt:
         for place in range(self._classes.shape[1]):
             rows = self._rows()
             self._climb(rows, torch.full_like(rows, place), attack.steps, place)
-        for number in range(attack.rounds):
+        for number in range((1 + _OVERTIME) * attack.rounds):
             before = self._margin.clone()
             self._round(number)
-            self._give_up(before)
+            self._give_up(before, last=number + 1 >= attack.rounds)
         return self._found.x
 
     def _rows(self) -> Tensor:
@@ -156,7 +159,7 @@ class _Hunt:
         self._margin[rows[better]], self._best[rows[better]] = margin[better], x[better]
 
     def _start(self, rows: Tensor, aim: Tensor | None, *key: int | str) -> Tensor:
-        """A uniform point of the ball; towards a class, turned for a few steps along a random direction of the logits."""
+        """A uniform point of the ball; where a class is pursued, turned a little along a direction of the logits."""
         view, streams = self._view, self._streams.child("start", *key)
         centre, ids = view.x[rows], view.ids[rows]
         x = view.ball.sample(centre, ids, streams)
@@ -181,11 +184,11 @@ class _Hunt:
         self._found.keep(ended.x, rows, ended.margin, ended.fallen)
         self._take(rows, ended.x, ended.margin)
 
-    def _give_up(self, before: Tensor) -> None:
+    def _give_up(self, before: Tensor, *, last: bool) -> None:
         left = -self._margin
         gained = (self._margin - before).nan_to_num(nan=math.inf)
         hopeless = (left > _HOPE * gained) & (left > _NEAR * self._clean)
-        self._at_work &= ~hopeless
+        self._at_work &= left <= _CLOSE * self._clean if last else ~hopeless
 
 
 def _along(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:  # noqa: ARG001
