@@ -24,6 +24,7 @@ from robustsuite.isolation import differentiable, untouched
 from robustsuite.registry import Entry, attacks
 from robustsuite.scenarios.views import Inputs, Oracle, WhiteBox
 from robustsuite.streams import Streams
+from robustsuite.threat import NORMS
 
 _SET_HERE: Final = frozenset(
     {"self", "estimator", "classifier", "estimator_orig", "norm", "targeted", "verbose", "verbose_es", "summary_writer"}
@@ -188,7 +189,14 @@ def resolve(name: str) -> Entry:
             default = None if parameter.name in _FROM_RADIUS else parameter.default
             fields.append((parameter.name, plain if default is not None else Any, dataclasses.field(default=default)))
     label = f"art:{name}"
-    space = {"art_name": name, "plugin_name": label, "__doc__": _described(found, fields), "__module__": __name__}
+    norms = ("linf",) if name in art_catalogue.LINF_ONLY else NORMS
+    space = {
+        "art_name": name,
+        "norms": norms,
+        "plugin_name": label,
+        "__doc__": _described(found, fields),
+        "__module__": __name__,
+    }
     cls = dataclasses.make_dataclass(
         f"Art{name}", fields, bases=(ArtAttack,), namespace=space, frozen=True, kw_only=True
     )

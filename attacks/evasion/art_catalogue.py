@@ -7,7 +7,12 @@ import inspect
 from functools import cache
 from typing import Any, Final
 
+import numpy as np
+
 from robustsuite.errors import RequestError
+
+LINF_ONLY: Final = frozenset({"BasicIterativeMethod"})
+"""Attacks of a fixed radius whose only norm is linf, without an option that says so."""
 
 DECISIONS: Final = frozenset({"BoundaryAttack", "GeoDA", "HopSkipJump", "SignOPTAttack"})
 """Attacks that their papers define on labels alone."""
@@ -53,6 +58,8 @@ def _obstacle(name: str) -> str:
     """Why ART's class cannot be played here; empty where it can."""
     if name in _LEFT_OUT:
         return _LEFT_OUT[name]
+    if name == "GeoDA" and not hasattr(np, "mat"):
+        return "it calls np.mat, which NumPy 2 does not have"
     needs = _requirements(name)
     if "TensorFlow" in name:
         return "it needs a TensorFlow model"
