@@ -52,6 +52,11 @@ class Setting:
     cases: tuple[Case, ...]
     recipes: dict[str, Recipe]
     samples: int
+    sorted: bool = False
+
+    def order(self, n: int) -> Tensor:
+        """In which order to take `n` test images: any, where they come sorted by class."""
+        return torch.randperm(n, generator=torch.Generator().manual_seed(0)) if self.sorted else torch.arange(n)
 
 
 @dataclass
@@ -115,7 +120,7 @@ def photos() -> Setting:
         "undefended": Recipe(build=net, training=settings),
         "FGSM-RS-trained": hardened(net, settings, radius, "fgsm-rs"),
     }
-    return Setting(DatasetSpec(name="cifar10", train=6000, test=1000), cases, recipes, 100)
+    return Setting(DatasetSpec(name="cifar10", train=6000, test=1000), cases, recipes, 100, sorted=True)
 
 
 def settings() -> list[Setting]:
@@ -185,7 +190,8 @@ def networks(setting: Setting, folder: Path) -> tuple[dict[str, nn.Module], Tens
     nets: dict[str, nn.Module] = {}
     for name, recipe in setting.recipes.items():
         nets[name] = trained(recipe, splits.train, folder / f"{setting.data.name}-{name}")
-    x, y = splits.test.inputs(), splits.test.y
+    order = setting.order(len(splits.test))
+    x, y = splits.test.inputs()[order], splits.test.y[order]
     with torch.no_grad():
         right = torch.stack([net(x).argmax(1) == y for net in nets.values()]).all(0)
     return nets, x[right][: setting.samples], y[right][: setting.samples]

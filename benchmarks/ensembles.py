@@ -63,7 +63,8 @@ class Case(NamedTuple):
         splits = load(replace(data, test=4 * LONG), seed=0)
         path = folder / f"{data.name}-{self.network}"
         net = attacks.trained(self.recipe, load(data, seed=0).train, path).requires_grad_(False)
-        x, y = splits.test.inputs(), splits.test.y
+        order = self.setting.order(len(splits.test))
+        x, y = splits.test.inputs()[order], splits.test.y[order]
         with torch.no_grad():
             right = torch.cat([net(part).argmax(1) for part in x.split(500)]) == y
         return net, x[right][:n], y[right][:n]
