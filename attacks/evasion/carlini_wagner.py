@@ -14,14 +14,12 @@ from robustsuite.registry import register
 from robustsuite.scenarios.views import Ascent, WhiteBox
 from robustsuite.streams import Streams
 
-_FIRST, _SECOND = 0.9, 0.999  # decay of Adam's moments
+_FIRST, _SECOND = 0.9, 0.999  # share that Adam's moments keep
 _LAST_STEP: Final = 0.01  # of a round, over its first one
 _PATIENCE: Final = 20  # steps without a smaller loss, after which a round that has not fallen ends
 _GROWTH: Final = 10.0  # of a constant that was too small, as in the paper
 _EXTRA: Final = 6  # rounds more for samples that have never fallen
-_GAIN: Final = 0.005  # share of the distance that a round must gain, or it is the sample's last one
-_STEEPEST: Final = 1e3  # length of the margin's part of a slope at most, over the distance to go
-_MOST: Final = 1e30  # of constants: ten times as many, times a gradient, is still finite
+_GAIN: Final = 0.005  # share of the distance that a round must gain where its constant was enough
 
 
 @register.attack(
@@ -31,15 +29,16 @@ _MOST: Final = 1e30  # of constants: ten times as many, times a gradient, is sti
 class CarliniWagner:
     """Descend the squared distance plus a constant times what is missing of the margin, for a series of constants.
 
-    Each sample has its own constant, step length and end. The first constant is a multiple of the one that would do on
-    a linear network with the slope at the clean input. A round of steps tells whether a constant is enough: if so, a
-    smaller one is tried, else a greater one, ten times as great until one was enough. Rounds start from the nearest
-    success. One that gets nowhere is cut short, and a sample is done when a round no longer gains.
+    Each sample has its own constant, step length and end. The margin is measured by how far the boundary lies by its
+    linearisation, so that neither the scale of logits nor a steep or flat place matters, and a network that is linear
+    needs twice the distance as its constant. A round of steps tells whether a constant is enough: if so, a smaller one
+    is tried, else a greater one, ten times as great until one was enough. Rounds start from the nearest success. One
+    that gets nowhere is cut short, and a sample is done when a constant that is enough no longer gains.
 
     Steps are Adam's with one second moment a sample, so that they keep the direction of the slope, and get shorter on a
-    half cosine. They are projected into the bounds, which a change of variables would take many steps to leave: where
-    inputs lie at a bound, the slope of tanh vanishes. In the end the line from the clean input to the nearest success
-    is searched.
+    half cosine. They are projected into the bounds in place of a change of variables: where inputs lie at a bound, the
+    slope of tanh vanishes, and it takes hundreds of steps to leave. In the end the line from the clean input to the
+    nearest success is searched.
 
     Args:
         steps: Steps of a round at most, at least 1.
@@ -99,13 +98,12 @@ class CarliniWagner:
     def _first(self, view: WhiteBox, rows: Tensor, seen: Ascent) -> _Searches:
         """Where each sample starts, by the slope at the clean input."""
         far, zero = mn.linearised(view, seen), torch.zeros_like(seen.loss)
-        constant = self.first_constant * 2 * far / mn.steepness(seen.gradient, view.ball)
         return _Searches(
             rows=rows,
             x=view.x,
             first=torch.zeros_like(view.x),
             second=zero,
-            constant=constant.clamp_max(_MOST),
+            constant=2 * self.first_constant * far,
             low=zero,
             high=zero + torch.inf,
             length=far,
@@ -120,16 +118,17 @@ class CarliniWagner:
 
     def _moved(self, view: WhiteBox, at: _Searches, seen: Ascent) -> _Searches:
         """One step of Adam, and what it tells of the round."""
-        x, way, missing = at.x, at.x - view.x[at.rows], (2 * mn.surely(view) - seen.loss).clamp_min(0)
-        loss = way.flatten(1).square().sum(1) + at.constant * missing
-        push = (at.constant * mn.steepness(seen.gradient, view.ball)).minimum(_STEEPEST * at.length)
-        slope = 2 * way - mn.per_sample(push * (missing > 0), x) * mn.unit(seen.gradient)
+        x, way, missing = at.x, at.x - view.x[at.rows], 2 * mn.surely(view) - seen.loss
+        outside = mn.linearised(view, seen._replace(loss=missing.clamp_min(0)))
+        loss = way.flatten(1).square().sum(1) + at.constant * outside
+        slope = 2 * way - mn.per_sample(at.constant * (missing > 0), x) * mn.unit(seen.gradient)
         first = torch.lerp(slope, at.first, _FIRST)
         second = torch.lerp(slope.flatten(1).square().sum(1), at.second, _SECOND)
         count = at.step + 1
         scale = (second / (1 - _SECOND**count)).sqrt().clamp_min(torch.finfo(x.dtype).tiny) * (1 - _FIRST**count)
         fade = _LAST_STEP + (1 - _LAST_STEP) * (1 + torch.cos(torch.pi * at.step / self.steps)) / 2
-        moved = x - mn.per_sample((self.step_size * fade * at.length / scale).to(x.dtype), x) * first
+        rate = (self.step_size * fade * at.length).to(x.dtype)
+        moved = x - mn.per_sample(rate, x) * (first / mn.per_sample(scale, x))  # zero where both are, and never NaN
         return at._replace(
             x=mn.clip(moved, view.ball),
             first=first,
@@ -150,7 +149,7 @@ class CarliniWagner:
         high = torch.where(at.enough, at.constant, at.high)
         low = torch.where(at.enough, at.low, at.constant)
         between = (low.maximum(high / _GROWTH) * high).sqrt()
-        constant = torch.where(high.isinf(), low * _GROWTH, between).clamp_max(_MOST)
+        constant = torch.where(high.isinf(), low * _GROWTH, between)
         done = at.enough & (distance > (1 - _GAIN) * at.distance)
         left = (at.left - 1).minimum(torch.where(found, self.rounds - 1, at.left))
         fresh = at._replace(

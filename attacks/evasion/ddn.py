@@ -21,9 +21,10 @@ from robustsuite.streams import Streams
 class DDN:
     """Follow the gradient of the cross-entropy on a sphere whose radius shrinks where the input has fallen, else grows.
 
-    Lengths are shares of that radius, and the first one is a multiple of the distance at which the boundary lies by its
-    linearisation, so that no scale of inputs or distances matters. Steps shorten on a half cosine. In the end the line
-    from the clean input to the nearest success is searched.
+    Lengths are shares of that radius, and the first one is a share of the distance at which the boundary lies by its
+    linearisation, so that no scale of inputs or distances matters. The sphere starts small, so that the direction has
+    turned before the boundary is crossed: a nearer part of it is found. Steps shorten on a half cosine. In the end the
+    line from the clean input to the nearest success is searched.
 
     Args:
         steps: Gradient steps, at least 1.
@@ -44,9 +45,9 @@ class DDN:
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     minimum_norm: ClassVar[bool] = True
 
-    steps: int = 90
-    shrink: float = 0.05
-    first_radius: float = 2.0
+    steps: int = 97
+    shrink: float = 0.06
+    first_radius: float = 0.2
     step_size: float = 1.0
     last_step: float = 0.01
     search: int = 3

@@ -45,7 +45,7 @@ class DeepFool:
     minimum_norm: ClassVar[bool] = True
 
     steps: int = 50
-    overshoot: float = 0.02
+    overshoot: float = 0.005
     candidates: int = 10
     followed: int = 2
     search: int = 3
