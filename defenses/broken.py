@@ -25,7 +25,6 @@ from robustsuite.defenses.broken_parts import (
     resized_at_random,
     thermometer,
 )
-from robustsuite.models.wrap import wrap
 from robustsuite.registry import register
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
@@ -45,12 +44,12 @@ def _with_activations(make: Callable[[], nn.Module], replacing: bool, network: n
 
 
 def _hardened(logits: Tensor) -> Tensor:
-    return 10 * F.one_hot(logits.argmax(1), logits.shape[1]).to(logits.dtype)  # a bare code is refused as probabilities
+    return F.one_hot(logits.argmax(1), logits.shape[1]).to(logits.dtype)
 
 
 _SERVED: Final[dict[str, Wrap]] = {
     "scaled-logits": lambda net: Around(net, after=lambda logits: 1000 * logits),
-    "softmax": lambda net: wrap(nn.Sequential(net, nn.Softmax(1)), output="probabilities"),
+    "softmax": lambda net: Around(net, after=lambda logits: logits.softmax(1)),
     "detached": lambda net: Around(net, after=lambda logits: logits.detach().clone()),
     "argmax": lambda net: Around(net, after=_hardened),
     "levels": lambda net: Around(net, before=Levels(4)),
@@ -101,8 +100,7 @@ class Broken:
     `random-pruning`, `random-dropout`, `purification`) share its training with the undefended model. The others are
     trained: `temperature` (at 100, served at 1), `thermometer`, `random-resize`, `winners-take-all`, `crossmax` (5
     members), `diversity` (3), and `one-bit`, a control that is partly robust in truth where inputs are nearly binary.
-    Inputs lie in [0, 1]. What is deployed says nothing of what it is, but `softmax`, whose output is declared, since
-    undeclared probabilities are refused.
+    Inputs lie in [0, 1]. What is deployed says nothing of what it is.
 
     Args:
         kind: Which one.

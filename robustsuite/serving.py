@@ -28,6 +28,8 @@ class Deployed(ABC):
     random: bool = False
     #: Whether `surrogate` shows an adversary everything that decides the answer.
     fully_differentiable: bool = True
+    #: Flags of what had to be found out about it, because nobody declared it.
+    doubts: tuple[str, ...] = ()
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Outputs:
@@ -48,10 +50,15 @@ class Deployed(ABC):
 
 
 class Served(Deployed):
-    """A network that answers everything."""
+    """A network that answers everything.
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    Args:
+        network: Raw inputs to logits.
+        doubts: What had to be found out about it, as flags.
+    """
+
+    def __init__(self, network: nn.Module, doubts: tuple[str, ...] = ()) -> None:
+        self._network, self.doubts = network, doubts
 
     @property
     def network(self) -> nn.Module:

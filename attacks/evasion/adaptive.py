@@ -28,7 +28,11 @@ _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cov
 
 
 @register.attack(
-    "adaptive", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022")
+    "adaptive",
+    scenario="evasion",
+    access="white-box",
+    resolves=("one-step-better", "unconverged", "saturated-loss"),
+    taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"),
 )
 @dataclass(frozen=True, kw_only=True)
 class Adaptive:

@@ -37,6 +37,7 @@ _WEIGHTS: Final = (1.0, 0.3, 3.0)  # of the rejection in the loss, by restart
         "black-box-better",
         "huge-radius",
         "unconverged",
+        "probabilities",
     ),
     taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"),
 )

@@ -20,8 +20,8 @@ Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Inputs `(n, …)` and samples `rows (n,)` to the margins by which they reach the goal, and whether they do `(n,)`."""
 
 _RESOLVES: Final = (
-    "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "one-step-better",
-    "black-box-better", "huge-radius", "gradients-in-forward", "not-adaptive", "unconverged",
+    "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "black-box-better", "huge-radius",
+    "gradients-in-forward", "not-adaptive", "probabilities",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from robustsuite import checks
+from robustsuite.benchmark.declared import are_probabilities, as_logits
 from robustsuite.benchmark.environment import resolve_device
 from robustsuite.canonical import canonical_json
 from robustsuite.data.coerce import to_samples
@@ -47,7 +48,8 @@ def existing(
     input alone.
 
     Args:
-        model: From raw inputs `(N, …)` to logits `(N, classes)`.
+        model: From raw inputs `(N, …)` to logits `(N, classes)`; what answers every sample with probabilities, and
+            does not say so, is read by their logarithms, under the flag `probabilities`.
         data: Whatever `to_samples` reads.
         ball: The threat, whose bounds must agree with those of the data.
         device: `auto` stays where the model is; on another device a copy is used.
@@ -67,6 +69,9 @@ def existing(
     _agree(samples, bounds, ball)
     _usable_weights(deployed.network)
     logits = _trial(deployed, samples, where)
+    if are_probabilities(logits):
+        deployed = as_logits(deployed, samples, where)
+        logits = _trial(deployed, samples, where)
     judgeable(logits, classes or 2)
     count = classes or int(logits.shape[1])
     checks.labels("y", samples.y, count)

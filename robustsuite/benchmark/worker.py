@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from robustsuite.benchmark.declared import as_logits
 from robustsuite.benchmark.environment import environment
 from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.plan import Cell, Node, is_trained, make_recipe
@@ -24,7 +25,7 @@ from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Samples, Splits, stratified
 from robustsuite.errors import NotApplicableError, StorageError
 from robustsuite.protocol import Trained, Victim, craft
-from robustsuite.serving import Served
+from robustsuite.serving import Deployed, Served
 from robustsuite.store import Store
 from robustsuite.streams import Streams
 from robustsuite.training.cache import Trainer
@@ -177,11 +178,15 @@ class Worker:
         test, train = self._test(cell), self.data.train
         if is_trained(recipe):
             trained = trainer(recipe, train)
-            return Victim(trained.model, test, train=train, trained=trained, **known)
+            return Victim(self._read(trained.model), test, train=train, trained=trained, **known)
         network = make_network(recipe, train, trainer.seed).to(self.device).eval()
         held_out = divide(recipe, train, Streams(trainer.seed).child("training"))[1] if recipe.serve else None
         model = deploy(recipe, network, held_out, trainer.seed) if recipe.serve else Served(network)
-        return Victim(model, test, train=train, trained=Trained(model), **{**known, "recipe": None})
+        return Victim(self._read(model), test, train=train, trained=Trained(model), **{**known, "recipe": None})
+
+    def _read(self, model: Deployed) -> Deployed:
+        """What is deployed, by logits; told by the whole test set, so that points of a curve read it alike."""
+        return as_logits(model, self.data.test, self.device)
 
     def _test(self, cell: Cell) -> Samples:
         test = self.data.test

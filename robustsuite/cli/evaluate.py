@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from robustsuite.gates import Gate
     from robustsuite.report.report import Report
 
-DEFAULT_ATTACKS: Final = ("noise", "fgsm", "pgd")
+DEFAULT_ATTACKS: Final = ("adaptive",)
 _SAMPLES: Final = 1000
 
 

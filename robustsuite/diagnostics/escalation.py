@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from robustsuite import registry
 from robustsuite.canonical import plain
-from robustsuite.diagnostics.looking import Look
-from robustsuite.diagnostics.search import StandIn, find
+from robustsuite.diagnostics.looking import FEW, Look
+from robustsuite.diagnostics.search import MILD, StandIn, find
 from robustsuite.diagnostics.stand_ins import Rerouted
 from robustsuite.diagnostics.standing import Doubts, examine
 from robustsuite.errors import RobustsuiteError
@@ -29,10 +29,12 @@ RESOLVED: Final = "resolved:"
 _STARTS: Final = frozenset({
     "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "gradients-in-forward",
     "nondeterministic", "not-adaptive", "one-step-better", "black-box-better", "huge-radius", "unconverged",
+    "probabilities",
 })  # fmt: skip
 _DRAWS: Final = 11  # times that a random model is asked; the majority decides
 _ROUTES: Final = 3  # stand-ins that are attacked through, at most
 _QUERIES: Final = 1000  # a sample, of an attack without gradients
+_DISTANT: Final = frozenset({"labels", "transfer"})  # what knows least, and costs most
 _FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
 
 
@@ -69,8 +71,9 @@ def doubted(
     with torch.inference_mode(False), untouched(network), seeded(Streams(seed).child("doubt").key):
         try:
             with _counted(network) as checked:
-                doubts = examine(attack, scenario, victim, metrics.per_sample["robust"], seed=seed)
-            escalation = _Escalation(metrics, doubts, scenario, victim, seed)
+                robust, passes = metrics.per_sample["robust"], metrics.per_sample.get("passes")
+                doubts = examine(attack, scenario, victim, robust, seed=seed, passes=passes)
+            escalation = _Escalation(metrics, doubts, attack, scenario, victim, seed)
             with _counted(network) as spent:
                 escalation.run()
         except Exception as error:  # a number that could not be examined is still a number, under a doubt
@@ -91,8 +94,9 @@ def _is_looked_at(attack: Any, game: Evasion) -> bool:
 class _Escalation:
     """One verdict on its way to a stronger one."""
 
-    def __init__(self, metrics: Metrics, doubts: Doubts, game: Evasion, victim: Victim, seed: int) -> None:
-        self._metrics, self._doubts, self._game, self._victim, self._seed = metrics, doubts, game, victim, seed
+    def __init__(self, metrics: Metrics, doubts: Doubts, attack: Any, game: Evasion, victim: Victim, seed: int) -> None:
+        self._metrics, self._doubts, self._attack = metrics, doubts, attack
+        self._game, self._victim, self._seed = game, victim, seed
         self._flags = dict.fromkeys((*metrics.flags, *doubts.flags))
         self._causes = frozenset(self._flags) & _STARTS
         self._random = victim.model.random or not victim.clean.deterministic
@@ -112,14 +116,20 @@ class _Escalation:
             return
         routes = _ROUTES
         for entry in _resolving(self._causes, self._game):
-            if not self._robust.any():
-                return
+            if not self._robust.any() or (entry.access in _DISTANT and not self._is_worth(entry)):
+                continue
             if entry.access != "white-box":
                 self._play(entry, None)
                 continue
             for stand_in in find(self._look(), self._causes)[:routes]:
                 self._play(entry, stand_in)
             routes = 1  # another attack gets the best one only
+
+    def _is_worth(self, entry: Entry) -> bool:
+        """Whether knowing less may show more: where more than a little stands, and labels only if scores are flat."""
+        if float(self._robust.float().mean()) <= _FLOOR:
+            return False
+        return entry.access != "labels" or self._look().flat()
 
     def _look(self) -> Look:
         return Look.at(self._victim, self._game, self._robust & correct(self._victim))
@@ -130,12 +140,16 @@ class _Escalation:
             return
         model = self._victim.model
         surrogate = model.surrogate() if stand_in is None else stand_in.module
+        made = entry.make({})
+        if made == self._attack and stand_in is not None and surrogate is model.surrogate():
+            return  # that is what was played, and it has drawn what it draws
         rerouted = Rerouted(model, surrogate, _DRAWS if self._random else 1)
         test = self._victim.test.take(rows)
-        made = entry.make({})
         rules: dict[str, Any] = {"access": entry.access, "draws": 1, "closest": entry.minimum_norm}
         if entry.access != "white-box":
             rules["query_budget"] = self._game.query_budget or _QUERIES
+            # Queries leave no graph behind, so the standing checks' 64 at once take no more than a step of few does.
+            rules["batch_size"] = None if self._game.batch_size is None else max(FEW, self._game.batch_size)
         game = replace(self._game, **rules)
         try:
             found = play(made, game, replace(self._victim, model=rerouted, test=test), seed=self._seed)
@@ -148,8 +162,13 @@ class _Escalation:
         told["broke"] = int((~found.per_sample["robust"]).sum())
         told["knowledge"] = entry.access if stand_in is None else stand_in.knowledge
         self._played.append(told)
-        sound = "zero-gradients" not in found.flags
-        self._sound |= sound and (self._victim.model.fully_differentiable or "joint" in via or stand_in is None)
+        self._sound |= self._is_sound(entry, via, found)
+
+    def _is_sound(self, entry: Entry, via: str, found: Metrics) -> bool:
+        """Whether what was played can settle a doubt: it saw a gradient of the whole defence, or asked the defence."""
+        if entry.access != "white-box":
+            return entry.access in ("scores", "labels")
+        return "zero-gradients" not in found.flags and (self._victim.model.fully_differentiable or "joint" in via)
 
     def _take(self, rows: Tensor, found: Metrics) -> None:
         fell = ~found.per_sample["robust"]
@@ -234,10 +253,14 @@ def _told(step: Mapping[str, Any]) -> str:
 
 
 def _resolving(causes: frozenset[str], game: Evasion) -> Iterator[Entry]:
-    """Registered attacks that resolve one of these doubts: white boxes first, then scores, then labels."""
-    order = {"white-box": 0, "scores": 1, "labels": 2, "blind": 3}
-    entries = [e for e in registry.attacks.all() if e.scenario == "evasion" and causes & set(e.resolves)]
-    for entry in sorted(entries, key=lambda e: (order.get(e.access, 4), e.name)):
+    """Registered attacks that resolve one of these doubts: white boxes first, then scores, transfer and labels.
+
+    Where the gradient itself is in doubt, those that only do more of the same are left out.
+    """
+    order = {"white-box": 0, "scores": 1, "transfer": 2, "labels": 3, "blind": 4}
+    sought = (causes - MILD) or causes
+    entries = [e for e in registry.attacks.all() if e.scenario == "evasion" and sought & set(e.resolves)]
+    for entry in sorted(entries, key=lambda e: (order.get(e.access, 5), e.name)):
         if game.ball.norm in entry.norms:
             yield entry
 

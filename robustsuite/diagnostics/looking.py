@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite import losses
-from robustsuite.isolation import differentiable
+from robustsuite.isolation import differentiable, out_of_memory
 from robustsuite.protocol import Victim
 from robustsuite.scenarios.evasion import Evasion, correct
-from robustsuite.serving import Deployed
+from robustsuite.serving import Deployed, ask
+from robustsuite.streams import Streams
 from robustsuite.threat import Ball
 
 FEW: Final = 64  # samples that standing checks look at, at most
+_FLAT: Final = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +72,32 @@ class Look:
     def margin(self, x: Tensor) -> Tensor:
         """By how much the goal is reached on the deployed model `(n,)`; negative where it is not, or it rejects."""
         with torch.no_grad():
-            logits, rejected = self.model(x)
+            logits, rejected = ask(self.model, x)
         gap = losses.margin(logits.double(), self.y, self.target)
         return torch.where(rejected, -gap.abs() - 1e-9, gap)
 
+    def flat(self) -> bool:
+        """Whether the scores of most samples stay as they are at another point of the ball, as an arg max does."""
+        moved = self.ball.sample(self.x, self.ids, Streams(0).child("flat"))
+        return bool((self.margin(moved) == self.margin(self.x)).float().mean() > _FLAT)
+
     def slope(self, module: nn.Module, x: Tensor, loss: losses.AttackLoss = losses.margin) -> Tensor:
         """Gradient `(n, …)` of the loss through a module; zero where nothing leads there, NaN kept."""
-        with differentiable():
-            leaf = x.detach().clone().requires_grad_(True)
-            values = loss(module(leaf), self.y, self.target)
-            if not values.requires_grad:
-                return torch.zeros_like(x)
-            (found,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
-        return torch.zeros_like(x) if found is None else found.detach()
+        try:
+            with differentiable():
+                leaf = x.detach().clone().requires_grad_(True)
+                values = loss(module(leaf), self.y, self.target)
+                if not values.requires_grad:
+                    return torch.zeros_like(x)
+                (found,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or len(self) < 2:
+                raise
+        else:
+            return torch.zeros_like(x) if found is None else found.detach()
+        # Outside of the handler, whose traceback would keep the activations alive.
+        halves = (slice(0, len(self) // 2), slice(len(self) // 2, None))
+        return torch.cat([self.take(half).slope(module, x[half], loss) for half in halves])
 
     def climb(self, module: nn.Module, steps: int, loss: losses.AttackLoss = losses.margin) -> Tensor:
         """Where so many steps from the samples lead `(n, …)`, along a module's gradient."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +17,8 @@ from robustsuite.diagnostics.stand_ins import Averaged, Bridged, Tapped
 _STEPS: Final = 10  # of the climb by which a stand-in is tried
 _TRIED: Final = 32  # samples that it is tried on
 _EOT: Final = 8  # draws that are averaged, of a random model
-_MILD: Final = frozenset({"saturated-loss", "one-step-better", "unconverged"})
+MILD: Final = frozenset({"saturated-loss", "one-step-better", "unconverged"})
+"""Doubts about the attack, or its loss, and not about the gradient."""
 _NOISE: Final = 0.25  # of the radius, by which inputs are blurred where gradients mislead
 
 
@@ -28,8 +30,8 @@ class StandIn:
         name: What it is, for the record.
         module: Raw inputs to logits.
         knowledge: What an adversary who uses it must know.
-        fell: Share of the tried samples that fell.
-        rise: By how much the deployed model's margin rose, on average.
+        fell: Share of the tried samples that fell; NaN where nothing had to be tried.
+        rise: By how much the deployed model's margin rose, on average; likewise.
     """
 
     name: str
@@ -46,6 +48,8 @@ def find(look: Look, doubts: frozenset[str]) -> list[StandIn]:
         look: Some samples that still stand.
         doubts: Codes that say what is wrong with the model's own gradients.
     """
+    if doubts <= MILD:  # the gradient is there, and is the loss's
+        return [StandIn("the model itself", look.model.surrogate(), "full defence", math.nan, math.nan)]
     look = look.take(slice(0, _TRIED))
     before = look.margin(look.x)
     found = []
@@ -75,9 +79,6 @@ def _candidates(look: Look, doubts: frozenset[str]) -> Iterator[Candidate]:
     def expected(module: nn.Module, noise: float = 0.0) -> nn.Module:
         return Averaged(module, _EOT if noise else eot, noise) if eot > 1 or noise else module
 
-    if doubts <= _MILD:  # the gradient is there, and is the loss's
-        yield "the model itself", "full defence", lambda: model
-        return
     average = f", averaged over {_EOT} draws" if look.random else ""
     yield f"the model itself{average}", "full defence", lambda: expected(model)
     yield f"straight-through{average}", "full defence", lambda: expected(Bridged(model, look.classes, width))

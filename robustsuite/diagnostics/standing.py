@@ -17,12 +17,17 @@ from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.streams import Streams
 
 _MASKED: Final = 0.1  # share of samples from which a gradient is doubted
-_MISLED: Final = 0.25  # share of samples whose slope is not the loss's
+_MISLED: Final = 0.25  # share of samples whose slope is not the loss's, or whose loss is too rough for slopes
+_ROUGH: Final = 0.5  # of the way that a loss goes along a line, by which it may turn between equal steps
+_PATH: Final = 0.2  # of the radius, half the length of that line
+_PARTS: Final = 8  # equal steps of that line
 _SMALL: Final = 0.02  # of the radius, over which the loss is differenced
 _SATURATED: Final = 50.0  # logits between the first and the second, from which float32 cross-entropy says nothing
 _QUERIES: Final = 20
 _HUGE: Final = 16  # samples that are attacked without bounds on the distance
-_DOUBLED: Final = 32  # samples that are attacked with twice the steps
+_ROUGHENED: Final = 16  # samples whose loss is looked at along a line
+_DOUBLED: Final = (8, 32)  # samples that are attacked with twice the steps, at least and at most
+_SHARE: Final = 0.04  # of the attack's passes, that attacking them may take where they are more than the fewest
 _AT_LEAST: Final = 2  # samples by which a weaker attack must be better to raise a doubt
 
 
@@ -39,7 +44,15 @@ class Doubts:
     fallen: set[int] = field(default_factory=set)
 
 
-def examine(attack: Attack[Any, Any], game: Evasion, victim: Victim, robust: Tensor, *, seed: int) -> Doubts:
+def examine(
+    attack: Attack[Any, Any],
+    game: Evasion,
+    victim: Victim,
+    robust: Tensor,
+    *,
+    seed: int,
+    passes: Tensor | None = None,
+) -> Doubts:
     """Run every standing check.
 
     Args:
@@ -48,6 +61,7 @@ def examine(attack: Attack[Any, Any], game: Evasion, victim: Victim, robust: Ten
         victim: Who was attacked.
         robust: Which test samples it left standing; bool `(N,)`.
         seed: Keys random draws.
+        passes: What it spent on each of them `(N,)`, where that is known.
     """
     doubts, streams = Doubts(), Streams(seed).child("standing-checks")
     right = correct(victim)
@@ -63,7 +77,7 @@ def examine(attack: Attack[Any, Any], game: Evasion, victim: Victim, robust: Ten
         _weaker(doubts, Look.at(victim, game, left), streams)
         if not look.random:
             _no_bounds(doubts, look.take(slice(0, _HUGE)))
-            _doubled(doubts, attack, game, victim, left, seed)
+            _doubled(doubts, attack, game, victim, _affordable(left, passes), seed)
     return doubts
 
 
@@ -78,24 +92,27 @@ def _of_the_model(look: Look, streams: Streams) -> Iterator[tuple[str, str]]:
     if float((gap > _SATURATED).float().mean()) > _MASKED:
         yield "saturated-loss", f"the first logit leads by {float(gap.median()):.3g}"
     start = look.ball.sample(look.x, look.ids, streams.child("start"))
-    for loss, name in ((losses.margin, "margin"), (losses.cross_entropy, "cross-entropy")):
-        peak = look.slope(surrogate, start, loss).flatten(1).abs().amax(1)
+    steepest = look.slope(surrogate, start)
+    slopes = (steepest, look.slope(surrogate, start, losses.cross_entropy))
+    for slope, name in zip(slopes, ("margin", "cross-entropy"), strict=True):
+        peak = slope.flatten(1).abs().amax(1)
         broken, zero = float((~peak.isfinite()).float().mean()), float((peak == 0).float().mean())
         if broken > _MASKED:
             yield "broken-gradients", f"{broken:.0%} of the gradients of the {name} are not finite"
         if zero > _MASKED:
             yield "zero-gradients", f"{zero:.0%} of the gradients of the {name} are zero"
     if not look.random:
-        misled = _misled(look, start)
+        misled, rough = _misled(look, start, steepest), _rough(look, start, steepest)
         if misled > _MISLED:
-            yield (
-                "misleading-gradients",
-                f"for {misled:.0%} of the samples the loss does not change as its gradient says",
-            )
+            told = f"for {misled:.0%} of the samples the loss does not change as its gradient says"
+            yield "misleading-gradients", told
+        elif rough > _MISLED:
+            yield "misleading-gradients", f"for {rough:.0%} of the samples the loss jumps along its gradient"
 
 
-def _misled(look: Look, start: Tensor) -> float:
-    slope = look.slope(look.model.surrogate(), start).nan_to_num(0.0, 0.0, 0.0)
+def _misled(look: Look, start: Tensor, slope: Tensor) -> float:
+    """Share of samples whose loss changes otherwise, over a small step, than its slope `(n, …)` promises."""
+    slope = slope.nan_to_num(0.0, 0.0, 0.0)
     length = _SMALL * look.ball.radius
     ahead = look.ball.step(start, slope, length, share=0.05)
     behind = look.ball.step(start, -slope, length, share=0.05)
@@ -104,6 +121,23 @@ def _misled(look: Look, start: Tensor) -> float:
     told = promised > 0
     wrong = told & ~((shown > 0.5 * promised) & (shown < 2.0 * promised))
     return float(wrong.float().mean())
+
+
+def _rough(look: Look, start: Tensor, slope: Tensor) -> float:
+    """Share of samples whose loss turns all the way along a line through `start`, as one with jumps does.
+
+    The kinks of ReLU and of max-pooling turn a loss the less between equal steps, the shorter these are; a jump turns
+    it by all of its height, there and back, at any length.
+    """
+    few = look.take(slice(0, _ROUGHENED))
+    start, slope = start[:_ROUGHENED], slope[:_ROUGHENED].nan_to_num(0.0, 0.0, 0.0)
+    places = [_PATH * look.ball.radius * (2 * i / _PARTS - 1) for i in range(_PARTS + 1)]
+    line = [few.ball.step(start, slope if at > 0 else -slope, abs(at), share=0.05) for at in places]
+    shown = torch.stack([few.margin(x) for x in line], dim=1)
+    changes = shown.diff(dim=1)
+    way, turns = changes.abs().sum(1), changes.diff(dim=1).abs().sum(1)
+    told = way > 1e3 * torch.finfo(look.x.dtype).eps * shown.abs().amax(1)  # else rounding is what turns it
+    return float((told & (turns > _ROUGH * way)).float().mean())
 
 
 def _of_the_pass(look: Look) -> Iterator[tuple[str, str]]:
@@ -164,12 +198,21 @@ def _no_bounds(doubts: Doubts, look: Look) -> None:
         doubts.flags["huge-radius"] = f"with no limit on the distance, {stands} of {n} samples still stand"
 
 
-def _doubled(doubts: Doubts, attack: Any, game: Evasion, victim: Victim, left: Tensor, seed: int) -> None:
+def _affordable(left: Tensor, passes: Tensor | None) -> Tensor:
+    """Of the samples that an attack left standing, as many of the first as may be attacked once more."""
+    least, most = _DOUBLED
+    rows = left.nonzero()[:most, 0]
+    if passes is not None and int(passes.sum()) > 0:
+        spent = 2 * passes[rows].cumsum(0)
+        rows = rows[: max(least, int((spent <= _SHARE * int(passes.sum())).sum()))]
+    return rows
+
+
+def _doubled(doubts: Doubts, attack: Any, game: Evasion, victim: Victim, rows: Tensor, seed: int) -> None:
     """With twice the steps, no more must fall."""
     steps = getattr(attack, "steps", None)
     if not isinstance(steps, int) or "steps" not in {f.name for f in fields(attack)}:
         return
-    rows = left.nonzero()[:_DOUBLED, 0]
     fewer = replace(victim, test=victim.test.take(rows))
     found = play(replace(attack, steps=2 * steps), game, fewer, seed=seed)
     fell = found.per_sample["clean_correct"] & ~found.per_sample["robust"]

@@ -70,6 +70,12 @@ _ALL: Final = (
         withholds=True,
     ),
     Flag(
+        "probabilities",
+        "the model answers with probabilities, undeclared, which hide gradients",
+        'attack their logarithms: rs.wrap(model, output="probabilities"), or better the logits themselves',
+        withholds=True,
+    ),
+    Flag(
         "one-step-better",
         "one gradient step broke samples that the iterated attack left standing",
         "take more or smaller steps, or attack through a stand-in: an iterated attack must be the stronger",

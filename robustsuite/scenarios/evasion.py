@@ -302,6 +302,7 @@ class _Judge:
 
     def _doubt(self) -> None:
         meter = self._meter
+        self._flags.update(dict.fromkeys(self._victim.model.doubts))
         if self._outside:
             self._flags["over-budget"] = None
         if meter.gradients and meter.zero_gradients > _MASKED * meter.gradients:
@@ -330,6 +331,8 @@ class _Judge:
             return "inconclusive", (
                 "the model answers differently when asked twice; judge it over several draws (draws: 10)"
             )
+        if "probabilities" in self._flags:
+            return "inconclusive", "the model answers with probabilities that are rounded to 0 and 1; attack its logits"
         if "lost-adversarial" in self._flags:
             return "inconclusive", "the attack met adversarial inputs that it did not hand in"
         if self._outside:

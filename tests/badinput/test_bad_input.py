@@ -39,6 +39,10 @@ def evaluate(model, data, **options):
     return rs.evaluate(model, data, "fgsm", BALL, **options)
 
 
+def value(record):
+    return record.metrics["robust_accuracy"]["value"]
+
+
 def every_way_in(model, data):
     """The Python calls that take a model and data."""
     yield lambda: evaluate(model, data)
@@ -176,9 +180,28 @@ def test_labels_out_of_range(model, data, label, classes):
 
 
 def test_probabilities(model, data):
-    for call in every_way_in(nn.Sequential(model, nn.Softmax(1)), data):
-        with pytest.raises(rs.ModelError, match=r'declare rs\.wrap\(model, output="probabilities"\)'):
-            call()
+    expected, record = evaluate(model, data).records[1], evaluate(nn.Sequential(model, nn.Softmax(1)), data).records[1]
+    assert record.flags == ("resolved:probabilities",)
+    assert abs(value(record) - value(expected)) * len(data[1]) <= 1 + 1e-9
+    perturbed = rs.perturb("fgsm", nn.Sequential(model, nn.Softmax(1)), *data, BALL)
+    assert torch.equal(perturbed, rs.perturb("fgsm", model, *data, BALL))
+
+
+def test_some_probabilities_among_logits_are_refused(model, data):
+    class Mostly(nn.Module):
+        """Probabilities, but for dark inputs."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            logits = self.inner(x)
+            dark = x.flatten(1).mean(1) < x.flatten(1).mean(1).median()
+            return torch.where(dark[:, None] & (len(x) > 8), logits, logits.softmax(1))
+
+    with pytest.raises(rs.ModelError, match=r'declare rs\.wrap\(model, output="probabilities"\)'):
+        evaluate(Mostly(), data)
 
 
 # a model in training mode, with BatchNorm or Dropout

@@ -193,7 +193,6 @@ def test_weights_are_loaded_and_a_pickle_with_code_is_not(tmp_path):
         (["nope.py:build"], "there is no"),
         (["net.py"], "package.module:function"),
         (["net.py:number"], "returned int"),
-        (["net.py:probabilities"], 'rs.wrap\\(model, output="probabilities"\\)'),
         (["net.py:build", "--data", "digit"], "did you mean 'digits'"),
         (["net.py:build", "--attack", "pgd(__import__('os').abort())"], "name every option"),
         (["net.py:build", "--attack", "pgd(steps=__import__('os').abort())"], "values are numbers"),

@@ -17,6 +17,7 @@ CONTROLS = ("one-bit", "adversarial-training")
 FLAGS = {
     "scaled-logits": {"saturated-loss"},
     "temperature": {"saturated-loss"},
+    "softmax": {"probabilities"},
     "detached": {"zero-gradients"},
     "argmax": {"zero-gradients"},
     "levels": {"zero-gradients"},
@@ -25,7 +26,8 @@ FLAGS = {
     "random-pruning": {"nondeterministic"},
     "random-dropout": {"nondeterministic"},
     "random-resize": {"nondeterministic"},
-    "crossmax": {"black-box-better", "one-step-better"},
+    "winners-take-all": {"misleading-gradients"},
+    "crossmax": {"misleading-gradients"},
     "purification": {"gradients-in-forward"},
     "input-validation": {"not-adaptive"},
 }
@@ -64,8 +66,8 @@ def test_the_gauntlet(tmp_path):
     import robustsuite as rs
 
     report = rs.run("gauntlet", tmp_path / "run", workers=2)
-    assert {record.status for record in report.records} == {"ok"}
-    played = {record.defense: record for record in report.records if record.attack != "none"}
+    played = {record.defense: record for record in report.records if record.attack == "adaptive"}
+    assert {record.status for record in played.values()} == {"ok"}
     undefended = played["none"].metrics["robust_accuracy"]["value"]
     for label, record in played.items():
         verdict = record.metrics["robust_accuracy"]["value"]

@@ -1,0 +1,53 @@
+"""A model whose output was not declared: probabilities are told from logits, and read as their logarithms."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from robustsuite.data.samples import Samples
+from robustsuite.isolation import seeded, untouched
+from robustsuite.models.wrap import wrap
+from robustsuite.serving import Deployed, Served, ask
+
+_TRIED: Final = 8  # samples that are looked at first
+_ONE: Final = 1e-3  # by which the sum of a row may differ from 1
+_LOST: Final = 0.1  # share of samples of which all but one probability may be too small to be told from 0
+
+
+def are_probabilities(answer: Tensor) -> bool:
+    """Whether every row `(n, classes)` is non-negative and sums to 1, within rounding; two classes or more."""
+    if answer.dim() != 2 or answer.shape[1] < 2 or len(answer) == 0 or not answer.is_floating_point():
+        return False
+    return bool((answer >= 0).all()) and bool(((answer.double().sum(1) - 1).abs() < _ONE).all())
+
+
+def as_logits(model: Deployed, samples: Samples, device: str) -> Deployed:
+    """The model itself; one whose every answer to these samples is a row of probabilities, by their logarithms.
+
+    Attacks on probabilities see flat gradients, those on their logarithms the ones of the logits behind. The doubt
+    `probabilities` stands in what is deployed: settled where the logarithms hold what the logits held, open where
+    rounding has left nothing but zeros beside a one.
+
+    Args:
+        model: Whatever is deployed; only a network that answers everything is looked at.
+        samples: Inputs to look at, all of them where the first few answers are probabilities.
+        device: Where the model is.
+    """
+    if not isinstance(model, Served):
+        return model
+    dtype = next((p.dtype for p in model.network.parameters() if p.is_floating_point()), torch.float32)
+    lost = 0
+    with untouched(model.network), seeded(0), torch.no_grad():
+        first = ask(model, samples.batch(slice(0, _TRIED), device).x.to(dtype)).logits
+        if not isinstance(first, Tensor) or not are_probabilities(first):
+            return model
+        for batch in samples.batches(256, device):
+            answer = ask(model, batch.x.to(dtype)).logits
+            if not are_probabilities(answer):
+                return model
+            lost += int((answer.topk(2, dim=1).values[:, 1] < torch.finfo(answer.dtype).tiny).sum())
+    code = "probabilities" if lost > _LOST * len(samples) else "resolved:probabilities"
+    return Served(wrap(model.network, output="probabilities", bounds=samples.bounds), doubts=(code,))
