@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NORMS: Final = ("linf", "l2", "l1")
 _ITERATIONS: Final = 60  # of a bracketed Newton search that mostly ends within ten; 60 halvings alone would do
+_NO_ROOM: Final = 64  # rounding steps from a bound within which no step leads, so that rounding chooses no coordinate
 _ORDER: Final = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
@@ -221,8 +222,9 @@ class Ball:
 
         flat = direction.flatten(1)
         if self.bounds is not None:
-            here = x.flatten(1)
-            stuck = ((flat > 0) & (here >= self.bounds[1])) | ((flat < 0) & (here <= self.bounds[0]))
+            here, (low, high) = x.flatten(1), self.bounds
+            room = _NO_ROOM * torch.finfo(x.dtype).eps * max(1.0, abs(low), abs(high))
+            stuck = ((flat > 0) & (here >= high - room)) | ((flat < 0) & (here <= low + room))
             flat = flat.masked_fill(stuck, 0)
         count = max(1, round(share * flat.shape[1]))
         chosen = flat.abs().topk(count, dim=1).indices

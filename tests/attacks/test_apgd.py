@@ -136,7 +136,7 @@ def test_it_is_at_least_as_strong_as_pgd_for_the_same_passes(norm, digits, view_
     ball = Ball(norm, RADII[norm], (0.0, 1.0))
     ours, pgd = (left(net, a(view_of(net, x, y, ball), Streams(0)), y) for a in (APGD(steps=50), PGD(steps=50)))
     assert int(ours.sum()) <= int(pgd.sum()) + 1
-    assert norm != "l1" or int(ours.sum()) < 0.8 * int(pgd.sum())
+    assert norm != "l1" or int(ours.sum()) < 0.9 * int(pgd.sum())
 
 
 def test_targets_and_restarts_never_help_the_defender(digits, view_of):

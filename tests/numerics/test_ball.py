@@ -264,3 +264,17 @@ def test_poison_budgets_are_integers():
 def test_no_inputs_are_no_verdicts(norm):
     none = torch.zeros(0, 1, 8, 8)
     assert Ball(norm, 0.3, (0.0, 1.0)).contains(none, none).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_at_a_bound_chooses_no_coordinate(dtype):
+    """A coordinate within rounding of the bound that it would leave has no room, just as one on it."""
+    ball, gradient = Ball("l1", 1.0, (0.0, 1.0)), torch.tensor([[3.0, -2.0, 1.0]], dtype=dtype)
+    near = 4 * torch.finfo(dtype).eps
+    for x in ([1.0, 0.0, 0.5], [1.0 - near, near, 0.5]):
+        here = torch.tensor([x], dtype=dtype)
+        assert (ball.step(here, gradient, 0.25) - here).tolist() == [[0.0, 0.0, 0.25]]
+    here = torch.tensor([[1.0 - 1e-3, 0.0, 0.5]], dtype=dtype)
+    moved = ball.step(here, gradient, 0.25) - here
+    assert moved[0, 0] > 0.24
+    assert moved[0, 1:].tolist() == [0.0, 0.0]
