@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -83,25 +84,38 @@ class Look:
 
     def slope(self, module: nn.Module, x: Tensor, loss: losses.AttackLoss = losses.margin) -> Tensor:
         """Gradient `(n, …)` of the loss through a module; zero where nothing leads there, NaN kept."""
+        return self.slopes(module, x, (loss,))[1]
+
+    def slopes(self, module: nn.Module, x: Tensor, wanted: Sequence[losses.AttackLoss]) -> tuple[Tensor, ...]:
+        """Logits `(n, classes)` through a module, and the gradient `(n, …)` of each loss, from one forward pass."""
         try:
             with differentiable():
                 leaf = x.detach().clone().requires_grad_(True)
-                values = loss(module(leaf), self.y, self.target)
-                if not values.requires_grad:
-                    return torch.zeros_like(x)
-                (found,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+                logits = module(leaf)
+                values = [loss(logits, self.y, self.target) for loss in wanted]
+                found = [self._gradient(value, leaf) for value in values]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or len(self) < 2:
                 raise
         else:
-            return torch.zeros_like(x) if found is None else found.detach()
+            return logits.detach(), *found
         # Outside of the handler, whose traceback would keep the activations alive.
         halves = (slice(0, len(self) // 2), slice(len(self) // 2, None))
-        return torch.cat([self.take(half).slope(module, x[half], loss) for half in halves])
+        parts = [self.take(half).slopes(module, x[half], wanted) for half in halves]
+        return tuple(torch.cat(pair) for pair in zip(*parts, strict=True))
 
-    def climb(self, module: nn.Module, steps: int, loss: losses.AttackLoss = losses.margin) -> Tensor:
-        """Where so many steps from the samples lead `(n, …)`, along a module's gradient."""
-        x, trend = self.x, torch.zeros_like(self.x)
+    @staticmethod
+    def _gradient(values: Tensor, leaf: Tensor) -> Tensor:
+        if not values.requires_grad:
+            return torch.zeros_like(leaf)
+        (found,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True, retain_graph=True)
+        return torch.zeros_like(leaf) if found is None else found.detach()
+
+    def climb(
+        self, module: nn.Module, steps: int, loss: losses.AttackLoss = losses.margin, start: Tensor | None = None
+    ) -> Tensor:
+        """Where so many steps from the samples, or from `start`, lead `(n, …)`, along a module's gradient."""
+        x, trend = self.x if start is None else start, torch.zeros_like(self.x)
         for step in range(steps):
             slope = self.slope(module, x, loss).nan_to_num(0.0, 0.0, 0.0)
             size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
@@ -25,9 +26,12 @@ _SMALL: Final = 0.02  # of the radius, over which the loss is differenced
 _SATURATED: Final = 50.0  # logits between the first and the second, from which float32 cross-entropy says nothing
 _QUERIES: Final = 20
 _HUGE: Final = 16  # samples that are attacked without bounds on the distance
-_ROUGHENED: Final = 16  # samples whose loss is looked at along a line
+_LOOKED: Final = 32  # samples whose gradients are looked at
+_ROUGHENED: Final = 12  # samples whose loss is looked at along a line
 _DOUBLED: Final = (8, 32)  # samples that are attacked with twice the steps, at least and at most
 _SHARE: Final = 0.04  # of the attack's passes, that attacking them may take where they are more than the fewest
+_AGAIN: Final = 40  # steps of a climb of their own, where twice the attack's would cost several times as much
+_DEAR: Final = 4
 _AT_LEAST: Final = 2  # samples by which a weaker attack must be better to raise a doubt
 
 
@@ -67,33 +71,32 @@ def examine(
     right = correct(victim)
     if game.ball.radius == 0 or not right.any():
         return doubts
-    look = Look.at(victim, game, right)
-    for code, told in (*_of_the_model(look, streams), *_of_the_pass(look)):
+    look = Look.at(victim, game, right, _LOOKED)
+    left = right & robust
+    for code, told in (*_of_the_model(look, streams, any_left=bool(left.any())), *_of_the_pass(look)):
         doubts.flags[code] = told
     if _reach(attack) < 1:
         doubts.flags["short-of-radius"] = f"its steps reach {_reach(attack):.0%} of the radius"
-    left = right & robust
     if left.any():
         _weaker(doubts, Look.at(victim, game, left), streams)
         if not look.random:
             _no_bounds(doubts, look.take(slice(0, _HUGE)))
-            _doubled(doubts, attack, game, victim, _affordable(left, passes), seed)
+            _converged(doubts, attack, game, victim, left, passes, streams.child("again"), seed)
     return doubts
 
 
-def _of_the_model(look: Look, streams: Streams) -> Iterator[tuple[str, str]]:
-    """Is there a gradient, and is it the loss's?"""
+def _of_the_model(look: Look, streams: Streams, *, any_left: bool) -> Iterator[tuple[str, str]]:
+    """Is there a gradient, and is it the loss's? How rough the loss is matters only where something stands."""
     surrogate = look.model.surrogate()
     if look.random:
         yield "nondeterministic", "two answers to one input differ"
-    with torch.no_grad():
-        top = surrogate(look.x).topk(2, dim=1).values
+    start = look.ball.sample(look.x, look.ids, streams.child("start"))
+    logits, steepest, plain = look.slopes(surrogate, start, (losses.margin, losses.cross_entropy))
+    top = logits[:, : look.classes].topk(2, dim=1).values
     gap = (top[:, 0] - top[:, 1]).float()
     if float((gap > _SATURATED).float().mean()) > _MASKED:
         yield "saturated-loss", f"the first logit leads by {float(gap.median()):.3g}"
-    start = look.ball.sample(look.x, look.ids, streams.child("start"))
-    steepest = look.slope(surrogate, start)
-    slopes = (steepest, look.slope(surrogate, start, losses.cross_entropy))
+    slopes = (steepest, plain)
     for slope, name in zip(slopes, ("margin", "cross-entropy"), strict=True):
         peak = slope.flatten(1).abs().amax(1)
         broken, zero = float((~peak.isfinite()).float().mean()), float((peak == 0).float().mean())
@@ -102,7 +105,8 @@ def _of_the_model(look: Look, streams: Streams) -> Iterator[tuple[str, str]]:
         if zero > _MASKED:
             yield "zero-gradients", f"{zero:.0%} of the gradients of the {name} are zero"
     if not look.random:
-        misled, rough = _misled(look, start, steepest), _rough(look, start, steepest)
+        misled = _misled(look, start, steepest)
+        rough = _rough(look, start, steepest) if any_left else 0.0
         if misled > _MISLED:
             told = f"for {misled:.0%} of the samples the loss does not change as its gradient says"
             yield "misleading-gradients", told
@@ -198,27 +202,54 @@ def _no_bounds(doubts: Doubts, look: Look) -> None:
         doubts.flags["huge-radius"] = f"with no limit on the distance, {stands} of {n} samples still stand"
 
 
-def _affordable(left: Tensor, passes: Tensor | None) -> Tensor:
-    """Of the samples that an attack left standing, as many of the first as may be attacked once more."""
-    least, most = _DOUBLED
-    rows = left.nonzero()[:most, 0]
-    if passes is not None and int(passes.sum()) > 0:
-        spent = 2 * passes[rows].cumsum(0)
-        rows = rows[: max(least, int((spent <= _SHARE * int(passes.sum())).sum()))]
-    return rows
-
-
-def _doubled(doubts: Doubts, attack: Any, game: Evasion, victim: Victim, rows: Tensor, seed: int) -> None:
-    """With twice the steps, no more must fall."""
+def _converged(
+    doubts: Doubts,
+    attack: Any,
+    game: Evasion,
+    victim: Victim,
+    left: Tensor,
+    passes: Tensor | None,
+    streams: Streams,
+    seed: int,
+) -> None:
+    """With twice the steps, or by another climb where those are dear, no more must fall."""
     steps = getattr(attack, "steps", None)
     if not isinstance(steps, int) or "steps" not in {f.name for f in fields(attack)}:
         return
-    fewer = replace(victim, test=victim.test.take(rows))
-    found = play(replace(attack, steps=2 * steps), game, fewer, seed=seed)
-    fell = found.per_sample["clean_correct"] & ~found.per_sample["robust"]
-    doubts.fallen |= set(fewer.test.ids[fell].tolist())
-    if int(fell.sum()) >= _AT_LEAST:
-        doubts.flags["unconverged"] = f"twice the steps break {int(fell.sum())} of {len(rows)} more"
+    each = 2.0 if passes is None else 2 * float(passes[left].double().mean())
+    all_passes = math.inf if passes is None or int(passes.sum()) == 0 else int(passes.sum())
+    if each > _DEAR * 2 * _AGAIN:
+        rows = left.nonzero()[: affordable(all_passes, 2 * _AGAIN), 0]
+        fell, how = (
+            _climbed_again(Look.at(victim, game, _only(left, rows)), streams),
+            f"{_AGAIN} steps of another start",
+        )
+    else:
+        rows = left.nonzero()[: affordable(all_passes, each), 0]
+        fewer = replace(victim, test=victim.test.take(rows))
+        found = play(replace(attack, steps=2 * steps), game, fewer, seed=seed)
+        fell = fewer.test.ids[found.per_sample["clean_correct"] & ~found.per_sample["robust"]]
+        how = "twice the steps"
+    doubts.fallen |= set(fell.tolist())
+    if len(fell) >= _AT_LEAST:
+        doubts.flags["unconverged"] = f"{how} break {len(fell)} of {len(rows)} more"
+
+
+def affordable(passes: float, each: float) -> int:
+    """How many samples may be attacked once more, at this many passes each, beside an attack that took `passes`."""
+    least, most = _DOUBLED
+    return most if passes * _SHARE >= most * each else max(least, int(passes * _SHARE / max(1.0, each)))
+
+
+def _climbed_again(look: Look, streams: Streams) -> Tensor:
+    """Ids of the samples that fall along the cross-entropy from a start of its own."""
+    start = look.ball.sample(look.x, look.ids, streams)
+    moved = look.climb(look.model.surrogate(), _AGAIN, losses.cross_entropy, start)
+    return look.ids[(look.margin(moved) > 0) & look.ball.contains(moved, look.x)]
+
+
+def _only(left: Tensor, rows: Tensor) -> Tensor:
+    return torch.zeros_like(left).index_fill(0, rows, True)
 
 
 def _reach(attack: Any) -> float:

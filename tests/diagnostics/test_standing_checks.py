@@ -75,12 +75,10 @@ class _Offset(nn.Module):
 
 
 def test_twice_the_steps_are_tried_on_what_can_be_paid():
-    left, passes = torch.ones(1000, dtype=torch.bool), torch.full((1000,), 40)
-    assert len(standing._affordable(left, passes)) == 20  # 20 x 2 x 40 of 40,000 passes are 4 %
-    assert len(standing._affordable(left, passes * 0)) == 32
-    assert len(standing._affordable(left, None)) == 32
-    assert len(standing._affordable(left[:50], passes[:50])) == 8
-    assert len(standing._affordable(left[:3], passes[:3])) == 3
+    assert standing.affordable(40_000, 2 * 40) == 20  # 20 x 80 passes are 4 % of 40,000
+    assert standing.affordable(4_000, 2 * 40) == 8
+    assert standing.affordable(400_000, 2 * 40) == 32
+    assert standing.affordable(float("inf"), 2.0) == 32
 
 
 @pytest.mark.parametrize(
