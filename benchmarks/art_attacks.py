@@ -25,7 +25,7 @@ BALLS: Final = {"linf": 0.3, "l2": 3.0}
 OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "PixelAttack": {"es": 0},  # the other strategy needs the package cma
     "ThresholdAttack": {"es": 0},
-    "ZooAttack": {"use_resize": False},  # resizing needs inputs of 32 pixels and more
+    "ZooAttack": {"use_resize": False, "nb_parallel": 16},  # the defaults need inputs of 32 pixels and more
 }
 """Options without which an attack cannot be played on small images, or needs a package that ART does not require."""
 
@@ -87,31 +87,36 @@ def told(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--play", help=argparse.SUPPRESS)
-    parser.add_argument("--only", nargs="*", default=[], help="names to play")
+    parser.add_argument("--only", nargs="*", default=[], help="names to play; with --write the others keep their lines")
     parser.add_argument("--write", type=Path, help="file to write")
     asked = parser.parse_args()
     if asked.play:
         for found in play(asked.play):
             print(json.dumps(found), flush=True)
         return
-    from robustsuite.attacks.evasion import art_catalogue
+    from robustsuite import registry
 
-    lines, ran = [], 0
-    names = {name: access for name, access in art_catalogue.names().items() if not asked.only or name in asked.only}
-    for name, access in names.items():
+    offers = [offer for offer in registry.attacks.offers() if offer.name.startswith("art:")]
+    known = asked.write.read_text().splitlines() if asked.only and asked.write else []
+    lines = []
+    for label, needed, _ in (offer for offer in offers if not offer.refused):
+        name, access = label.removeprefix("art:"), registry.attacks.get(label).access
+        if asked.only and name not in asked.only:
+            lines += [line for line in known if line.startswith(f"| {label} |")]
+            continue
         results = apart(name)
-        ran += any(found["status"] != "error" for found in results)
         options = ", ".join(f"{k}={v}" for k, v in OPTIONS.get(name, {}).items())
-        needs = "; ".join(art_catalogue.needs(name))
-        lines.append(f"| art:{name} | {access} | {needs} | {options} | {' | '.join(map(told, results))} |")
+        needs = "; ".join(needed)
+        lines.append(f"| {label} | {access} | {needs} | {options} | {' | '.join(map(told, results))} |")
         print(lines[-1], file=sys.stderr, flush=True)
-    refused = art_catalogue.refused()
+    refused = [offer for offer in offers if offer.refused]
+    ran = sum(line.count("| fails:") < len(BALLS) for line in lines)
     balls = " and ".join(f"{norm} {radius}" for norm, radius in BALLS.items())
     parts = [
         "# ART's evasion attacks through the adapter",
         "",
         f"ART {version('adversarial-robustness-toolbox')}, {SAMPLES} handwritten digits that a small CNN gets right, "
-        f"{QUERIES} queries a sample where it asks for them, in {balls}: {ran} of {len(names)} run, {len(refused)} are "
+        f"{QUERIES} queries a sample where it asks for them, in {balls}: {ran} of {len(lines)} run, {len(refused)} are "
         "refused with a reason. Each cell: robust accuracy; passes and queries a sample; seconds.",
         "",
         f"| attack | knowledge | needs | options | {' | '.join(BALLS)} |",
@@ -120,7 +125,7 @@ def main() -> None:
         "",
         "| refused | why |",
         "|---|---|",
-        *(f"| art:{name} | {why} |" for name, why in refused.items()),
+        *(f"| {offer.name} | {offer.refused} |" for offer in refused),
     ]
     text = "\n".join(parts) + "\n"
     print(text)

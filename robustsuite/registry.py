@@ -15,10 +15,10 @@ import inspect
 import pkgutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -118,13 +118,21 @@ def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
+class Offer(NamedTuple):
+    """A name behind a prefix: what it needs, and why it cannot be used, empty where it can."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+    refused: str = ""
+
+
 class Registry:
     """Names to entries of one kind, filled on first look-up."""
 
     def __init__(self, kind: str, package: str) -> None:
         self._kind, self._package = kind, package
         self._entries: dict[str, Entry] = {}
-        self._prefixes: dict[str, Callable[[str], Entry]] = {}
+        self._prefixes: dict[str, tuple[Callable[[str], Entry], Callable[[], Iterable[Offer]]]] = {}
 
     def add(self, entry: Entry) -> None:
         """Register; a collision names both modules."""
@@ -138,16 +146,23 @@ class Registry:
             )
         self._entries[entry.name] = entry
 
-    def add_prefix(self, prefix: str, resolve: Callable[[str], Entry]) -> None:
-        """Resolve every name `prefix:REST` by a function of REST."""
-        self._prefixes[prefix] = resolve
+    def add_prefix(
+        self, prefix: str, resolve: Callable[[str], Entry], offers: Callable[[], Iterable[Offer]] = tuple
+    ) -> None:
+        """Resolve every name `prefix:REST` by a function of REST; `offers` lists what REST may be."""
+        self._prefixes[prefix] = resolve, offers
+
+    def offers(self) -> list[Offer]:
+        """Every name behind a prefix; may import what it stands for."""
+        discover()
+        return [o._replace(name=f"{prefix}:{o.name}") for prefix, (_, f) in self._prefixes.items() for o in f()]
 
     def get(self, name: str) -> Entry:
         """The entry of this name; an unknown name lists the near matches."""
         discover()
         prefix, colon, rest = name.partition(":")
         if colon and prefix in self._prefixes:
-            return self._prefixes[prefix](rest)
+            return self._prefixes[prefix][0](rest)
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._entries))}"

@@ -224,4 +224,4 @@ def _rebuild(name: str, options: dict[str, Any]) -> ArtAttack:
     return made
 
 
-attacks.add_prefix("art", resolve)
+attacks.add_prefix("art", resolve, art_catalogue.offers)

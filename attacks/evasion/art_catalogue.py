@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from robustsuite.errors import RequestError
+from robustsuite.registry import Offer
 
 LINF_ONLY: Final = frozenset({"BasicIterativeMethod"})
 """Attacks of a fixed radius whose only norm is linf, without an option that says so."""
@@ -87,15 +88,15 @@ def names() -> dict[str, str]:
     return {name: _access(name) for name in _classes() if not _obstacle(name)}
 
 
-def needs(name: str) -> list[str]:
-    """What an attack needs beside the knowledge of its access."""
-    found = [f"package {EXTRAS[name]}" + (" unless es=0" if EXTRAS[name] == "cma" else "")] if name in EXTRAS else []
-    return [*found, *(["a target, or it takes one at random"] if name in TARGETED_ONLY else [])]
+def offers() -> list[Offer]:
+    """Every evasion attack of ART with what it needs beside the knowledge of its access; imports ART."""
+    return [Offer(name, _needs(name), _obstacle(name)) for name in _classes()]
 
 
-def refused() -> dict[str, str]:
-    """ART's evasion attacks that cannot be played here, and why; imports ART."""
-    return {name: why for name in _classes() if (why := _obstacle(name))}
+def _needs(name: str) -> tuple[str, ...]:
+    package = EXTRAS.get(name)
+    found = (f"package {package}" + (" unless es=0" if package == "cma" else ""),) if package else ()
+    return found + (("a target, or it takes one at random",) if name in TARGETED_ONLY else ())
 
 
 def find(name: str) -> tuple[type[Any], str]:

@@ -48,18 +48,19 @@ def _attacks() -> list[Row]:
 def _attacks_in_full() -> list[Row]:
     """Every attack with the norms that it plays in and what it needs, ART's by name; imports ART."""
     from robustsuite import registry
-    from robustsuite.attacks.evasion import art_catalogue
     from robustsuite.scenarios import SCENARIOS
 
-    own = [(entry, list(SCENARIOS[entry.scenario].needs)) for entry in registry.attacks.all()]
-    art = [(registry.attacks.get(f"art:{name}"), art_catalogue.needs(name)) for name in art_catalogue.names()]
+    offers = registry.attacks.offers()
+    found = [(entry, SCENARIOS[entry.scenario].needs) for entry in registry.attacks.all()]
+    found += [(registry.attacks.get(offer.name), offer.needs) for offer in offers if not offer.refused]
     rows = []
-    for entry, needs in (*own, *art):
+    for entry, needs in found:
         norms = list(entry.norms) if entry.scenario == "evasion" else []
-        rows += [{**row, "norms": norms, "needs": needs, "refused": ""} for row in _plugins((entry,))]
+        rows += [{**row, "norms": norms, "needs": list(needs), "refused": ""} for row in _plugins((entry,))]
     blank: Row = {"scenario": "evasion", "access": "", "taxonomy": [], "norms": [], "needs": []}
-    for name, why in art_catalogue.refused().items():
-        rows.append({"name": f"art:{name}", **blank, "summary": f"Cannot be played: {why}.", "refused": why})
+    for name, _, why in offers:
+        if why:
+            rows.append({"name": name, **blank, "summary": f"Cannot be played: {why}.", "refused": why})
     return rows
 
 
