@@ -77,3 +77,18 @@ def test_faces():
     assert metric("faces", "none", "model-inversion", "inversion_accuracy") >= 0.8
     assert metric("faces", "none", "inversion-noise", "inversion_accuracy") <= 0.1
     assert metric("faces", "none", "class-mean", "inversion_accuracy") >= 0.95
+
+
+GAUNTLET_CONTROLS = ("one-bit", "adversarial-training")
+
+
+def test_the_gauntlet():
+    played = {c["defense"]: c for c in cells("gauntlet") if c["attack"] == "adaptive"}
+    verdicts = {name: c["metrics"]["robust_accuracy"]["value"] for name, c in played.items()}
+    assert {c["status"] for c in played.values()} == {"ok"}
+    broken = [name for name in verdicts if name not in (*GAUNTLET_CONTROLS, "none")]
+    assert len(broken) == 16
+    assert all(abs(verdicts[name] - verdicts["none"]) <= 0.03 for name in broken)
+    assert all(verdicts[name] >= 0.25 for name in GAUNTLET_CONTROLS)
+    naive = {c["defense"]: c["metrics"]["robust_accuracy"]["value"] for c in cells("gauntlet") if c["attack"] == "pgd"}
+    assert sum(naive[name] > 0.5 for name in broken) >= 10, "which is what the naive number hides"
