@@ -128,7 +128,7 @@ def write(path: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=1000, help="test images of each data set at most")
-    parser.add_argument("--only", default="", help="networks whose line holds this text")
+    parser.add_argument("--only", nargs="*", default=[""], help="networks whose line holds one of these texts")
     cache = Path(tempfile.gettempdir()) / "robustsuite-benchmarks"
     parser.add_argument("--models", type=Path, default=cache, help="where trained weights are kept")
     parser.add_argument("--write", type=Path, help="file whose section is replaced")
@@ -136,7 +136,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for case, net, test, ball in nets(options.models):
-        if options.only in case:
+        if any(text in case for text in options.only):
             rows.append(measure(case, net, test.take(slice(0, options.samples)), ball))
             print(rows[-1], file=sys.stderr, flush=True)
     text = section(rows)

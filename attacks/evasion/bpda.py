@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from robustsuite import checks, losses
+from robustsuite.diagnostics.rejections import past
 from robustsuite.diagnostics.stand_ins import Bridged
 from robustsuite.registry import register
 from robustsuite.scenarios.found import Found
 from robustsuite.scenarios.views import WhiteBox
 from robustsuite.streams import Streams
 
-_ENOUGH: Final = 0.2  # normalised margin beyond which only a rejection is left to bring down
-_SLACK: Final = 0.1  # normalised distance from a detector's threshold that is kept
 _WEIGHTS: Final = (1.0, 0.3, 3.0)  # of the rejection in the loss, by restart
 
 
@@ -133,10 +132,7 @@ class _Loss:
         """Values `(n,)`."""
         if logits.shape[1] <= self.classes:
             return losses.margin(logits, y, target)
-        scores, suspicion = logits[:, : self.classes], logits[:, self.classes]
-        scale = scores.detach().std(1).clamp_min(1e-12)
-        gained = (losses.margin(scores, y, target) / scale).clamp_max(_ENOUGH)
-        return gained - self.weight * (suspicion + _SLACK).clamp_min(0)
+        return past(logits, y, target, classes=self.classes, weight=self.weight)
 
 
 def _bridged(view: WhiteBox) -> WhiteBox:

@@ -35,6 +35,7 @@ _DRAWS: Final = 11  # times that a random model is asked; the majority decides
 _ROUTES: Final = 3  # stand-ins that are attacked through, at most
 _QUERIES: Final = 1000  # a sample, of an attack without gradients
 _DISTANT: Final = frozenset({"labels", "transfer"})  # what knows least, and costs most
+_TOGETHER: Final = 16  # samples in one pass of what is played, at least, however few were asked for
 _FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
 
 
@@ -105,7 +106,7 @@ class _Escalation:
         self._passes = metrics.per_sample.get("passes", torch.empty(0, dtype=torch.int64)).clone()
         self._robust = self._clean.clone() if self._random else metrics.per_sample["robust"].clone()
         self._played: list[dict[str, Any]] = []
-        self._sound = False
+        self._sound = self._adaptive = False
         self._hits = 0
 
     def run(self) -> None:
@@ -146,10 +147,11 @@ class _Escalation:
         rerouted = Rerouted(model, surrogate, _DRAWS if self._random else 1)
         test = self._victim.test.take(rows)
         rules: dict[str, Any] = {"access": entry.access, "draws": 1, "closest": entry.minimum_norm}
+        least = _TOGETHER
         if entry.access != "white-box":
-            rules["query_budget"] = self._game.query_budget or _QUERIES
-            # Queries leave no graph behind, so the standing checks' 64 at once take no more than a step of few does.
-            rules["batch_size"] = None if self._game.batch_size is None else max(FEW, self._game.batch_size)
+            rules["query_budget"], least = self._game.query_budget or _QUERIES, FEW  # which leave no graph behind
+        # The standing checks have passed more than that at once, and where memory runs out batches are halved.
+        rules["batch_size"] = None if self._game.batch_size is None else max(least, self._game.batch_size)
         game = replace(self._game, **rules)
         try:
             found = play(made, game, replace(self._victim, model=rerouted, test=test), seed=self._seed)
@@ -162,7 +164,9 @@ class _Escalation:
         told["broke"] = int((~found.per_sample["robust"]).sum())
         told["knowledge"] = entry.access if stand_in is None else stand_in.knowledge
         self._played.append(told)
-        self._sound |= self._is_sound(entry, via, found)
+        sound = self._is_sound(entry, via, found)
+        self._sound |= sound
+        self._adaptive |= sound and entry.access == "white-box"
 
     def _is_sound(self, entry: Entry, via: str, found: Metrics) -> bool:
         """Whether what was played can settle a doubt: it saw a gradient of the whole defence, or asked the defence."""
@@ -213,9 +217,10 @@ class _Escalation:
         """Causes that nothing resolved: no sound gradient was found, and more than a little still stands."""
         if float(self._robust.float().mean()) <= _FLOOR:
             return frozenset()
-        if self._sound:
-            return self._causes & {"gradients-in-forward"}
-        return self._causes
+        if not self._sound:
+            return self._causes
+        # A search that is turned away at each step says little of whoever knows the detector.
+        return self._causes & {"gradients-in-forward", *(() if self._adaptive else ("not-adaptive",))}
 
     def _values(self) -> dict[str, Metric]:
         values = dict(self._metrics.values)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
+from robustsuite import losses
 from robustsuite.diagnostics.looking import Look
 from robustsuite.diagnostics.passing import Passing
 from robustsuite.diagnostics.stand_ins import bridged
 from robustsuite.isolation import differentiable
 from robustsuite.serving import Deployed
+
+_ENOUGH: Final = 0.2  # normalised margin beyond which only a rejection is left to bring down
+_SLACK: Final = 0.1  # normalised distance from a threshold that is kept
 
 
 class Joint(nn.Module):
@@ -44,6 +50,10 @@ class Joint(nn.Module):
         answer = torch.cat([logits, worst[:, None].to(logits.dtype)], dim=1)
         return answer if graph else answer.detach()
 
+    def loss(self, logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+        """What leads past both `(n,)`: the margin, up to enough of it, less how far beyond a threshold the input is."""
+        return past(logits, y, target, classes=self.classes)
+
     def seen(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor]:
         """Logits, every comparison that gave one bool a sample, and what was rejected."""
         with differentiable():
@@ -51,6 +61,22 @@ class Joint(nn.Module):
             with bridged(self.network, leaf), Passing(len(x), self.classes, self.width) as mode:
                 logits, rejected = self._model(leaf)
         return logits, mode.cuts, rejected
+
+
+def past(logits: Tensor, y: Tensor, target: Tensor | None = None, *, classes: int, weight: float = 1.0) -> Tensor:
+    """What leads past a model and its detectors `(n,)`: the normalised margin, up to enough of it, less the rejection.
+
+    Args:
+        logits: As `Joint` gives them, `(n, classes + 1)`.
+        y: Labels `(n,)`.
+        target: Labels to reach `(n,)`, or None.
+        classes: Number of classes.
+        weight: Of the rejection.
+    """
+    scores, suspicion = logits[:, :classes], logits[:, classes]
+    scale = scores.detach().std(1).clamp_min(1e-12)
+    gained = (losses.margin(scores, y, target) / scale).clamp_max(_ENOUGH)
+    return gained - weight * (suspicion + _SLACK).clamp_min(0)
 
 
 def joint(look: Look, width: float) -> Joint | None:

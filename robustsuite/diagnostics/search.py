@@ -10,8 +10,9 @@ from typing import Final
 import torch
 from torch import nn
 
+from robustsuite import losses
 from robustsuite.diagnostics.looking import Look
-from robustsuite.diagnostics.rejections import joint
+from robustsuite.diagnostics.rejections import Joint, joint
 from robustsuite.diagnostics.stand_ins import Averaged, Bridged, Tapped
 
 _STEPS: Final = 10  # of the climb by which a stand-in is tried
@@ -58,15 +59,16 @@ def find(look: Look, doubts: frozenset[str]) -> list[StandIn]:
             module = make()
             if module is None:
                 continue
-            moved = look.climb(module, _STEPS)
+            moved = look.climb(module, _STEPS, module.loss if isinstance(module, Joint) else losses.margin)
         except Exception:  # a stranger's code need not bear what a stand-in does to it
             continue
         after = look.margin(moved)
         rise = float((after - before).clamp(-1e6, 1e6).mean() / before.abs().mean().clamp_min(1e-12))
         found.append(StandIn(name, module, knowledge, float((after > 0).float().mean()), rise))
-    if any(s.fell > 0 for s in found):
-        return sorted(found, key=lambda s: -s.fell)  # of equals the plainest, which is tried first
-    return sorted(found, key=lambda s: -s.rise)
+    # What leads past a rejection comes first, because it alone shows the whole defence; of equals the plainest, which
+    # was tried first.
+    led = any(s.fell > 0 for s in found)
+    return sorted(found, key=lambda s: (not isinstance(s.module, Joint), -s.fell if led else -s.rise))
 
 
 Candidate = tuple[str, str, Callable[[], nn.Module | None]]

@@ -47,7 +47,8 @@ class Evasion(Scenario[Inputs, Tensor]):
         goal: `untargeted` or `targeted`.
         target: How targets are chosen for a targeted goal: `next`, `random` or `least-likely`.
         batch_size: Samples per view, and most in one pass; changes memory and speed, never the result. By default the
-            engine measures how many samples fit in fast memory.
+            engine measures how many samples fit in fast memory. Standing checks and escalation take 16 (without a
+            gradient 64) at once even where fewer are asked for, and halve batches where memory runs out.
         query_budget: Queries per sample for an oracle; None for no limit.
         draws: How often a random model is asked per input; its verdict is the majority.
         precision: `reference`, or `fast` for white-box attacks that take all but their last steps on bfloat16
