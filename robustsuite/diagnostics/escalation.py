@@ -117,6 +117,8 @@ class _Escalation:
             return
         routes = _ROUTES
         for entry in _resolving(self._causes, self._game):
+            if self._sound and self._causes <= MILD:
+                return  # the gradient was never in doubt, and a stronger attack has followed it
             if not self._robust.any() or (entry.access in _DISTANT and not self._is_worth(entry)):
                 continue
             if entry.access != "white-box":

@@ -141,3 +141,14 @@ def test_a_settled_doubt_withholds_nothing():
     assert describe("zero-gradients").withholds
     assert not describe("resolved:zero-gradients").withholds
     assert "settled" in describe("resolved:zero-gradients").meaning
+
+
+def test_a_weak_attack_is_settled_by_a_strong_one_and_no_query(base, data):
+    x, y = data
+    report = rs.evaluate(base, (x[:120], y[:120]), "pgd(steps=1, step_size=0.4)", rs.Ball("linf", 0.09))
+    record = report.records[-1]
+    assert {"resolved:one-step-better", "resolved:unconverged"} & set(record.flags)
+    assert [step["attack"] for step in record.escalation["played"]] == ["standing checks", "adaptive"]
+    strong = rs.evaluate(base, (x[:120], y[:120]), "adaptive", rs.Ball("linf", 0.09)).records[-1]
+    assert abs(value(record) - value(strong)) * 120 <= 1 + 1e-9
+    assert 0 < value(record) < value(record, "robust_accuracy_naive")
