@@ -101,7 +101,14 @@ def test_evaluate_when_the_request_is_wrong(busy, digits, witness):
     with pytest.raises(rs.RequestError):
         rs.evaluate(busy, (x * 255, y), ["fgsm"], BALL)
     with pytest.raises(rs.ModelError):
-        rs.evaluate(nn.Sequential(busy, nn.Softmax(1)), (x, y), ["fgsm"], BALL)
+        rs.evaluate(nn.Sequential(busy, nn.Flatten(0)), (x, y), ["fgsm"], BALL)
+    seen.check()
+
+
+def test_evaluate_what_answers_with_probabilities(busy, digits, witness):
+    x, y = digits[2][:60].clone(), digits[3][:60].clone()
+    seen = witness(busy, x, y)
+    rs.evaluate(nn.Sequential(busy, nn.Softmax(1)), (x, y), ["fgsm"], BALL)
     seen.check()
 
 
