@@ -98,7 +98,7 @@ def test_joined_batches_are_one_evaluation(given, attack):
         joined = seen.found.metrics[metric]
         assert {name: joined[name] for name in numbers} == pytest.approx(numbers, rel=1e-5), metric
         assert {name: value for name, value in joined.items() if name not in numbers} == same
-    assert dict(seen.found.cost) == pytest.approx(dict(straight.cost), rel=0.01)  # the last bits may cost a step
+    assert dict(seen.found.cost) == pytest.approx(dict(straight.cost), rel=0.05)  # the last bits may cost a step
     assert (seen.found.key, seen.found.status, seen.found.flags) == (straight.key, straight.status, straight.flags)
     clean = {k: v for k, v in seen.report.records[0].metrics.items() if k != "latency_ms"}
     assert clean == {k: v for k, v in whole.records[0].metrics.items() if k != "latency_ms"}
