@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HEADINGS: Final = (
-    "defence", "attack", "clean", "naive", "first", "verdict", "undefended", "status", "doubts", "found by", "seconds",
+    "defence", "attack", "clean", "naive", "first", "verdict", "undefended", "status", "doubts", "found by",
 )  # fmt: skip
-_FIGURES: Final = ("clean", "naive", "first", "verdict", "undefended", "seconds")
+_FIGURES: Final = ("clean", "naive", "first", "verdict", "undefended")
 
 
 class Row(NamedTuple):
@@ -34,7 +34,6 @@ class Row(NamedTuple):
     status: str
     doubts: str
     found_by: str
-    seconds: str
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
@@ -80,7 +79,6 @@ def _row(record: Record, twin: Record | None, naive: str) -> Row:
         record.status,
         ", ".join(doubts),
         how,
-        f"{record.seconds:.1f}",
     )
 
 
