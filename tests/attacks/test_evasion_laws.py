@@ -138,7 +138,8 @@ def test_the_adversary_may_aim(entry, setting):
 
 def test_every_white_box_attack_beats_every_control(digits, view_of):
     """Law 9 on a fixed reference network."""
-    net, x, y, ball = digits["hardened"], digits["x"], digits["y"], Ball("linf", 0.15, (0.0, 1.0))
+    net, x, y = digits["hardened"], digits["x"][:60], digits["y"][:60]
+    ball = Ball("linf", 0.15, (0.0, 1.0))
     stand = {}
     for entry in (entry for entry in ENTRIES if "linf" in entry.norms):
         moved = entry.make({})(view_of(net, x, y, ball, entry.access), Streams(0))

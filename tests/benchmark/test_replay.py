@@ -92,6 +92,7 @@ def test_it_agrees_when_everything_is_trained_again(original, attack):
     assert found.trained == {"none": 1, "badnets": 2, "model-inversion": 2}[attack]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_workers_is_repeated_by_one(suite, original, tmp_path):
     assert run(load_suite(suite), tmp_path / "two", workers=2, cached=False).errors == 0
     for attack in ("none", "pgd", "badnets", "model-inversion"):

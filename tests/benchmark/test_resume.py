@@ -90,9 +90,8 @@ def test_two_workers_give_the_same_table(suite, straight, tmp_path):
     assert (tmp_path / "run" / "table.md").read_text() == (straight / "table.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "share", [pytest.param(0.2, marks=pytest.mark.slow), 0.5, pytest.param(0.8, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.slow  # in short in tests/faults
 def test_kill_dash_nine_then_the_same_command(suite, straight, tmp_path, share):
     """Killed when about this share of the cells is on disk; what is on disk is not played again."""
     folder = tmp_path / "run"

@@ -78,6 +78,7 @@ def test_the_order_changes_nothing(tmp_path, straight, seed):
     assert table(tmp_path) == straight
 
 
+@pytest.mark.slow
 def test_two_workers_find_what_one_finds(tmp_path, straight):
     assert play(tmp_path / "run", workers=2).mishaps == ()
     assert table(tmp_path / "run") == straight

@@ -182,7 +182,7 @@ def hangs(tmp_path, straight, kinds, workers, timeout):
 
 def test_what_hangs_is_stopped_and_tells_where(tmp_path, straight):
     """Asleep, and in C code that never gives the interpreter's lock back."""
-    found = hangs(tmp_path, straight, ["sleep", "hold"], workers=2, timeout=15)
+    found = hangs(tmp_path, straight, ["sleep", "hold"], workers=2, timeout=10)
     assert "fault_plugins.py, line" in last_line(found["sleep"]).replace('"', "")
     assert "in hold_the_interpreter" in found["hold"].message
     assert "in __call__" in found["sleep"].message

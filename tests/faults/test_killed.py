@@ -117,6 +117,7 @@ def test_a_worker_that_holds_the_interpreter_ends_with_its_driver(tmp_path):
     gone(process)
 
 
+@pytest.mark.slow
 def test_the_only_process_that_is_killed_by_its_work_leaves_it_to_another_next_time(tmp_path, straight):
     """One worker works in the driver; where that takes the driver with it, the next run puts the work apart."""
     from typer.testing import CliRunner
