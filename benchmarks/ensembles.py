@@ -92,9 +92,8 @@ def ours(name: str, net: nn.Module, x: Tensor, y: Tensor, ball: Ball, **options:
     access = "scores" if name == "square" else "white-box"
     meter = Meter()
     with untouched(net):
-        engine = Engine(net, x[:TRIAL]) if access == "white-box" else None
         common = {"x": x, "y": y, "ids": torch.arange(len(y)), "ball": ball, "classes": 10, "meter": meter}
-        view = make_view(access, Served(net), common, engine=engine)
+        view = make_view(access, Served(net), common, engine=Engine(net, x[:TRIAL]))
         moved = rs.attack(name, **options)(view, Streams(0).child("attack"))
     return moved, meter.forwards, meter.backwards
 

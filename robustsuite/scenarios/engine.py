@@ -1,4 +1,4 @@
-"""How the gradients of one network are computed: on which copy, in which precision, in batches of what size."""
+"""How the passes of one network are run: on which copy, in which precision, in batches of what size."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _COARSE: Final = 2.0**-5  # the same share of it where products have 11 bits
 
 
 class Engine:
-    """How the gradients of one network are computed, for as long as one game lasts.
+    """How the passes of one network are run, for as long as one game lasts.
 
-    Gradients are taken on an evaluation copy: BatchNorm folded into the layer before it, channels-last convolutions.
+    They are run on an evaluation copy: BatchNorm folded into the layer before it, channels-last convolutions.
     A copy that answers otherwise than its original on a trial, or cannot be made, is dropped, and a note says so. The
     copy's verdicts are taken only where rounding cannot have decided them; `unsure` tells which the original must give.
 
@@ -108,6 +108,28 @@ class Engine:
         near = ~(margin.abs() > slack)  # so that NaN is near
         return near if self.smooth else near | (margin >= 0)
 
+    def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(n, classes)` without a graph, and which were asked for twice `(n,)`.
+
+        The original answers again where rounding in the copy may have decided the label, and alone where the copy may
+        blow rounding up.
+        """
+        exact = not self.copied or not self.smooth
+
+        def run(piece: slice) -> tuple[Tensor, Tensor]:
+            if exact:
+                return self.network(x[piece]), torch.zeros(len(x[piece]), dtype=torch.bool, device=x.device)
+            logits: Tensor = self.copy(self.leaf(x[piece], gradient=False))
+            best = logits.topk(2, dim=1).values
+            again = self.unsure(logits, best[:, 0] - best[:, 1], lowered=False)
+            if again.any():
+                logits[again] = self.network(x[piece][again])
+            return logits, again
+
+        with torch.no_grad():
+            logits, again = zip(*self.pieces(len(x), run), strict=True)
+        return torch.cat(logits), torch.cat(again)
+
     def pieces(self, n: int, run: Callable[[slice], T]) -> Iterable[T]:
         """Run a pass piece by piece; where memory runs out, pieces are halved from then on."""
         start = 0
@@ -145,7 +167,7 @@ class Engine:
         except Exception as error:  # whatever a stranger's network raises when it is copied or traced
             self._format = torch.contiguous_format
             why = "it answers differently" if isinstance(error, _Differs) else type(error).__name__
-            self.notes[f"gradients were taken on the network as it is, without folding ({why})"] = None
+            self.notes[f"the network was run as it is, without folding ({why})"] = None
             return self.network
         self.smooth = folded.smooth
         return network

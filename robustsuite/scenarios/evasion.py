@@ -17,13 +17,14 @@ from robustsuite.protocol import Metric, Metrics, Scenario, Victim
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.passes import Passes
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
-from robustsuite.serving import ask
+from robustsuite.serving import Served, ask
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball, Threat
 
 ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")
+_ASKED: Final = ("scores", "labels", "transfer")
 _VIEW: Final = 128  # samples per view at least, where nothing else is asked for
 _GALLERY: Final = 8  # samples of each game whose images are kept
 _MASKED: Final = 0.1  # share of zero gradients from which the gradient is doubted
@@ -131,7 +132,9 @@ class Evasion(Scenario[Inputs, Tensor]):
         return self.ball.within(victim.test.bounds)
 
     def _engine(self, victim: Victim, standing: Tensor, meter: Meter) -> Engine | None:
-        if self.access != "white-box" or len(standing) == 0:
+        # An oracle's answers may come from a copy where the network's logits are all that decides them.
+        asked = self.access in _ASKED and isinstance(victim.model, Served)
+        if len(standing) == 0 or not (asked or self.access == "white-box"):
             return None
         some = victim.test.batch(standing[:TRIAL], victim.device).x.to(victim.dtype)
         network, most = victim.model.surrogate(), self.batch_size

@@ -56,8 +56,9 @@ def test_a_folded_copy_leaves_every_verdict(name, norm, tiny):
     assert other.meter.fallen == (set() if name == "fgsm" else fallen)  # which does not look at where it lands
 
 
-def test_verdicts_within_rounding_are_the_originals(tiny):
-    """Points on the border, where copy and original differ: the original decides each of them."""
+@pytest.fixture
+def border(tiny):
+    """Points on the border, where copy and original may differ, and the rows of the samples they belong to."""
     network, x, y, _ = tiny
     far = torch.where(
         network(1 - x).argmax(1, keepdim=True)[..., None, None] != y[:, None, None, None], 1 - x, x.flip(0)
@@ -68,16 +69,40 @@ def test_verdicts_within_rounding_are_the_originals(tiny):
         middle = ((low + high) / 2).float()
         stands = (network(middle).argmax(1) == y[usable])[:, None, None, None]
         low, high = torch.where(stands, middle.double(), low), torch.where(stands, high, middle.double())
-    border = torch.cat([low.float(), high.float()])
+    return torch.cat([low.float(), high.float()]), usable.nonzero()[:, 0].repeat(2)
+
+
+def test_verdicts_within_rounding_are_the_originals(tiny, border):
+    points, rows = border
+    network, x, y, _ = tiny
     engine = Engine(network, x)
-    wanted = network(border).argmax(1) != y[usable].repeat(2)
-    told = engine.copy(border).argmax(1) != y[usable].repeat(2)
-    assert len(border) > 100
+    wanted = network(points).argmax(1) != y[rows]
+    told = engine.copy(points).argmax(1) != y[rows]
+    assert len(points) > 100
     assert int((wanted != told).sum()) > 0  # the copy alone would be wrong here
-    view = view_of(tiny, engine, ball=Ball("linf", 1.0), rows=usable.nonzero()[:, 0])
-    rows = torch.arange(len(low)).repeat(2)
-    assert torch.equal(view.ascend(border, rows).fallen, wanted)
-    assert torch.equal(view.ascend(border, rows, gradient=False).fallen, wanted)
+    view = view_of(tiny, engine, ball=Ball("linf", 1.0))
+    assert torch.equal(view.ascend(points, rows).fallen, wanted)
+    assert torch.equal(view.ascend(points, rows, gradient=False).fallen, wanted)
+
+
+@pytest.mark.parametrize("access", ["scores", "labels"])
+def test_an_oracle_answers_from_the_copy_and_labels_as_the_original_does(access, tiny, border):
+    points, rows = border
+    network, x, y, ids = tiny
+    engine = Engine(network, x)
+    common = {"x": x, "y": y, "ids": ids, "ball": Ball("linf", 1.0), "classes": 4, "meter": Meter()}
+    oracle = make_view(access, Served(network), common, engine=engine)
+    clean, near = torch.arange(len(x)), network(points)
+    if access == "labels":
+        assert torch.equal(oracle.labels(points, rows), near.argmax(1))
+        assert torch.equal(oracle.labels(x, clean), network(x).argmax(1))
+    else:
+        assert torch.equal(oracle.scores(points, rows).argmax(1), near.softmax(1).argmax(1))
+        told, wanted = oracle.scores(x, clean), network(x).softmax(1)
+        assert torch.allclose(told, wanted, atol=1e-5)
+        assert not torch.equal(told, wanted)  # so the copy was asked
+    assert oracle.meter.forwards > len(points) + len(x)  # passes of those that were asked for twice count
+    assert oracle.meter.total_queries == len(points) + len(x)  # but are no queries
 
 
 def test_a_copy_that_is_not_smooth_must_be_confirmed_whatever_its_margin(tiny):
@@ -129,7 +154,7 @@ def test_what_cannot_be_folded_is_used_as_it_is_and_said(kind, why):
     engine = Engine(network, torch.rand(5, 1, 8, 8))
     assert engine.copy is network
     assert not engine.copied
-    assert list(engine.notes) == [f"gradients were taken on the network as it is, without folding ({why})"]
+    assert list(engine.notes) == [f"the network was run as it is, without folding ({why})"]
 
 
 def test_the_note_reaches_the_judgement():
