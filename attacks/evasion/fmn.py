@@ -21,10 +21,11 @@ from robustsuite.streams import Streams
 class FMN:
     """Climb the margin within a ball that shrinks where the input has fallen and grows where it stands.
 
-    Until a sample has fallen once, its ball reaches to where the linearised boundary lies. Steps are a share of that
+    Until a sample has fallen once, its ball reaches to where the linearised boundary lies. Steps are a multiple of that
     ball's radius along the gradient, or along its sign in linf; in l1, where a ball is far thinner than it is wide, a
-    share of the range of one input. That share and the rate of shrinking fall on a half cosine. In the end the line
-    from the clean input to the nearest success is searched.
+    multiple of the range of one input. The first ones lead out of the ball and back onto its surface elsewhere. The
+    multiple and the rate of shrinking fall on a half cosine. In the end the line from the clean input to the nearest
+    success is searched.
 
     Args:
         steps: Gradient steps, at least 1.
@@ -46,8 +47,8 @@ class FMN:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     minimum_norm: ClassVar[bool] = True
 
-    steps: int = 90
-    step_size: float = 1.0
+    steps: int = 97
+    step_size: float = 3.0
     last_step: float = 0.01
     shrink: float = 0.05
     last_shrink: float = 0.001

@@ -15,6 +15,7 @@ from robustsuite.threat import Ball
 _SURE: Final = 64  # rounding steps of the greatest logit, from which on no other batch turns a success
 _COPY: Final = 2**11  # the same where a faster copy answers: the engine takes none that is farther off
 _DUAL: Final = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
+_BEYOND: Final = (1e-5, 1e-4, 1e-3)  # of its distance, by which a success is moved on where rounding may decide it
 _NONE: Final = 4  # rank of a sample for which nothing was found
 
 
@@ -144,13 +145,25 @@ class Nearest:
     def handed_in(self) -> Tensor:
         """The artefact `(N, …)`: each sample's nearest success where it lies in the ball, else the clean input.
 
-        A forward pass for each success that is not sure asks the model itself.
+        A success that only rounding may have decided is moved on a little, until it is sure. Where that fails, a
+        forward pass asks the model itself.
         """
+        for share in _BEYOND:
+            rows = self._doubtful()
+            if len(rows) == 0:
+                break
+            x = clip(torch.lerp(self._view.x[rows], self.x[rows], 1 + share), self._view.ball)
+            self.offer(x, rows, self._view.ascend(x, rows, margin, gradient=False, verify=False))
         kept = self._view.ball.contains(self.x, self._view.x)
-        doubtful = (kept & ((self._rank == 1) | (self._rank == 3))).nonzero()[:, 0]
+        doubtful = self._doubtful()
+        doubtful = doubtful[kept[doubtful]]
         if len(doubtful) > 0:
             kept[doubtful] = self._view.fallen(self.x[doubtful], doubtful)
         return torch.where(per_sample(kept, self.x), self.x, self._view.x)
+
+    def _doubtful(self) -> Tensor:
+        """Samples `(n,)` whose success only rounding may have decided."""
+        return ((self._rank == 1) | (self._rank == 3)).nonzero()[:, 0]
 
     def tighten(self, clean: Tensor | None, steps: int) -> None:
         """Search the line from each clean input to its nearest success for a nearer one; a forward pass a step.
