@@ -31,7 +31,17 @@ _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cov
     "adaptive",
     scenario="evasion",
     access="white-box",
-    resolves=("one-step-better", "unconverged", "saturated-loss"),
+    resolves=(
+        "one-step-better",
+        "unconverged",
+        "saturated-loss",
+        "zero-gradients",
+        "broken-gradients",
+        "misleading-gradients",
+        "black-box-better",
+        "huge-radius",
+        "probabilities",
+    ),
     taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"),
 )
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,8 @@ class BPDA:
         steps: Gradient steps, at least 1.
         step_size: Length of the first step as a fraction of the ball's radius, in (0, 2]; steps shrink to a tenth.
         momentum: Decay of accumulated l1-normalised gradients, in [0, 1].
-        restarts: Runs in all, at least 1; the first starts at the sample, the others at random points of the ball.
+        restarts: Runs in all, at least 1; the first starts at the sample, the others at random points of the ball. Each
+            third one, from the second on, climbs a loss that no scale of the logits changes.
         bridge: Whether to make a stand-in where the view offers the model itself.
 
     References:
@@ -88,12 +89,11 @@ class BPDA:
             start = view.x[rows]
             if run > 0:
                 start = view.ball.sample(start, view.ids[rows], streams.child("start", run))
-            self._climb(view, start, rows, found, _WEIGHTS[run % len(_WEIGHTS)])
+            self._climb(view, start, rows, found, _Loss(view.classes, run % len(_WEIGHTS)))
         return found.x
 
-    def _climb(self, view: WhiteBox, x: Tensor, rows: Tensor, found: Found, weight: float) -> None:
+    def _climb(self, view: WhiteBox, x: Tensor, rows: Tensor, found: Found, loss: _Loss) -> None:
         centre, trend = view.x[rows], torch.zeros_like(x)
-        loss = _Loss(view.classes, weight)
         for step, length in enumerate((*self._lengths(view.ball.radius), 0.0)):
             last = step == self.steps
             seen = view.ascend(x, rows, loss, gradient=not last, done=step / self.steps)
@@ -113,26 +113,28 @@ class BPDA:
 
 @dataclass(frozen=True)
 class _Loss:
-    """The margin; with a column for rejection, the normalised margin up to enough of it, less the rejection.
+    """The margin, or one that no scale of the logits changes; with a column for rejection, the normalised margin up to
+    enough of it, less the rejection.
 
     Args:
         classes: Number of classes.
-        weight: Of the rejection.
+        run: Which run it is for; the second one is without a scale, and each weighs rejection otherwise.
     """
 
     classes: int
-    weight: float
+    run: int
 
     @property
     def __name__(self) -> str:
         """The name under which climbs are compared."""
-        return f"margin, rejection x {self.weight:g}"
+        return f"loss of run {self.run}"
 
     def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
         """Values `(n,)`."""
         if logits.shape[1] <= self.classes:
-            return losses.margin(logits, y, target)
-        return past(logits, y, target, classes=self.classes, weight=self.weight)
+            name = "dlr" if self.run == 1 else "margin"
+            return losses.NAMED[losses.resolve(name, self.classes)](logits, y, target)
+        return past(logits, y, target, classes=self.classes, weight=_WEIGHTS[self.run])
 
 
 def _bridged(view: WhiteBox) -> WhiteBox:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustsuite import losses
 from robustsuite.diagnostics.looking import Look
 from robustsuite.diagnostics.rejections import Joint, joint
-from robustsuite.diagnostics.stand_ins import Averaged, Bridged, Tapped
+from robustsuite.diagnostics.stand_ins import Averaged, Bridged, Inside, Tapped, parts_within
 
 _STEPS: Final = 10  # of the climb by which a stand-in is tried
 _TRIED: Final = 32  # samples that it is tried on
+_DISSENT: Final = 0.3  # share of samples by which what is computed inside may agree less with the answer than the best
+_MEMBERS: Final = 4  # parts inside that are tried, at most
 _EOT: Final = 8  # draws that are averaged, of a random model
 MILD: Final = frozenset({"saturated-loss", "one-step-better", "unconverged"})
 """Doubts about the attack, or its loss, and not about the gradient."""
@@ -86,9 +89,11 @@ def _candidates(look: Look, doubts: frozenset[str]) -> Iterator[Candidate]:
     yield f"straight-through{average}", "full defence", lambda: expected(Bridged(model, look.classes, width))
     bare = Bridged(model, look.classes, width, intercept=False, force=True)
     yield f"identity backward{average}", "full defence", lambda: expected(bare)
-    tapped = _tap(look, model, width)
-    if tapped is not None:
-        yield f"{tapped[0]}{average}", "full defence", lambda: expected(tapped[1])
+    inside = tapped(look, model, width)
+    if inside is not None:
+        yield f"{inside[0]}{average}", "full defence", partial(expected, inside[1])
+    for name, module in _parts(look, model, width):
+        yield f"{name}{average}", "full defence", partial(expected, module)
     if doubts & {"misleading-gradients", "black-box-better", "huge-radius", "zero-gradients"}:
         noise = _NOISE * look.ball.radius
         yield "gradients averaged over noise", "full defence", lambda: expected(model, noise)
@@ -98,17 +103,42 @@ def _candidates(look: Look, doubts: frozenset[str]) -> Iterator[Candidate]:
         yield f"joint with what rejects{average}", "full defence", lambda: joint(look, width)
 
 
-def _tap(look: Look, model: nn.Module, width: float) -> tuple[str, nn.Module] | None:
-    """What is computed inside as `(N, classes)` first, where gradients lead to it."""
-    few = look.take(slice(0, 8))
+def _parts(look: Look, model: nn.Module, width: float) -> Iterator[tuple[str, nn.Module]]:
+    """What makes logits of the input inside, all of it and then one after the other."""
+    try:
+        x = look.take(slice(0, 8)).x
+        parts = parts_within(model, x, look.classes, passes=_EOT if look.random else 1)[:_MEMBERS]
+    except Exception:  # as in `find`
+        return
+    names = {id(part): name for name, part in model.named_modules()}
+    chosen = [parts, *((part,) for part in parts if len(parts) > 1)] if parts else []
+    for some in chosen:
+        told = f"{len(some)} parts" if len(some) > 1 else f"the part {names.get(id(some[0]), '').split('.')[-1]!r}"
+        yield f"{told} inside", Inside(model, some, look.classes, width)
+
+
+def tapped(look: Look, model: nn.Module, width: float) -> tuple[str, nn.Module] | None:
+    """What is computed inside as `(N, classes)` first, where gradients lead to it and it is of the model's opinion.
+
+    Returns:
+        Its name and a stand-in; None where there is nothing of the kind, or nothing but the answer itself.
+    """
+    x = look.take(slice(0, 8)).x
     whole = Tapped(model, look.classes, width)
     try:
         with torch.enable_grad():
-            entries = whole.entries(few.x.clone().requires_grad_(True))
+            entries = whole.entries(x.clone().requires_grad_(True))
+        with torch.no_grad():
+            answer = model(x)
     except Exception:  # as in `find`
         return None
-    only = tuple(i for i, entry in enumerate(entries) if entry.requires_grad)
-    if not only:
+    agreed = {i: _agreement(e, answer) for i, e in enumerate(entries) if e.requires_grad}
+    only = tuple(i for i, share in agreed.items() if share >= max(agreed.values()) - _DISSENT)
+    if not only or (len(only) == 1 and torch.equal(entries[only[0]], answer)):
         return None
     name = "the logits inside" if len(only) == 1 else f"the mean of {len(only)} logits inside"
     return name, Tapped(model, look.classes, width, only)
+
+
+def _agreement(logits: Tensor, answer: Tensor) -> float:
+    return float((logits.argmax(1) == answer.argmax(1)).float().mean())

@@ -82,6 +82,62 @@ class Tapped(nn.Module):
         return found
 
 
+class Inside(nn.Module):
+    """Parts of a model, each from what it is really given to its answer, its gradient handed straight to the input.
+
+    What lies around them (a hand-written backward pass, foreign code, another path where gradients are asked for) only
+    shows what they are given. Answers of several parts, or of one that is used several times, are averaged.
+
+    Args:
+        inner: Raw inputs to answers.
+        parts: Modules within, from images of the input's shape, or of other height and width, to `(N, classes)`.
+        classes: Number of classes.
+        width: Over what change of its operands a comparison is smeared.
+    """
+
+    def __init__(self, inner: nn.Module, parts: tuple[nn.Module, ...], classes: int, width: float = 0.1) -> None:
+        super().__init__()
+        self.inner, self.parts = inner, parts  # a tuple, which registers none of them a second time
+        self._bridges = tuple(Bridged(part, classes, width) for part in parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mean logits `(N, classes)`."""
+        given: list[tuple[int, Tensor]] = []
+        with torch.no_grad(), _noted(self.parts, given):
+            answer: Tensor = self.inner(x.detach())
+        found = [self._bridges[i](value + _moving(x, value)) for i, value in given if len(value) == len(x)]
+        if not found:
+            return answer
+        return found[0] if len(found) == 1 else torch.stack([logits.log_softmax(1) for logits in found]).mean(0)
+
+
+def parts_within(inner: nn.Module, x: Tensor, classes: int, passes: int = 1) -> tuple[nn.Module, ...]:
+    """The innermost modules that make logits of something like the input, in order of first use.
+
+    Args:
+        inner: Raw inputs to answers.
+        x: Some inputs `(n, …)`.
+        classes: Number of classes.
+        passes: How often to look, as a random model may use other parts each time.
+    """
+    used: dict[nn.Module, None] = {}
+
+    def note(part: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        like = bool(args) and isinstance(args[0], Tensor) and _is_like(args[0], x)
+        if like and isinstance(result, Tensor) and result.shape == (len(x), classes):
+            used[part] = None  # the parts of a part are done before it
+
+    handles = [part.register_forward_hook(note) for part in inner.modules() if part is not inner]
+    try:
+        with torch.no_grad():
+            for _ in range(passes):
+                inner(x.detach())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(part for part in used if not any(other in used for other in part.modules() if other is not part))
+
+
 class Averaged(nn.Module):
     """The mean answer over several draws of a random model, and over noise that is added to its input.
 
@@ -168,6 +224,35 @@ def bridged(inner: nn.Module, x: Tensor, *, force: bool = False) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _noted(parts: tuple[nn.Module, ...], given: list[tuple[int, Tensor]]) -> Iterator[None]:
+    """While it is entered, what each part is given is kept beside its number."""
+
+    def noting(place: int) -> Any:
+        return lambda _, args: given.append((place, args[0].detach()))
+
+    handles = [part.register_forward_pre_hook(noting(place)) for place, part in enumerate(parts)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_like(value: Tensor, x: Tensor) -> bool:
+    """Whether it has the input's shape, or is an image of another size with as many channels."""
+    if not value.is_floating_point() or value.dim() != x.dim() or len(value) != len(x):
+        return False
+    return value.shape == x.shape or (x.dim() == 4 and value.shape[1] == x.shape[1])
+
+
+def _moving(x: Tensor, value: Tensor) -> Tensor:
+    """Zeros like `value` with the gradient of `x`, which is resized where `value` is an image of another size."""
+    with differentiable():
+        resized = x if x.shape == value.shape else nn.functional.interpolate(x, tuple(value.shape[2:]))
+        return (resized - resized.detach()).to(value.dtype)
 
 
 def _plain(part: nn.Module) -> bool:

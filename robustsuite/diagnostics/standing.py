@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsuite import losses
 from robustsuite.diagnostics.looking import Look
 from robustsuite.diagnostics.passing import Passing
+from robustsuite.diagnostics.search import tapped
 from robustsuite.protocol import Attack, Victim, play
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.streams import Streams
@@ -30,6 +31,7 @@ _LOOKED: Final = 32  # samples whose gradients are looked at
 _ROUGHENED: Final = 12  # samples whose loss is looked at along a line
 _DOUBLED: Final = (8, 32)  # samples that are attacked with twice the steps, at least and at most
 _SHARE: Final = 0.04  # of the attack's passes, that attacking them may take where they are more than the fewest
+_STRAYED: Final = 10  # steps of the climbs that tell whether the margin misleads
 _AGAIN: Final = 40  # steps of a climb of their own, where twice the attack's would cost several times as much
 _DEAR: Final = 4
 _AT_LEAST: Final = 2  # samples by which a weaker attack must be better to raise a doubt
@@ -80,8 +82,11 @@ def examine(
     if left.any():
         _weaker(doubts, Look.at(victim, game, left), streams)
         if not look.random:
+            spent = math.inf if passes is None or int(passes.sum()) == 0 else int(passes.sum())
+            few = slice(0, affordable(spent, 6 * _STRAYED))
+            _astray(doubts, Look.at(victim, game, left).take(few), streams.child("astray"))
             _no_bounds(doubts, look.take(slice(0, _HUGE)))
-            _converged(doubts, attack, game, victim, left, passes, streams.child("again"), seed)
+            _converged(doubts, attack, game, victim, left, passes, spent, streams.child("again"), seed)
     return doubts
 
 
@@ -190,6 +195,35 @@ def _searched(look: Look, streams: Streams) -> Tensor:
     return best
 
 
+def _astray(doubts: Doubts, look: Look, streams: Streams) -> None:
+    """Does the margin lead astray, though its gradient is right?
+
+    A defence may lower the scale of the logits around each sample, or make up all scores but the winner's: then a climb
+    that no scale changes gets farther, or one along the logits that are computed inside.
+    """
+    model, start = look.model.surrogate(), look.ball.sample(look.x, look.ids, streams)
+    inside = tapped(look, model, look.ball.radius / 2)
+    climbs: dict[str, tuple[nn.Module, losses.AttackLoss]] = {"the margin": (model, losses.margin)}
+    if losses.resolve("dlr", look.classes) == "dlr":
+        climbs["a loss that no scale changes"] = (model, losses.dlr)
+    if inside is not None:
+        climbs[inside[0]] = (inside[1], losses.margin)
+    plain = 0
+    for name, (module, loss) in climbs.items():
+        try:
+            moved = look.climb(module, _STRAYED, loss, start)
+        except Exception:  # a stranger's code need not bear what a stand-in does to it
+            continue
+        fell = (look.margin(moved) > 0) & look.ball.contains(moved, look.x)
+        doubts.fallen |= set(look.ids[fell].tolist())
+        broken = int(fell.sum())
+        if name == "the margin":
+            plain = broken
+        elif broken >= plain + _AT_LEAST:
+            told = f"a climb along {name} breaks {broken} of {len(look)}, one along the margin {plain}"
+            doubts.flags["misleading-gradients"] = told
+
+
 def _no_bounds(doubts: Doubts, look: Look) -> None:
     """Without a limit on the distance, accuracy must come down to chance."""
     bounds = look.ball.bounds
@@ -209,6 +243,7 @@ def _converged(
     victim: Victim,
     left: Tensor,
     passes: Tensor | None,
+    spent: float,
     streams: Streams,
     seed: int,
 ) -> None:
@@ -217,15 +252,14 @@ def _converged(
     if not isinstance(steps, int) or "steps" not in {f.name for f in fields(attack)}:
         return
     each = 2.0 if passes is None else 2 * float(passes[left].double().mean())
-    all_passes = math.inf if passes is None or int(passes.sum()) == 0 else int(passes.sum())
     if each > _DEAR * 2 * _AGAIN:
-        rows = left.nonzero()[: affordable(all_passes, 2 * _AGAIN), 0]
+        rows = left.nonzero()[: affordable(spent, 2 * _AGAIN), 0]
         fell, how = (
             _climbed_again(Look.at(victim, game, _only(left, rows)), streams),
             f"{_AGAIN} steps of another start",
         )
     else:
-        rows = left.nonzero()[: affordable(all_passes, each), 0]
+        rows = left.nonzero()[: affordable(spent, each), 0]
         fewer = replace(victim, test=victim.test.take(rows))
         found = play(replace(attack, steps=2 * steps), game, fewer, seed=seed)
         fell = fewer.test.ids[found.per_sample["clean_correct"] & ~found.per_sample["robust"]]

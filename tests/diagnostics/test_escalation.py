@@ -59,7 +59,48 @@ def _foreign(net, x):
     return net(torch.from_numpy((x.detach().numpy() * 15).round() / 15))
 
 
+class Opaque(torch.autograd.Function):
+    """A network as a service: answers, and nothing to differentiate."""
+
+    @staticmethod
+    def forward(ctx, x, net):
+        return net(x)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return None, None
+
+
+class Astray(torch.autograd.Function):
+    """The identity, with a backward pass of its own."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return -slope.flip(-1)
+
+
+def _bait(net, x):
+    """The winner stays; every other score has nothing to do with the network."""
+    winner = net(x).argmax(1, keepdim=True)
+    decoys = torch.randn(x.shape[1], 4, generator=torch.Generator().manual_seed(3))
+    return (torch.tanh(0.3 * x @ decoys) - 1.05).scatter(1, winner, 0.0)
+
+
+def _other_where_differentiated(net, x):
+    return x @ torch.randn(x.shape[1], 4, generator=torch.Generator().manual_seed(3)) if x.requires_grad else net(x)
+
+
 BROKEN = {
+    "opaque": (lambda net, x: Opaque.apply(x, net), "zero-gradients"),
+    "opaque-labels": (lambda net, x: torch.eye(4)[Opaque.apply(x, net).argmax(1)], "zero-gradients"),
+    "astray": (lambda net, x: net(Astray.apply(x)), "misleading-gradients"),
+    "bait": (_bait, "misleading-gradients"),
+    "other-network": (_other_where_differentiated, "misleading-gradients"),
+    "honeypot": (lambda net, x: net(x) * torch.exp(-3 * (x.sum(1, keepdim=True) - 10)), "misleading-gradients"),
     "scaled": (lambda net, x: 1000 * net(x), "saturated-loss"),
     "detached": (lambda net, x: net(x).detach(), "zero-gradients"),
     "argmax": (lambda net, x: 5 * F.one_hot(net(x).argmax(1), 4).float(), "zero-gradients"),
@@ -92,6 +133,24 @@ def test_what_hides_its_gradient_falls_with_its_twin(name, base, data):
     assert record.cost["escalation_forwards"] > 0
     assert value(record, "robust_accuracy_naive") >= value(record)
     assert flag in record.message
+
+
+def _elsewhere(net, x):
+    """The same network's labels, computed where nobody sees in."""
+    first, _, second = net
+    weights = [(part.weight.detach().numpy(), part.bias.detach().numpy()) for part in (first, second)]
+    hidden = (x.detach().numpy() @ weights[0][0].T + weights[0][1]).clip(0)
+    return torch.eye(4)[(hidden @ weights[1][0].T + weights[1][1]).argmax(1)]
+
+
+def test_what_questions_alone_leave_standing_is_no_verdict(base, data):
+    x, y = data
+    report = rs.evaluate(Behind(base, _elsewhere), (x[:120], y[:120]), ATTACK, rs.Ball("linf", 0.09))
+    record = report.records[-1]
+    assert value(record) > 0.05
+    assert record.status == "inconclusive"
+    assert "zero-gradients" in record.flags
+    assert {"square", "transfer"} <= {step["attack"] for step in record.escalation["played"]}
 
 
 def test_escalation_can_be_left_out(base, data):
