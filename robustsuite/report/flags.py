@@ -59,7 +59,7 @@ _ALL: Final = (
     ),
     Flag(
         "misleading-gradients",
-        "the loss does not change along its gradient as the gradient says",
+        "the loss does not change along its gradient as the gradient says, or climbing it leads astray",
         "attack through a stand-in or a smoothed gradient, or without gradients",
         withholds=True,
     ),
