@@ -83,7 +83,7 @@ def examine(
         _weaker(doubts, Look.at(victim, game, left), streams)
         if not look.random:
             spent = math.inf if passes is None or int(passes.sum()) == 0 else int(passes.sum())
-            few = slice(0, affordable(spent, 6 * _STRAYED))
+            few = slice(0, affordable(spent, 4 * _STRAYED))
             _astray(doubts, Look.at(victim, game, left).take(few), streams.child("astray"))
             _no_bounds(doubts, look.take(slice(0, _HUGE)))
             _converged(doubts, attack, game, victim, left, passes, spent, streams.child("again"), seed)
@@ -203,25 +203,30 @@ def _astray(doubts: Doubts, look: Look, streams: Streams) -> None:
     """
     model, start = look.model.surrogate(), look.ball.sample(look.x, look.ids, streams)
     inside = tapped(look, model, look.ball.radius / 2)
-    climbs: dict[str, tuple[nn.Module, losses.AttackLoss]] = {"the margin": (model, losses.margin)}
+    climbs: dict[str, tuple[nn.Module, losses.AttackLoss]] = {}
     if losses.resolve("dlr", look.classes) == "dlr":
         climbs["a loss that no scale changes"] = (model, losses.dlr)
     if inside is not None:
         climbs[inside[0]] = (inside[1], losses.margin)
-    plain = 0
-    for name, (module, loss) in climbs.items():
-        try:
-            moved = look.climb(module, _STRAYED, loss, start)
-        except Exception:  # a stranger's code need not bear what a stand-in does to it
-            continue
-        fell = (look.margin(moved) > 0) & look.ball.contains(moved, look.x)
-        doubts.fallen |= set(look.ids[fell].tolist())
-        broken = int(fell.sum())
-        if name == "the margin":
-            plain = broken
-        elif broken >= plain + _AT_LEAST:
-            told = f"a climb along {name} breaks {broken} of {len(look)}, one along the margin {plain}"
+    broken = {name: _broken(doubts, look, *climb, start) for name, climb in climbs.items()}
+    if max(broken.values(), default=0) < _AT_LEAST:
+        return
+    plain = _broken(doubts, look, model, losses.margin, start)
+    for name, count in broken.items():
+        if count >= plain + _AT_LEAST:
+            told = f"a climb along {name} breaks {count} of {len(look)}, one along the margin {plain}"
             doubts.flags["misleading-gradients"] = told
+
+
+def _broken(doubts: Doubts, look: Look, module: nn.Module, loss: losses.AttackLoss, start: Tensor) -> int:
+    """How many samples a short climb breaks; none where a stranger's code does not bear what a stand-in does to it."""
+    try:
+        moved = look.climb(module, _STRAYED, loss, start)
+    except Exception:
+        return 0
+    fell = (look.margin(moved) > 0) & look.ball.contains(moved, look.x)
+    doubts.fallen |= set(look.ids[fell].tolist())
+    return int(fell.sum())
 
 
 def _no_bounds(doubts: Doubts, look: Look) -> None:
