@@ -131,9 +131,12 @@ class _Escalation:
                 self._play(entry, stand_in)
 
     def _is_worth(self, entry: Entry) -> bool:
-        """Whether another attack may show more: where more than a little stands, and labels only if scores are flat."""
+        """Whether another attack may show more.
+
+        Where little stands, only the near ones and until a gradient was sound; labels only where scores are flat.
+        """
         if float(self._robust.float().mean()) <= _FLOOR:
-            return not self._played or (entry.access not in _DISTANT and not self._sound)
+            return entry.access not in _DISTANT and not self._sound
         return entry.access != "labels" or self._look().flat()
 
     def _look(self) -> Look:
