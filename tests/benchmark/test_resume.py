@@ -84,6 +84,7 @@ def straight(suite, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # in short in tests/faults
 def test_two_workers_give_the_same_table(suite, straight, tmp_path):
     run(tmp_path / "run", suite, "--workers", "2")
     assert rows(tmp_path / "run") == rows(straight)
