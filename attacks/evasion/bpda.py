@@ -1,4 +1,4 @@
-"""Ascend a margin that no scale of the logits can hide, through whatever stand-in the view offers."""
+"""Ascend the margin, or a loss that no scale of the logits changes, through whatever stand-in the view offers."""
 
 from __future__ import annotations
 
