@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record, load_samples, save_samples
 from robustsuite.protocol import Metric
+from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.statistics import interval
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ _ENOUGH: Final = 100
 def joined(blank: Record, parts: Sequence[Record], folder: Path) -> Record:
     """One record of an evasion attack from those of its parts, with a per-sample file of its own.
 
-    Rates are counted again over all samples and medians taken again; a doubt about a part is one about the whole. A
-    part that raised makes the whole an error.
+    Rates are counted again over all samples and medians taken again; a doubt about a part is one about the whole, and
+    the follow-up attacks of all parts stand behind one another. A part that raised makes the whole an error.
 
     Args:
         blank: What is known of the whole before it is played.
@@ -36,7 +37,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path) -> Record:
     broken = next((part for part in parts if part.status == "error"), None)
     if broken is not None:
         return replace(broken, key=blank.key, dataset=blank.dataset, seconds=seconds)
-    tables = [load_samples(folder, part) for part in parts]
+    tables = [_behind(load_samples(folder, part), parts[:i]) for i, part in enumerate(parts)]
     columns = _columns(tables)
     path, digest = save_samples(folder, blank.key, columns)
     flags = dict.fromkeys(flag for part in parts for flag in part.flags)
@@ -53,11 +54,33 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path) -> Record:
             name: {key: value for key, value in asdict(metric).items() if value is not None}
             for name, metric in _metrics(parts, columns)
         },
+        escalation=_escalation(parts),
         cost={name: sum(part.cost.get(name, 0) for part in parts) for name in first.cost},
         seconds=seconds,
         samples=path,
         samples_digest=digest,
     )
+
+
+def _played(parts: Sequence[Record]) -> list[Mapping[str, Any]]:
+    return [step for part in parts for step in part.escalation.get("played", ())]
+
+
+def _escalation(parts: Sequence[Record]) -> dict[str, Any]:
+    """What was looked at and played for any part; what the last part's checks measured stands for all."""
+    facts = {key: value for part in parts for key, value in part.escalation.items()}
+    played = _played(parts)
+    return {**facts, "played": played} if played else facts
+
+
+def _behind(table: Mapping[str, Tensor], before: Sequence[Record]) -> dict[str, Tensor]:
+    """A part's columns, in which follow-up attacks are counted behind those of the parts before.
+
+    A part that could not be examined has no verdict but the attack's own.
+    """
+    found = table.get("found_by", table["id"].new_zeros(len(table["id"])))
+    verdict = table.get("verdict", table["robust"])
+    return {**table, "verdict": verdict, "found_by": found + len(_played(before)) * (found > 0)}
 
 
 def _columns(tables: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -76,6 +99,8 @@ def _metrics(parts: Sequence[Record], columns: Mapping[str, Tensor]) -> Iterator
         found = [part.metrics[name] for part in parts if name in part.metrics]
         if name == "rejection_rate_clean":  # a part without rejections may not tell of it
             found = [part.metrics.get(name, {**part.metrics["clean_accuracy"], "value": 0.0}) for part in parts]
+        elif name.endswith(FOLLOWED_UP):  # of a part that was not examined, what the attack found alone
+            found = [part.metrics.get(name, part.metrics[name.removesuffix(FOLLOWED_UP)]) for part in parts]
         elif name == "rejection_rate_attack" and len(found) < len(parts):
             continue
         n = sum(int(figure["n"]) for figure in found)

@@ -24,6 +24,7 @@ from robustsuite.data.samples import stratified
 from robustsuite.isolation import seeded
 from robustsuite.protocol import CleanAnswers, Metric, Victim
 from robustsuite.report.report import Report
+from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball
@@ -37,7 +38,8 @@ class Measurement(NamedTuple):
     Attributes:
         report: Records of the samples judged, as an evaluation on these alone would give them.
         found: The attack's record.
-        metric: Its robust accuracy with the interval of the last look taken; None where the attack raised.
+        metric: The robust accuracy that is judged, with the interval of the last look taken; None where the attack
+            raised.
         look: That look.
         last: The look at all samples.
         given: Samples that were handed in.
@@ -65,6 +67,7 @@ def measure(
     seed: int = 0,
     classes: int | None = None,
     most: int | None = None,
+    own: bool = False,
 ) -> Measurement:
     """Judge growing numbers of samples until what is seen decides, or all were judged.
 
@@ -81,6 +84,8 @@ def measure(
         seed: Keys every random draw, the order of the samples too.
         classes: Number of classes, by default what the logits say.
         most: At most so many samples; None for all.
+        own: Whether the attack's own robust accuracy is judged; else the lower of that and what is left with its
+            follow-up attacks.
 
     Raises:
         RequestError: Data or a request that cannot be judged.
@@ -94,7 +99,7 @@ def measure(
         plan = looks(min(given, most or given))
         folder = Path(tempfile.mkdtemp(prefix="robustsuite-"))
         try:
-            report, metric, look = _Sequence(victim, games, seed, folder).run(plan, settled)
+            report, metric, look = _Sequence(victim, games, seed, folder).run(plan, settled, own)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -111,7 +116,7 @@ class _Sequence:
         self._clean: list[CleanAnswers] = []
         self._parts: list[Record] = []
 
-    def run(self, plan: Sequence[Look], settled: Settled) -> tuple[Report, Metric | None, Look]:
+    def run(self, plan: Sequence[Look], settled: Settled, own: bool) -> tuple[Report, Metric | None, Look]:
         """Look until it is settled; the report, the last figure and the look that gave it."""
         sizes = tuple(now.n - before for now, before in zip(plan, [0, *(look.n for look in plan)], strict=False))
         generator = Streams(self._seed).child("samples").generator()
@@ -119,7 +124,7 @@ class _Sequence:
             self._take(rows)
             clean, attacked = self._blanks()
             found = joined(attacked, self._parts, self._folder)
-            metric = None if found.status == "error" else _figure(found, look)
+            metric = None if found.status == "error" else _figure(found, look, own)
             if metric is None or look is plan[-1] or settled(metric, found):
                 break
         seen = self._seen()
@@ -150,8 +155,10 @@ class _Sequence:
         return seen
 
 
-def _figure(found: Record, look: Look) -> Metric:
-    """The robust accuracy with the interval that this look may give."""
-    figure = Metric(**found.metrics[METRIC])
+def _figure(found: Record, look: Look, own: bool) -> Metric:
+    """The robust accuracy that is judged, with the interval that this look may give."""
+    alone = Metric(**found.metrics[METRIC])
+    followed = found.metrics.get(METRIC + FOLLOWED_UP)
+    figure = alone if own or followed is None else min(alone, Metric(**followed), key=lambda metric: metric.value)
     low, high = look.interval(round(figure.value * figure.n))
     return replace(figure, low=low, high=high)

@@ -70,8 +70,12 @@ class Robustness:
         at_least: float,
         seed: int = 0,
         classes: int | None = None,
+        own: bool = False,
     ) -> Verdict:
-        """Require a robust accuracy of at least `at_least` under an attack.
+        """Require a robust accuracy of at least `at_least` under an attack and its follow-up attacks.
+
+        Sanity checks examine what the attack left, and what they suspect starts attacks that resolve it. The lower of
+        the attack's own number and that with them is judged, so that no number passes because a gradient is masked.
 
         Growing numbers of samples are judged until the verdict is settled, or all of them were. However early it
         stops, it passes a model below the floor, or fails one at or above it, in at most 2.5 % of the runs each
@@ -85,6 +89,7 @@ class Robustness:
             at_least: The floor of the robust accuracy, in [0, 1].
             seed: Keys every random draw, and the order in which samples are judged.
             classes: Number of classes, by default what the logits say.
+            own: Whether the attack's own number is judged instead, whatever its follow-up attacks broke.
 
         Returns:
             The verdict, which passed.
@@ -108,6 +113,7 @@ class Robustness:
             seed=seed,
             classes=classes,
             most=self._samples,
+            own=own,
         )
         where = self._write(seen.report)
         if seen.metric is None:
@@ -115,12 +121,12 @@ class Robustness:
         verdict = decide(
             seen.metric,
             at_least,
-            name=_METRIC,
+            name=f"{_METRIC}{_whose(seen, own)}",
             flags=seen.found.flags,
             doubt=_doubt(seen.found),
             advice=_advice(seen, at_least),
         )
-        verdict = replace(verdict, gate=replace(gate, attack=seen.found.attack))
+        verdict = replace(verdict, gate=replace(gate, attack=seen.found.attack, own=own))
         self._note(verdict, {**_figures(seen), "at_least": at_least}, where)
         return _passed(verdict, [*_played(seen), self._see(where)])
 
@@ -224,6 +230,15 @@ def _figures(seen: Measurement) -> dict[str, Any]:
     values = {} if metric is None else {"value": metric.value, "low": metric.low, "high": metric.high, "n": metric.n}
     told = {f"{_METRIC}_{name}": value for name, value in values.items()}
     return {**told, "samples_used": seen.look.n, "samples_given": seen.given}
+
+
+def _whose(seen: Measurement, own: bool) -> str:
+    """Whose number is judged, where one might think of another."""
+    if own:
+        return f" (own: {seen.found.attack} alone, without its follow-up attacks)"
+    alone = seen.found.metrics[_METRIC]["value"]
+    lower = seen.metric is not None and seen.metric.value < alone
+    return f" with follow-up attacks ({seen.found.attack} alone: {alone:.3f})" if lower else ""
 
 
 def _played(seen: Measurement) -> list[str]:

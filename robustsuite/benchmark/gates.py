@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WORST: Final = "worst-case"
 _CLEAN: Final = ("none", "utility")
 _TEXT: Final = re.compile(r"(?:(?P<attack>.*\S)\s*:)?\s*(?P<metric>[A-Za-z_][\w.]*)\s*(?P<side>>=|<=)\s*(?P<value>.+)")
+_OWN: Final = " own"
 _SIDES: Final = {">=": "at_least", "<=": "at_most"}
 _SPANS: Final = {"rate": (0.0, 1.0), "rate difference": (-1.0, 1.0)}
 
@@ -32,8 +33,11 @@ class Gate:
         at_least: The floor, in the metric's own unit (rates in [0, 1]); None for a ceiling.
         at_most: The ceiling; None for a floor.
         attack: Label of the attack, `worst-case`, or `none` for the clean evaluation. Empty: the clean evaluation
-            where it gives this metric, else every attack that does, each of which must hold, `worst-case` included.
+            where it gives this metric; the worst case, which is the verdict, for `robust_accuracy`; else every attack
+            that does, each of which must hold.
         defense: Label of the defence; empty for every one.
+        own: Whether an attack's own number is judged. Else it is the worse of that and of what its follow-up attacks
+            left: a number that stands because a gradient is masked must not pass.
 
     Raises:
         RequestError: No bound or two, or one that is no finite number.
@@ -48,12 +52,15 @@ class Gate:
     at_most: float | None = None
     attack: str = ""
     defense: str = ""
+    own: bool = False
 
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):
             name, value = ("metric", self.metric) if self.at_least is None else ("at_most", self.at_most)
             raise checks.fail("either at_least or at_most", name, value, "a floor and a ceiling are two gates")
         checks.real(self.side, self.bound)
+        if self.own and self.attack in ("", WORST):
+            raise checks.fail("an attack beside own", "attack", self.attack, "own: true is about one attack's number")
 
     @property
     def side(self) -> str:
@@ -75,11 +82,11 @@ class Gate:
         brief = f"{self.bound:g}"
         sign = ">=" if self.side == "at_least" else "<="
         written = brief if float(brief) == self.bound else repr(self.bound)
-        return f"{self.place}{':' if self.place else ''}{self.metric}{sign}{written}"
+        return f"{self.place}{':' if self.place else ''}{self.metric}{sign}{written}{' own' if self.own else ''}"
 
     @classmethod
     def parse(cls, text: str) -> Gate:
-        """Read `robust_accuracy>=0.4` or `pgd:robust_accuracy>=0.4`.
+        """Read `robust_accuracy>=0.4`, `pgd:robust_accuracy>=0.4` or `pgd:robust_accuracy>=0.4 own`.
 
         Raises:
             RequestError: The text is nothing of that kind.
@@ -92,15 +99,17 @@ class Gate:
         if match is None:
             remedy = "write the metric, >= or <=, and a number; an attack and a colon may stand before it"
             raise checks.fail("a gate such as 'robust_accuracy>=0.4'", "gate", text, remedy)
+        value, own = match["value"].removesuffix(_OWN), match["value"].endswith(_OWN)
+        bound = checks.fraction(_SIDES[match["side"]], value)
         metric, attack = match["metric"], match["attack"] or ""
-        bound = checks.fraction(_SIDES[match["side"]], match["value"])
         if match["side"] == ">=":
-            return cls(metric=metric, attack=attack, at_least=bound)
-        return cls(metric=metric, attack=attack, at_most=bound)
+            return cls(metric=metric, attack=attack, at_least=bound, own=own)
+        return cls(metric=metric, attack=attack, at_most=bound, own=own)
 
     def written(self) -> dict[str, Any]:
         """As a suite file writes it."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, "")}
+        values = dataclasses.asdict(self).items()
+        return {key: value for key, value in values if value not in (None, "") and value is not False}
 
 
 def read_gates(values: Any) -> tuple[Gate, ...]:
@@ -150,8 +159,8 @@ def places(attacks: Sequence[tuple[str, str]]) -> dict[str, str]:
     Args:
         attacks: Label and game of every attack that is played.
     """
-    evasion = sum(game == "evasion" for _, game in attacks)
-    return dict([_CLEAN, *attacks, *([(WORST, "evasion")] if evasion > 1 else [])])
+    evasion = any(game == "evasion" for _, game in attacks)
+    return dict([_CLEAN, *attacks, *([(WORST, "evasion")] if evasion else [])])
 
 
 def gives(game: str, label: str) -> Mapping[str, str]:

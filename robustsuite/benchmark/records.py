@@ -19,6 +19,9 @@ from robustsuite.files import anchor, storing, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
+VERSION: Final = 2
+"""What a record's figures mean: since 2 those of an evasion attack are its own, whatever follow-up attacks broke."""
+
 STATUSES: Final = ("ok", "error", "inconclusive", "not_applicable", "not_run")
 FINISHED: Final = ("ok", "inconclusive", "not_applicable")
 _NOT_FINITE: Final = ("inf", "-inf", "nan")  # as `canonical.plain` writes them
@@ -51,12 +54,14 @@ class Record:
         cost: Counted passes: forwards, backwards, queries.
         seconds: Wall time of the cell; trainings that it shares with others stand apart.
         attack_parameters: The attack, resolved.
-        escalation: What the standing checks measured, and which attacks were then played with which parameters.
+        escalation: By which rules the figures were examined, what the sanity checks measured, and which follow-up
+            attacks were then played with which parameters; empty where nothing was examined.
         recipe: The defended recipe, resolved.
         history: One row of figures per training epoch.
         environment: Revision, versions, device, threads.
         samples: Path of the per-sample file below the run's folder, or empty.
         samples_digest: SHA-256 of that file.
+        version: What the figures mean, by `VERSION`; 1 where a line does not say.
     """
 
     key: str
@@ -87,6 +92,7 @@ class Record:
     environment: Mapping[str, Any] = field(default_factory=dict)
     samples: str = ""
     samples_digest: str = ""
+    version: int = VERSION
 
     def line(self) -> str:
         """The record as one line of JSON."""
@@ -98,9 +104,11 @@ class Record:
         """Read a line; keys of a later version are ignored, and figures that JSON has no word for are numbers again."""
         values = json.loads(line)
         known = {f.name for f in dataclasses.fields(cls)}
-        kept = {name: value for name, value in values.items() if name in known}
+        kept = {"version": 1, **{name: value for name, value in values.items() if name in known}}
         kept["metrics"] = {name: _numbers(metric) for name, metric in kept.get("metrics", {}).items()}
         kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
+        if kept["version"] < VERSION and kept.get("scenario") == "evasion":
+            kept["flags"] = dict.fromkeys((*kept.get("flags", ()), "outdated"))
         for name in ("flags", "history"):
             kept[name] = tuple(kept.get(name, ()))
         return cls(**kept)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from robustsuite.cli.console import results, set_up
+from robustsuite.cli.verdicts import pronounce
 
 if TYPE_CHECKING:
     from robustsuite.gates import Verdict
@@ -32,37 +33,49 @@ def report(
     """Draw tables and reports again from records.
 
     `terminal`, `json` (the records) and `github` (Markdown for a step's summary) are printed; the other formats are
-    written into each folder, and their paths printed.
+    written into each folder, and their paths printed. What the gates say of each run stands below its table on the
+    terminal.
+
+    Exit codes: 0 every cell was measured or could not be, and every gate passed; 1 a gate failed or a cell raised; 3 a
+    gate is inconclusive, also because a cell that the suite planned has no record.
     """
     set_up()
     from robustsuite import checks
     from robustsuite.report.report import Report
+    from robustsuite.report.verdicts import exit_code
 
     default = [] if as_json else ["terminal"]
     wanted = [checks.one_of("format", name, FORMATS) for name in formats or default]
+    codes = []
     for folder, loaded in [(folder, Report.load(folder)) for folder in folders]:
+        verdicts = _judged(loaded)
         if as_json:
-            print_outcome(loaded, _judged(loaded))
+            print_outcome(loaded, verdicts)
         for name in wanted:
-            _draw(name, folder, loaded)
+            _draw(name, folder, loaded, verdicts)
+        codes.append(exit_code(loaded.records, verdicts))
+    worst = next((code for code in (1, 3) if code in codes), 0)
+    if worst:
+        raise typer.Exit(worst)
 
 
-def _draw(name: str, folder: Path, loaded: Report) -> None:
+def _draw(name: str, folder: Path, loaded: Report, verdicts: tuple[Verdict, ...]) -> None:
     if name in _PRINTERS:
-        _PRINTERS[name](loaded)
+        _PRINTERS[name](loaded, verdicts)
         return
     from robustsuite.report.files import write
 
-    for path in write(folder, formats=[name]):
+    for path in write(folder, formats=[name], judged=verdicts):
         typer.echo(str(path))
 
 
-def _terminal(loaded: Report) -> None:
+def _terminal(loaded: Report, verdicts: tuple[Verdict, ...]) -> None:
     from rich.text import Text
 
     console = results()
     console.print(Text(heading(loaded), style="bold"), soft_wrap=True)
     loaded.show(console)
+    pronounce(verdicts, console)
     console.print()
 
 
@@ -77,17 +90,17 @@ def heading(loaded: Report) -> str:
     return f"{loaded.folder}: {', '.join((*told, ball))}"
 
 
-def _records(loaded: Report) -> None:
+def _records(loaded: Report, _: tuple[Verdict, ...]) -> None:
     typer.echo(json.dumps([json.loads(record.line()) for record in loaded.records], ensure_ascii=False))
 
 
-def _github(loaded: Report) -> None:
+def _github(loaded: Report, verdicts: tuple[Verdict, ...]) -> None:
     from robustsuite.report.step_summary import step_summary
 
-    typer.echo(step_summary(loaded, _judged(loaded)), nl=False)
+    typer.echo(step_summary(loaded, verdicts), nl=False)
 
 
-_PRINTERS: Final[dict[str, Callable[[Report], None]]] = {
+_PRINTERS: Final[dict[str, Callable[[Report, tuple[Verdict, ...]], None]]] = {
     "terminal": _terminal,
     "json": _records,
     "github": _github,

@@ -1,4 +1,4 @@
-"""Escalation: a doubt starts the attacks that resolve it, and the record shows the stronger number and why."""
+"""Escalation: a doubt starts the attacks that resolve it; what they find stands beside the attack's own result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite import registry
-from robustsuite.canonical import plain
+from robustsuite.canonical import digest, plain
 from robustsuite.diagnostics.looking import FEW, Look
 from robustsuite.diagnostics.search import MILD, StandIn, find
 from robustsuite.diagnostics.stand_ins import Rerouted
@@ -22,10 +22,13 @@ from robustsuite.isolation import seeded, untouched
 from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
 from robustsuite.registry import Entry
 from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
 
 RESOLVED: Final = "resolved:"
+SANITY: Final = "sanity checks"
+_EDITION: Final = 1  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
 _STARTS: Final = frozenset({
     "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "gradients-in-forward",
     "nondeterministic", "not-adaptive", "one-step-better", "black-box-better", "huge-radius", "unconverged",
@@ -44,8 +47,11 @@ class Judged(NamedTuple):
     """A judgement after doubt.
 
     Args:
-        metrics: The stronger figures, with the doubts that are left.
-        facts: What was looked at, what was played and what it broke; empty where nothing was.
+        metrics: The attack's own figures; behind each rate that follow-up attacks may lower, one of the same name and
+            `FOLLOWED_UP`, and per sample `verdict` (robust after them) and `found_by` (which of `facts["played"]` broke
+            it, from 1; 0 for none of them). Flags are the doubts that are left.
+        facts: By which `rules` it was examined, what was looked at, what was played and what it broke; empty where
+            the judgement was not examined.
     """
 
     metrics: Metrics
@@ -55,7 +61,7 @@ class Judged(NamedTuple):
 def doubted(
     metrics: Metrics, attack: Attack[Any, Any], scenario: Scenario[Any, Any], victim: Victim, *, seed: int
 ) -> Judged:
-    """Look at a judgement with the standing checks, and escalate where one of them raises a doubt.
+    """Look at a judgement with the sanity checks, and play follow-up attacks where one of them raises a doubt.
 
     Only evasion games of white-box attacks of more than one step are looked at, and only where the game's `escalate`
     is on. Random draws are keyed as in `play`.
@@ -80,7 +86,8 @@ def doubted(
                 escalation.run()
         except Exception as error:  # a number that could not be examined is still a number, under a doubt
             flags = (*metrics.flags, "unexamined")
-            return Judged(replace(metrics, flags=flags), {"error": f"{type(error).__name__}: {error}"})
+            told = {"rules": rules(), "error": f"{type(error).__name__}: {error}"}
+            return Judged(replace(metrics, flags=flags), told)
     return escalation.judged(checked, spent)
 
 
@@ -93,6 +100,12 @@ def _is_looked_at(attack: Any, game: Evasion) -> bool:
         return True
 
 
+def rules() -> str:
+    """What decides which follow-up attacks are played, as a short digest; under other rules verdicts do not compare."""
+    resolving = sorted((e.name, sorted(e.resolves)) for e in registry.attacks.all() if e.resolves)
+    return digest([_EDITION, sorted(_STARTS), resolving, _DRAWS, _ROUTES, _QUERIES, _OUTDONE, _FLOOR])[:12]
+
+
 class _Escalation:
     """One verdict on its way to a stronger one."""
 
@@ -102,10 +115,9 @@ class _Escalation:
         self._flags = dict.fromkeys((*metrics.flags, *doubts.flags))
         self._causes = frozenset(self._flags) & _STARTS
         self._random = victim.model.random or not victim.clean.deterministic
-        self._distance = metrics.per_sample["distance"].clone()
         self._clean = metrics.per_sample["clean_correct"]
-        self._passes = metrics.per_sample.get("passes", torch.empty(0, dtype=torch.int64)).clone()
         self._robust = self._clean.clone() if self._random else metrics.per_sample["robust"].clone()
+        self._found_by = torch.zeros(len(self._robust), dtype=torch.int64)
         self._played: list[dict[str, Any]] = []
         self._sound = False
         self._hits = 0
@@ -113,7 +125,7 @@ class _Escalation:
     def run(self) -> None:
         """Play what resolves the doubts, while anything stands."""
         if not self._random:
-            self._fell(torch.isin(self._victim.test.ids, torch.tensor(sorted(self._doubts.fallen))), "standing checks")
+            self._fell(torch.isin(self._victim.test.ids, torch.tensor(sorted(self._doubts.fallen))), SANITY)
         if not self._causes or not self._robust.any():
             return
         routes: list[StandIn] = []
@@ -165,12 +177,12 @@ class _Escalation:
         except Exception as error:  # an attack that cannot be played here resolves nothing
             self._played.append({"attack": entry.name, "error": f"{type(error).__name__}: {error}"})
             return
-        self._take(rows, found)
         via = "" if stand_in is None else stand_in.name
         told = {"attack": entry.name, "parameters": plain(made), "through": via, "of": len(rows)}
         told["broke"] = int((~found.per_sample["robust"]).sum())
         told["knowledge"] = entry.access if stand_in is None else stand_in.knowledge
         self._played.append(told)
+        self._take(rows, found)
         if entry.access != "white-box":
             self._sound &= told["broke"] <= max(1, _OUTDONE * len(rows))
         else:
@@ -178,19 +190,19 @@ class _Escalation:
             self._sound |= whole and "zero-gradients" not in found.flags
 
     def _take(self, rows: Tensor, found: Metrics) -> None:
-        fell = ~found.per_sample["robust"]
-        if "passes" in found.per_sample and len(self._passes) > 0:
-            self._passes[rows] += found.per_sample["passes"]
-        self._robust[rows[fell]] = False
-        self._distance[rows[fell]] = found.per_sample["distance"][fell]
+        """Keep what the follow-up attack that was played last has broken."""
+        broken = rows[~found.per_sample["robust"]]
+        self._robust[broken] = False
+        self._found_by[broken] = len(self._played)
         hits = found.values.get("target_hit_rate")
         self._hits += 0 if hits is None else round(hits.value * hits.n)
 
     def _fell(self, rows: Tensor, by: str) -> None:
-        fell = rows & self._robust
-        if fell.any():
-            self._played.append({"attack": by, "broke": int(fell.sum()), "of": int(self._robust.sum())})
-            self._robust &= ~fell
+        broken = rows & self._robust
+        if broken.any():
+            self._played.append({"attack": by, "broke": int(broken.sum()), "of": int(self._robust.sum())})
+            self._robust &= ~broken
+            self._found_by[broken] = len(self._played)
 
     def judged(self, checked: Counter[str], spent: Counter[str]) -> Judged:
         """The stronger figures, the doubts that are left, and what was done."""
@@ -203,18 +215,14 @@ class _Escalation:
             if self._random and code == "lost-adversarial":
                 continue  # one lucky draw, and this verdict is the majority's
             flags.append(code if code in left or code not in self._causes else RESOLVED + code)
+        columns = {**metrics.per_sample, "verdict": self._robust, "found_by": self._found_by}
+        values = {**metrics.values, **self._followed_up()}
+        changed = replace(metrics, values=values, per_sample=columns, cost=cost, flags=tuple(flags))
+        facts: dict[str, Any] = {"rules": rules(), "checks": dict(self._doubts.flags)}
         if not self._played and not self._causes:
-            facts: dict[str, Any] = {"checks": dict(self._doubts.flags)} if self._doubts.flags else {}
-            return Judged(replace(metrics, flags=tuple(self._flags), cost=cost), facts)
-        values, columns = self._values(), {**metrics.per_sample, "robust": self._robust, "distance": self._distance}
-        if len(self._passes) > 0:
-            columns["passes"] = self._passes
+            return Judged(changed, facts)
         status, message = self._status(left)
-        facts = {"checks": dict(self._doubts.flags), "played": self._played}
-        changed = replace(
-            metrics, values=values, flags=tuple(flags), status=status, message=message, per_sample=columns, cost=cost
-        )
-        return Judged(changed, facts)
+        return Judged(replace(changed, status=status, message=message), {**facts, "played": self._played})
 
     def _left(self) -> frozenset[str]:
         """Causes that nothing resolved: no sound gradient was found, and more than a little still stands.
@@ -226,28 +234,26 @@ class _Escalation:
             return frozenset()
         return self._causes & {"gradients-in-forward"} if self._sound else self._causes
 
-    def _values(self) -> dict[str, Metric]:
-        values = dict(self._metrics.values)
-        naive = values["robust_accuracy"]
+    def _followed_up(self) -> dict[str, Metric]:
+        """The rates that follow-up attacks may change, as they are with them."""
         broken = self._clean & ~self._robust
-        values["robust_accuracy"] = rate(self._robust, "higher")
-        values["attack_success_rate"] = rate(broken[self._clean], "lower")
-        values["attack_success_rate_all"] = rate(~self._robust, "lower")
-        values["robust_accuracy_naive"] = naive
-        if "target_hit_rate" in values and self._hits:
-            before = values["target_hit_rate"]
-            values["target_hit_rate"] = replace(before, value=min(1.0, before.value + self._hits / max(1, before.n)))
-        told = self._distance[broken]
-        if "distance_median" in values and len(told) and not self._game.closest:
-            values["distance_median"] = replace(values["distance_median"], value=float(told.median()), n=len(told))
-        return values
+        values = {
+            "robust_accuracy": rate(self._robust, "higher"),
+            "attack_success_rate": rate(broken[self._clean], "lower"),
+            "attack_success_rate_all": rate(~self._robust, "lower"),
+        }
+        hits = self._metrics.values.get("target_hit_rate")
+        if hits is not None:
+            reached = torch.arange(hits.n) < round(hits.value * hits.n) + self._hits
+            values["target_hit_rate"] = rate(reached, "lower")
+        return {name + FOLLOWED_UP: value for name, value in values.items()}
 
     def _status(self, left: Iterable[str]) -> tuple[str, str]:
         before = self._metrics.values["robust_accuracy"].value
         after = float(self._robust.float().mean())
-        why = ", ".join(sorted(self._causes)) or "standing checks"
-        steps = ", ".join(_told(p) for p in self._played if p.get("broke")) or "nothing that was played broke more"
-        message = f"escalated ({why}): robust accuracy {before:.4g} -> {after:.4g}; {steps}"
+        why = ", ".join(sorted(self._causes)) or SANITY
+        steps = ", ".join(_told(p) for p in self._played if p.get("broke")) or "no follow-up attack broke more"
+        message = f"followed up ({why}): robust accuracy {before:.4g} -> {after:.4g}; {steps}"
         lost = "lost-adversarial" in self._metrics.flags and not self._random
         kept = lost and float(self._robust.float().mean()) > _FLOOR
         unresolved = sorted(left)

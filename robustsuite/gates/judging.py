@@ -12,6 +12,7 @@ from robustsuite.gates.deciding import Outcome, Verdict, decide, more_samples, s
 from robustsuite.protocol import Metric
 from robustsuite.report.flags import concerning
 from robustsuite.report.table import main_rows, plain_rows
+from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.statistics import interval, over_repeats
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 _CLEAN: Final = "none"
 _UNTOUCHED: Final = ("clean_accuracy", "rejection_rate_clean")  # no attack takes part in them
+_ROBUST: Final = "robust_accuracy"  # asked for without an attack, it is the verdict's
 _OPEN: Final = ("distance_median", "queries_median", "rejection_rate_attack")  # doubts may move them either way
 _MEASURED: Final = ("ok", "inconclusive")
 
@@ -75,9 +77,14 @@ def _verdicts(gate: Gate, cells: Mapping[Place, Sequence[Row]], repeats: int) ->
 
 
 def _attacks(gate: Gate, beside: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
-    """The attacks that the gate is about: the one it names, the clean evaluation, or all that give its metric."""
+    """The attacks that the gate is about: the one it names, the clean evaluation, or all that give its metric.
+
+    Robust accuracy without an attack is that of the verdict, wherever there is one.
+    """
     if gate.attack:
         return (gate.attack,)
+    if gate.metric == _ROBUST and WORST in beside:
+        return (WORST,)
     giving = tuple(attack for attack, rows in beside.items() if _gives(rows, gate.metric, attack))
     return (_CLEAN,) if _CLEAN in giving else giving
 
@@ -97,7 +104,8 @@ def _verdict(gate: Gate, where: str, rows: Sequence[Row], repeats: int) -> Verdi
     lacking = _lacking(gate, rows, measured, repeats)
     if not measured:
         return _unknown(gate, lacking)
-    metrics = [_metric(row) for row in measured]
+    own = [_metric(row) for row in measured]
+    metrics = own if gate.own else _worse(own, _followed_up(gate, rows))
     merged = over_repeats(metrics)
     codes = [code for row in measured for code in row["flags"].split(";") if code]
     flags = concerning(codes, gate.metric, {row["metric"] for row in rows})
@@ -108,7 +116,7 @@ def _verdict(gate: Gate, where: str, rows: Sequence[Row], repeats: int) -> Verdi
         replace(merged, better="") if gate.metric in _OPEN else merged,  # a doubt tells nothing of its direction
         gate.at_least,
         at_most=gate.at_most,
-        name=f"{where}{gate.place}{': ' if gate.place else ''}{gate.metric}",
+        name=f"{where}{gate.place}{': ' if gate.place else ''}{gate.metric}{_whose(gate, own, metrics)}",
         flags=flags,
         doubt=doubt,
         flattered=gate.attack == WORST,
@@ -116,6 +124,29 @@ def _verdict(gate: Gate, where: str, rows: Sequence[Row], repeats: int) -> Verdi
         advice=_repeating(metrics, merged, gate.bound),
     )
     return replace(found, gate=gate, metric=merged)
+
+
+def _followed_up(gate: Gate, rows: Sequence[Row]) -> list[Metric]:
+    """What the gate's figure is once follow-up attacks are counted; empty where none were played."""
+    name = gate.metric + FOLLOWED_UP
+    return [_metric(row) for row in rows if row["metric"] == name and row["value"] is not None]
+
+
+def _worse(own: list[Metric], followed_up: list[Metric]) -> list[Metric]:
+    """Of an attack's own figures and those with its follow-ups, the ones that are worse for the defender."""
+    if len(followed_up) != len(own):
+        return own
+    sign = -1 if own[0].better == "lower" else 1
+    before, after = (sign * sum(metric.value for metric in metrics) for metrics in (own, followed_up))
+    return followed_up if after < before else own
+
+
+def _whose(gate: Gate, own: Sequence[Metric], judged: Sequence[Metric]) -> str:
+    """Whose number is judged, where one might think of another."""
+    if gate.own:
+        return f" (own: {gate.attack} alone, without its follow-up attacks)"
+    alone = over_repeats(own).value
+    return "" if judged is own else f" with follow-up attacks ({gate.attack} alone: {alone:.3f})"
 
 
 def _lacking(gate: Gate, rows: Sequence[Row], measured: Sequence[Row], repeats: int) -> str:

@@ -10,13 +10,11 @@ from typing import Final
 from robustsuite.benchmark.records import Record, load_samples
 from robustsuite.errors import RequestError
 from robustsuite.report import words
-from robustsuite.report.against_radius import is_escalated
 from robustsuite.report.charts import Axis, Chart, Point, Series, draw
 
 _FEW: Final = 10  # passes up to which an attack is no search, and its curve no curve
 _FINE: Final = 80  # steps of a line
 _MARKS: Final = (1.0, 2.0, 5.0)  # of each power of ten, where an interval is drawn
-_ESCALATED: Final = "Passes of an escalation are counted in, behind those of the attack."
 
 Falls = list[float]
 """Passes after which each judged sample had fallen: 0 where it was wrong from the start, infinite where it stands."""
@@ -46,8 +44,7 @@ def against_passes(records: Sequence[Record], folder: Path, look: Mapping[str, i
             series = [_series(d, [fell for _, fell in some], last, look[d]) for d, some in read.items() if some]
             x = Axis("passes a sample (log scale)", 1.0, last * 1.1, log=True)
             y = Axis("fallen, %", 0.0, 1.0, percent=True)
-            changed = any(is_escalated(r) for same in defended.values() for r in same.values())
-            charts.append(draw(attack, x, y, series, note=_ESCALATED if changed else ""))
+            charts.append(draw(attack, x, y, series))
     return charts
 
 

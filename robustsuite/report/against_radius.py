@@ -10,7 +10,8 @@ from robustsuite.benchmark.records import Record
 from robustsuite.report import words
 from robustsuite.report.charts import Axis, Chart, Point, Series, axis, draw
 from robustsuite.report.falls import Falls, fallen
-from robustsuite.report.worst_case import WORST
+from robustsuite.report.worst_case import OWN, WORST
+from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     from robustsuite.protocol import Metric
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the suite's radius, where no attack was played at others
 _FINE: Final = 80  # steps of a line that is known at every radius
-_ESCALATED: Final = (
-    "The point at the suite's radius is that after escalation. The other radii show the attack alone, without "
-    "escalation; at greater ones a sample that had fallen before counts as fallen."
+_APART: Final = "with follow-ups"
+_VERDICT: Final = f"Lines show the attacks alone. The verdict at the suite's radius stands apart, as “{_APART}”."
+_ALONE: Final = (
+    "The attack alone, at every radius: its follow-up attacks broke more at the suite's, which the verdict counts."
 )
 
 
@@ -31,7 +33,8 @@ def against_radius(
 
     At radius 0 stands the clean error, because there robust accuracy is clean accuracy. Attacks of minimum norm tell
     their whole curve by the distances in their per-sample files; without a sound file theirs is left out. Success never
-    falls as the radius grows, for the same samples.
+    falls as the radius grows, for the same samples. Lines join the attacks' own results only, since follow-up attacks
+    are played at the suite's radius alone: the verdict there is a mark of its own.
 
     Args:
         rows: Of the tidy frame.
@@ -50,11 +53,26 @@ def against_radius(
         series = [
             Series(d, (*_origin(rows, d), *points), look[d], through=through) for d, (points, through) in lines.items()
         ]
+        if attack == WORST:
+            series += _verdicts(rows, look)
         x = axis(f"radius ({norm})", [p.x for s in series for p in s.points], from_zero=True)
         y = Axis("attack success, %", 0.0, 1.0, percent=True)
         guide = None if main is None else (main, "suite")
-        charts.append(draw(attack, x, y, series, guide=guide, note=_note(records, attack)))
+        charts.append(draw(words.attack(attack), x, y, series, guide=guide, note=_note(rows, attack)))
     return charts
+
+
+def _verdicts(rows: Sequence[Row], look: Mapping[str, int]) -> Iterator[Series]:
+    """The verdict of each defence at the suite's radius, where follow-up attacks broke more."""
+    for defense, number in look.items():
+        of = [row for row in rows if row["attack"] == WORST and row["defense"] == defense and row["value"] is not None]
+        verdict, own = ([row for row in of if row["metric"] == name] for name in ("robust_accuracy", OWN))
+        alone = {row["key"]: row["value"] for row in own}
+        lower = [row for row in verdict if row["value"] != alone.get(row["key"], row["value"])]
+        if lower:
+            same = [row for row in verdict if row["radius"] == lower[0]["radius"]]
+            point = _success(lower[0]["radius"], [_metric(row) for row in same])
+            yield Series(f"{defense} {_APART}", (point,), number)
 
 
 Drawn = tuple[tuple[Point, ...], tuple[tuple[float, float], ...]]
@@ -72,7 +90,8 @@ def _played(rows: Sequence[Row], carried: Mapping[str, Metric], closest: Sequenc
     found: dict[str, dict[str, dict[float, list[Metric]]]] = {}
     first: dict[tuple[Any, ...], str] = {}
     for row in rows:
-        judged = row["metric"] == "robust_accuracy" and row["value"] is not None and row["radius"] is not None
+        alone = OWN if row["attack"] == WORST else "robust_accuracy"
+        judged = row["metric"] == alone and row["value"] is not None and row["radius"] is not None
         if not judged or row["attack"] in closest:
             continue
         # A curve may visit the suite's own radius again, on fewer samples: the first record counts.
@@ -157,11 +176,14 @@ def _success(radius: float, robust: Sequence[Metric]) -> Point:
     return Point(radius, value, low, high, told)
 
 
-def _note(records: Sequence[Record], attack: str) -> str:
-    concerned = (r for r in records if r.scenario == "evasion" and attack in (r.attack, WORST))
-    return _ESCALATED if any(is_escalated(record) for record in concerned) else ""
-
-
-def is_escalated(record: Record) -> bool:
-    """Whether an escalation may have changed the record's figures."""
-    return "robust_accuracy_naive" in record.metrics or any(flag.startswith("resolved:") for flag in record.flags)
+def _note(rows: Sequence[Row], attack: str) -> str:
+    """What must be said where follow-up attacks broke more than a line shows."""
+    alone, followed = (
+        (OWN, "robust_accuracy") if attack == WORST else ("robust_accuracy", "robust_accuracy" + FOLLOWED_UP)
+    )
+    own = {row["key"]: row["value"] for row in rows if row["attack"] == attack and row["metric"] == alone}
+    more = any(
+        row["attack"] == attack and row["metric"] == followed and row["value"] != own.get(row["key"], row["value"])
+        for row in rows
+    )
+    return "" if not more else _VERDICT if attack == WORST else _ALONE

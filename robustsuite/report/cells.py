@@ -38,7 +38,7 @@ class Column:
     @property
     def title(self) -> str:
         """What heads the column: the attack, or the metric where nobody attacks."""
-        return self.attack or words.title(self.metric)
+        return words.attack(self.attack) or words.title(self.metric)
 
     @property
     def subtitle(self) -> str:
@@ -67,7 +67,8 @@ class Cell:
         flags: Codes of doubts about this figure.
         status: As in records, or `absent` where the metric does not exist for this defence.
         best: Whether it is the best of its column among figures that can be believed.
-        message: Why, where the status is not ok.
+        message: Why, where the status is not ok; of a verdict, by whom samples were broken.
+        judged: What comparisons of defences go by, where it is not the value: that of an attack with its follow-ups.
     """
 
     value: float | None = None
@@ -79,6 +80,12 @@ class Cell:
     status: str = "absent"
     best: bool = False
     message: str = ""
+    judged: float | None = None
+
+    @property
+    def rank(self) -> float | None:
+        """By what this figure is compared with those of other defences."""
+        return self.value if self.judged is None else self.judged
 
     @property
     def text(self) -> str:
@@ -113,7 +120,7 @@ class ComparisonTable:
     cells: tuple[tuple[Cell, ...], ...]
 
     def cell(self, row: str, column: str) -> Cell:
-        """The cell of this defence under the column of this title.
+        """The cell of this defence under the column of this title (`verdict` for the worst case).
 
         Raises:
             KeyError: No such row or column.

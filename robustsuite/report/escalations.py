@@ -1,4 +1,4 @@
-"""What doubt changed: the number an attack gave first, the number that stands, what found it and why."""
+"""What follow-up attacks found: an attack's own number, the number with them, what broke more and why they ran."""
 
 from __future__ import annotations
 
@@ -7,63 +7,51 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from robustsuite.benchmark.records import Record
 from robustsuite.report.flags import RESOLVED
+from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 HEADINGS: Final = (
-    "defence", "attack", "clean", "naive", "first", "verdict", "undefended", "status", "doubts", "found by",
+    "defence", "attack", "clean", "own", "with follow-ups", "undefended", "status", "suspicions", "found by",
 )  # fmt: skip
-_FIGURES: Final = ("clean", "naive", "first", "verdict", "undefended")
+_WIDE: Final = 140  # width of a terminal from which all is listed; the comparison table has the rest too
+_FIGURES: Final = ("clean", "own", "with follow-ups", "undefended")
 
 
 class Row(NamedTuple):
     """One evasion cell, as text; rates in percent.
 
-    `naive` is the greatest robust accuracy that another white-box attack left this defence when it was asked not to
-    doubt itself, `first` what this one left before it did.
+    `own` is what the attack alone left robust, `followed_up` what its follow-up attacks left too; `undefended` is the
+    latter of the model without a defence.
     """
 
     defense: str
     attack: str
     clean: str
-    naive: str
-    first: str
-    verdict: str
+    own: str
+    followed_up: str
     undefended: str
     status: str
-    doubts: str
+    suspicions: str
     found_by: str
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
-    """One row for each record whose verdict was escalated, beside the undefended model under the same attack.
+    """One row for each record that was followed up, beside the undefended model under the same attack.
 
-    Records of other models, and those that no doubt was raised about, are left out unless some record was escalated.
+    Records of other models, and those that no suspicion was raised about, are left out unless some record was
+    followed up.
     """
     cells = [r for r in records if r.scenario == "evasion" and "robust_accuracy" in r.metrics]
     touched = {(r.attack, r.norm, r.radius) for r in cells if r.escalation.get("played")}
     twins = {(r.attack, r.radius, r.repeat): r for r in cells if r.defense == "none"}
     return [
-        _row(r, twins.get((r.attack, r.radius, r.repeat)), _naive(r, cells))
-        for r in cells
-        if (r.attack, r.norm, r.radius) in touched
+        _row(r, twins.get((r.attack, r.radius, r.repeat))) for r in cells if (r.attack, r.norm, r.radius) in touched
     ]
 
 
-def _naive(record: Record, cells: Iterable[Record]) -> str:
-    """What the weakest attack on the same model left standing, of those that nobody doubted."""
-
-    def place(r: Record) -> tuple[object, ...]:
-        return r.model, r.defense, r.norm, r.radius, r.repeat, r.knowledge
-
-    others = [r for r in cells if place(r) == place(record) and r.attack != record.attack and not r.escalation]
-    weakest = max(others, key=lambda r: float(r.metrics["robust_accuracy"]["value"]), default=None)
-    return "" if weakest is None else _rate(weakest, "robust_accuracy")
-
-
-def _row(record: Record, twin: Record | None, naive: str) -> Row:
-    first = "robust_accuracy_naive" if "robust_accuracy_naive" in record.metrics else "robust_accuracy"
+def _row(record: Record, twin: Record | None) -> Row:
     doubts = [code.removeprefix(RESOLVED) + ("" if code.startswith(RESOLVED) else " (open)") for code in record.flags]
     steps = [step for step in record.escalation.get("played", ()) if step.get("broke")]
     found = max(steps, key=lambda step: int(step["broke"]), default=None)
@@ -72,10 +60,9 @@ def _row(record: Record, twin: Record | None, naive: str) -> Row:
         record.defense,
         record.attack,
         _rate(record, "clean_accuracy"),
-        naive,
-        _rate(record, first),
         _rate(record, "robust_accuracy"),
-        "" if twin is None else _rate(twin, "robust_accuracy"),
+        _rate(record, "robust_accuracy" + FOLLOWED_UP),
+        "" if twin is None else _rate(twin, "robust_accuracy" + FOLLOWED_UP),
         record.status,
         ", ".join(doubts),
         how,
@@ -88,7 +75,7 @@ def _rate(record: Record, name: str) -> str:
 
 
 def markdown(records: Iterable[Record]) -> str:
-    """The rows as a table in Markdown; empty where nothing was escalated."""
+    """The rows as a table in Markdown; empty where nothing was followed up."""
     found = rows(records)
     if not found:
         return ""
@@ -97,7 +84,7 @@ def markdown(records: Iterable[Record]) -> str:
 
 
 def show(records: Iterable[Record], console: Console) -> None:
-    """Print the rows on a terminal; nothing where nothing was escalated."""
+    """Print the rows on a terminal; nothing where nothing was followed up."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -106,9 +93,12 @@ def show(records: Iterable[Record], console: Console) -> None:
     if not found:
         return
     table = Table(box=box.SIMPLE_HEAD if console.encoding.lower().startswith("utf") else box.ASCII2, pad_edge=False)
-    table.title = Text("escalated verdicts: robust accuracy %", style="dim")
-    for heading in HEADINGS:
-        table.add_column(Text(heading), justify="right" if heading in _FIGURES else "left")
+    table.title = Text("follow-up attacks: robust accuracy %", style="dim")
+    aside = () if console.width >= _WIDE else ("undefended", "suspicions")
+    shown = [i for i, heading in enumerate(HEADINGS) if heading not in aside]
+    for heading in (HEADINGS[i] for i in shown):
+        wraps, side = heading in ("suspicions", "found by"), "right" if heading in _FIGURES else "left"
+        table.add_column(Text(heading), justify=side, no_wrap=not wraps, min_width=10 if wraps else None)
     for row in found:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(row[i]) for i in shown))
     console.print(table)

@@ -34,8 +34,8 @@ class Falls:
         """The least radius at which each judged sample is known to fall under this attack, by its id.
 
         0 where the model was wrong from the start, infinite where no fall is known. Where distances were judged, that
-        is the distance of the nearest success; else the radius of the record. The record's own verdicts stand: what
-        fell there has fallen at its radius, also where an escalation broke it. Empty where there is no sound file.
+        is the distance of the nearest success; else the radius of the record. What the attack broke there by itself has
+        fallen at its radius; what its follow-up attacks broke is no part of it. Empty where there is no sound file.
         """
         if record.key not in self._known:
             self._known[record.key] = self._read(record)

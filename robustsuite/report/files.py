@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from robustsuite import checks
 from robustsuite.benchmark import records as store
+from robustsuite.benchmark.planned import complete
 from robustsuite.benchmark.records import Record
 from robustsuite.files import write_atomically
 from robustsuite.report import escalations, html
@@ -59,7 +60,7 @@ def write(
     folder = Path(folder)
     for name in formats:
         checks.one_of("format", name, NAMES)
-    found = store.read(folder / "records.jsonl") if records is None else list(records)
+    found = complete(store.read(folder / "records.jsonl"), folder) if records is None else list(records)
     if not found:
         raise checks.fail("a folder with records", "folder", str(folder), "name the folder of a run")
     run = _Run(folder, found, tidy(found, folder), judged)
@@ -105,9 +106,9 @@ def csv(frame: pd.DataFrame) -> str:
 
 
 def _tables(run: _Run) -> str:
-    """The comparison, and below it what escalation changed, where it changed something."""
-    compared, changed = markdown(comparison(run.frame)), escalations.markdown(run.records)
-    return f"{compared}\nEscalated verdicts, robust accuracy in %:\n\n{changed}" if changed else compared
+    """The comparison, and below it what follow-up attacks found, where there were any."""
+    compared, found = markdown(comparison(run.frame)), escalations.markdown(run.records)
+    return f"{compared}\nFollow-up attacks, robust accuracy in %:\n\n{found}" if found else compared
 
 
 def _parquet(frame: pd.DataFrame) -> bytes | None:
@@ -123,7 +124,7 @@ _MAKERS: Final[dict[str, Callable[[_Run], bytes | None]]] = {
     "parquet": lambda run: _parquet(run.frame),
     "md": lambda run: _tables(run).encode(),
     "latex": lambda run: latex(comparison(run.frame)).encode(),
-    "html": lambda run: html.page(run.folder, run.records, run.frame).encode(),
+    "html": lambda run: html.page(run.folder, run.records, run.frame, run.judged).encode(),
     "junit": lambda run: junit(run.folder, run.records, run.judged).encode(),
     "sarif": lambda run: sarif(run.folder, run.records, run.frame, run.judged).encode(),
 }

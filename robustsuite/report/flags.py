@@ -140,6 +140,12 @@ _ALL: Final = (
         "look for overflow or a division by zero in the attack or the model",
         withholds=True,
     ),
+    Flag(
+        "outdated",
+        "it was measured before sanity checks and follow-up attacks examined such results as they do now",
+        "run the suite again",
+        withholds=True,
+    ),
     Flag("few-samples", "fewer than 100 samples were judged, so the interval is wide", "judge more samples"),
     Flag(
         "evaluator-weak",
@@ -160,13 +166,13 @@ KNOWN: Final = {flag.code: flag for flag in _ALL}
 def describe(code: str) -> Flag:
     """The meaning of a code; one that is not known here stands for itself.
 
-    A code behind `resolved:` was a doubt that escalation settled; it withholds nothing.
+    A code behind `resolved:` was a doubt that follow-up attacks settled; it withholds nothing.
     """
     settled = code.removeprefix(RESOLVED)
     if settled == code:
         return KNOWN.get(code, Flag(code, ""))
     was = KNOWN.get(settled, Flag(settled, ""))
-    return replace(was, code=code, meaning=f"settled by escalation: {was.meaning}", remedy="", withholds=False)
+    return replace(was, code=code, meaning=f"settled by follow-up attacks: {was.meaning}", remedy="", withholds=False)
 
 
 def concerning(codes: Iterable[str], metric: str, beside: Collection[str] = ()) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ _COUNTS: Final = ("repeat", "n")
 
 
 def tidy(records: Iterable[Record], folder: Path | str | None = None) -> pd.DataFrame:
-    """The tidy table of a run, with the worst case over attacks where the per-sample files are at hand.
+    """The tidy table of a run, with the verdict over all attacks where the per-sample files are at hand.
 
     A record without a result has one row with an empty value and its status, so that nothing is silently absent and
     what is missing is never 0. The first row of a record is its headline; counted passes stand behind its metrics.

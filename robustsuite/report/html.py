@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record
-from robustsuite.report import charts, curves, summary, words
+from robustsuite.report import charts, curves, escalations, summary, verdicts, words
 from robustsuite.report.against_passes import against_passes
 from robustsuite.report.against_radius import against_radius
 from robustsuite.report.details import command, details, provenance
 from robustsuite.report.galleries import galleries
 from robustsuite.report.table import comparison, plain_rows
+from robustsuite.report.verdicts import Verdict
 
 if TYPE_CHECKING:
     import jinja2
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
 _HERE: Final = Path(__file__).parent
 
 
-def page(folder: Path, records: Sequence[Record], frame: pd.DataFrame) -> str:
+def page(folder: Path, records: Sequence[Record], frame: pd.DataFrame, judged: Iterable[Verdict] = ()) -> str:
     """The page as text.
 
     Args:
         folder: The run's folder, for its per-sample files and its suite.
         records: Records of the run.
         frame: As `report.frame.tidy` makes it.
+        judged: Verdicts on the gates that the run was asked to pass.
     """
     ordered = sorted(records, key=lambda record: record.order)
     rows, table = plain_rows(frame), comparison(frame)
@@ -49,6 +51,8 @@ def page(folder: Path, records: Sequence[Record], frame: pd.DataFrame) -> str:
         "facts": _facts(ordered, rows),
         "sentences": summary.sentences(table, rows),
         "tiles": summary.tiles(table),
+        "gates": [(verdicts.outcome(v), verdicts.gate_name(v), verdicts.measured(v)) for v in judged],
+        "followed": (escalations.HEADINGS, escalations.rows(ordered)),
         "table": table,
         "families": _families(table),
         "firsts": _firsts(table),

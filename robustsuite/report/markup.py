@@ -29,7 +29,11 @@ def markdown(table: ComparisonTable) -> str:
     lines = [_pipes(heads), _pipes([":---", *["---:"] * len(table.columns)])]
     for label, cells in zip(table.rows, table.cells, strict=True):
         lines.append(_pipes([escape_markdown(label), *(_markdown_cell(cell) for cell in cells)]))
-    notes = [f"Intervals are 95 %. **Bold**: best of its column.{_question(table)}"] if table.rows else []
+    notes = (
+        [f"Intervals are 95 %. **Bold**: best of its column, follow-up attacks counted.{_question(table)}"]
+        if table.rows
+        else []
+    )
     for flag, where in table.legend():
         told = f": {flag.meaning}. {flag.remedy.capitalize()}".rstrip(". ") + "." if flag.meaning else ""
         notes.append(f"- {MARK} {_code(flag.code)} ({escape_markdown(where)}){escape_markdown(told)}")
@@ -89,7 +93,8 @@ def latex(table: ComparisonTable) -> str:
             *body,
             r"\bottomrule",
             r"\end{tabular}",
-            r"\caption{Comparison of defences. Brackets: 95\,\% intervals. Bold: best of its column."
+            r"\caption{Comparison of defences. Brackets: 95\,\% intervals. "
+            "Bold: best of its column, follow-up attacks counted."
             + (" ?: inconclusive." if _question(table) else "")
             + "".join(notes)
             + "}",

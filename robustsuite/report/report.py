@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from robustsuite import checks
 from robustsuite.benchmark import records as store
+from robustsuite.benchmark.planned import complete
 from robustsuite.benchmark.records import Record
 from robustsuite.files import write_atomically
 
@@ -38,12 +39,12 @@ class Report:
 
     @classmethod
     def load(cls, folder: Path | str) -> Report:
-        """Read a run's folder.
+        """Read a run's folder; cells that its suite has planned and that have no record count as `not_run`.
 
         Raises:
             RequestError: It holds no records.
         """
-        found = store.read(Path(folder) / "records.jsonl")
+        found = complete(store.read(Path(folder) / "records.jsonl"), Path(folder))
         if not found:
             raise checks.fail("a folder with records.jsonl", "folder", str(folder), "name the folder of a run")
         return cls(found, folder)
@@ -67,7 +68,7 @@ class Report:
         return self.comparison.frame()
 
     def show(self, console: Console | None = None) -> None:
-        """Print the comparison table, and what escalation changed, on the terminal or on `console`."""
+        """Print the comparison table, and what follow-up attacks found, on the terminal or on `console`."""
         from rich.console import Console
 
         from robustsuite.report import escalations
@@ -107,7 +108,8 @@ class Report:
             for name in ("suite.yaml", "gates.json"):
                 if (self.folder / name).is_file():
                     write_atomically(target / name, (self.folder / name).read_bytes())
-        lines = "".join(record.line() + "\n" for record in self.records)
+        played = (record for record in self.records if record.status != "not_run")
+        lines = "".join(record.line() + "\n" for record in played)
         write_atomically(target / "records.jsonl", lines.encode())
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ CLEAN: Final = "clean-evaluation"
 OTHER: Final = "gate"
 _WITHOUT_PLUGIN: Final = {
     CLEAN: ("CleanEvaluation", "The model on inputs that nobody has touched."),
-    WORST: ("WorstCase", "A sample stands only where it stands under every evasion attack that was played."),
+    WORST: ("WorstCase", "A sample is robust only where no evasion attack and no follow-up attack broke it."),
     OTHER: ("Gate", "A gate about a figure that no attack of the run gives."),
 }
 _ARXIV: Final = re.compile(r"arXiv:(\d{4}\.\d{4,5})")

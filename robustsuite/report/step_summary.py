@@ -104,7 +104,7 @@ def _outcome(verdict: Verdict) -> str:
 
 
 def _measured(verdict: Verdict) -> str:
-    return escape_markdown(verdict.message.removeprefix(f"{verdicts.outcome(verdict)}: "))
+    return escape_markdown(verdicts.measured(verdict))
 
 
 def _sentences(table: ComparisonTable, report: Report) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robustsuite.report import flags as doubts
 from robustsuite.report import words
 from robustsuite.report.cells import Cell, Column, ComparisonTable
 from robustsuite.report.worst_case import WORST
@@ -17,6 +18,8 @@ _STATUS = {
     "not_applicable": "not applicable",
     "not_run": "not run",
 }
+
+_OUTDATED = "This run is outdated: its results under attack were not examined as they are now. Run it again."
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Tile:
 
 
 def tiles(table: ComparisonTable) -> list[Tile]:
-    """Clean accuracy, the worst case of evasion, and the first attack of every other family."""
+    """Clean accuracy, the verdict on evasion, and the first attack of every other family."""
     found = []
     for column in _heads(table):
         place = _best(table, column)
@@ -42,7 +45,7 @@ def tiles(table: ComparisonTable) -> list[Tile]:
             found.append(
                 Tile(
                     words.title(column.metric),
-                    column.attack,
+                    column.title if column.attack else "",
                     with_unit(cell),
                     cell.interval + cell.mark,
                     place if len(table.rows) > 1 else "",
@@ -66,19 +69,32 @@ def _heads(table: ComparisonTable) -> list[Column]:
 
 
 def _best(table: ComparisonTable, column: Column) -> str | None:
+    """The row that is marked best, else the first figure that can be believed."""
     cells = {row: table.cell(row, column.title) for row in table.rows}
     marked = [row for row, cell in cells.items() if cell.best]
-    measured = [row for row, cell in cells.items() if cell.value is not None and cell.status == "ok"]
-    return next(iter([*marked, *measured]), None)
+    believed = [row for row, cell in cells.items() if _is_believed(cell)]
+    return next(iter([*marked, *believed]), None)
+
+
+def _is_believed(cell: Cell) -> bool:
+    return cell.value is not None and cell.status == "ok" and doubts.believable(cell.flags)
 
 
 def sentences(table: ComparisonTable, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The verdict in words: robustness, what could not be measured, what is in doubt."""
+    """The verdict in words: robustness, what could not be measured, what is in doubt and what was settled."""
     told = [*_robustness(table, rows), _measured(rows)]
-    doubted = sum(bool(cell.mark) for row in table.cells for cell in row)
+    marked = [cell for row in table.cells for cell in row if cell.mark]
+    doubted = sum(any(not code.startswith(doubts.RESOLVED) for code in cell.flags) for cell in marked)
+    if any("outdated" in cell.flags for cell in marked):
+        told.insert(
+            0, "This run is outdated: its results under attack were not examined as they are now. Run it again."
+        )
     if doubted:
         are = "figures of the table are" if doubted > 1 else "figure of the table is"
         told.append(f"{doubted} {are} in doubt (†) and cannot be taken at face value: the legend says why.")
+    if len(marked) > doubted:
+        settled = f"Suspicions about {len(marked) - doubted} of its figures (†) were settled by follow-up attacks"
+        told.append(f"{settled}; the verdict counts what those broke.")
     return told
 
 
@@ -88,10 +104,12 @@ def _robustness(table: ComparisonTable, rows: Sequence[Mapping[str, Any]]) -> li
         return []
     column = next((c for c in evasion if c.attack == WORST), evasion[-1])
     ball = next((f"{r['norm']} radius {r['radius']:g}" for r in rows if r["radius"] is not None), "the ball")
-    under = "the worst case over all attacks, sample by sample" if column.attack == WORST else column.attack
+    under = "all attacks and their follow-ups, sample by sample" if column.attack == WORST else column.attack
     place = _best(table, column)
     if place is None:
-        return [f"Within {ball} no robust accuracy under {under} could be measured."]
+        measured = any(table.cell(row, column.title).value is not None for row in table.rows)
+        told = f"no robust accuracy under {under} {'can be believed' if measured else 'could be measured'}"
+        return [f"Within {ball} {told}."]
     cell = table.cell(place, column.title)
     name = "the model" if len(table.rows) == 1 else "the undefended model" if place == "none" else place
     best = f"{name} keeps most: " if cell.best else f"{name} keeps "

@@ -11,6 +11,7 @@ from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
 from robustsuite.report.markup import latex, markdown
 from robustsuite.report.terminal import terminal
 from robustsuite.report.worst_case import WORST
+from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,9 +40,11 @@ _PASSES: Final = ("forwards", "backwards")
 def comparison(frame: pd.DataFrame) -> ComparisonTable:
     """Build the table from the tidy frame.
 
-    Clean accuracy, epsilon where any defence has one, and counted passes come first; then a column for each attack in
-    plan order, under the first metric of its records, with the worst case behind the evasion attacks. Points of a curve
-    (radii other than the first in plan order) have no column. Repeats are merged by `statistics.over_repeats`.
+    Clean accuracy, epsilon where any defence has one, and counted passes come first; then the verdict on evasion (the
+    worst case over all attacks and their follow-ups) and a column for each attack in plan order, which holds the
+    attack's own result, under the first metric of its records. Points of a curve (radii other than the first in plan
+    order) have no column. Repeats are merged by `statistics.over_repeats`. The best of an attack's column is the best
+    with its follow-up attacks, so that no defence is called best for masking its gradient.
 
     Args:
         frame: As `report.frame.tidy` makes it.
@@ -83,7 +86,7 @@ def main_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    """Utility first, then attacks by plan order, the worst case last in its family."""
+    """Utility first, then attacks by plan order, the verdict first in its family."""
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row["key"], row)
@@ -94,7 +97,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
             heads[place] = row
     attacks = [row for row in heads.values() if row["scenario"] != _UTILITY]
     order = {scenario: i for i, scenario in enumerate(dict.fromkeys(row["scenario"] for row in attacks))}
-    attacks.sort(key=lambda row: (order[row["scenario"]], row["attack"] == WORST))
+    attacks.sort(key=lambda row: (order[row["scenario"]], row["attack"] != WORST))
     found = [Column("", "clean_accuracy", "rate", "higher", _UTILITY)]
     if any(row["scenario"] == _UTILITY and row["metric"] == "epsilon" for row in rows):
         found.append(Column("", "epsilon", "nats", "lower", _UTILITY))
@@ -157,7 +160,17 @@ def _merged(rows: Sequence[Row], column: Column, repeats: int) -> Cell:
         doubts.concerning(codes, column.metric, {row["metric"] for row in rows}),
         "inconclusive" if any(row["status"] == "inconclusive" for row in measured) else "ok",
         message=message,
+        judged=_judged(rows, column, merged.value),
     )
+
+
+def _judged(rows: Sequence[Row], column: Column, own: float) -> float | None:
+    """The worse of an attack's own figure and that with its follow-up attacks, where there were any."""
+    followed = [r["value"] for r in rows if r["metric"] == column.metric + FOLLOWED_UP and r["value"] is not None]
+    if not followed:
+        return None
+    mean = sum(followed) / len(followed)
+    return max(own, mean) if column.better == "lower" else min(own, mean)
 
 
 def _metric(row: Row) -> Metric:
@@ -175,11 +188,11 @@ def _absence(rows: Sequence[Row]) -> str:
 
 def _mark_best(column: Column, cells: Sequence[Cell]) -> list[Cell]:
     """Mark the best figures of a column among those that can be believed, where there is something to compare."""
-    values = [cell.value for cell in cells if cell.value is not None and _eligible(cell)]
+    values = [cell.rank for cell in cells if cell.rank is not None and _eligible(cell)]
     if column.better not in ("higher", "lower") or len(set(values)) < 2:
         return list(cells)
     best = max(values) if column.better == "higher" else min(values)
-    return [replace(cell, best=_eligible(cell) and cell.value == best) for cell in cells]
+    return [replace(cell, best=_eligible(cell) and cell.rank == best) for cell in cells]
 
 
 def _eligible(cell: Cell) -> bool:

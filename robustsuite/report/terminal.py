@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from robustsuite.report import words
 from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
+from robustsuite.report.worst_case import WORST
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +20,7 @@ _HEAD: Final = 13  # headings wrap at this many characters, unless a figure belo
 _LABEL: Final = 24  # and labels of defences at this many
 _PLAIN: Final = str.maketrans({"†": "!", "–": "-", "↑": "^", "↓": "v", "∞": "inf", "·": "-", "…": "..."})
 _BEST: Final = "*"
+_DEFENCE: Final = "defence"
 
 
 def terminal(table: ComparisonTable, console: Console) -> None:
@@ -50,7 +52,7 @@ def _fit(text: str, console: Console) -> str:
 
 def _parts(table: ComparisonTable, width: int) -> Iterator[list[int]]:
     """Column numbers of each table: all in one where they fit, else whole families, else pieces of one."""
-    label = max(len(line) for row in table.rows for line in _wrap(row, _LABEL))
+    label = max(len(line) for row in (_DEFENCE, *table.rows) for line in _wrap(row, _LABEL))
     room = width - label - 2
     wide = [_width(column, [row[i] for row in table.cells]) + 2 for i, column in enumerate(table.columns)]
     families = [list(group) for _, group in groupby(range(len(wide)), key=lambda i: table.columns[i].scenario)]
@@ -112,7 +114,7 @@ def _table(table: ComparisonTable, part: Sequence[int], console: Console) -> Tab
     drawn = Table(box=shape, padding=(0, 1), pad_edge=False, collapse_padding=True, title_justify="left")
     families = " · ".join(dict.fromkeys(words.family(table.columns[i].scenario) for i in part))
     drawn.title = Text(_fit(families, console), style="dim")
-    drawn.add_column(Text("defence"), no_wrap=True)
+    drawn.add_column(Text(_DEFENCE), no_wrap=True)
     for i in part:
         figures = max(len(line) for row in table.cells for line in _lines(row[i]))
         heading = "\n".join(_heading(table.columns[i], figures))
@@ -136,7 +138,9 @@ def _text(cell: Cell, console: Console) -> Text:
 def _legend(table: ComparisonTable) -> Iterator[tuple[str, str]]:
     cells = [cell for row in table.cells for cell in row]
     marks = ["[…] 95 % interval"]
-    marks += [f"{_BEST} best of its column"] if any(cell.best for cell in cells) else []
+    if any(column.attack == WORST for column in table.columns):
+        marks += ["an attack's column: that attack alone", "verdict: all attacks and their follow-ups"]
+    marks += [f"{_BEST} best of its column, follow-up attacks counted"] if any(cell.best for cell in cells) else []
     marks += ["? inconclusive"] if any(cell.status == "inconclusive" for cell in cells) else []
     yield " · ".join(marks), "dim"
     for flag, where in table.legend():

@@ -16,7 +16,7 @@ PASSED: Final = "passed"
 FAILED: Final = "failed"
 INCONCLUSIVE: Final = "inconclusive"
 MEANINGS: Final = {
-    0: "every cell was played and every gate passed",
+    0: "no cell raised and every gate passed",
     1: "a cell raised, or a gate failed",
     3: "the measurement does not support a verdict on every gate",
 }
@@ -50,6 +50,11 @@ def outcome(verdict: Verdict) -> str:
 def gate_name(verdict: Verdict) -> str:
     """The gate as it is written, or a word where nobody wrote one."""
     return "gate" if verdict.gate is None else str(verdict.gate)
+
+
+def measured(verdict: Verdict) -> str:
+    """What was measured and what would settle it: the message without the outcome in front."""
+    return verdict.message.removeprefix(f"{outcome(verdict)}: ")
 
 
 def exit_code(records: Iterable[Record], verdicts: Sequence[Verdict]) -> int:

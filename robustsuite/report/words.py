@@ -8,10 +8,14 @@ from typing import Final
 TITLES: Final = {
     "clean_accuracy": "clean accuracy",
     "robust_accuracy": "robust accuracy",
-    "robust_accuracy_naive": "robust accuracy before escalation",
+    "robust_accuracy_followed_up": "robust accuracy with follow-up attacks",
+    "robust_accuracy_own": "robust accuracy without follow-up attacks",
     "attack_success_rate": "attack success",
+    "attack_success_rate_followed_up": "attack success with follow-up attacks",
     "attack_success_rate_all": "attack success, all samples",
+    "attack_success_rate_all_followed_up": "attack success with follow-up attacks, all samples",
     "target_hit_rate": "target hits",
+    "target_hit_rate_followed_up": "target hits with follow-up attacks",
     "distance_median": "median distance",
     "queries_median": "median queries",
     "rejection_rate_clean": "rejected clean inputs",
@@ -61,6 +65,11 @@ _SUFFIXES: Final = {
     "passes per sample": "per sample",
 }
 _SILENT: Final = ("count", "passes", "queries", "nats", "ssim", "linf", "l2", "l1")
+
+
+def attack(label: str) -> str:
+    """What heads the column of an attack: the worst case over all of them is the verdict."""
+    return "verdict" if label == "worst-case" else label
 
 
 def title(metric: str) -> str:

@@ -1,32 +1,39 @@
-"""The worst case over attacks, sample by sample: a sample stands only where it stands under every attack."""
+"""The verdict on evasion: a sample is robust only where no attack and no follow-up attack broke it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from robustsuite.benchmark.records import Record, load_samples
 from robustsuite.canonical import digest
 from robustsuite.errors import RequestError
+from robustsuite.protocol import Metric
 from robustsuite.report.falls import Falls
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from robustsuite.report.flags import believable
+from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 WORST: Final = "worst-case"
+OWN: Final = "robust_accuracy_own"
+"""Of a verdict: what is left under the attacks that were asked for, without their follow-up attacks."""
+
 _METRIC: Final = "robust_accuracy"
+_MEASURED: Final = ("ok", "inconclusive")
 
 
 def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
-    """One derived record for each suite, data set, defence, repeat and ball with at least two evasion attacks.
+    """One derived record for each suite, data set, defence, repeat and ball with an evasion attack.
 
-    Each stands behind (has the order of) the last record that it joins. A joined record that is inconclusive or that
-    failed makes the worst case inconclusive: an attack that did not finish could only have lowered it.
+    Each stands behind (has the order of) the last record that it joins. At a suite's own radius it is the verdict:
+    follow-up attacks take part, and its `escalation["path"]` counts by whom samples were broken. At the radii of a
+    curve, where none were played, it joins the attacks' own results; there a sample that is known to be broken at a
+    smaller radius is broken too, and attacks of minimum norm take part by the distances that they found.
 
-    At a radius of a curve, a sample that is known to fall at a smaller radius has fallen too, and attacks of minimum
-    norm take part by the distances that they found.
+    An attack that did not finish could only have lowered the verdict, so it makes it inconclusive; and so does one
+    whose result is in doubt, unless an examined white-box attack that nobody doubts broke at least as many samples.
 
     Args:
         records: Records in plan order.
@@ -43,7 +50,7 @@ def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
     joined = []
     for place, group in groups.items():
         others = [] if place[-2:] == main else [r for r in evasion if _place(r) == place[:-1] and _tells(r, place[-1])]
-        if len(group) >= 2 or any(r.closest for r in others):
+        if place[-2:] == main or len(group) >= 2 or any(r.closest for r in others):
             joined.append(_join(list(group.values()), others, folder, falls))
     return joined
 
@@ -53,7 +60,7 @@ def _place(record: Record) -> tuple[object, ...]:
 
 
 def _tells(record: Record, radius: object) -> bool:
-    """Whether this record can tell of a sample that it falls at a radius."""
+    """Whether this record can tell of a sample that it is broken at a radius."""
     return isinstance(radius, float) and record.radius is not None and (record.closest or record.radius < radius)
 
 
@@ -73,25 +80,100 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, fal
         radius=known.radius,
         repeat=known.repeat,
         seed=known.seed,
-        flags=tuple(dict.fromkeys(flag for r in records for flag in r.flags)),
         headline=_METRIC,
+        version=min(r.version for r in records),
     )
-    columns, failures = _verdicts(records, folder)
+    columns, failures = _read(records, folder)
     if not columns:
         status = next((s for s in ("error", "not_applicable") if any(r.status == s for r in records)), "not_run")
-        return replace(blank, status=status, message="; ".join(failures))
-    ids, robust, partial = _all_robust(columns)
+        flags = tuple(dict.fromkeys(flag for r in records for flag in r.flags))
+        return replace(blank, status=status, message="; ".join(failures), flags=flags)
+    verdict = _Verdict.over(columns)
     if others and known.radius is not None:
-        fallen = falls.within(others, known.radius)
-        robust = [stands and i not in fallen for i, stands in zip(ids, robust, strict=True)]
-    return _judged(blank, records, robust, partial, failures)
+        verdict = verdict.without(falls.within(others, known.radius))
+    return _judged(blank, records, verdict, failures)
 
 
-def _verdicts(records: Sequence[Record], folder: Path) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
-    """Sample ids and verdicts of every attack that was judged, and a phrase for each that was not."""
+@dataclass(frozen=True)
+class _Column:
+    """What one record says of each sample.
+
+    Args:
+        attack: Its label.
+        own: Sample id -> whether it is robust under the attack alone.
+        verdict: The same with follow-up attacks.
+        finder: Sample id -> the follow-up that broke it, where one did.
+        wrong: Ids of samples that were misclassified before anybody attacked.
+    """
+
+    attack: str
+    own: Mapping[int, bool]
+    verdict: Mapping[int, bool]
+    finder: Mapping[int, str]
+    wrong: frozenset[int]
+
+    @classmethod
+    def read(cls, record: Record, table: Mapping[str, Any]) -> _Column:
+        ids, own = table["id"].tolist(), table["robust"].bool().tolist()
+        verdict = table["verdict"].bool().tolist() if "verdict" in table else own
+        played = [step["attack"] for step in record.escalation.get("played", ())]
+        found = table["found_by"].tolist() if "found_by" in table else [0] * len(ids)
+        finder = {i: f"{played[at - 1]} after {record.attack}" for i, at in zip(ids, found, strict=True) if at > 0}
+        right = table["clean_correct"].bool().tolist() if "clean_correct" in table else [True] * len(ids)
+        wrong = frozenset(i for i, is_right in zip(ids, right, strict=True) if not is_right)
+        return cls(record.attack, dict(zip(ids, own, strict=True)), dict(zip(ids, verdict, strict=True)), finder, wrong)
+
+    def broken_by(self, sample: int) -> str:
+        """Who broke a sample; empty where nobody had to."""
+        if self.verdict[sample] or sample in self.wrong:
+            return ""
+        return self.finder.get(sample, self.attack)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """The worst case over several records, of the samples that all of them judged.
+
+    Args:
+        robust: Sample id -> whether nothing broke it.
+        own: The same for the attacks alone.
+        path: Who broke how many samples: the first attack in plan order that did, by itself where it could.
+        partial: Whether some samples had to be left out.
+    """
+
+    robust: Mapping[int, bool]
+    own: Mapping[int, bool]
+    path: Mapping[str, int]
+    partial: bool
+
+    @classmethod
+    def over(cls, columns: Sequence[_Column]) -> _Verdict:
+        common = [i for i in columns[0].own if all(i in column.own for column in columns[1:])]
+        robust = {i: all(column.verdict[i] for column in columns) for i in common}
+        own = {i: all(column.own[i] for column in columns) for i in common}
+        path: dict[str, int] = Counter()
+        attacks = {column.attack for column in columns}
+        for i in common:
+            by = [found for column in columns if (found := column.broken_by(i))]
+            if by:
+                path[next((found for found in by if found in attacks), by[0])] += 1
+        order = [column.attack for column in columns]
+        path = dict(sorted(path.items(), key=lambda item: order.index(item[0]) if item[0] in attacks else len(order)))
+        return cls(robust, own, path, any(len(column.own) != len(common) for column in columns))
+
+    def without(self, broken: frozenset[int]) -> _Verdict:
+        """The same once these samples are known to be broken."""
+        robust, own = (
+            {i: kept and i not in broken for i, kept in column.items()} for column in (self.robust, self.own)
+        )
+        return replace(self, robust=robust, own=own)
+
+
+def _read(records: Sequence[Record], folder: Path) -> tuple[list[_Column], list[str]]:
+    """What every attack that was judged says of each sample, and a phrase for each that was not."""
     columns, failures = [], []
     for record in records:
-        if record.status not in ("ok", "inconclusive"):
+        if record.status not in _MEASURED:
             failures.append(f"{record.attack} is not part of it ({record.status.replace('_', ' ')})")
             continue
         try:
@@ -100,36 +182,49 @@ def _verdicts(records: Sequence[Record], folder: Path) -> tuple[list[tuple[Tenso
             failures.append(f"{record.attack} is not part of it ({error})")
             continue
         if "id" in table and "robust" in table:
-            columns.append((table["id"], table["robust"].bool()))
+            columns.append(_Column.read(record, table))
         else:
             failures.append(f"{record.attack} is not part of it (no per-sample verdicts)")
     return columns, failures
 
 
-def _judged(
-    blank: Record, records: Sequence[Record], robust: Sequence[bool], partial: bool, failures: Sequence[str]
-) -> Record:
-    import torch
-
-    from robustsuite.statistics import rate
-
+def _judged(blank: Record, records: Sequence[Record], verdict: _Verdict, failures: Sequence[str]) -> Record:
     messages = list(failures)
-    if partial:
-        messages.append(f"only the {len(robust)} samples that every attack was judged on are joined")
-    doubted = [r.attack for r in records if r.status == "inconclusive"]
+    if verdict.partial:
+        messages.append(f"only the {len(verdict.robust)} samples that every attack was judged on are joined")
+    settled = [r for r in records if _is_settled(r)]
+    outdone = [r for r in records if any(_left(s) <= _left(r) for s in settled if s is not r)]
+    counted = [r for r in records if r not in outdone]
+    doubted = [r.attack for r in counted if r.status == "inconclusive"]
     messages.extend(f"{attack} is inconclusive" for attack in doubted)
-    metric = {k: v for k, v in asdict(rate(torch.tensor(robust, dtype=torch.bool), "higher")).items() if v is not None}
+    if verdict.path:
+        messages.append(f"broken by {', '.join(f'{by} {count}' for by, count in verdict.path.items())}")
+    flags = [flag for r in records for flag in r.flags if r in counted or believable([flag])]
     return replace(
         blank,
         status="inconclusive" if doubted or failures else "ok",
         message="; ".join(messages),
-        metrics={_METRIC: metric} if len(robust) else {},
+        flags=tuple(dict.fromkeys(flags)),
+        metrics={_METRIC: _rate(verdict.robust), OWN: _rate(verdict.own)} if verdict.robust else {},
+        escalation={"path": verdict.path},
     )
 
 
-def _all_robust(columns: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[int], list[bool], bool]:
-    """Ids of common samples, whether each stands under every attack, and whether some samples had to be left out."""
-    tables = [dict(zip(ids.tolist(), robust.tolist(), strict=True)) for ids, robust in columns]
-    common = [i for i in tables[0] if all(i in table for table in tables[1:])]
-    standing = [all(table[i] for table in tables) for i in common]
-    return common, standing, any(len(table) != len(common) for table in tables)
+def _is_settled(record: Record) -> bool:
+    """Whether sanity checks examined this result and no doubt about it is open."""
+    return record.status == "ok" and bool(record.escalation.get("rules")) and believable(record.flags)
+
+
+def _left(record: Record) -> float:
+    """Robust accuracy under an attack and its follow-ups."""
+    figure = record.metrics.get(f"{_METRIC}{FOLLOWED_UP}") or record.metrics.get(_METRIC) or {}
+    return float(figure.get("value", 1.0))
+
+
+def _rate(robust: Mapping[int, bool]) -> Mapping[str, Any]:
+    import torch
+
+    from robustsuite.statistics import rate
+
+    metric: Metric = rate(torch.tensor(list(robust.values()), dtype=torch.bool), "higher")
+    return {k: v for k, v in asdict(metric).items() if v is not None}

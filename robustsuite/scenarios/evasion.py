@@ -37,10 +37,11 @@ class Evasion(Scenario[Inputs, Tensor]):
     Only samples that the model gets right (and accepts) are attacked; the others count as fallen. An attack sees the
     ball and cannot change it. The judge measures everything again, in another batch size than the attack used.
 
-    The per-sample file holds `id`, `label`, `clean_correct`, `robust`, `distance` (of what was handed in; NaN where
-    nothing was attacked), `queries` and, where the attack's passes can be told apart by sample, `passes`: forward and
-    backward passes that were spent on the sample until it was first seen to fall, or in all where it was not, those of
-    an escalation included; 0 where nothing was attacked. Samples that share a batch may cost each other a pass.
+    The per-sample file holds `id`, `label`, `clean_correct`, `robust` (under this attack alone), `distance` (of what it
+    returned; NaN where nothing was attacked), `queries` and, where the attack's passes can be told apart by sample,
+    `passes`: forward and backward passes that were spent on the sample until it was first seen to be adversarial, or
+    in all where it was not; 0 where nothing was attacked. Samples that share a batch may cost each other a pass. Where
+    sanity checks examined the result, `verdict` (robust under its follow-up attacks too) and `found_by` are added.
 
     Args:
         ball: The perturbation set; bounds default to those of the data.
@@ -57,7 +58,8 @@ class Evasion(Scenario[Inputs, Tensor]):
         closest: Whether distances are judged, as for attacks of minimum norm: the attack is asked for the nearest
             adversarial input within the bounds, whatever the radius, and a sample has fallen where that lies in the
             ball. The per-sample distance then tells at which radius a sample falls; infinite where none was found.
-        escalate: Whether a doubt about a white-box attack's verdict starts the attacks that resolve it.
+        escalate: Whether sanity checks examine the result of a white-box attack, and a doubt starts the follow-up
+            attacks that resolve it. What they break never changes the attack's own figures.
 
     Raises:
         RequestError: A targeted goal without a target, an unknown access, a budget below 1.

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+FOLLOWED_UP: Final = "_followed_up"
+"""Ends the name of an evasion metric that holds what the attack and its follow-up attacks broke together."""
+
 _EVASION: Final = {
     "robust_accuracy": "rate",
-    "robust_accuracy_naive": "rate",
+    "robust_accuracy_followed_up": "rate",
     "attack_success_rate": "rate",
+    "attack_success_rate_followed_up": "rate",
     "attack_success_rate_all": "rate",
+    "attack_success_rate_all_followed_up": "rate",
     "clean_accuracy": "rate",
     "target_hit_rate": "rate",
+    "target_hit_rate_followed_up": "rate",
     "distance_median": "distance",
     "queries_median": "queries",
     "rejection_rate_clean": "rate",
