@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record, load_samples, save_samples
+from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Metric
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.statistics import interval
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path) -> Record:
     broken = next((part for part in parts if part.status == "error"), None)
     if broken is not None:
         return replace(broken, key=blank.key, dataset=blank.dataset, seconds=seconds)
-    tables = [_behind(load_samples(folder, part), parts[:i]) for i, part in enumerate(parts)]
+    tables = [load_samples(folder, part) for part in parts]
+    if any("verdict" in table for table in tables):
+        tables = [_behind(table, parts[:i]) for i, table in enumerate(tables)]
     columns = _columns(tables)
     path, digest = save_samples(folder, blank.key, columns)
     flags = dict.fromkeys(flag for part in parts for flag in part.flags)

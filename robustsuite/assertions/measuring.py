@@ -22,9 +22,9 @@ from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.records import Record
 from robustsuite.data.samples import stratified
 from robustsuite.isolation import seeded
+from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import CleanAnswers, Metric, Victim
 from robustsuite.report.report import Report
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from robustsuite import checks
 from robustsuite.benchmark.problems import Problem, ProblemsError, nearest, read_dataclass, shown
 from robustsuite.errors import RequestError
-from robustsuite.scenarios.metrics import GIVEN
+from robustsuite.metrics import GIVEN
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.suite import Suite

@@ -19,10 +19,10 @@ from robustsuite.diagnostics.stand_ins import Rerouted
 from robustsuite.diagnostics.standing import Doubts, examine
 from robustsuite.errors import RobustsuiteError
 from robustsuite.isolation import seeded, untouched
+from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
 from robustsuite.registry import Entry
 from robustsuite.scenarios.evasion import Evasion, correct
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
 

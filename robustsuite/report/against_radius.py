@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record
+from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report import words
 from robustsuite.report.charts import Axis, Chart, Point, Series, axis, draw
 from robustsuite.report.falls import Falls, fallen
 from robustsuite.report.worst_case import OWN, WORST
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     from robustsuite.protocol import Metric

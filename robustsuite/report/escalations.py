@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from robustsuite.benchmark.records import Record
+from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report.flags import RESOLVED
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     from rich.console import Console

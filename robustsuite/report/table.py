@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report import flags as doubts
 from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
 from robustsuite.report.markup import latex, markdown
 from robustsuite.report.terminal import terminal
 from robustsuite.report.worst_case import WORST
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     import pandas as pd

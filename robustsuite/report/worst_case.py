@@ -11,10 +11,9 @@ from typing import Any, Final
 from robustsuite.benchmark.records import Record, load_samples
 from robustsuite.canonical import digest
 from robustsuite.errors import RequestError
-from robustsuite.protocol import Metric
+from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report.falls import Falls
 from robustsuite.report.flags import believable
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 WORST: Final = "worst-case"
 OWN: Final = "robust_accuracy_own"
@@ -118,7 +117,8 @@ class _Column:
         verdict = table["verdict"].bool().tolist() if "verdict" in table else own
         played = [step["attack"] for step in record.escalation.get("played", ())]
         found = table["found_by"].tolist() if "found_by" in table else [0] * len(ids)
-        finder = {i: f"{played[at - 1]} after {record.attack}" for i, at in zip(ids, found, strict=True) if at > 0}
+        named = [*played, *["a follow-up"] * len(ids)]  # a record that somebody has edited may name fewer
+        finder = {i: f"{named[at - 1]} after {record.attack}" for i, at in zip(ids, found, strict=True) if at > 0}
         right = table["clean_correct"].bool().tolist() if "clean_correct" in table else [True] * len(ids)
         wrong = frozenset(i for i, is_right in zip(ids, right, strict=True) if not is_right)
         return cls(record.attack, dict(zip(ids, own, strict=True)), dict(zip(ids, verdict, strict=True)), finder, wrong)
@@ -226,5 +226,5 @@ def _rate(robust: Mapping[int, bool]) -> Mapping[str, Any]:
 
     from robustsuite.statistics import rate
 
-    metric: Metric = rate(torch.tensor(list(robust.values()), dtype=torch.bool), "higher")
+    metric = rate(torch.tensor(list(robust.values()), dtype=torch.bool), "higher")
     return {k: v for k, v in asdict(metric).items() if v is not None}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustsuite.api import evaluate
 from robustsuite.benchmark.existing import existing
 from robustsuite.gates import decide
+from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Metric, Metrics, Victim, play
 from robustsuite.scenarios import Evasion
 from robustsuite.scenarios.views import Inputs, WhiteBox
@@ -52,8 +53,10 @@ def masked() -> Iterator[Finding]:
         yield same(f"{name}: zero-gradients is flagged", True, "zero-gradients" in alone.flags)
         gate = decide(Metric(**alone.metrics["robust_accuracy"]), 0.3, name="robust_accuracy", flags=alone.flags)
         yield same(f"{name}: a gate at 0.3", "inconclusive", gate.outcome.value)
-        escalated = evaluate(network, test, "pgd", _BALL).records[1]
-        yield at_most(f"{name}: robust accuracy after escalation", 0.1, figure(escalated, "robust_accuracy"))
+        examined = evaluate(network, test, "pgd", _BALL).records[1]
+        followed_up = figure(examined, "robust_accuracy" + FOLLOWED_UP)
+        yield at_least(f"{name}: pgd's own robust accuracy stays", 0.5, figure(examined, "robust_accuracy"))
+        yield at_most(f"{name}: robust accuracy with follow-up attacks", 0.1, followed_up)
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,9 @@ def verdicts(done):
 @pytest.mark.parametrize(
     ("gate", "code", "line"),
     [
-        ("robust_accuracy>=0.04", 0, "passed: noise: robust_accuracy 0.100 [0.0"),
-        ("robust_accuracy>=0.4", 1, "failed: noise: robust_accuracy 0.100"),
-        ("robust_accuracy<=0.4", 0, "passed: noise: robust_accuracy 0.100"),
+        ("robust_accuracy>=0.04", 0, "passed: worst-case: robust_accuracy 0.100 [0.0"),
+        ("robust_accuracy>=0.4", 1, "failed: worst-case: robust_accuracy 0.100"),
+        ("robust_accuracy<=0.4", 0, "passed: worst-case: robust_accuracy 0.100"),
         ("noise:robust_accuracy>=8/100", 3, "inconclusive: noise: robust_accuracy 0.100"),
         ("clean_accuracy>=0.2", 1, "failed: clean_accuracy 0.100"),
         ("parameters<=650", 0, "passed: parameters 650, asked for at most 650"),
@@ -92,12 +92,17 @@ def test_a_failure_outranks_what_is_inconclusive():
 def test_a_cell_that_raised_outranks_an_inconclusive_gate():
     broken = ("--plugin", "broken.py", "--gate", "robust_accuracy>=0.01")
     done = evaluate(*broken, attacks=["gate-test-broken", "noise"])
-    told = verdicts(done)
-    assert told[0].startswith("inconclusive: gate-test-broken: robust_accuracy asked for at least 0.01; ")
-    assert "has status error: ArithmeticError: the plug-in broke" in told[0]
-    assert told[1].startswith("passed: noise")
-    assert told[2].startswith("inconclusive: worst-case")
+    (told,) = verdicts(done)
+    assert told.startswith("inconclusive: worst-case: robust_accuracy 0.100")
+    assert "gate-test-broken is not part of it (error)" in told
     assert done.exit_code == 1
+    (told,) = verdicts(
+        evaluate(
+            "--plugin", "broken.py", "--gate", "gate-test-broken:robust_accuracy>=0.01", attacks=["gate-test-broken"]
+        )
+    )
+    assert told.startswith("inconclusive: gate-test-broken: robust_accuracy asked for at least 0.01; ")
+    assert "has status error: ArithmeticError: the plug-in broke" in told
 
 
 @pytest.mark.parametrize(
@@ -106,7 +111,8 @@ def test_a_cell_that_raised_outranks_an_inconclusive_gate():
         ("robust_accuracy>0.4", "expected a gate such as 'robust_accuracy>=0.4', got gate='robust_accuracy>0.4'"),
         ("robust_acuracy>=0.4", "--gate 'robust_acuracy>=0.4': expected a metric that is measured"),
         ("pgd:robust_accuracy>=0.4", "got attack='pgd'; allowed: none, noise"),
-        ("worst-case:robust_accuracy>=0.4", "got attack='worst-case'"),
+        ("worst-case:clean_accuracy>=0.4", "expected a metric of 'worst-case'"),
+        ("noise:robust_accuracy>=0.4 alone", "expected a number or a quotient"),
         ("noise:inversion_accuracy>=0.4", "a metric of 'noise', which plays evasion"),
         ("robust_accuracy>=40", "40 % is written 0.4"),
         ("robust_accuracy>=nan", "expected a number or a quotient"),

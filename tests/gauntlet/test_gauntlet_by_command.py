@@ -65,7 +65,7 @@ def verdict(suite, splits, tmp_path, monkeypatch):
     return evaluated
 
 
-def accuracy(record, name="robust_accuracy"):
+def accuracy(record, name="robust_accuracy_followed_up"):
     return record["metrics"][name]["value"]
 
 

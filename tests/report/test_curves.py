@@ -15,7 +15,7 @@ from robustsuite.report.falls import Falls
 from robustsuite.report.files import write
 from robustsuite.report.frame import tidy
 from robustsuite.report.table import plain_rows
-from robustsuite.report.worst_case import WORST, worst_cases
+from robustsuite.report.worst_case import worst_cases
 from robustsuite.statistics import interval
 
 INF, NAN = math.inf, math.nan
@@ -128,22 +128,47 @@ def test_what_an_escalation_broke_has_fallen_at_the_radius_and_beyond(maker):
     assert (curve[0.225], curve[0.3], curve[0.375], curve[0.6]) == (50, 70, 80, 90)
 
 
-def test_escalation_is_told_where_it_changed_a_point(maker):
-    more = {"robust_accuracy_naive": rates(CLEAN), "robust_accuracy": rates(CLEAN & False)}
-    played(maker, 0.3, set(), metrics=more, flags=("resolved:zero-gradients",))
+def test_lines_show_the_attack_alone_and_the_verdict_stands_apart(maker):
+    """The attack leaves five of ten; its follow-up attacks leave one of them."""
+    own = torch.tensor([i > 4 for i in range(10)])
+    verdict = torch.tensor([i > 8 for i in range(10)])
+    columns = {"id": torch.arange(10), "clean_correct": CLEAN, "robust": own, "verdict": verdict}
+    columns |= {"found_by": (own & ~verdict).long(), "distance": torch.full((10,), 0.3)}
+    values = {"robust_accuracy": rates(own), "robust_accuracy_followed_up": rates(verdict)}
+    given = {"knowledge": "white-box", "norm": "linf", "radius": 0.3, "headline": "robust_accuracy"}
+    examined = {"rules": "some", "played": [{"attack": "bpda", "broke": 4, "of": 5}]}
+    maker.add("none", "pgd", "evasion", columns, metrics=values, escalation=examined, **given)
     played(maker, 0.1, {2, 3, 4, 5, 6, 7, 8, 9})
     played(maker, 0.6, {3, 4, 5, 6, 7, 8, 9})
     played(maker, 0.3, set(), attack="mi-fgsm")
     played(maker, 0.1, {3, 4}, attack="mi-fgsm")
     charts = radii(maker)
     curve = {r: y for r, (y, *_) in told(charts["pgd"]).items()}
-    assert curve == {0.1: 20, 0.3: 100, 0.6: 100}, "what fell at 0.3 has fallen at 0.6, where the attack alone gave 30"
-    assert "escalation" in charts["pgd"].note
-    assert "escalation" in charts[WORST].note
+    assert curve == {0.1: 20, 0.3: 50, 0.6: 50}, "what fell at 0.3 has fallen at 0.6, where the attack alone gave 30"
+    assert "alone" in charts["pgd"].note
     assert charts["mi-fgsm"].note == ""
-    write(maker.folder)
-    page = (maker.folder / "report.html").read_text()
-    assert page.count("The other radii show the attack alone, without escalation") == 2
+    assert [line.name for line in charts["verdict"].lines] == ["none"], "mi-fgsm alone breaks all, so nothing is apart"
+
+
+def test_a_verdict_below_the_line_is_a_mark_of_its_own(maker):
+    own, verdict = CLEAN.clone(), CLEAN & False
+    columns = {"id": torch.arange(10), "clean_correct": CLEAN, "robust": own, "verdict": verdict}
+    columns |= {"found_by": own.long(), "distance": torch.full((10,), 0.3)}
+    values = {"robust_accuracy": rates(own), "robust_accuracy_followed_up": rates(verdict)}
+    given = {"knowledge": "white-box", "norm": "linf", "radius": 0.3, "headline": "robust_accuracy"}
+    maker.utility("none", CLEAN)
+    maker.add("none", "pgd", "evasion", columns, metrics=values, escalation={"rules": "some"}, **given)
+    maker.evasion("none", "fgsm", CLEAN, own, images=False)
+    for attack in ("pgd", "fgsm"):
+        played(maker, 0.6, {3, 4}, attack=attack)
+    line, apart = radii(maker)["verdict"].lines
+    assert (line.name, apart.name) == ("none", "none with follow-ups")
+    assert [mark.label.partition(" at radius")[0] for mark in line.marks] == [
+        "none: 10.0 % [0.3, 44.5]", "none: 10.0 % [0.3, 44.5]", "none: 80.0 % [44.4, 97.5]",
+    ]  # fmt: skip
+    (mark,) = apart.marks
+    assert mark.label.startswith("none with follow-ups: 100.0 %")
+    assert (mark.x, apart.path) == (line.marks[1].x, "")
 
 
 def test_a_point_on_fewer_samples_takes_over_what_fell_among_them(maker):
@@ -209,6 +234,5 @@ def test_only_white_box_attacks_of_many_passes_at_the_suites_radius(maker):
     (maker.folder / lost.samples).unlink()
     charts = against_passes(maker.records, maker.folder, LOOK)
     assert [chart.title for chart in charts] == ["pgd"]
-    assert "escalation" in charts[0].note
     write(maker.folder)
     assert (maker.folder / "report.html").read_text().count("Success against passes") == 1

@@ -67,7 +67,7 @@ def test_csv_reads_back(run):
     errors = frame[frame.status == "error"]
     assert len(errors) == 1
     assert errors.value.isna().all()
-    assert frame.query("attack == 'worst-case' and defense == 'none' and radius == 0.3").value.item() == 0.0
+    assert frame.query("attack == 'worst-case' and defense == 'none' and radius == 0.3").value.iloc[0] == 0.0
 
 
 def test_unknown_format_and_empty_folder_are_request_errors(run, tmp_path):
@@ -119,7 +119,7 @@ def test_page_has_a_gallery_of_images_of_the_right_size(html):
 
 def test_page_draws_success_against_radius(html):
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", html)
-    assert titles[:3] == ["worst-case", "fgsm", "pgd"]
+    assert titles[:3] == ["verdict", "fgsm", "pgd"]
     assert "none: 100.0 % [98.2, 100.0] at radius 0.3, n = 200" in html
     assert "none: 2.0 % [0.5, 5.0] at radius 0, n = 200" in html
 

@@ -40,7 +40,7 @@ def test_rows_are_defences_and_columns_headlines(table):
         ("epsilon", "epsilon"),
         ("attack passes", "passes_per_sample"),
     ]
-    assert heads[3:7] == [(a, "robust_accuracy") for a in ("noise", "fgsm", "pgd", "worst-case")]
+    assert heads[3:7] == [(a, "robust_accuracy") for a in ("verdict", "noise", "fgsm", "pgd")]
     assert heads[7:] == [
         ("badnets", "backdoor_success_rate"),
         ("label-flip", "accuracy_drop"),

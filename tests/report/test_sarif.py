@@ -191,7 +191,7 @@ def test_fingerprints_are_made_of_labels_alone(gated):
 def test_an_attack_that_is_not_installed_still_has_a_rule(maker):
     maker.add("none", "gone", "evasion", attack_parameters={"is": "my-plugin"}, status="not_run")
     (one,) = read(maker.folder)["runs"]
-    assert [rule["id"] for rule in one["tool"]["driver"]["rules"]] == ["my-plugin"]
+    assert [rule["id"] for rule in one["tool"]["driver"]["rules"]] == ["my-plugin", "worst-case"]
 
 
 def test_paths_do_not_leave_the_working_folder(run, tmp_path, monkeypatch):
