@@ -1,10 +1,11 @@
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from robustsuite.benchmark.records import read, save_samples
+from robustsuite.benchmark.records import Record, read, save_samples
 from robustsuite.report.files import csv
 from robustsuite.report.frame import COLUMNS, tidy
 from robustsuite.statistics import interval
@@ -137,3 +138,57 @@ def test_worst_case_without_its_files_is_no_number(run):
     assert len(worst)
     assert worst.value.isna().all()
     assert (worst.status != "ok").all()
+
+
+EXAMINED = {"rules": "some"}
+
+
+@pytest.mark.parametrize(
+    ("strong", "left", "status"),
+    [
+        ({"escalation": EXAMINED}, 40, "ok"),
+        ({"escalation": EXAMINED}, 60, "inconclusive"),  # it is no stronger
+        ({}, 40, "inconclusive"),  # nobody has examined it
+        ({"escalation": EXAMINED, "flags": ("zero-gradients",)}, 40, "inconclusive"),
+        ({"escalation": EXAMINED, "flags": ("few-samples", "resolved:zero-gradients")}, 40, "ok"),
+    ],
+)
+def test_the_doubt_about_a_weaker_attack_does_not_withhold_what_a_stronger_one_left(maker, strong, left, status):
+    """A doubt about an attack says that it may have broken too little; an examined one that broke more answers it."""
+    clean = torch.ones(100, dtype=torch.bool)
+    weak = {"status": "inconclusive", "message": "unresolved", "flags": ("not-adaptive", "short-of-radius")}
+    maker.evasion("none", "fgsm", clean, torch.arange(100) < 50, images=False, **weak)
+    maker.evasion("none", "pgd", clean, torch.arange(100) < left, images=False, **strong)
+    verdict = tidy(maker.records, maker.folder).query("attack == 'worst-case'").iloc[0]
+    assert verdict.status == status
+    assert verdict.value == min(left, 50) / 100
+    assert ("not-adaptive" in verdict["flags"]) == (status != "ok")
+    assert "short-of-radius" in verdict["flags"], "which withholds nothing"
+
+
+def test_the_verdict_says_by_whom_samples_were_broken(maker):
+    clean = torch.arange(10) > 0
+    own, verdict = clean & (torch.arange(10) > 3), clean & (torch.arange(10) > 7)
+    columns = {"id": torch.arange(10), "clean_correct": clean, "robust": own, "verdict": verdict}
+    columns |= {"found_by": torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 0, 0]), "distance": torch.zeros(10)}
+    examined = {"rules": "some", "played": [{"attack": "sanity checks"}, {"attack": "bpda"}]}
+    maker.evasion("none", "fgsm", clean, clean & (torch.arange(10) != 5), images=False)
+    given = {"norm": "linf", "radius": 0.3, "headline": "robust_accuracy", "knowledge": "white-box"}
+    maker.add("none", "pgd", "evasion", columns, escalation=examined, **given)
+    frame = tidy(maker.records, maker.folder).query("attack == 'worst-case'")
+    assert list(zip(frame.metric, frame.value, strict=True)) == [("robust_accuracy", 0.2), ("robust_accuracy_own", 0.5)]
+    told = "broken by fgsm 1, pgd 3, sanity checks after pgd 1, bpda after pgd 2"
+    assert set(frame.message) == {told}, "the first that did, alone where one could; what was misclassified is nobody's"
+
+
+def test_what_was_measured_before_results_were_examined_is_outdated(maker):
+    clean = torch.ones(100, dtype=torch.bool)
+    maker.utility("none", clean)
+    maker.evasion("none", "pgd", clean, clean, images=False)
+    now = [json.loads(record.line()) for record in maker.records]
+    old = [{name: value for name, value in record.items() if name != "version"} for record in now]
+    assert [Record.parse(json.dumps(record)).flags for record in now] == [(), ()]
+    assert [Record.parse(json.dumps(record)).flags for record in old] == [(), ("outdated",)]
+    frame = tidy([Record.parse(json.dumps(record)) for record in old], maker.folder)
+    assert set(frame[frame.scenario == "evasion"]["flags"]) == {"outdated"}
+    assert set(frame[frame.scenario == "utility"]["flags"]) == {""}
