@@ -84,7 +84,9 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, fal
     )
     columns, failures = _read(records, folder)
     if not columns:
-        status = next((s for s in ("error", "not_applicable") if any(r.status == s for r in records)), "not_run")
+        order = ("inconclusive", "error", "not_applicable")  # what was measured, and of which no file is at hand, first
+        there = {"inconclusive" if r.status in _MEASURED else r.status for r in records}
+        status = next((name for name in order if name in there), "not_run")
         flags = tuple(dict.fromkeys(flag for r in records for flag in r.flags))
         return replace(blank, status=status, message="; ".join(failures), flags=flags)
     verdict = _Verdict.over(columns)
