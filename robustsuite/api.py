@@ -20,14 +20,14 @@ from robustsuite.benchmark.judging import judge
 from robustsuite.expressions import parse_call
 from robustsuite.isolation import seeded, untouched
 from robustsuite.protocol import Victim, check, moves
-from robustsuite.registry import Entry
+from robustsuite.registry import DEFAULT_ATTACKS, Entry
 from robustsuite.report.report import Report
 from robustsuite.scenarios import game, has_norm
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball, Threat
+from robustsuite.threat import Ball, BallLike, Threat, as_ball
 from robustsuite.training.recipe import Recipe
 
 _BATCH: Final = 128
@@ -74,8 +74,8 @@ def _made(plugins: registry.Registry, text: str, options: Mapping[str, Any]) -> 
 def evaluate(
     model: nn.Module | Deployed,
     data: Any,
-    attacks: AttackLike | Sequence[AttackLike],
-    threat: Ball | Threat | None = None,
+    attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
+    threat: BallLike | Threat | None = None,
     *,
     seed: int = 0,
     device: str = "auto",
@@ -98,8 +98,8 @@ def evaluate(
         data: `(x, y)`, a torch `Dataset`, a `DataLoader` or `Samples`. Inputs lie within the bounds that the model
             declares (`rs.wrap(model, bounds=...)`), else those of the samples or the ball, else [0, 1].
         attacks: Names (`"pgd"`, `"pgd(steps=5)"`, `"art:HopSkipJump"`) or attacks made by `rs.attack`. The same one
-            given more than once is told apart by its options, or by a number.
-        threat: The ball in which evasion attacks must stay, or a whole `rs.Threat`.
+            given more than once is told apart by its options, or by a number. By default `adaptive`.
+        threat: The ball in which evasion attacks must stay, `("linf", 8 / 255)` or a `Ball`, or a whole `rs.Threat`.
         seed: Keys every random draw; at least 0.
         device: `auto` uses the device that the model is on; on another one a copy is evaluated.
         classes: Number of classes; by default what the model's logits say.
@@ -157,7 +157,7 @@ def perturb(
     model: nn.Module | Deployed,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: BallLike,
     *,
     seed: int = 0,
     target: Tensor | None = None,
@@ -171,7 +171,7 @@ def perturb(
         model: From raw inputs to logits; left exactly as it was.
         x: Inputs `(N, …)` within the bounds that the model declares, else those of the ball, else [0, 1].
         y: Labels `(N,)`.
-        ball: Where the result must lie; bounds default to those of the inputs.
+        ball: Where the result must lie, `("linf", 8 / 255)` or a `Ball`; bounds default to those of the inputs.
         seed: Keys the random draws; at least 0.
         target: Labels `(N,)` to reach; None for an untargeted attack.
         batch_size: Samples at a time; never changes the result.
@@ -188,8 +188,7 @@ def perturb(
     checks.integer("seed", seed, low=0)
     checks.integer("batch_size", batch_size, low=1)
     checks.one_of("precision", precision, PRECISIONS)
-    if not isinstance(ball, Ball):
-        raise checks.fail("a ball", "ball", ball, "write rs.Ball('linf', 8 / 255)")
+    ball = as_ball(ball)
     entry, options = resolve(attack)
     if entry.scenario != "evasion":
         raise checks.fail("an evasion attack", "attack", entry.name, f"{entry.scenario} is played by rs.evaluate")

@@ -26,7 +26,7 @@ from robustsuite.protocol import CleanAnswers, Metric, Victim
 from robustsuite.report.report import Report
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.threat import BallLike
 
 METRIC: Final = "robust_accuracy"
 
@@ -59,7 +59,7 @@ def measure(
     model: nn.Module | Deployed,
     data: Any,
     attack: AttackLike,
-    ball: Ball,
+    ball: BallLike,
     settled: Settled,
     *,
     seed: int = 0,

@@ -12,6 +12,7 @@ import typer
 from robustsuite.cli.console import AsJson, Plugins, Quiet, Verbose, load_plugins, say, set_up, tables
 from robustsuite.cli.progress import progress_on
 from robustsuite.cli.verdicts import leave, pronounce, read_gates
+from robustsuite.registry import DEFAULT_ATTACKS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from robustsuite.gates import Gate
     from robustsuite.report.report import Report
 
-DEFAULT_ATTACKS: Final = ("adaptive",)
 _SAMPLES: Final = 1000
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustsuite import checks
 from robustsuite.errors import ModelError
+from robustsuite.models.probabilities import are_probabilities
 
 OUTPUTS: Final = ("logits", "probabilities", "binary-logit")
 
@@ -115,7 +116,7 @@ def _rows(answer: Tensor) -> Tensor:
 def _check_probabilities(answer: Tensor) -> None:
     least, sums = float(answer.min()), answer.double().sum(1)
     off = float((sums - 1).abs().max())
-    if not (least >= 0 and off < 1e-2):
+    if not (least >= 0 and (off < 1e-2 or are_probabilities(answer))):
         raise ModelError(
             f"expected probabilities, got rows with a least value of {least:g} and sums up to {off:g} from 1; leave "
             f'out output="probabilities" where the model returns logits'

@@ -20,7 +20,7 @@ from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Served, ask
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball, Threat
+from robustsuite.threat import Ball, Threat, as_ball
 
 ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")
@@ -79,6 +79,7 @@ class Evasion(Scenario[Inputs, Tensor]):
     escalate: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ball", as_ball(self.ball))
         checks.one_of("access", self.access, ACCESSES)
         checks.one_of("goal", self.goal, ("untargeted", "targeted"))
         if self.goal == "targeted" and self.target is None:
@@ -336,7 +337,7 @@ class _Judge:
                 "the model answers differently when asked twice; judge it over several draws (draws: 10)"
             )
         if "probabilities" in self._flags:
-            return "inconclusive", "the model answers with probabilities that are rounded to 0 and 1; attack its logits"
+            return "inconclusive", "the model answers with probabilities that are rounded; attack its logits"
         if "lost-adversarial" in self._flags:
             return "inconclusive", "the attack met adversarial inputs that it did not hand in"
         if self._outside:
