@@ -118,7 +118,7 @@ class _Sequence:
         for look, rows in zip(plan, stratified(self._victim.test.y, sizes, generator), strict=True):
             self._take(rows)
             clean, attacked = self._blanks()
-            found = joined(attacked, self._parts, self._folder)
+            found = joined(attacked, self._parts, self._folder, self._victim.test.classes)
             metric = None if found.status == "error" else _figure(found, look)
             if metric is None or look is plan[-1] or settled(metric, found):
                 break

@@ -15,7 +15,8 @@ from robustsuite.report.flags import KNOWN, RESOLVED, describe
 from robustsuite.statistics import interval
 
 # Doubts under which a model can only look better than it is: a floor that it misses even so, it misses.
-_FLATTERING: Final = ("lost-adversarial", "over-budget", "non-finite", "zero-gradients", "not-adaptive")
+# What is near chance may be another model than the one that is meant: as it was given, it misses the floor.
+_FLATTERING: Final = ("lost-adversarial", "over-budget", "non-finite", "zero-gradients", "not-adaptive", "near-chance")
 _LARGEST: Final = 10_000_000  # samples beyond which "how many more" is no advice
 
 

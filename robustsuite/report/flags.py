@@ -140,6 +140,18 @@ _ALL: Final = (
         "look for overflow or a division by zero in the attack or the model",
         withholds=True,
     ),
+    Flag(
+        "near-chance",
+        "the clean accuracy cannot be told from guessing, so there is little that an attack could break",
+        "see that the model is the one that is meant: inputs not normalised? weights not loaded? labels in another "
+        "order?",
+        withholds=True,
+        concerns=(
+            *("clean_accuracy", "precision_macro", "recall_macro", "f1_macro", "expected_calibration_error"),
+            *("robust_accuracy", "robust_accuracy_naive", "attack_success_rate", "attack_success_rate_all"),
+            *("target_hit_rate", "distance_median", "queries_median"),
+        ),
+    ),
     Flag("few-samples", "fewer than 100 samples were judged, so the interval is wide", "judge more samples"),
     Flag(
         "evaluator-weak",

@@ -14,6 +14,7 @@ from robustsuite import checks
 from robustsuite.data.samples import Batch
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.passes import Passes
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
@@ -308,6 +309,8 @@ class _Judge:
     def _doubt(self) -> None:
         meter = self._meter
         self._flags.update(dict.fromkeys(self._victim.model.doubts))
+        test = self._victim.test
+        self._flags.update(dict.fromkeys(doubt_chance(self._clean, test.y, test.classes)))
         if self._outside:
             self._flags["over-budget"] = None
         if meter.gradients and meter.zero_gradients > _MASKED * meter.gradients:

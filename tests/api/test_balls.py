@@ -44,7 +44,7 @@ def test_single_precision_is_taken_as_it_is():
     "given", [0.1, ("linf",), ("linf", 0.1, (0, 1), 3), (0.1, "linf"), "linf", ("linf", np.array([0.1]))], ids=repr
 )
 def test_what_is_no_ball_is_refused_with_the_line_that_is_one(given):
-    with pytest.raises(rs.RequestError, match="got .*;"):
+    with pytest.raises(rs.RequestError, match=r"got .*;"):
         as_ball(given)
 
 

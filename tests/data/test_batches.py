@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -99,7 +98,7 @@ def test_the_line_in_the_message_works():
     line = (
         str(caught.value).partition("name the entries: ")[2].replace("INPUT", "img_in").replace("LABEL", "fine_label")
     )
-    loader = eval(line, {"DataLoader": DataLoader, "default_collate": default_collate, "dataset": dataset})  # noqa: S307
+    loader = eval(line, {"DataLoader": DataLoader, "default_collate": default_collate, "dataset": dataset})
     assert torch.equal(to_samples(loader, classes=3).y, Y)
 
 

@@ -96,7 +96,7 @@ def test_rounded_probabilities_are_read_by_their_logarithms_wherever_the_model_i
 
 def test_declared_probabilities_may_be_rounded(problem):
     """Seven entries to two decimals miss 1 by up to 0.035."""
-    network, x, _ = problem
+    _, x, _ = problem
     row = torch.tensor([[0.15, 0.15, 0.15, 0.15, 0.15, 0.15, 0.13]])
 
     class Fixed(nn.Module):
