@@ -84,6 +84,7 @@ def evaluate(
     public: Any = None,
     recipe: Recipe | None = None,
     name: str = "model",
+    dataset: str | Mapping[str, Any] = "",
     rules: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
@@ -107,6 +108,8 @@ def evaluate(
         public: Data that an adversary may know, for games that need them.
         recipe: How the model was trained, for games that train again.
         name: What tables call the model.
+        dataset: What tables call the data, or what is known of them, such as `{"name": "faces", "path": "faces.npz"}`;
+            it stands in every record, beside their number and digest.
         rules: Rules of the games, such as `query_budget`, `draws` or `batch_size`.
         progress: Told what is played, how many games are done, and how many there are.
 
@@ -127,13 +130,19 @@ def evaluate(
         )
         ask_for_what_is_missing(games, victim)
         _ = victim.clean  # every answer is looked at before the first attack
-        return _played(games, victim, name, seed, progress)
+        told = {"name": dataset} if isinstance(dataset, str) else dataset
+        return _played(games, victim, name, seed, progress, told)
 
 
 def _played(
-    games: Sequence[Game], victim: Victim, name: str, seed: int, progress: Callable[[str, int, int], None] | None
+    games: Sequence[Game],
+    victim: Victim,
+    name: str,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None,
+    data: Mapping[str, Any],
 ) -> Report:
-    blanks = blank_records(games, victim, name, seed)
+    blanks = blank_records(games, victim, name, seed, data)
     folder = Path(tempfile.mkdtemp(prefix="robustsuite-"))
     try:
         records = []

@@ -57,6 +57,8 @@ class Record:
         environment: Revision, versions, device, threads.
         samples: Path of the per-sample file below the run's folder, or empty.
         samples_digest: SHA-256 of that file.
+        data: What was judged: the set's `name` and `path`, the `digest` and number `n` of the samples, and the `seed`
+            by which they were chosen, as far as they are known.
     """
 
     key: str
@@ -87,6 +89,7 @@ class Record:
     environment: Mapping[str, Any] = field(default_factory=dict)
     samples: str = ""
     samples_digest: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
         """The record as one line of JSON."""
