@@ -20,14 +20,14 @@ from robustsuite.benchmark.judging import judge
 from robustsuite.expressions import parse_call
 from robustsuite.isolation import seeded, untouched
 from robustsuite.protocol import Victim, check, moves
-from robustsuite.registry import Entry
+from robustsuite.registry import DEFAULT_ATTACKS, Entry
 from robustsuite.report.report import Report
 from robustsuite.scenarios import game, has_norm
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball, Threat
+from robustsuite.threat import Ball, BallLike, Threat, as_ball
 from robustsuite.training.recipe import Recipe
 
 _BATCH: Final = 128
@@ -74,8 +74,8 @@ def _made(plugins: registry.Registry, text: str, options: Mapping[str, Any]) -> 
 def evaluate(
     model: nn.Module | Deployed,
     data: Any,
-    attacks: AttackLike | Sequence[AttackLike],
-    threat: Ball | Threat | None = None,
+    attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
+    threat: BallLike | Threat | None = None,
     *,
     seed: int = 0,
     device: str = "auto",
@@ -84,6 +84,7 @@ def evaluate(
     public: Any = None,
     recipe: Recipe | None = None,
     name: str = "model",
+    dataset: str | Mapping[str, Any] = "",
     rules: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
@@ -98,8 +99,8 @@ def evaluate(
         data: `(x, y)`, a torch `Dataset`, a `DataLoader` or `Samples`. Inputs lie within the bounds that the model
             declares (`rs.wrap(model, bounds=...)`), else those of the samples or the ball, else [0, 1].
         attacks: Names (`"pgd"`, `"pgd(steps=5)"`, `"art:HopSkipJump"`) or attacks made by `rs.attack`. The same one
-            given more than once is told apart by its options, or by a number.
-        threat: The ball in which evasion attacks must stay, or a whole `rs.Threat`.
+            given more than once is told apart by its options, or by a number. By default `adaptive`.
+        threat: The ball in which evasion attacks must stay, `("linf", 8 / 255)` or a `Ball`, or a whole `rs.Threat`.
         seed: Keys every random draw; at least 0.
         device: `auto` uses the device that the model is on; on another one a copy is evaluated.
         classes: Number of classes; by default what the model's logits say.
@@ -107,6 +108,8 @@ def evaluate(
         public: Data that an adversary may know, for games that need them.
         recipe: How the model was trained, for games that train again.
         name: What tables call the model.
+        dataset: What tables call the data, or what is known of them, such as `{"name": "faces", "path": "faces.npz"}`;
+            it stands in every record, beside their number and digest.
         rules: Rules of the games, such as `query_budget`, `draws` or `batch_size`.
         progress: Told what is played, how many games are done, and how many there are.
 
@@ -127,13 +130,19 @@ def evaluate(
         )
         ask_for_what_is_missing(games, victim)
         _ = victim.clean  # every answer is looked at before the first attack
-        return _played(games, victim, name, seed, progress)
+        told = {"name": dataset} if isinstance(dataset, str) else dataset
+        return _played(games, victim, name, seed, progress, told)
 
 
 def _played(
-    games: Sequence[Game], victim: Victim, name: str, seed: int, progress: Callable[[str, int, int], None] | None
+    games: Sequence[Game],
+    victim: Victim,
+    name: str,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None,
+    data: Mapping[str, Any],
 ) -> Report:
-    blanks = blank_records(games, victim, name, seed)
+    blanks = blank_records(games, victim, name, seed, data)
     folder = Path(tempfile.mkdtemp(prefix="robustsuite-"))
     try:
         records = []
@@ -157,7 +166,7 @@ def perturb(
     model: nn.Module | Deployed,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: BallLike,
     *,
     seed: int = 0,
     target: Tensor | None = None,
@@ -171,7 +180,7 @@ def perturb(
         model: From raw inputs to logits; left exactly as it was.
         x: Inputs `(N, …)` within the bounds that the model declares, else those of the ball, else [0, 1].
         y: Labels `(N,)`.
-        ball: Where the result must lie; bounds default to those of the inputs.
+        ball: Where the result must lie, `("linf", 8 / 255)` or a `Ball`; bounds default to those of the inputs.
         seed: Keys the random draws; at least 0.
         target: Labels `(N,)` to reach; None for an untargeted attack.
         batch_size: Samples at a time; never changes the result.
@@ -188,8 +197,7 @@ def perturb(
     checks.integer("seed", seed, low=0)
     checks.integer("batch_size", batch_size, low=1)
     checks.one_of("precision", precision, PRECISIONS)
-    if not isinstance(ball, Ball):
-        raise checks.fail("a ball", "ball", ball, "write rs.Ball('linf', 8 / 255)")
+    ball = as_ball(ball)
     entry, options = resolve(attack)
     if entry.scenario != "evasion":
         raise checks.fail("an evasion attack", "attack", entry.name, f"{entry.scenario} is played by rs.evaluate")

@@ -38,12 +38,27 @@ def real(
 ) -> float:
     """Return `value` as a float where it is finite and in the stated interval."""
     span = f"a number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    value = plain_number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise fail(span, name, value, f"set {name} within that range")
     outside = value < low or value > high or (open_low and value == low) or (open_high and value == high)
     if outside:
         raise fail(span, name, value, f"set {name} within that range")
     return float(value)
+
+
+def plain_number(value: object) -> object:
+    """A NumPy or torch scalar as the Python number that it holds; anything else as it is.
+
+    Example:
+        >>> import numpy as np
+        >>> plain_number(np.float32(0.5)), plain_number("8/255")
+        (0.5, '8/255')
+    """
+    if getattr(value, "shape", None) == () and callable(item := getattr(value, "item", None)):
+        held: object = item()
+        return held
+    return value
 
 
 def fraction(name: str, value: object) -> float:

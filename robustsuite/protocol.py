@@ -14,6 +14,7 @@ from torch import Tensor
 from robustsuite.data.samples import Samples
 from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
 from robustsuite.isolation import out_of_memory, seeded, untouched
+from robustsuite.models.probabilities import are_probabilities
 from robustsuite.serving import Deployed, ask
 from robustsuite.streams import Streams
 from robustsuite.threat import Threat
@@ -175,10 +176,10 @@ def judgeable(logits: Tensor, classes: int) -> None:
             f"expected finite logits, got logits{index}={float(logits[tuple(index)])}; look for NaN "
             f"weights or an overflow"
         )
-    sums = logits.double().sum(1)
-    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+    if are_probabilities(logits):
+        total = float(logits[0].double().sum())
         raise ModelError(
-            f"expected logits, got rows in [0, 1] that sum to 1 (first row sums to {float(sums[0]):.6f}): "
+            f"expected logits, got rows in [0, 1] that sum to 1, or round to that (first row sums to {total:.6f}): "
             f'probabilities hide gradients; declare rs.wrap(model, output="probabilities")'
         )
 

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -27,6 +27,7 @@ from robustsuite.threat import NORMS
 
 T = TypeVar("T")
 ENTRY_POINTS = "robustsuite.plugins"
+DEFAULT_ATTACKS: Final = ("adaptive",)  # where nobody asks for an attack, in Python and on the command line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite import checks
 
@@ -95,7 +95,7 @@ class Ball:
         checks.one_of("norm", self.norm, NORMS)
         object.__setattr__(self, "radius", checks.real("radius", checks.fraction("radius", self.radius), low=0.0))
         if self.bounds is not None:
-            low, high = (float(b) for b in self.bounds)
+            low, high = (checks.real("bounds", b) for b in self.bounds)
             if not low < high:
                 raise checks.fail("bounds (low, high) with low < high", "bounds", self.bounds, "swap or widen them")
             object.__setattr__(self, "bounds", (low, high))
@@ -260,6 +260,33 @@ class Ball:
         return self.project(x + raw * _per_sample(size, x), x)
 
 
+BallLike = Ball | tuple[Any, ...]
+"""A `Ball`, or what makes one: `("linf", "8/255")`, with bounds behind the radius where they are declared."""
+
+
+def as_ball(given: BallLike, name: str = "ball") -> Ball:
+    """A ball from whatever a user writes for one.
+
+    Args:
+        given: A `Ball`, `(norm, radius)` or `(norm, radius, bounds)`; the radius as in `Ball`.
+        name: What the user calls it.
+
+    Raises:
+        RequestError: Neither, or an impossible ball.
+
+    Example:
+        >>> as_ball(("linf", "8/255")) == Ball("linf", 8 / 255)
+        True
+    """
+    if isinstance(given, Ball):
+        return given
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3) or not isinstance(given[0], str):
+        raise checks.fail(
+            "(norm, radius) or a Ball", name, given, "write ('linf', 8 / 255) or rs.Ball('linf', 8 / 255)"
+        )
+    return Ball(*given)
+
+
 def refuse_vacuous(
     ball: Ball, bounds: tuple[float, float], shape: tuple[int, ...] | None = None, *, name: str = "radius"
 ) -> None:
@@ -297,7 +324,7 @@ class Threat:
     """The threat model of a suite: what every adversary may do, set by nobody but its author.
 
     Args:
-        ball: Where adversarial inputs must lie.
+        ball: Where adversarial inputs must lie: a `Ball` or `(norm, radius)`.
         goal: `untargeted` or `targeted`.
         target: How targets are chosen: `next`, `random` or `least-likely`; needed for a targeted goal.
         query_budget: Queries per sample for an oracle; None for no limit.
@@ -307,6 +334,9 @@ class Threat:
     goal: str = "untargeted"
     target: str | None = None
     query_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ball", as_ball(self.ball))
 
 
 def poison_budget(fraction: float, n: int) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from robustsuite.benchmark.records import Record, load_samples, save_samples
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Metric
+from robustsuite.scenarios.chance import NEAR_CHANCE, doubt_chance
 from robustsuite.statistics import interval
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _FEW: Final = "few-samples"  # a doubt about a part that the whole may not share
 _ENOUGH: Final = 100
 
 
-def joined(blank: Record, parts: Sequence[Record], folder: Path) -> Record:
+def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -> Record:
     """One record of an evasion attack from those of its parts, with a per-sample file of its own.
 
     Rates are counted again over all samples and medians taken again; a doubt about a part is one about the whole, and
@@ -29,6 +30,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path) -> Record:
         blank: What is known of the whole before it is played.
         parts: At least one; no sample is in two.
         folder: Where the per-sample files lie.
+        classes: How many classes there are.
     """
     if len(parts) == 1:
         return parts[0]
@@ -42,7 +44,8 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path) -> Record:
         tables = [_behind(table, parts[:i]) for i, table in enumerate(tables)]
     columns = _columns(tables)
     path, digest = save_samples(folder, blank.key, columns)
-    flags = dict.fromkeys(flag for part in parts for flag in part.flags)
+    flags = dict.fromkeys(flag for part in parts for flag in part.flags if flag != NEAR_CHANCE)
+    flags.update(dict.fromkeys(doubt_chance(columns["clean_correct"], columns["label"], classes)))
     if len(columns["id"]) >= _ENOUGH:
         flags.pop(_FEW, None)
     return replace(

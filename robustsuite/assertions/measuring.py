@@ -27,7 +27,7 @@ from robustsuite.protocol import CleanAnswers, Metric, Victim
 from robustsuite.report.report import Report
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.threat import BallLike
 
 METRIC: Final = "robust_accuracy"
 
@@ -61,7 +61,7 @@ def measure(
     model: nn.Module | Deployed,
     data: Any,
     attack: AttackLike,
-    ball: Ball,
+    ball: BallLike,
     settled: Settled,
     *,
     seed: int = 0,
@@ -123,7 +123,7 @@ class _Sequence:
         for look, rows in zip(plan, stratified(self._victim.test.y, sizes, generator), strict=True):
             self._take(rows)
             clean, attacked = self._blanks()
-            found = joined(attacked, self._parts, self._folder)
+            found = joined(attacked, self._parts, self._folder, self._victim.test.classes)
             metric = None if found.status == "error" else _figure(found, look, own)
             if metric is None or look is plan[-1] or settled(metric, found):
                 break

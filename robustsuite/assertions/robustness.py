@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from robustsuite.benchmark.games import AttackLike
     from robustsuite.benchmark.records import Record
     from robustsuite.report.report import Report
-    from robustsuite.threat import Ball
+    from robustsuite.threat import BallLike
 
 _METRIC = "robust_accuracy"
 _MIN_EFFECT = 0.005
@@ -66,7 +66,7 @@ class Robustness:
         data: Any,
         *,
         attack: AttackLike = "pgd",
-        ball: Ball | tuple[str, float | str],
+        ball: BallLike,
         at_least: float,
         seed: int = 0,
         classes: int | None = None,
@@ -101,6 +101,7 @@ class Robustness:
         """
         __tracebackhide__ = True
         from robustsuite.assertions.measuring import measure
+        from robustsuite.threat import as_ball
 
         gate = Gate(metric=_METRIC, at_least=checks.real("at_least", at_least, low=0.0, high=1.0))
         _refuse_other_games(attack)
@@ -108,7 +109,7 @@ class Robustness:
             model,
             data,
             attack,
-            _ball(ball),
+            as_ball(ball),
             lambda metric, found: settled(metric, gate, found.flags, _doubt(found)),
             seed=seed,
             classes=classes,
@@ -256,16 +257,6 @@ def _played(seen: Measurement) -> list[str]:
 def _raised(found: Record) -> str:
     last = (found.message.strip().splitlines() or ["no message"])[-1]
     return f"the attack {found.attack!r} raised {last}\n{found.message}"
-
-
-def _ball(given: Any) -> Ball:
-    from robustsuite.threat import Ball
-
-    if isinstance(given, Ball):
-        return given
-    if not isinstance(given, (tuple, list)) or len(given) != 2:
-        raise checks.fail("(norm, radius) or a Ball", "ball", given, "write ('linf', 8 / 255)")
-    return Ball(*given)
 
 
 def _refuse_other_games(attack: AttackLike) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from robustsuite.canonical import digest, plain
 from robustsuite.protocol import Victim
 
 
-def blank_records(games: Sequence[Game], victim: Victim, name: str, seed: int) -> list[Record]:
+def blank_records(
+    games: Sequence[Game], victim: Victim, name: str, seed: int, data: Mapping[str, Any] | None = None
+) -> list[Record]:
     """Records of an existing model with everything that is known before the games are played.
 
     Args:
@@ -24,14 +26,17 @@ def blank_records(games: Sequence[Game], victim: Victim, name: str, seed: int) -
         victim: Whom they are played on.
         name: What tables call the model.
         seed: Keys every random draw.
+        data: What is known of the data set beside the samples themselves, its `name` among it.
 
     Raises:
         RequestError: An attack with options that no record can hold.
     """
     training = any(module.training for module in victim.model.network.modules())
+    told = dict(data or {})
     common: dict[str, Any] = {
         "suite": "evaluate",
-        "dataset": f"{len(victim.test)} samples",
+        "dataset": str(told.get("name") or f"{len(victim.test)} samples"),
+        "data": {**told, "digest": victim.test.digest(), "n": len(victim.test)},
         "model": name,
         "defense": "none",
         "seed": seed,

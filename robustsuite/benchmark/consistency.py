@@ -11,6 +11,7 @@ from robustsuite.benchmark.problems import Problem, ProblemsError, locate
 from robustsuite.benchmark.uses import NONE, DefenseUse
 from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.errors import RequestError
+from robustsuite.models.build import ModelSpec
 from robustsuite.scenarios import has_norm
 from robustsuite.threat import Ball, refuse_vacuous
 
@@ -24,6 +25,7 @@ def inconsistencies(suite: Suite) -> list[Problem]:
         *_without_threat(suite),
         *_norms(suite),
         *_vacuous(suite, suite.threat.ball(), ("threat", "radius")),
+        *_bounds(suite),
         *(problem.below("defenses", i) for i, use in enumerate(suite.defenses) for problem in _of_defense(suite, use)),
         *gates.of_suite(suite),
     ]
@@ -66,6 +68,17 @@ def _vacuous(suite: Suite, ball: Ball | None, path: Path) -> list[Problem]:
     return []
 
 
+def _bounds(suite: Suite) -> Iterator[Problem]:
+    """A model that declares other bounds than its data, as far as the data set's name tells."""
+    known, declared = suite.dataset.expected_inputs(), ModelSpec.parse(suite.model.written()).bounds
+    if known is not None and declared is not None and declared != known[0]:
+        message = (
+            f"expected the bounds of the data, {known[0]}, got bounds={declared}; declare the same of both, and let "
+            f"mean and std take inputs to what the network wants"
+        )
+        yield Problem(("model", "bounds"), message)
+
+
 def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
     """Overrides that do not fit, parts that do not compose, training where a checkpoint forbids it."""
     problems = _of_overrides(suite, use)
@@ -79,6 +92,10 @@ def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
         recipe = make_recipe(suite, use)
     except RequestError as error:
         return [Problem(_locate(str(error), use), str(error))]
+    if suite.dataset.whole and is_trained(recipe):
+        message = "expected a model that is not trained beside dataset.whole=True, got one that is"
+        remedy = "add checkpoint: FILE to the model, or drop whole: it would be trained on what it is tested on"
+        return [Problem((), f"{message}; {remedy}")]
     own = getattr(recipe.objective, "ball", None)
     if isinstance(own, Ball) and own != suite.threat.ball():
         problems = _vacuous(suite, own, _locate(f"got radius={own.radius}", use))

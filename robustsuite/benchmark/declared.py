@@ -9,19 +9,12 @@ from torch import Tensor
 
 from robustsuite.data.samples import Samples
 from robustsuite.isolation import seeded, untouched
+from robustsuite.models.probabilities import are_probabilities, rounded_to
 from robustsuite.models.wrap import wrap
 from robustsuite.serving import Deployed, Served, ask
 
 _TRIED: Final = 8  # samples that are looked at first
-_ONE: Final = 1e-3  # by which the sum of a row may differ from 1
 _LOST: Final = 0.1  # share of samples of which all but one probability may be too small to be told from 0
-
-
-def are_probabilities(answer: Tensor) -> bool:
-    """Whether every row `(n, classes)` is non-negative and sums to 1, within rounding; two classes or more."""
-    if answer.dim() != 2 or answer.shape[1] < 2 or len(answer) == 0 or not answer.is_floating_point():
-        return False
-    return bool((answer >= 0).all()) and bool(((answer.double().sum(1) - 1).abs() < _ONE).all())
 
 
 def as_logits(model: Deployed, samples: Samples, device: str) -> Deployed:
@@ -29,7 +22,7 @@ def as_logits(model: Deployed, samples: Samples, device: str) -> Deployed:
 
     Attacks on probabilities see flat gradients, those on their logarithms the ones of the logits behind. The doubt
     `probabilities` stands in what is deployed: settled where the logarithms hold what the logits held, open where
-    rounding has left nothing but zeros beside a one.
+    rounding, to decimals or to what the dtype can tell from 0, has left steps in which gradients vanish.
 
     Args:
         model: Whatever is deployed; only a network that answers everything is looked at.
@@ -39,7 +32,7 @@ def as_logits(model: Deployed, samples: Samples, device: str) -> Deployed:
     if not isinstance(model, Served):
         return model
     dtype = next((p.dtype for p in model.network.parameters() if p.is_floating_point()), torch.float32)
-    lost = 0
+    lost, decimals = 0, True
     with untouched(model.network), seeded(0), torch.no_grad():
         first = ask(model, samples.batch(slice(0, _TRIED), device).x.to(dtype)).logits
         if not isinstance(first, Tensor) or not are_probabilities(first):
@@ -48,6 +41,7 @@ def as_logits(model: Deployed, samples: Samples, device: str) -> Deployed:
             answer = ask(model, batch.x.to(dtype)).logits
             if not are_probabilities(answer):
                 return model
+            decimals = decimals and rounded_to(answer) > 0
             lost += int((answer.topk(2, dim=1).values[:, 1] < torch.finfo(answer.dtype).tiny).sum())
-    code = "probabilities" if lost > _LOST * len(samples) else "resolved:probabilities"
+    code = "probabilities" if decimals or lost > _LOST * len(samples) else "resolved:probabilities"
     return Served(wrap(model.network, output="probabilities", bounds=samples.bounds), doubts=(code,))

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from robustsuite import checks
-from robustsuite.benchmark.declared import are_probabilities, as_logits
+from robustsuite.benchmark.declared import as_logits
 from robustsuite.benchmark.environment import resolve_device
 from robustsuite.canonical import canonical_json
 from robustsuite.data.coerce import to_samples
 from robustsuite.data.samples import Samples
 from robustsuite.errors import ModelError, RobustsuiteError
 from robustsuite.isolation import out_of_memory, untouched
+from robustsuite.models.probabilities import are_probabilities
 from robustsuite.protocol import Victim, judgeable
 from robustsuite.serving import Deployed, Served, ask
-from robustsuite.threat import Ball, refuse_vacuous
+from robustsuite.threat import Ball, BallLike, as_ball, refuse_vacuous
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
 
@@ -34,7 +35,7 @@ def existing(
     model: nn.Module | Deployed,
     data: Any,
     *,
-    ball: Ball | None = None,
+    ball: BallLike | None = None,
     device: str = "auto",
     classes: int | None = None,
     seed: int = 0,
@@ -63,6 +64,7 @@ def existing(
         RequestError: Data that do not fit the model, the bounds or the ball.
         ModelError: A model that fails, answers something other than finite logits, or writes to its input.
     """
+    ball = None if ball is None else as_ball(ball)
     deployed, where = _placed(model, device)
     bounds = input_bounds(model, data, ball)
     samples = to_samples(data, classes=classes, bounds=bounds)

@@ -12,7 +12,7 @@ from robustsuite.expressions import parse_call
 from robustsuite.protocol import Attack, Scenario, Victim, check
 from robustsuite.registry import Entry
 from robustsuite.scenarios import SCENARIOS, game, sort_options
-from robustsuite.threat import Ball, Threat
+from robustsuite.threat import BallLike, Threat, as_ball
 
 AttackLike = str | Attack[Any, Any]
 CLEAN: Final = "none"
@@ -45,7 +45,7 @@ def resolve(item: AttackLike) -> tuple[Entry, dict[str, Any]]:
 
 
 def arrange_all(
-    attacks: AttackLike | Sequence[AttackLike], threat: Ball | Threat | None, rules: Mapping[str, Any]
+    attacks: AttackLike | Sequence[AttackLike], threat: BallLike | Threat | None, rules: Mapping[str, Any]
 ) -> list[Game]:
     """The clean evaluation, then a game for every attack that is asked for.
 
@@ -60,9 +60,7 @@ def arrange_all(
     listed = list(attacks) if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
     if not listed:
         raise checks.fail("at least one attack", "attacks", listed, "name one, such as 'pgd'")
-    if threat is not None and not isinstance(threat, (Ball, Threat)):
-        raise checks.fail("a ball", "threat", threat, "write rs.Ball('linf', 8 / 255)")
-    whole = Threat(ball=threat) if isinstance(threat, Ball) else threat
+    whole = threat if threat is None or isinstance(threat, Threat) else Threat(ball=as_ball(threat, "threat"))
     asked = [_arrange(item, whole, rules) for item in listed]
     known = sorted({option for game in asked for option in game.scenario.options})
     for key in rules:
@@ -75,7 +73,7 @@ def _arrange(item: AttackLike, threat: Threat | None, rules: Mapping[str, Any]) 
     own, written = sort_options(entry, options)
     made = entry.make(own) if isinstance(item, str) else item
     if threat is None and entry.scenario == "evasion":
-        remedy = "add threat=rs.Ball('linf', 8 / 255), say"
+        remedy = "add threat=('linf', 8 / 255), say"
         raise checks.fail(f"a ball for the evasion attack {entry.name!r}", "threat", None, remedy)
     kind = SCENARIOS[entry.scenario]
     shared = {key: value for key, value in rules.items() if key in kind.options}

@@ -61,6 +61,8 @@ class Record:
         environment: Revision, versions, device, threads.
         samples: Path of the per-sample file below the run's folder, or empty.
         samples_digest: SHA-256 of that file.
+        data: What was judged: the set's `name` and `path`, the `digest` and number `n` of the samples, and the `seed`
+            by which they were chosen, as far as they are known.
         version: What the figures mean, by `VERSION`; 1 where a line does not say.
     """
 
@@ -92,6 +94,7 @@ class Record:
     environment: Mapping[str, Any] = field(default_factory=dict)
     samples: str = ""
     samples_digest: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
     def line(self) -> str:

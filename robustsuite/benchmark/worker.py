@@ -155,7 +155,14 @@ class Worker:
             seed=self.suite.seed + cell.repeat,
             recipe=plain(recipe.description()),
             environment=environment(self.device, self.suite.threads),
+            data=self._judged(cell),
         )
+
+    def _judged(self, cell: Cell) -> dict[str, Any]:
+        """What the record says of the samples that are judged."""
+        path, test = self.suite.dataset.path, self._test(cell)
+        known = {"name": self.data.name, **({} if path is None else {"path": path})}
+        return {**known, "digest": test.digest(), "n": len(test), "seed": self.suite.seed}
 
     def play(self, cell: Cell) -> Record:
         """Play one cell; whatever happens becomes its record."""

@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from robustsuite.cli.console import AsJson, Plugins, Quiet, Verbose, load_plugins, say, set_up, tables
+from robustsuite.cli.given import dataset_spec, declared, refuse_other_bounds
 from robustsuite.cli.progress import progress_on
 from robustsuite.cli.verdicts import leave, pronounce, read_gates
+from robustsuite.registry import DEFAULT_ATTACKS
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from robustsuite.data.catalogue import DatasetSpec
-    from robustsuite.data.samples import Samples
     from robustsuite.gates import Gate
     from robustsuite.report.report import Report
 
-DEFAULT_ATTACKS: Final = ("adaptive",)
 _SAMPLES: Final = 1000
 
 
@@ -41,6 +38,16 @@ def evaluate(
     norm: Annotated[str | None, typer.Option(help="linf, l2 or l1.", show_default="linf")] = None,
     radius: Annotated[str | None, typer.Option(help="In raw input units; 8/255 is a quotient.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Weights: safetensors, or .pt without code.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="What the model wants subtracted: one number, or one per channel.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="What each channel is then divided by: 0.25,0.24,0.26.")] = None,
+    bounds: Annotated[
+        str | None, typer.Option(help="Least and greatest raw input of model and data.", show_default="0,1")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="logits, probabilities or binary-logit.", show_default="logits")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Test samples to attack, each class in its share.")] = _SAMPLES,
     train_data: Annotated[str | None, typer.Option(help="What the model was trained on, like --data.")] = None,
     public_data: Annotated[str | None, typer.Option(help="Data that an adversary may know, like --data.")] = None,
@@ -64,8 +71,11 @@ def evaluate(
     set_up(verbose=verbose)
     from robustsuite import checks
     from robustsuite.api import evaluate as judge
+    from robustsuite.benchmark.again import Request, write_where_possible
     from robustsuite.benchmark.environment import resolve_device
+    from robustsuite.data.catalogue import called, load_part
     from robustsuite.isolation import seeded
+    from robustsuite.models.build import ModelSpec
     from robustsuite.threat import Ball, refuse_vacuous
 
     load_plugins(plugins)
@@ -78,12 +88,19 @@ def evaluate(
     if ball is None and any(_is_evasion(item) for item in chosen):
         raise checks.fail("--radius for an evasion attack", "radius", None, "give it in input units, such as 8/255")
     asked = read_gates(gates or (), chosen, ball)
+    model_block = {"factory": target, **({} if checkpoint is None else {"checkpoint": checkpoint})}
+    model_block |= declared(mean=mean, std=std, bounds=bounds, output=output)
+    span = model_block.get("bounds")
     where = resolve_device(device)
-    test = load_named(data, "test", seed, samples)
+    spec = dataset_spec(data, span)
+    test = load_part(spec, "test", most=samples, seed=seed)
+    refuse_other_bounds(span, test, called(spec))
     if ball is not None:
         refuse_vacuous(ball, test.bounds, test.shape)
     with seeded(seed):
-        model = load_model(target, checkpoint, test)
+        model = ModelSpec.parse(model_block)(test.classes, test.shape, test.bounds)
+    beside = {"train": train_data, "public": public_data}
+    known = {name: dataset_spec(source, span) for name, source in beside.items() if source is not None}
     with progress_on(sys.stderr, quiet=quiet) as progress:
         report = judge(
             model.to(where),
@@ -93,10 +110,15 @@ def evaluate(
             seed=seed,
             device=where,
             name=target,
-            train=None if train_data is None else load_named(train_data, "train", seed),
-            public=None if public_data is None else load_named(public_data, "train", seed),
+            dataset={"name": called(spec), "seed": seed, **({} if spec.path is None else {"path": spec.path})},
             progress=progress,
+            **{name: load_part(held, "train", seed=seed) for name, held in known.items()},
         )
+    if out is not None:
+        request = Request(model_block, spec, chosen, ball, asked, seed, plugins or (), known)
+        reason = write_where_possible(out, request, model, test, report.records)
+        if reason:
+            say(f"no suite.yaml: {reason}", quiet=quiet)
     _conclude(report, asked, out, quiet=quiet, as_json=as_json)
 
 
@@ -105,53 +127,6 @@ def _is_evasion(attack: str) -> bool:
     from robustsuite.expressions import parse_call
 
     return registry.attacks.get(parse_call(attack)[0]).scenario == "evasion"
-
-
-def load_named(source: str, part: str, seed: int, most: int | None = None) -> Samples:
-    """A data set by name or path; a path without a test part is used whole, as `train` and as `test`.
-
-    Args:
-        source: What the user typed.
-        part: `train` or `test`; the other is not read.
-        seed: Keys the choice.
-        most: At most so many samples, each class in its share; None for all.
-
-    Raises:
-        RequestError: Neither a known name nor data at that path.
-    """
-    from robustsuite.data.catalogue import load_part
-
-    spec = _spec(source)
-    return load_part(spec, part, most=most, seed=seed, whole=source != spec.name)
-
-
-def _spec(source: str) -> DatasetSpec:
-    from robustsuite import checks
-    from robustsuite.benchmark.problems import nearest
-    from robustsuite.data.catalogue import NAMES, DatasetSpec
-
-    if source in NAMES:
-        return DatasetSpec(name=source)
-    path = Path(source).expanduser()
-    if path.suffix == ".npz" and path.is_file():
-        return DatasetSpec(name="npz", path=source)
-    if path.is_dir() or path.suffix == ".zip":
-        return DatasetSpec(name="image-folder", path=source)
-    named = [name for name in NAMES if name not in ("npz", "image-folder", "factory")]
-    remedy = nearest(source, named)
-    raise checks.fail("a data set's name, a folder or .zip of images, or an .npz file", "data", source, remedy)
-
-
-def load_model(target: str, checkpoint: str | None, data: Samples) -> nn.Module:
-    """Call the user's factory and load the weights that were named.
-
-    Raises:
-        RequestError: No such factory, or weights that do not fit or cannot be trusted.
-    """
-    from robustsuite.models.build import ModelSpec
-
-    given = {"factory": target, **({} if checkpoint is None else {"checkpoint": checkpoint})}
-    return ModelSpec.parse(given)(data.classes, data.shape, data.bounds)
 
 
 def _conclude(report: Report, asked: Sequence[Gate], out: Path | None, *, quiet: bool, as_json: bool) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from robustsuite import checks
-from robustsuite.data.coerce import as_inputs, as_labels
+from robustsuite.data.coerce import arrays_of, as_inputs, as_labels
 from robustsuite.data.samples import Splits
 from robustsuite.data.sources import Part, Source
 from robustsuite.errors import RequestError, UntrustedFileError
@@ -70,11 +72,19 @@ def from_factory(
     made = call_factory(target, load_factory(target), {"seed": seed}, options)
     if isinstance(made, Splits):
         return made
-    if isinstance(made, (tuple, list)) and len(made) == 2:
-        nested = all(isinstance(part, (tuple, list)) and len(part) == 2 for part in made)
-        return _source(name, list(made) if nested else [(made[0], made[1])], bounds, classes)
-    kind = f"it returned {type(made).__name__}: return one of those"
-    raise checks.fail("a factory of Splits, (x, y) or ((x, y), (x, y))", "factory", target, kind)
+    try:
+        nested = isinstance(made, (tuple, list)) and len(made) == 2 and all(_is_set(part) for part in made)
+        pairs = [arrays_of(part) for part in (made if nested else [made])]
+    except RequestError as error:
+        wanted = "a factory of Splits, (x, y) or ((x, y), (x, y)), each pair also as a Dataset or with names"
+        raise checks.fail(wanted, "factory", target, f"it returned {type(made).__name__}: {error}") from error
+    return _source(name, pairs, bounds, classes)
+
+
+def _is_set(part: Any) -> bool:
+    """Whether this is a pair of inputs and labels by itself, or gives one."""
+    paired = isinstance(part, (tuple, list)) and len(part) == 2
+    return paired or isinstance(part, (Mapping, Dataset, DataLoader)) or is_dataclass(part)
 
 
 def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Final
 
 from robustsuite import checks
@@ -46,6 +47,8 @@ class DatasetSpec:
         name: One of `NAMES`; beside `factory` any name to call it by.
         train: Training samples, at least 1; None for all.
         test: Test samples, at least 1; None for all, or for a fifth (360 of the digits) where none are set apart.
+        whole: Whether `npz` and `image-folder` data without a test part are taken whole, as either part: for a model
+            that is not trained here.
         root: Folder that holds the data; None for `$ROBUSTSUITE_DATA`, else the user's cache.
         download: Whether torchvision may fetch what is missing.
         path: Of `image-folder` and `npz`; a relative path is also looked up below `root`.
@@ -63,6 +66,7 @@ class DatasetSpec:
     name: str = "factory"
     train: int | None = None
     test: int | None = None
+    whole: bool = False
     root: str | None = None
     download: bool = False
     path: str | None = None
@@ -105,6 +109,7 @@ class DatasetSpec:
             "bounds": arrays,
             "classes": arrays,
             "options": own,
+            "whole": not own and self.name in ("image-folder", "npz"),
             "download": not own and self.name in TORCHVISION,
         }
         for key, fits in allowed.items():
@@ -141,10 +146,10 @@ def load(spec: DatasetSpec, *, seed: int) -> Splits:
     source = _source(spec, seed)
     if isinstance(source, Splits):
         return _cut(source, spec, seed)
-    return source.splits(spec.train, spec.test, seed)
+    return source.splits(spec.train, spec.test, seed, whole=spec.whole)
 
 
-def load_part(spec: DatasetSpec, part: str, *, most: int | None = None, seed: int = 0, whole: bool = False) -> Samples:
+def load_part(spec: DatasetSpec, part: str, *, most: int | None = None, seed: int = 0) -> Samples:
     """One part of a data set, of which only the rows asked for are read.
 
     Args:
@@ -152,7 +157,6 @@ def load_part(spec: DatasetSpec, part: str, *, most: int | None = None, seed: in
         part: `train` or `test`.
         most: At most so many samples, each class in its share; None for all.
         seed: Keys the choice and, where the data have no test part, which rows are held out.
-        whole: Whether data without a test part are taken whole, as `train` and as `test`.
 
     Raises:
         RequestError: The data are not there, or are not what they are said to be.
@@ -163,9 +167,9 @@ def load_part(spec: DatasetSpec, part: str, *, most: int | None = None, seed: in
         checks.integer("samples", most, low=1)
     source = _source(spec, seed)
     if isinstance(source, Source):
-        return source.part(part, spec.train, spec.test, most, seed, whole=whole)
+        return source.part(part, spec.train, spec.test, most, seed, whole=spec.whole)
     samples: Samples = getattr(_cut(source, spec, seed), part)
-    return samples.take(fewer(samples.y, most, seed))
+    return samples.take(choose(samples.y, fewer(most, len(samples)), part, seed))
 
 
 def load_data(name: str, part: str = "test", *, samples: int | None = None, seed: int = 0, **settings: Any) -> Samples:
@@ -197,10 +201,18 @@ def load_data(name: str, part: str = "test", *, samples: int | None = None, seed
     return load_part(DatasetSpec(name=name, **settings), part, most=samples, seed=seed)
 
 
+def called(spec: DatasetSpec) -> str:
+    """What records and tables call a data set, before it is read; a factory's own name for it is not known then."""
+    if spec.factory is not None:
+        return spec.factory if spec.name == "factory" else spec.name
+    if spec.path is None:
+        return spec.name
+    return Path(spec.path).stem if spec.name == "npz" else os.path.basename(os.path.normpath(spec.path))
+
+
 def _source(spec: DatasetSpec, seed: int) -> Source | Splits:
     if spec.factory is not None:
-        name = spec.factory if spec.name == "factory" else spec.name
-        return from_factory(name, spec.factory, spec.options, seed, spec.bounds, spec.classes)
+        return from_factory(called(spec), spec.factory, spec.options, seed, spec.bounds, spec.classes)
     if spec.name == "digits":
         return digits()
     if spec.name in TORCHVISION:
@@ -208,8 +220,7 @@ def _source(spec: DatasetSpec, seed: int) -> Source | Splits:
     path = resolve(spec.path or "orl_faces", spec.root)
     if spec.name == "npz":
         return npz(path, spec.bounds, spec.classes)
-    name = spec.name if spec.path is None else os.path.basename(os.path.normpath(path))
-    return image_folder(name, path, spec.size)
+    return image_folder(called(spec), path, spec.size)
 
 
 def _cut(splits: Splits, spec: DatasetSpec, seed: int) -> Splits:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from robustsuite import checks
+from robustsuite.data.batches import pair
 from robustsuite.data.samples import Samples
 from robustsuite.isolation import seeded
 
@@ -27,7 +28,8 @@ def to_samples(data: Any, *, classes: int | None, bounds: tuple[float, float] = 
     generator as they were; a loader that shuffles gives the same order each time.
 
     Args:
-        data: `(x, y)` of tensors or arrays, a torch `Dataset` or `DataLoader` of such pairs, or `Samples`.
+        data: `(x, y)` of tensors or arrays, a torch `Dataset` or `DataLoader` of such pairs, or `Samples`. Entries may
+            have names instead of an order (`robustsuite.data.batches.pair`): `{"image": x, "label": y}`.
         classes: How many classes there are; None for one more than the greatest label.
         bounds: Least and greatest input value that the model declares. `Samples` carry their own.
 
@@ -41,14 +43,23 @@ def to_samples(data: Any, *, classes: int | None, bounds: tuple[float, float] = 
     """
     if isinstance(data, Samples):
         return data if classes in (None, data.classes) else replace(data, classes=classes)
-    if isinstance(data, TensorDataset):
-        data = tuple(data.tensors)
-    x, y = _drawn(data) if isinstance(data, (Dataset, DataLoader)) else _pair(data)
+    x, y = arrays_of(data)
     inputs, labels = as_inputs(x), as_labels(y)
     if len(labels) == 0 or len(inputs) == 0:
         raise checks.fail("at least one sample", "len(x)", len(inputs), "check the data that you pass in")
     count = max(2, int(labels.max()) + 1) if classes is None else classes
     return Samples(inputs, labels, count, bounds)
+
+
+def arrays_of(data: Any) -> tuple[Any, Any]:
+    """Inputs and labels of a pair, of entries with names, or of every row of a `Dataset` or `DataLoader`.
+
+    Raises:
+        RequestError: None of these, rows of several shapes, or entries that leave open which one is the label.
+    """
+    if isinstance(data, TensorDataset):
+        return pair(tuple(data.tensors))
+    return _drawn(data) if isinstance(data, (Dataset, DataLoader)) else pair(data)
 
 
 def as_inputs(x: Any, *, keep_bytes: bool = False) -> Tensor:
@@ -102,20 +113,13 @@ def _tensor(name: str, value: Any) -> Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def _pair(data: Any) -> tuple[Any, Any]:
-    if isinstance(data, (tuple, list)) and len(data) == 2:
-        return data[0], data[1]
-    kind = f"{type(data).__name__} of {len(data)}" if isinstance(data, (tuple, list)) else type(data).__name__
-    raise checks.fail("(x, y), a Dataset, a DataLoader or Samples", "data", kind, "pass inputs and labels as a pair")
-
-
 def _drawn(data: Dataset[Any] | DataLoader[Any]) -> tuple[Any, Any]:
     """Every row of a Dataset or DataLoader."""
     loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=_BATCH, collate_fn=_stack)
     xs, ys = [], []
     with seeded(0), _generator_kept(loader):
         for batch in loader:
-            x, y = _pair(batch)
+            x, y = pair(batch)
             xs.append(as_inputs(x))
             ys.append(as_labels(y))
     if not xs:
@@ -127,7 +131,7 @@ def _drawn(data: Dataset[Any] | DataLoader[Any]) -> tuple[Any, Any]:
 
 
 def _stack(rows: list[Any]) -> tuple[Tensor, Tensor]:
-    pairs = [_pair(row) for row in rows]
+    pairs = [pair(row) for row in rows]
     inputs = [_tensor("x", x) for x, _ in pairs]
     shapes = sorted({tuple(x.shape) for x in inputs})
     if len(shapes) > 1:

@@ -60,7 +60,7 @@ class Source:
     bounds: tuple[float, float] = (0.0, 1.0)
     held_out: int | None = None
 
-    def splits(self, train: int | None, test: int | None, seed: int) -> Splits:
+    def splits(self, train: int | None, test: int | None, seed: int, *, whole: bool = False) -> Splits:
         """Cut to size, each class in its share.
 
         Ids number the rows of the training part from 0 and go on through the test part, so that no two rows of a data
@@ -71,10 +71,14 @@ class Source:
             train: Training samples; None for all.
             test: Test samples; None for all, or for what `held_out` says.
             seed: Keys the choice.
+            whole: Whether data without a test part are taken whole, as either part.
 
         Raises:
             RequestError: More samples asked for than there are.
         """
+        if self.test is None and whole:
+            rows = choose(self.train.y, train, "train", seed), choose(self.train.y, test, "test", seed)
+            return self._made(self.train, rows[0], self.train, rows[1], 0)
         if self.test is None:
             chosen, kept = self._hold_out(train, test, Streams(seed).child("data", "split"))
             return self._made(self.train, chosen, self.train, kept, 0)
@@ -85,6 +89,8 @@ class Source:
         self, name: str, train: int | None, test: int | None, most: int | None, seed: int, *, whole: bool = False
     ) -> Samples:
         """One part of what `splits` gives, without reading the other.
+
+        At most so many of a part are those that `splits` gives where so many are asked for.
 
         Args:
             name: `train` or `test`.
@@ -98,15 +104,16 @@ class Source:
             RequestError: More samples asked for than there are.
         """
         held, offset = self.train, 0
-        if self.test is None:
+        counts = {"train": train, "test": test}
+        if self.test is None and not whole:
             both = self._hold_out(train, test, Streams(seed).child("data", "split"))
-            rows = torch.arange(len(self.train.y)) if whole else both[PARTS.index(name)]
-        elif name == "test":
-            held, offset = self.test, len(self.train.y)
-            rows = choose(held.y, test, "test", seed)
+            counts[name] = fewer(most, len(both[PARTS.index(name)]))
+            rows = self._hold_out(*counts.values(), Streams(seed).child("data", "split"))[PARTS.index(name)]
         else:
-            rows = choose(held.y, train, "train", seed)
-        rows = rows[fewer(held.y[rows], most, seed)]
+            if self.test is not None and name == "test":
+                held, offset = self.test, len(self.train.y)
+            size = len(held.y) if counts[name] is None else _at_most(len(held.y), name, counts[name] or 0)
+            rows = choose(held.y, fewer(most, size), name, seed)
         x = held.rows(rows)
         if x.dim() == 4 and x.shape[1] == 1:
             most_channels = max(p.channels() for p in (self.train, self.test) if p is not None)
@@ -156,11 +163,9 @@ def choose(y: Tensor, count: int | None, name: str, seed: int) -> Tensor:
     return stratified(y, (_at_most(len(y), name, count),), Streams(seed).child("data", name).generator())[0]
 
 
-def fewer(y: Tensor, most: int | None, seed: int) -> Tensor:
-    """Rows of at most `most` of these labels `(N,)`, each class in its share; all of them for None."""
-    if most is None or most >= len(y):
-        return torch.arange(len(y))
-    return stratified(y, (most,), Streams(seed).child("samples").generator())[0]
+def fewer(most: int | None, size: int) -> int:
+    """How many of so many, where at most `most` are asked for; None for all."""
+    return size if most is None else min(most, size)
 
 
 def _at_most(most: int, name: str, count: int) -> int:

@@ -12,10 +12,12 @@ from robustsuite import checks
 from robustsuite.benchmark.gates import Gate
 from robustsuite.protocol import Metric
 from robustsuite.report.flags import KNOWN, RESOLVED, describe
+from robustsuite.scenarios.chance import NEAR_CHANCE
 from robustsuite.statistics import interval
 
 # Doubts under which a model can only look better than it is: a floor that it misses even so, it misses.
-_FLATTERING: Final = ("lost-adversarial", "over-budget", "non-finite", "zero-gradients", "not-adaptive")
+# What is near chance may be another model than the one that is meant: as it was given, it misses the floor.
+_FLATTERING: Final = ("lost-adversarial", "over-budget", "non-finite", "zero-gradients", "not-adaptive", NEAR_CHANCE)
 _LARGEST: Final = 10_000_000  # samples beyond which "how many more" is no advice
 
 
@@ -99,7 +101,9 @@ def decide(
     asked = f"asked for {gate.side.replace('_', ' ')} {gate.bound:g}"
     seen = f"{name} {_figure(metric, low, high)}, {asked}"
     if outcome is not Outcome.INCONCLUSIVE:
-        return Verdict(outcome, f"{outcome.value}: {seen}", None, metric, flags)
+        other = tuple(flag for flag in flags if flag == NEAR_CHANCE and outcome is Outcome.FAILED)
+        told = f"; {_doubts(other, '')}" if other else ""  # what failed may not be the model that was meant
+        return Verdict(outcome, f"{outcome.value}: {seen}{told}", None, metric, flags)
     grave = _grave(flags)
     if grave or doubt or lacking:
         why = "; ".join(part for part in (lacking, _doubts(grave, doubt)) if part)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from robustsuite import checks
 from robustsuite.errors import RequestError, UntrustedFileError
 from robustsuite.files import located, write_atomically
+from robustsuite.models.wrap import Wrapped
 
 _PREFIXES: Final = ("_module.", "module.", "_orig_mod.")  # of Opacus, DataParallel and torch.compile
+_WRAPPED: Final = "model."  # of `rs.wrap`, and of Lightning's modules that hold the network so
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net", "weights")
 _SHOWN: Final = 3
 
@@ -34,13 +36,16 @@ def load_into(module: nn.Module, path: str | Path) -> None:
     """Load weights into a module, which stays as it was if anything is wrong with them.
 
     safetensors, or a `.pt` of a state dict read with `weights_only=True`. Prefixes that Opacus, DataParallel and
-    torch.compile put before the names are taken off.
+    torch.compile put before the names are taken off, and so is that of `rs.wrap`: weights of a wrapped model fit the
+    network inside, and the other way round. All names must fit, or nothing is loaded.
 
     Raises:
         UntrustedFileError: A file with code in it, an HTML page, a torn file, weights that are not finite.
         RequestError: No such file, or keys or shapes that are not the module's.
     """
     file = located(path)
+    while isinstance(module, Wrapped):
+        module = module.model
     state = _unprefixed(_read(file), module.state_dict())
     _check_keys(file, state, module.state_dict())
     for name, tensor in state.items():
@@ -115,14 +120,17 @@ def _refused(file: Path, reason: str) -> UntrustedFileError:
 
 
 def _unprefixed(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    stripped = True
-    while stripped and state:
-        stripped = False
-        for prefix in _PREFIXES:
-            if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in wanted):
-                state = {key.removeprefix(prefix): value for key, value in state.items()}
-                stripped = True
-    return state
+    """The same weights under the names that are wanted, or as near to them as prefixes lead."""
+    nearest, tried = state, state
+    while True:
+        if tried.keys() == wanted.keys():
+            return tried
+        prefix = next((p for p in (*_PREFIXES, _WRAPPED) if tried and all(key.startswith(p) for key in tried)), None)
+        if prefix is None:
+            return nearest
+        tried = {key.removeprefix(prefix): value for key, value in tried.items()}
+        if not any(key.startswith(prefix) for key in wanted):
+            nearest = tried
 
 
 def _check_keys(file: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustsuite import checks
 from robustsuite.errors import ModelError
+from robustsuite.models.probabilities import are_probabilities
 
 OUTPUTS: Final = ("logits", "probabilities", "binary-logit")
 
@@ -115,7 +116,7 @@ def _rows(answer: Tensor) -> Tensor:
 def _check_probabilities(answer: Tensor) -> None:
     least, sums = float(answer.min()), answer.double().sum(1)
     off = float((sums - 1).abs().max())
-    if not (least >= 0 and off < 1e-2):
+    if not (least >= 0 and (off < 1e-2 or are_probabilities(answer))):
         raise ModelError(
             f"expected probabilities, got rows with a least value of {least:g} and sums up to {off:g} from 1; leave "
             f'out output="probabilities" where the model returns logits'
@@ -154,15 +155,29 @@ def wrap(
     if not isinstance(model, nn.Module):
         raise checks.fail("a torch.nn.Module", "model", type(model).__name__, "wrap the function in a module")
     checks.one_of("output", output, OUTPUTS)
-    low, high = (checks.real("bounds", b) for b in bounds)
-    if not low < high:
-        raise checks.fail("bounds (low, high) with low < high", "bounds", bounds, "swap or widen them")
     if classes is not None:
         checks.integer("classes", classes, low=2)
-    return Wrapped(model, _numbers("mean", mean), _numbers("std", std), (low, high), output, classes)
+    return Wrapped(model, constants("mean", mean), constants("std", std), interval_of(bounds), output, classes)
 
 
-def _numbers(name: str, value: float | Sequence[float] | None) -> tuple[float, ...]:
+def interval_of(bounds: Sequence[float]) -> tuple[float, float]:
+    """`bounds` as two numbers.
+
+    Raises:
+        RequestError: They are no interval.
+    """
+    numbers = [checks.real("bounds", b) for b in bounds] if isinstance(bounds, (tuple, list)) else []
+    if len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise checks.fail("bounds (low, high) with low < high", "bounds", bounds, "swap or widen them")
+    return numbers[0], numbers[1]
+
+
+def constants(name: str, value: float | Sequence[float] | None) -> tuple[float, ...]:
+    """`mean` or `std` as numbers, one or one per channel; empty for None.
+
+    Raises:
+        RequestError: No finite numbers, or deviations that are not positive.
+    """
     if value is None:
         return ()
     listed = value.tolist() if hasattr(value, "tolist") else value

@@ -146,6 +146,19 @@ _ALL: Final = (
         "run the suite again",
         withholds=True,
     ),
+    Flag(
+        "near-chance",
+        "the clean accuracy cannot be told from guessing, so there is little that an attack could break",
+        "see that the model is the one that is meant: inputs not normalised? weights not loaded? labels in another "
+        "order?",
+        withholds=True,
+        concerns=(
+            *("clean_accuracy", "precision_macro", "recall_macro", "f1_macro", "expected_calibration_error"),
+            *("robust_accuracy", "attack_success_rate", "attack_success_rate_all", "robust_accuracy_own"),
+            *("robust_accuracy_followed_up", "attack_success_rate_followed_up", "attack_success_rate_all_followed_up"),
+            *("target_hit_rate", "target_hit_rate_followed_up", "distance_median", "queries_median"),
+        ),
+    ),
     Flag("few-samples", "fewer than 100 samples were judged, so the interval is wide", "judge more samples"),
     Flag(
         "evaluator-weak",

@@ -14,13 +14,14 @@ from robustsuite import checks
 from robustsuite.data.samples import Batch
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.passes import Passes
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Served, ask
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball, Threat
+from robustsuite.threat import Ball, Threat, as_ball
 
 ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")
@@ -81,6 +82,7 @@ class Evasion(Scenario[Inputs, Tensor]):
     escalate: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ball", as_ball(self.ball))
         checks.one_of("access", self.access, ACCESSES)
         checks.one_of("goal", self.goal, ("untargeted", "targeted"))
         if self.goal == "targeted" and self.target is None:
@@ -309,6 +311,8 @@ class _Judge:
     def _doubt(self) -> None:
         meter = self._meter
         self._flags.update(dict.fromkeys(self._victim.model.doubts))
+        test = self._victim.test
+        self._flags.update(dict.fromkeys(doubt_chance(self._clean, test.y, test.classes)))
         if self._outside:
             self._flags["over-budget"] = None
         if meter.gradients and meter.zero_gradients > _MASKED * meter.gradients:
@@ -338,7 +342,7 @@ class _Judge:
                 "the model answers differently when asked twice; judge it over several draws (draws: 10)"
             )
         if "probabilities" in self._flags:
-            return "inconclusive", "the model answers with probabilities that are rounded to 0 and 1; attack its logits"
+            return "inconclusive", "the model answers with probabilities that are rounded; attack its logits"
         if "lost-adversarial" in self._flags:
             return "inconclusive", "the attack met adversarial inputs that it did not hand in"
         if self._outside:

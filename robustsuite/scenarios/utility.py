@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.evasion import correct
 from robustsuite.statistics import rate
 from robustsuite.threat import Threat
@@ -49,10 +50,10 @@ class Utility(Scenario[None, None]):
         values["expected_calibration_error"] = _calibration(clean.confidence, right)
         values["latency_ms"] = _latency(victim)
         values["parameters"] = Metric(float(victim.model.parameter_count()), unit="count")
-        flags: tuple[str, ...] = ()
+        flags = doubt_chance(right, victim.test.y, victim.test.classes)
         if victim.trained is not None:
             values.update(_facts(victim))
-            flags = victim.trained.flags
+            flags = (*flags, *victim.trained.flags)
         columns = {"id": victim.test.ids, "label": victim.test.y, "clean_correct": right}
         cost = {"forwards": len(victim.test), "backwards": 0, "queries": 0}
         return Metrics(values, flags, per_sample=columns, cost=cost)

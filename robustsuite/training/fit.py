@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustsuite.data.samples import Samples, stratified
 from robustsuite.errors import RobustsuiteError
 from robustsuite.isolation import differentiable, seeded
+from robustsuite.models.normalise import Normalise
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
 from robustsuite.training.checkpoints import Checkpoint
@@ -57,9 +58,10 @@ def make_network(recipe: Recipe, samples: Samples, seed: int) -> nn.Module:
     with seeded(Streams(seed).child("build").key):
         network = recipe.build(samples.classes, samples.shape, samples.bounds)
         normalise = getattr(network, "normalise", None)
-        if normalise is not None and recipe.training.normalise == "data":
+        own = isinstance(normalise, Normalise)  # a factory's network may call something else so
+        if own and recipe.training.normalise == "data":
             normalise.fit(samples)
-        elif normalise is not None and recipe.training.normalise == "bounds":
+        elif own and recipe.training.normalise == "bounds":
             normalise.from_bounds(samples.bounds)
         return recipe.update.admit(network)
 

@@ -16,7 +16,7 @@ from robustsuite.data.samples import Batch, Samples
 from robustsuite.errors import RequestError
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.threat import Ball, as_ball
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
@@ -194,6 +194,10 @@ class Recipe:
     repair: tuple[Repair, ...] = ()
     serve: tuple[Serve, ...] = ()
     threat: Ball | None = None
+
+    def __post_init__(self) -> None:
+        if self.threat is not None:
+            object.__setattr__(self, "threat", as_ball(self.threat, "threat"))
 
     @property
     def held_out(self) -> float:

@@ -207,9 +207,9 @@ def test_networks_that_there_are_not(model, data, folder):
 
 
 def test_a_radius_without_a_norm(model, data, folder):
-    with pytest.raises(rs.RequestError, match=r"expected a ball, got threat=0.05; write rs.Ball\('linf', 8 / 255\)"):
+    with pytest.raises(rs.RequestError, match=r"or a Ball, got threat=0.05; write \('linf', 8 / 255\)"):
         rs.evaluate(model, data, "pgd", 0.05)
-    with pytest.raises(rs.RequestError, match=r"expected a ball, got ball=0.05; write rs.Ball\('linf', 8 / 255\)"):
+    with pytest.raises(rs.RequestError, match=r"or a Ball, got ball=0.05; write \('linf', 8 / 255\)"):
         rs.perturb("pgd", model, *data, 0.05)
     for norm in (None, ""):
         with pytest.raises(rs.RequestError, match=r"expected one of linf, l2, l1, got norm="):

@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,7 @@ def test_a_part_is_what_the_whole_data_set_has_there(split_folder, part):
     rows = torch.searchsorted(whole.ids, some.ids)
     assert torch.equal(whole.x[rows], some.x)
     assert torch.equal(whole.y[rows], some.y)
+    assert some.digest() == getattr(load(replace(split_folder, **{part: 7}), seed=3), part).digest()
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -73,6 +75,8 @@ def test_held_out_rows_are_the_same_as_ever(part):
     spec = DatasetSpec(name="digits", train=700, test=200)
     assert load_part(spec, part, seed=1).digest() == getattr(load(spec, seed=1), part).digest()
     assert len(load_part(spec, "test", most=1000)) == 200
+    fewer = load(replace(spec, **{part: 50}), seed=1)
+    assert load_part(spec, part, most=50, seed=1).digest() == getattr(fewer, part).digest()
 
 
 def test_a_grey_choice_out_of_a_coloured_set_has_its_channels(tmp_path):
@@ -90,10 +94,13 @@ def test_a_part_of_arrays(tmp_path):
     x, y = np.random.default_rng(0).random((40, 3)).astype(np.float32), np.arange(40) % 4
     np.savez(tmp_path / "a.npz", x=x, y=y)
     spec = DatasetSpec(name="npz", path=str(tmp_path / "a.npz"))
-    assert len(load_part(spec, "test", whole=True)) == 40
+    assert len(load_part(replace(spec, whole=True), "test")) == 40
+    some = replace(spec, whole=True, test=13)
+    assert load_part(replace(spec, whole=True), "test", most=13).digest() == load(some, seed=0).test.digest()
+    assert len(load(some, seed=0).train) == 40
     assert load_part(spec, "test").digest() == load(spec, seed=0).test.digest()
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x[:8], y_test=y[:8])
-    assert load_part(spec, "test", whole=True).ids.tolist() == list(range(40, 48))
+    assert load_part(replace(spec, whole=True), "test").ids.tolist() == list(range(40, 48))
 
 
 def test_a_part_of_a_users_own_splits(tmp_path):

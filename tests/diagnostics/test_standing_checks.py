@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.benchmark.declared import are_probabilities, as_logits
+from robustsuite.benchmark.declared import as_logits
 from robustsuite.diagnostics import standing
 from robustsuite.diagnostics.looking import Look
 from robustsuite.protocol import Victim
@@ -79,22 +79,6 @@ def test_twice_the_steps_are_tried_on_what_can_be_paid():
     assert standing.affordable(4_000, 2 * 40) == 8
     assert standing.affordable(400_000, 2 * 40) == 32
     assert standing.affordable(float("inf"), 2.0) == 32
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (torch.tensor([[0.2, 0.8], [1.0, 0.0]]), True),
-        (torch.tensor([[0.2, 0.8], [0.6, 0.6]]), False),
-        (torch.tensor([[1.2, -0.2]]), False),
-        (torch.tensor([[1.0]]), False),
-        (torch.tensor([0.4, 0.6]), False),
-        (torch.tensor([[1, 0]]), False),
-        (torch.tensor([[float("nan"), 1.0]]), False),
-    ],
-)
-def test_probabilities_are_told_from_logits(answer, expected):
-    assert are_probabilities(answer) is expected
 
 
 @pytest.mark.parametrize(("scale", "code"), [(1.0, "resolved:probabilities"), (1e4, "probabilities")])

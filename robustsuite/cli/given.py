@@ -1,0 +1,89 @@
+"""What `evaluate` is given: the data, and what the model wants of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustsuite.data.catalogue import DatasetSpec
+    from robustsuite.data.samples import Samples
+
+
+def dataset_spec(source: str, bounds: Sequence[float] | None = None) -> DatasetSpec:
+    """A data set by name or path; a path without a test part is taken whole.
+
+    Args:
+        source: What the user typed.
+        bounds: Least and greatest input value of an `.npz`; None for (0, 1).
+
+    Raises:
+        RequestError: Neither a known name nor data at that path.
+    """
+    from robustsuite import checks
+    from robustsuite.benchmark.problems import nearest
+    from robustsuite.data.catalogue import NAMES, DatasetSpec
+    from robustsuite.models.wrap import interval_of
+
+    if source in NAMES:
+        return DatasetSpec(name=source)
+    path = Path(source).expanduser()
+    if path.suffix == ".npz" and path.is_file():
+        span = None if bounds is None else interval_of(bounds)
+        return DatasetSpec(name="npz", path=source, bounds=span, whole=True)
+    if path.is_dir() or path.suffix == ".zip":
+        return DatasetSpec(name="image-folder", path=source, whole=True)
+    named = [name for name in NAMES if name not in ("npz", "image-folder", "factory")]
+    remedy = nearest(source, named)
+    raise checks.fail("a data set's name, a folder or .zip of images, or an .npz file", "data", source, remedy)
+
+
+def declared(*, output: str | None = None, **numbers: str | None) -> dict[str, Any]:
+    """What was typed of the model's inputs and outputs, as the `model` block of a suite writes it.
+
+    Args:
+        output: As it was typed.
+        **numbers: Numbers or quotients with commas between them.
+
+    Raises:
+        RequestError: Something that is no number.
+    """
+    from robustsuite import checks
+
+    given: dict[str, Any] = {
+        name: [checks.fraction(name, part) for part in text.split(",")]
+        for name, text in numbers.items()
+        if text is not None
+    }
+    return given if output is None else {**given, "output": output}
+
+
+def refuse_other_bounds(bounds: Sequence[float] | None, data: Samples, name: str) -> None:
+    """Refuse bounds that are not those of the data: nothing is rescaled in silence.
+
+    Args:
+        bounds: As they were typed; None for nothing.
+        data: The samples.
+        name: What their set is called.
+
+    Raises:
+        RequestError: The data have others, or lie in [0, 1] where far more was declared.
+    """
+    from robustsuite import checks
+    from robustsuite.models.wrap import interval_of
+
+    if bounds is None:
+        return
+    low, high = interval_of(bounds)
+    held = data.bounds
+    if held == (low, high) and low == 0 and high > 2 and float(data.inputs().max()) <= 1:
+        held = (0.0, 1.0)
+    if held == (low, high):
+        return
+    scale = (held[1] - held[0]) / (high - low)
+    remedy = (
+        f"{name} holds inputs in [{held[0]:g}, {held[1]:g}]: leave --bounds out, and where the model wants "
+        f"[{low:g}, {high:g}] let it take them there by --mean {held[0] - low * scale:g} --std {scale:.6g}"
+    )
+    raise checks.fail("the bounds of the data", "bounds", (low, high), remedy)

@@ -1,0 +1,32 @@
+"""Whether a model does better than somebody who does not look at the input."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch import Tensor
+
+from robustsuite.statistics import interval
+
+NEAR_CHANCE: Final = "near-chance"
+
+
+def doubt_chance(right: Tensor, y: Tensor, classes: int) -> tuple[str, ...]:
+    """The flag `near-chance` where the 95 % interval of the clean accuracy does not lie above chance; else nothing.
+
+    Chance is what the better of two guessers gets who see no input: 1 / classes, or the share of the most frequent
+    class among these samples. Nothing is said of samples so few, or so much of one class, that a model halfway between
+    chance and perfect could not be told from chance either.
+
+    Args:
+        right: Which samples the model gets right; bool `(n,)`.
+        y: Their labels `(n,)`.
+        classes: How many classes there are.
+    """
+    n = len(y)
+    if n == 0:
+        return ()
+    chance = max(1 / classes, int(y.bincount().max()) / n)
+    halfway = int((1 + chance) / 2 * n)
+    telling = interval(halfway, n)[0] > chance
+    return (NEAR_CHANCE,) if telling and interval(int(right.sum()), n)[0] <= chance else ()
