@@ -30,8 +30,10 @@ A_co = TypeVar("A_co", covariant=True)
 class Terms(NamedTuple):
     """What is known of a game before anything is trained or played.
 
-    `scenario` has the rules; `classes`, `shape` (of one input) and `bounds` are those of the samples; `targeted` says
-    whether there is a label to reach.
+    `scenario` is the name of the game, empty where a defence is asked; `classes`, `shape` (of one input) and `bounds`
+    are those of the samples; `targeted` says whether there is a label to reach. `training` counts the samples that are
+    trained on, 0 where that is unknown, `held_out` those that are kept for validation and calibration, and `counts`
+    the training set's samples of each class, empty where that is unknown.
     """
 
     scenario: str
@@ -39,6 +41,9 @@ class Terms(NamedTuple):
     shape: tuple[int, ...]
     bounds: tuple[float, float]
     targeted: bool = False
+    training: int = 0
+    held_out: int = 0
+    counts: tuple[int, ...] = ()
 
 
 class Attack(Protocol[V_contra, A_co]):
@@ -55,7 +60,12 @@ class Attack(Protocol[V_contra, A_co]):
 
 
 class Defense(Protocol):
-    """A function from a recipe to a recipe; a frozen dataclass whose fields are its parameters."""
+    """A function from a recipe to a recipe; a frozen dataclass whose fields are its parameters.
+
+    One that does not suit every training may have a method `check(recipe: Recipe, terms: Terms) -> None`, which raises
+    a `RequestError`. It is asked before anything is trained, with the whole recipe that the composed defences make,
+    and leaves no trace.
+    """
 
     def __call__(self, recipe: Recipe) -> Recipe:
         """The defended recipe; the given one is unwritten."""
@@ -244,6 +254,13 @@ class Scenario(ABC, Generic[V, A]):
     def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:
         """The game for an adversary of this access under this threat model, with these rules."""
 
+    def check(self, terms: Terms) -> None:
+        """Refuse data on which this game cannot be played, before anything is trained; nothing by default.
+
+        Raises:
+            RequestError: What is refused, and the way out.
+        """
+
     @abstractmethod
     def views(self, victim: Victim) -> Iterator[V]:
         """The views of one game, as a generator; a split or a batch size never changes the result."""
@@ -275,31 +292,64 @@ class Scenario(ABC, Generic[V, A]):
         return None
 
 
-def check(attack: Attack[Any, Any], scenario: Scenario[Any, Any], samples: Samples, *, targeted: bool = False) -> None:
-    """Let an attack that has a `check` refuse a game that it could not play.
+def check(
+    attack: Attack[Any, Any],
+    scenario: Scenario[Any, Any],
+    samples: Samples,
+    *,
+    targeted: bool = False,
+    train: Samples | None = None,
+) -> None:
+    """Let the game, and an attack that has a `check`, refuse what could not be played.
 
     Args:
         attack: Who would attack.
         scenario: The game.
         samples: Data of the kind that it would be played on.
         targeted: Whether there is a label to reach, where the scenario does not say so.
+        train: The victim's training data, where they are known.
 
     Raises:
-        RequestError: What the attack refuses, and the way out.
+        RequestError: What is refused, and the way out.
     """
-    own = getattr(attack, "check", None)
-    if callable(own):
-        aimed = targeted or getattr(scenario, "goal", "untargeted") == "targeted"
-        try:
-            own(Terms(scenario.name, samples.classes, samples.shape, samples.bounds, aimed))
-        except RobustsuiteError:
-            raise
-        except Exception as error:  # a stranger's plug-in may raise anything
-            name = getattr(attack, "plugin_name", type(attack).__name__)
-            raise RequestError(
-                f"expected a check that passes or raises a RequestError, got attack={name!r}, whose check raised "
-                f"{type(error).__name__}: {error}; mend the plug-in"
-            ) from error
+    aimed = targeted or getattr(scenario, "goal", "untargeted") == "targeted"
+    counts = () if train is None else tuple(torch.bincount(train.y, minlength=train.classes).tolist())
+    terms = Terms(scenario.name, samples.classes, samples.shape, samples.bounds, aimed, sum(counts), 0, counts)
+    _ask(scenario, "scenario", terms)
+    _ask(attack, "attack", terms)
+
+
+def check_defense(defense: Defense, recipe: Recipe, train: Samples) -> None:
+    """Let a defence that has a `check` refuse a training that it could not defend.
+
+    Args:
+        defense: One part of a composition.
+        recipe: What all parts together make.
+        train: The training set, before anything is held out.
+
+    Raises:
+        RequestError: What is refused, and the way out.
+    """
+    held = round(recipe.held_out * len(train))
+    counts = tuple(torch.bincount(train.y, minlength=train.classes).tolist())
+    size = {"training": len(train) - held, "held_out": held, "counts": counts}
+    _ask(defense, "defense", recipe, Terms("", train.classes, train.shape, train.bounds, **size))
+
+
+def _ask(plugin: Any, kind: str, *known: Any) -> None:
+    own = getattr(plugin, "check", None)
+    if not callable(own):
+        return
+    try:
+        own(*known)
+    except RobustsuiteError:
+        raise
+    except Exception as error:  # a stranger's plug-in may raise anything
+        name = getattr(plugin, "plugin_name", type(plugin).__name__)
+        raise RequestError(
+            f"expected a check that passes or raises a RequestError, got {kind}={name!r}, whose check raised "
+            f"{type(error).__name__}: {error}; mend the plug-in"
+        ) from error
 
 
 def craft(attack: Attack[V, A], view: V, *, seed: int) -> A:

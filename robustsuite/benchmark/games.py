@@ -97,7 +97,7 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
                 f"expected a model with its {' and '.join(missing)} for attack={entry.name!r}, got {got}; "
                 f"{entry.scenario} cannot be judged without: give {ways}"
             )
-        check(attack, scenario, victim.test)
+        check(attack, scenario, victim.test, train=victim.train)
 
 
 def labels(games: Sequence[Game]) -> list[str]:
