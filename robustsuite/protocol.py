@@ -332,8 +332,8 @@ def check_defense(defense: Defense, recipe: Recipe, train: Samples) -> None:
     """
     held = round(recipe.held_out * len(train))
     counts = tuple(torch.bincount(train.y, minlength=train.classes).tolist())
-    size = {"training": len(train) - held, "held_out": held, "counts": counts}
-    _ask(defense, "defense", recipe, Terms("", train.classes, train.shape, train.bounds, **size))
+    terms = Terms("", train.classes, train.shape, train.bounds, False, len(train) - held, held, counts)
+    _ask(defense, "defense", recipe, terms)
 
 
 def _ask(plugin: Any, kind: str, *known: Any) -> None:

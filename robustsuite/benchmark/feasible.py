@@ -40,7 +40,7 @@ def infeasible(
     for index, game in enumerate(games):
         problems += [problem.below("attacks", index) for problem in _of_attack(suite, index, game, splits, recipes)]
     for index, (use, recipe) in enumerate(recipes):
-        problems += _of_defense(suite, index, use, recipe, splits.train)
+        problems += _of_defense(index, use, recipe, splits.train)
     return list(dict.fromkeys(problems))
 
 
@@ -65,11 +65,10 @@ def _of_attack(
                 for wanted, samples in scenario.trainings(splits.train, recipe, None):
                     _fits(wanted, samples)
     except RequestError as error:
-        path = locate(str(error), {**use.options, **use.rules})
-        yield Problem((use.name, *path) if path else (), str(error))
+        yield Problem((use.name, *locate(str(error), {**use.options, **use.rules})), str(error))
 
 
-def _of_defense(suite: Suite, index: int, use: DefenseUse, recipe: Recipe, train: Samples) -> Iterator[Problem]:
+def _of_defense(index: int, use: DefenseUse, recipe: Recipe, train: Samples) -> Iterator[Problem]:
     """What the defences refuse of the training that they make together, and what no training could do."""
     for part in use.parts:
         try:

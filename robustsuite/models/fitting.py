@@ -40,7 +40,7 @@ def refuse_misfit(
         try:
             with torch.device("meta"):
                 _tried(build, place, smallest)
-        except Exception:  # noqa: S110  # not every operation works without memory: only the real pass refuses
+        except Exception:  # not every operation works without memory: only the real pass refuses
             pass
         else:
             return

@@ -15,7 +15,7 @@ LAYERS = [
      "losses", "serving", "data", "models", "expressions", "docstrings"},
     {"training"},
     {"protocol", "statistics", "paired"},
-    {"registry", "suites"},
+    {"registry", "plugin_rules", "suites"},
     {"scenarios"},
     {"diagnostics"},
     {"benchmark"},

@@ -71,6 +71,7 @@ ATTACKS = (
     {"transfer": {"samples": 8, "epochs": 1, "steps": 2, "networks": ["resnet18"]}},
     {"transfer": {"samples": 8, "epochs": 1, "steps": 2, "networks": ["dp-cnn"]}},
 )
+HALF = {"validation": 0.5}
 DEFENSES = (
     "none",
     {"adversarial-training": {"attack": {"pgd": {"steps": 1}}}},
@@ -99,7 +100,7 @@ DEFENSES = (
     "input-validation",
     {"input-validation": {"false_alarm_rate": 0.5}},
     {"input-validation": {"false_alarm_rate": 0.5, "neighbours": 1, "training": {"validation": 0.5}}},
-    {"input-validation": {"false_alarm_rate": 0.5, "neighbours": 1, "median_window": 3, "training": {"validation": 0.5}}},
+    {"input-validation": {"false_alarm_rate": 0.5, "neighbours": 1, "median_window": 3, "training": HALF}},
     {"input-validation": {"detectors": ["range"]}},
     [{"dp-sgd": {"delta": 0.03}}, {"input-validation": {"detectors": ["range"]}}],
     [{"dp-sgd": {"delta": 0.001}}, {"input-validation": {"false_alarm_rate": 0.5, "neighbours": 1}}],
@@ -113,7 +114,7 @@ DEFENSES = (
     [{"broken": {"kind": "jpeg"}}, {"input-validation": {"detectors": ["range"]}}],
 )  # fmt: skip
 MODELS = (
-    "mlp", "logistic", "cnn", "dp-cnn", {"name": "resnet18", "width": 4}, {"name": "wide-resnet", "depth": 10, "width": 1},
+    "mlp", "logistic", "cnn", "dp-cnn", {"name": "resnet18", "width": 4}, {"name": "wide-resnet", "widen": 1},
     {"name": "resnet18", "width": 4, "norm": "group"}, "squeezenet1_1", "mobilenet_v3_small", "alexnet", "vit_b_32",
 )  # fmt: skip
 
