@@ -249,7 +249,7 @@ class _Register:
 
 def _claim(name: str, cls: type[Any], kind: str) -> str:
     check_class(cls, kind)
-    cls.plugin_name = name  # type: ignore[attr-defined]  # read by `canonical.plain`
+    cls.plugin_name = name  # read by `canonical.plain`
     return name
 
 

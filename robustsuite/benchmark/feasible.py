@@ -13,7 +13,8 @@ from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.data.samples import Samples, Splits
 from robustsuite.errors import RequestError
 from robustsuite.models.fitting import knowable, refuse_misfit
-from robustsuite.protocol import Attack, Scenario, check, check_defense
+from robustsuite.protocol import Attack, Scenario
+from robustsuite.refusing import check, check_defense
 from robustsuite.threat import refuse_vacuous
 from robustsuite.training.descent import GradientDescent
 from robustsuite.training.recipe import Recipe

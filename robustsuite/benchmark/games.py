@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 from robustsuite import checks, registry
 from robustsuite.errors import RequestError
 from robustsuite.expressions import parse_call
-from robustsuite.protocol import Attack, Scenario, Victim, check
+from robustsuite.protocol import Attack, Scenario, Victim
+from robustsuite.refusing import check
 from robustsuite.registry import Entry
 from robustsuite.scenarios import SCENARIOS, game, sort_options
 from robustsuite.threat import Ball, Threat

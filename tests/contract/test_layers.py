@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "checks", "canonical", "provenance", "store", "streams", "threat", "isolation", "files", "loading",
      "losses", "serving", "data", "models", "expressions", "docstrings"},
     {"training"},
-    {"protocol", "statistics", "paired"},
+    {"protocol", "refusing", "statistics", "paired"},
     {"registry", "plugin_rules", "suites"},
     {"scenarios"},
     {"diagnostics"},

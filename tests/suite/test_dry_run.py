@@ -131,7 +131,7 @@ REFUSED = [
     ("tabular", "defense", "broken: {kind: jpeg}", 8, "defenses[1].broken.kind: expected images"),
     ("tabular", "defense", "adversarial-training: {attack: {mi-fgsm: {diversity: 0.5}}}", 8,
      "defenses[1].adversarial-training.attack.mi-fgsm.diversity: expected images"),
-    ("digits-like", "defense", "adversarial-training: {attack: ddn}", 8, 
+    ("digits-like", "defense", "adversarial-training: {attack: ddn}", 8,
      "defenses[1].adversarial-training.norm: expected a norm that ddn has"),
 ]  # fmt: skip
 
@@ -179,16 +179,11 @@ def test_more_samples_than_there_are(part, count, tmp_path, monkeypatch):
 
 
 def test_python_refuses_the_same():
-    """Before the model is asked anything."""
-
-    class Silent(torch.nn.Module):
-        def forward(self, x):
-            raise AssertionError("asked")
-
-    data = (torch.rand(8, 20), torch.arange(8) % 2)
-    ball = rs.Ball("linf", 0.1)
+    data, ball, net = (torch.rand(8, 20), torch.arange(8) % 2), rs.Ball("linf", 0.1), torch.nn.Linear(20, 2)
     with pytest.raises(rs.RequestError, match=r"expected images .* got translation=3"):
-        rs.perturb(Silent(), *data, ball, attack="mi-fgsm(translation=3)")
+        rs.perturb("mi-fgsm(translation=3)", net, *data, ball)
+    with pytest.raises(rs.RequestError, match=r"expected images .* got diversity=0.5"):
+        rs.evaluate(net, data, ["fgsm", "mi-fgsm(diversity=0.5)"], ball)
 
 
 def test_one_sample_too_many_for_a_batch_normalisation(tmp_path):
