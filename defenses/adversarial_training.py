@@ -173,7 +173,7 @@ class AdversarialTraining:
         has_norm(attacks.get(attack.plugin_name), ball.norm)
         own = getattr(attack, "check", None)
         if callable(own):
-            own(terms._replace(scenario="evasion"))
+            own(terms._replace(scenario="evasion", norm=ball.norm))
 
     def _attack(self) -> Any:
         return _inner_attack({"pgd": {"steps": 10, "step_size": 0.25}} if self.attack is None else self.attack)

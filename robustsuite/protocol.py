@@ -33,7 +33,8 @@ class Terms(NamedTuple):
     `scenario` is the name of the game, empty where a defence is asked; `classes`, `shape` (of one input) and `bounds`
     are those of the samples; `targeted` says whether there is a label to reach. `training` counts the samples that are
     trained on, 0 where that is unknown, `held_out` those that are kept for validation and calibration, and `counts`
-    the training set's samples of each class, empty where that is unknown.
+    the training set's samples of each class, empty where that is unknown. `norm` is that of the ball, empty in games
+    without one.
     """
 
     scenario: str
@@ -44,6 +45,7 @@ class Terms(NamedTuple):
     training: int = 0
     held_out: int = 0
     counts: tuple[int, ...] = ()
+    norm: str = ""
 
 
 class Attack(Protocol[V_contra, A_co]):

@@ -34,7 +34,8 @@ def check(
     """
     aimed = targeted or getattr(scenario, "goal", "untargeted") == "targeted"
     counts = () if train is None else tuple(torch.bincount(train.y, minlength=train.classes).tolist())
-    terms = Terms(scenario.name, samples.classes, samples.shape, samples.bounds, aimed, sum(counts), 0, counts)
+    norm = str(getattr(getattr(scenario, "ball", None), "norm", ""))
+    terms = Terms(scenario.name, samples.classes, samples.shape, samples.bounds, aimed, sum(counts), 0, counts, norm)
     _ask(scenario, "scenario", terms)
     _ask(attack, "attack", terms)
 
