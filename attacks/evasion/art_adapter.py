@@ -73,6 +73,8 @@ class ArtAttack:
         name = self.plugin_name
         if self.art_name in art_catalogue.IMAGES_ONLY and len(terms.shape) != 3:
             raise checks.fail(f"images (channels, height, width) for {name}", "shape", terms.shape, "choose another")
+        if self.art_name == "ShadowAttack" and terms.shape[0] not in (1, 3):
+            raise checks.fail(f"images with 1 or 3 channels for {name}", "shape", terms.shape, "choose another")
         if self.art_name in art_catalogue.SEVERAL_CLASSES and terms.classes < 3:
             raise checks.fail(f"at least 3 classes for {name}", "classes", terms.classes, "choose another")
         if not terms.norm:
