@@ -13,7 +13,9 @@ from robustsuite import checks, losses
 from robustsuite.data.samples import Batch, Samples
 from robustsuite.errors import RequestError
 from robustsuite.isolation import differentiable, untouched
+from robustsuite.protocol import Terms
 from robustsuite.registry import attacks, register
+from robustsuite.scenarios import has_norm
 from robustsuite.scenarios.views import Ascent, Through, WhiteBox
 from robustsuite.threat import Ball
 from robustsuite.training.recipe import Objective, Recipe, Step, clean_validation
@@ -165,10 +167,21 @@ class AdversarialTraining:
     def __post_init__(self) -> None:
         checks.integer("warmup", self.warmup, low=0)
 
+    def check(self, recipe: Recipe, terms: Terms) -> None:
+        """Refuse what the training attack refuses: a norm that it does not have, data that it cannot play on."""
+        attack, ball = self._attack(), self._ball(recipe.threat)
+        has_norm(attacks.get(attack.plugin_name), ball.norm)
+        own = getattr(attack, "check", None)
+        if callable(own):
+            own(terms._replace(scenario="evasion", norm=ball.norm))
+
+    def _attack(self) -> Any:
+        return _inner_attack({"pgd": {"steps": 10, "step_size": 0.25}} if self.attack is None else self.attack)
+
     def __call__(self, recipe: Recipe) -> Recipe:
         """The recipe with its objective replaced."""
         objective = AdversarialLoss(
-            attack=_inner_attack({"pgd": {"steps": 10, "step_size": 0.25}} if self.attack is None else self.attack),
+            attack=self._attack(),
             ball=self._ball(recipe.threat),
             monitor=_inner_attack({"pgd": {"steps": 10, "step_size": 0.25}}),
             warmup=self.warmup,

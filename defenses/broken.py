@@ -25,6 +25,8 @@ from robustsuite.defenses.broken_parts import (
     resized_at_random,
     thermometer,
 )
+from robustsuite.models.fitting import knowable, refuse_misfit
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
@@ -89,6 +91,7 @@ _BUILT: Final[dict[str, Make]] = {
     "one-bit": lambda build, *given: Around(build(*given), before=Levels(1)),
 }
 KINDS: Final = (*_SERVED, *_BUILT)
+_IMAGES: Final = ("jpeg", "random-resize")
 
 
 @register.defense("broken", taxonomy=("NISTAML.022", "ML01:2023"))
@@ -116,6 +119,15 @@ class Broken:
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, KINDS)
+
+    def check(self, recipe: Recipe, terms: Terms) -> None:
+        """Refuse what is no image where one is needed, and a network that cannot be built into this."""
+        shape = terms.shape
+        if self.kind in _IMAGES and (len(shape) != 3 or (self.kind == "jpeg" and shape[0] not in (1, 3))):
+            expected = f"images (channels, height, width), with 1 or 3 channels for jpeg, not inputs {shape}"
+            raise checks.fail(expected, "kind", self.kind, "choose another kind")
+        if isinstance(recipe.build, BrokenBuild) and knowable(recipe.build.build):
+            refuse_misfit(recipe.build, terms.classes, shape, terms.bounds)
 
     def __call__(self, recipe: Recipe) -> Recipe:
         """The recipe with another network, or with a wrapper around the deployed one."""

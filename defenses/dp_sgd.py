@@ -9,8 +9,18 @@ from torch import nn
 
 from robustsuite import checks
 from robustsuite.data.samples import Samples
-from robustsuite.defenses.privacy_accounting import ACCOUNTANTS
-from robustsuite.defenses.private_descent import GRADIENT_MODES, PrivateUpdater, admitted
+from robustsuite.defenses.privacy_accounting import ACCOUNTANTS, refuse_unreachable
+from robustsuite.defenses.private_descent import (
+    GRADIENT_MODES,
+    PrivateUpdater,
+    admitted,
+    private_rate,
+    refuse_sizes,
+    refuse_unfit,
+)
+from robustsuite.isolation import seeded
+from robustsuite.models.fitting import knowable
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.streams import Streams
 from robustsuite.training.recipe import Recipe, Update
@@ -92,6 +102,20 @@ class DPSGD:
         checks.one_of("grad_sample_mode", self.grad_sample_mode, GRADIENT_MODES)
         if self.max_physical_batch is not None:
             checks.integer("max_physical_batch", self.max_physical_batch, low=1)
+
+    def check(self, recipe: Recipe, terms: Terms) -> None:
+        """Refuse sizes and budgets that privacy does not allow, and a network that DP-SGD cannot train."""
+        training = recipe.training
+        if terms.training:
+            refuse_sizes(self, training, terms.training)
+            rate, steps = private_rate(training, terms.training)
+            if self.epsilon is not None:
+                refuse_unreachable(self.epsilon, self.delta, rate, training.epochs * steps, self.accountant)
+        build = getattr(recipe.build, "build", recipe.build)  # what a defence builds around is a network too
+        if knowable(build):
+            with seeded(0):
+                network = recipe.build(terms.classes, terms.shape, terms.bounds)
+                refuse_unfit(admitted(network), terms.shape)
 
     def __call__(self, recipe: Recipe) -> Recipe:
         """The recipe with its update replaced and what privacy does not allow switched off."""

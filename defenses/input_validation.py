@@ -14,6 +14,7 @@ from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.defenses.detectors import Detector, FeatureDistance, FeatureSqueezing
 from robustsuite.isolation import untouched
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.serving import Deployed, Outputs
 from robustsuite.streams import Streams
@@ -72,6 +73,31 @@ class InputValidation:
         if self.median_window is not None:
             checks.integer("median_window", self.median_window, low=1)
 
+    def check(self, recipe: Recipe, terms: Terms) -> None:  # noqa: ARG002  # the sizes are known from the terms
+        """Refuse too few samples to calibrate on, and a median filter of what is no image."""
+        if self.detectors != ("range",):
+            self.enough(terms.held_out)
+        window, sides = self.median_window or 1, terms.shape[-2:]
+        if "feature-squeezing" in self.detectors and window > 1 and (len(terms.shape) < 2 or min(sides) < window):
+            expected = f"images of at least {window} x {window} for the median filter, not inputs {terms.shape}"
+            raise checks.fail(expected, "median_window", window, "set it to 1, or leave it out")
+
+    def enough(self, n: int) -> None:
+        """Refuse to calibrate on so few samples.
+
+        Raises:
+            RequestError: How many are needed.
+        """
+        needed = max(math.ceil(1 / self.false_alarm_rate) - 1, self.neighbours + 1)
+        if n < needed:
+            raise checks.fail(
+                f"at least {needed} held-out samples to calibrate false_alarm_rate={self.false_alarm_rate} with "
+                f"neighbours={self.neighbours}",
+                "len(calibration)",
+                n,
+                "set training.validation to a greater share, or raise the rate",
+            )
+
     def __call__(self, recipe: Recipe) -> Recipe:
         """The recipe with one more wrapper around the deployed model."""
         return recipe.with_serve(Validation(rules=self))
@@ -97,7 +123,7 @@ class Validation:
         expected = _Expected.of(model.network, calibration)
         if not detectors:
             return Validated(model, expected, "range" in self.rules.detectors, {}, {})
-        self._enough(len(calibration))
+        self.rules.enough(len(calibration))
         with untouched(model.network), torch.no_grad():
             x = calibration.inputs().to(expected.device, expected.dtype)
             scores = {name: detector.calibrate(x) for name, detector in detectors.items()}
@@ -114,16 +140,6 @@ class Validation:
                 network, calibration.bounds, rules.bit_depth, rules.median_window
             )
         return made
-
-    def _enough(self, n: int) -> None:
-        needed = max(math.ceil(1 / self.rules.false_alarm_rate) - 1, self.rules.neighbours + 1)
-        if n < needed:
-            raise checks.fail(
-                f"at least {needed} held-out samples to calibrate false_alarm_rate={self.rules.false_alarm_rate}",
-                "len(calibration)",
-                n,
-                "set training.validation to a greater share, or raise the rate",
-            )
 
 
 def joint_thresholds(scores: Mapping[str, Tensor], rate: float) -> dict[str, float]:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, Final
 
 from robustsuite import checks
+from robustsuite.errors import RequestError
 
 ACCOUNTANTS: Final = ("rdp", "prv")
 ORDERS: Final = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 64, 80, 96, 128, 192, 256, 512, 1024)
@@ -18,6 +19,7 @@ _CONVERSIONS: Final = {
     "rdp": "improved (Balle et al., arXiv:1905.09982, theorem 21)",
     "prv": f"upper bound of the composed privacy loss, error {_PRV_ERROR} (Gopi et al., arXiv:2106.02848)",
 }
+_MOST_NOISE: Final = 2.0**13
 _NAMED_ORDERS: Final = {
     "rdp": "1.1 to 10.9 by 0.1, 12 to 64, 80, 96, 128, 192, 256, 512, 1024",
     "prv": "none",
@@ -49,12 +51,26 @@ def spent(history: list[tuple[float, float, int]], delta: float, accountant: str
         return max(0.0, float(account.get_epsilon(delta, **_precision(accountant))))
 
 
+def refuse_unreachable(epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str) -> None:
+    """Refuse a budget that `noise_for` could not meet, at the cost of one look.
+
+    Raises:
+        RequestError: The greatest noise multiplier spends more.
+    """
+    if spent([(_MOST_NOISE, sample_rate, steps)], delta, accountant) > epsilon:
+        raise _unreachable(epsilon, delta)
+
+
+def _unreachable(epsilon: float, delta: float) -> RequestError:
+    return checks.fail(f"a budget that noise can meet at delta={delta:g}", "epsilon", epsilon, "raise it")
+
+
 @cache  # games that train again ask for the same noise each time
 def noise_for(epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str) -> float:
     """The least noise multiplier, within 0.1 %, that spends at most `epsilon` in `steps` steps.
 
     Raises:
-        RequestError: No noise multiplier up to 10,000 is enough.
+        RequestError: No noise multiplier up to 8,192 is enough.
     """
 
     def enough(sigma: float) -> bool:
@@ -63,8 +79,8 @@ def noise_for(epsilon: float, delta: float, sample_rate: float, steps: int, acco
     high = 1.0
     while not enough(high):
         high *= 2
-        if high > 1e4:
-            raise checks.fail(f"a budget that noise can meet at delta={delta:g}", "epsilon", epsilon, "raise it")
+        if high > _MOST_NOISE:
+            raise _unreachable(epsilon, delta)
     while high > 1e-2 and enough(high / 2):
         high /= 2
     low = high / 2

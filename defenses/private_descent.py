@@ -65,6 +65,25 @@ def _without_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
+def refuse_sizes(rules: DPSGD, training: Training, n: int) -> None:
+    """Refuse a batch or a delta that does not suit so many private samples.
+
+    Raises:
+        RequestError: delta is not below 1 / n, or the batch is larger than the data.
+    """
+    if training.batch_size > n:
+        expected = f"a batch_size of at most the {n} private training samples"
+        raise checks.fail(expected, "batch_size", training.batch_size, "lower it, or raise dataset.train")
+    if rules.delta >= 1 / n:
+        expected = f"a delta below 1 / {n} = {1 / n:.6g}, one over the private training samples"
+        raise checks.fail(expected, "delta", rules.delta, "lower it")
+
+
+def private_rate(training: Training, n: int) -> tuple[float, int]:
+    """The rate at which each of n examples is sampled in a step, and how many steps make an epoch."""
+    return training.batch_size / n, max(1, round(n / training.batch_size))
+
+
 def refuse_unfit(network: nn.Module, shape: tuple[int, ...]) -> None:
     """Send zeros through the network, and refuse what per-example gradients would stumble over; no data are looked at.
 
@@ -130,11 +149,10 @@ class PrivateUpdater(Updater):
         fabric: Fabric,
     ) -> None:
         self._rules, self._n, self._streams, self._fabric = rules, len(samples), streams, fabric
-        self._expected = checks.integer("batch_size", training.batch_size, low=1, high=self._n)
-        self.sample_rate = self._expected / self._n
-        self._steps_per_epoch = max(1, round(self._n / self._expected))
+        refuse_sizes(rules, training, self._n)
+        self._expected = training.batch_size
+        self.sample_rate, self._steps_per_epoch = private_rate(training, self._n)
         planned = training.epochs * self._steps_per_epoch
-        checks.real("delta", rules.delta, low=0.0, high=1 / self._n, open_low=True, open_high=True)
         refuse_unfit(network, samples.shape)
         self._mended = _contiguous_inputs(network)
         self.noise_multiplier = self._noise(planned)

@@ -19,7 +19,8 @@ from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, as
 from robustsuite.benchmark.judging import judge
 from robustsuite.expressions import parse_call
 from robustsuite.isolation import seeded, untouched
-from robustsuite.protocol import Victim, check, moves
+from robustsuite.protocol import Victim, moves
+from robustsuite.refusing import check
 from robustsuite.registry import DEFAULT_ATTACKS, Entry
 from robustsuite.report.report import Report
 from robustsuite.scenarios import game, has_norm

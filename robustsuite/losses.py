@@ -75,5 +75,10 @@ TOWARDS: Final = {"cross-entropy": cross_entropy, "margin": margin_towards, "dlr
 
 
 def resolve(name: str, classes: int) -> str:
-    """The loss that can be taken with so many classes: the margin in place of `dlr` where there are fewer than 4."""
+    """The loss that can be taken with so many classes: the margin in place of `dlr` where there are fewer than 4.
+
+    Raises:
+        RequestError: No loss of this name.
+    """
+    checks.one_of("loss", name, NAMED)
     return "margin" if name == "dlr" and classes < _LEAST_FOR_DLR else name

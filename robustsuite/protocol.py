@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.data.samples import Samples
-from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
+from robustsuite.errors import ModelError, NotApplicableError
 from robustsuite.isolation import out_of_memory, seeded, untouched
 from robustsuite.models.probabilities import are_probabilities
 from robustsuite.serving import Deployed, ask
@@ -31,8 +31,11 @@ A_co = TypeVar("A_co", covariant=True)
 class Terms(NamedTuple):
     """What is known of a game before anything is trained or played.
 
-    `scenario` has the rules; `classes`, `shape` (of one input) and `bounds` are those of the samples; `targeted` says
-    whether there is a label to reach.
+    `scenario` is the name of the game, empty where a defence is asked; `classes`, `shape` (of one input) and `bounds`
+    are those of the samples; `targeted` says whether there is a label to reach. `training` counts the samples that are
+    trained on, 0 where that is unknown, `held_out` those that are kept for validation and calibration, and `counts`
+    the training set's samples of each class, empty where that is unknown. `norm` is that of the ball, empty in games
+    without one.
     """
 
     scenario: str
@@ -40,6 +43,10 @@ class Terms(NamedTuple):
     shape: tuple[int, ...]
     bounds: tuple[float, float]
     targeted: bool = False
+    training: int = 0
+    held_out: int = 0
+    counts: tuple[int, ...] = ()
+    norm: str = ""
 
 
 class Attack(Protocol[V_contra, A_co]):
@@ -56,7 +63,12 @@ class Attack(Protocol[V_contra, A_co]):
 
 
 class Defense(Protocol):
-    """A function from a recipe to a recipe; a frozen dataclass whose fields are its parameters."""
+    """A function from a recipe to a recipe; a frozen dataclass whose fields are its parameters.
+
+    One that does not suit every training may have a method `check(recipe: Recipe, terms: Terms) -> None`, which raises
+    a `RequestError`. It is asked before anything is trained, with the whole recipe that the composed defences make,
+    and leaves no trace.
+    """
 
     def __call__(self, recipe: Recipe) -> Recipe:
         """The defended recipe; the given one is unwritten."""
@@ -245,6 +257,13 @@ class Scenario(ABC, Generic[V, A]):
     def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:
         """The game for an adversary of this access under this threat model, with these rules."""
 
+    def check(self, terms: Terms) -> None:
+        """Refuse data on which this game cannot be played, before anything is trained; nothing by default.
+
+        Raises:
+            RequestError: What is refused, and the way out.
+        """
+
     @abstractmethod
     def views(self, victim: Victim) -> Iterator[V]:
         """The views of one game, as a generator; a split or a batch size never changes the result."""
@@ -274,33 +293,6 @@ class Scenario(ABC, Generic[V, A]):
     def unpack(self, attack: Attack[V, A], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> A | None:  # noqa: ARG002
         """What `pack` took apart, made by this attack; None where it cannot be put together again."""
         return None
-
-
-def check(attack: Attack[Any, Any], scenario: Scenario[Any, Any], samples: Samples, *, targeted: bool = False) -> None:
-    """Let an attack that has a `check` refuse a game that it could not play.
-
-    Args:
-        attack: Who would attack.
-        scenario: The game.
-        samples: Data of the kind that it would be played on.
-        targeted: Whether there is a label to reach, where the scenario does not say so.
-
-    Raises:
-        RequestError: What the attack refuses, and the way out.
-    """
-    own = getattr(attack, "check", None)
-    if callable(own):
-        aimed = targeted or getattr(scenario, "goal", "untargeted") == "targeted"
-        try:
-            own(Terms(scenario.name, samples.classes, samples.shape, samples.bounds, aimed))
-        except RobustsuiteError:
-            raise
-        except Exception as error:  # a stranger's plug-in may raise anything
-            name = getattr(attack, "plugin_name", type(attack).__name__)
-            raise RequestError(
-                f"expected a check that passes or raises a RequestError, got attack={name!r}, whose check raised "
-                f"{type(error).__name__}: {error}; mend the plug-in"
-            ) from error
 
 
 def craft(attack: Attack[V, A], view: V, *, seed: int) -> A:

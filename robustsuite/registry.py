@@ -15,17 +15,22 @@ import inspect
 import pkgutil
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from robustsuite.docstrings import parse_docstring
 from robustsuite.errors import RequestError
+from robustsuite.plugin_rules import check_class, check_game, no_function, raised, refusal
 from robustsuite.threat import NORMS
 
 T = TypeVar("T")
+GAMES: dict[str, tuple[str, ...]] = {}
+"""Names of the games and what knowledge each hands out; the scenarios write it."""
 ENTRY_POINTS = "robustsuite.plugins"
 DEFAULT_ATTACKS: Final = ("adaptive",)  # where nobody asks for an attack, in Python and on the command line
 
@@ -83,6 +88,8 @@ class Entry:
                 near = difflib.get_close_matches(key, names, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"{self.name} takes {', '.join(names) or 'no options'}"
                 raise RequestError(f"expected an option of {self.name}, got {key}={options[key]!r}; {hint}")
+        for key, value in options.items():
+            no_function(self.name, key, value, parse_docstring(self.cls).arguments.get(key, ""))
         try:
             return self.cls(**{key: self._coerce(key, value) for key, value in options.items()})
         except TypeError as error:
@@ -133,6 +140,7 @@ class Registry:
     def __init__(self, kind: str, package: str) -> None:
         self._kind, self._package = kind, package
         self._entries: dict[str, Entry] = {}
+        self._added: list[str] | None = None
         self._prefixes: dict[str, tuple[Callable[[str], Entry], Callable[[], Iterable[Offer]]]] = {}
 
     def add(self, entry: Entry) -> None:
@@ -145,7 +153,24 @@ class Registry:
                 f"expected one {self._kind} called {entry.name!r}, got it from {known.cls.__module__} and "
                 f"{entry.cls.__module__}; rename one of them"
             )
+        if self._added is not None and entry.name in self._added:
+            raise RequestError(f"expected one {self._kind} called {entry.name!r}, got it twice; rename one of them")
         self._entries[entry.name] = entry
+        if self._added is not None:
+            self._added.append(entry.name)
+
+    @contextmanager
+    def adding(self) -> Iterator[list[str]]:
+        """Names that are registered in this block, each once; where it raises, the registry is as it was."""
+        kept, before, made = dict(self._entries), self._added, list[str]()
+        self._added = made
+        try:
+            yield made
+        except BaseException:
+            self._entries = kept
+            raise
+        finally:
+            self._added = before
 
     def add_prefix(
         self, prefix: str, resolve: Callable[[str], Entry], offers: Callable[[], Iterable[Offer]] = tuple
@@ -187,16 +212,22 @@ class _Register:
     def attack(
         name: str,
         *,
-        scenario: str,
-        access: str,
+        scenario: str | None = None,
+        access: str | None = None,
         resolves: tuple[str, ...] = (),
         taxonomy: tuple[str, ...] = (),
         control: bool = False,
     ) -> Callable[[type[T]], type[T]]:
-        """Register a frozen dataclass `(view, streams) -> artefact` as an attack of this scenario and access."""
+        """Register a frozen dataclass `(view, streams) -> artefact` as an attack of this scenario and access.
+
+        Raises:
+            PluginError: What is missing or wrong, with file and line.
+        """
 
         def add(cls: type[T]) -> type[T]:
-            entry = Entry(_claim(name, cls), "attack", cls, scenario, access, resolves, taxonomy, control)
+            claimed = _claim(name, cls, "attack")
+            check_game(cls, scenario, access, GAMES)
+            entry = Entry(claimed, "attack", cls, scenario or "", access or "", resolves, taxonomy, control)
             attacks.add(entry)
             return cls
 
@@ -204,22 +235,22 @@ class _Register:
 
     @staticmethod
     def defense(name: str, *, taxonomy: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]:
-        """Register a frozen dataclass `recipe -> recipe` as a defence."""
+        """Register a frozen dataclass `recipe -> recipe` as a defence.
+
+        Raises:
+            PluginError: What is wrong, with file and line.
+        """
 
         def add(cls: type[T]) -> type[T]:
-            defenses.add(Entry(_claim(name, cls), "defense", cls, taxonomy=taxonomy))
+            defenses.add(Entry(_claim(name, cls, "defense"), "defense", cls, taxonomy=taxonomy))
             return cls
 
         return add
 
 
-def _claim(name: str, cls: type[Any]) -> str:
-    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise RequestError(
-            f"expected a frozen dataclass, got {cls.__module__}.{cls.__qualname__}; decorate it with "
-            f"@dataclass(frozen=True, kw_only=True) below the register line"
-        )
-    cls.plugin_name = name  # type: ignore[attr-defined]  # read by `canonical.plain`
+def _claim(name: str, cls: type[Any], kind: str) -> str:
+    check_class(cls, kind)
+    cls.plugin_name = name  # read by `canonical.plain`
     return name
 
 
@@ -241,26 +272,54 @@ def discover() -> None:
                 for module in pkgutil.walk_packages(package.__path__, registry._package + "."):
                     importlib.import_module(module.name)
             for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-                point.load()
+                _installed(point)
         except BaseException:
             _found = False
             raise
 
 
 def load_file(path: str | Path) -> None:
-    """Import one plug-in file, whose decorators register what it holds.
+    """Import one plug-in file, whose decorators register what it holds; a refused file registers nothing.
 
     Raises:
         RequestError: The file is absent or no Python file.
+        PluginError: It cannot be imported, or holds what is no plug-in, or none: one line with file and line.
     """
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
         raise RequestError(f"expected an existing .py file, got plugin={str(path)!r}; check the path")
     discover()
     name = f"robustsuite_plugin_{file.stem}"
+    file = file.resolve()
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise RequestError(f"expected an importable file, got plugin={str(path)!r}; check its name")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
+    try:
+        with attacks.adding() as made, defenses.adding() as defended:
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
+            if not made and not defended:
+                remedy = "decorate a frozen dataclass with @register.attack(...) or @register.defense(...)"
+                raise refusal(file, 1, "an attack or a defence", "a file that registers none", remedy)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a stranger's file may raise anything, and even ask to exit
+        sys.modules.pop(name, None)
+        if before is not None:
+            sys.modules[name] = before
+        raise raised(file, error) from error
+
+
+def _installed(point: importlib.metadata.EntryPoint) -> None:
+    """Import an installed plug-in.
+
+    Raises:
+        RequestError: What it raised, and which package it is.
+    """
+    try:
+        point.load()
+    except Exception as error:
+        remedy = f"{type(error).__name__}: {error}: mend or uninstall it"
+        got = f"plugin={point.value!r} of entry point {point.name!r}"
+        raise RequestError(f"expected an installed plug-in that can be imported, got {got}; {remedy}") from error

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustsuite import checks
 from robustsuite.attacks.evasion import art_bridge, art_catalogue
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.isolation import differentiable, untouched
+from robustsuite.protocol import Terms
 from robustsuite.registry import Entry, attacks
 from robustsuite.scenarios.views import Inputs, Oracle, WhiteBox
 from robustsuite.streams import Streams
@@ -59,15 +61,33 @@ class ArtAttack:
     plugin_name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        access = art_catalogue.find(self.art_name)[1]
+        art_catalogue.find(self.art_name)
         package = art_catalogue.EXTRAS.get(self.art_name)
         if package and not getattr(self, "es", 0) and importlib.util.find_spec(package) is None:
             raise RequestError(f"expected the package that {self.plugin_name} needs, got none; pip install {package}")
-        dummy: Any = art_bridge.white_box(nn.Flatten(), (1, 2, 1), 2, (0.0, 1.0), gpu=False)
-        if access != "white-box":
-            dummy = art_bridge.black_box(lambda x: np.zeros((len(x), 2), np.float32), (1, 2, 1), 2, (0.0, 1.0))
         with art_bridge.reproducible(0):  # some constructors predict, and ART's data loaders draw
-            self._build(dummy, self._options())
+            self._build(self._dummy(), self._options())
+
+    def check(self, terms: Terms) -> None:
+        """Refuse a norm or a goal that ART's attack does not have, and data that it cannot play on."""
+        name = self.plugin_name
+        if self.art_name in art_catalogue.IMAGES_ONLY and len(terms.shape) != 3:
+            raise checks.fail(f"images (channels, height, width) for {name}", "shape", terms.shape, "choose another")
+        if self.art_name == "ShadowAttack" and terms.shape[0] not in (1, 3):
+            raise checks.fail(f"images with 1 or 3 channels for {name}", "shape", terms.shape, "choose another")
+        if self.art_name in art_catalogue.SEVERAL_CLASSES and terms.classes < 3:
+            raise checks.fail(f"at least 3 classes for {name}", "classes", terms.classes, "choose another")
+        if not terms.norm:
+            return
+        options = self._resolved(terms.norm, None, terms.targeted)
+        with art_bridge.reproducible(0):
+            self._build(self._dummy(), options)
+
+    def _dummy(self) -> Any:
+        """A model of two pixels, for constructors."""
+        if art_catalogue.find(self.art_name)[1] == "white-box":
+            return art_bridge.white_box(nn.Flatten(), (1, 2, 1), 2, (0.0, 1.0), gpu=False)
+        return art_bridge.black_box(lambda x: np.zeros((len(x), 2), np.float32), (1, 2, 1), 2, (0.0, 1.0))
 
     def __reduce__(self) -> tuple[Callable[..., ArtAttack], tuple[str, dict[str, Any]]]:
         """Pickled by name, because the class is made on demand."""
@@ -103,7 +123,7 @@ class ArtAttack:
 
     def _generate(self, estimator: Any, view: Inputs) -> Tensor:
         """Run ART on these samples; inputs in the view's dtype, not yet confined to the ball."""
-        attack = self._build(estimator, self._resolved(view))
+        attack = self._build(estimator, self._resolved(view.ball.norm, view.ball.radius, view.target is not None))
         wanted = view.y if view.target is None else view.target
         y = np.eye(view.classes, dtype=np.float32)[wanted.cpu().numpy()]
         x = view.x.detach().to("cpu", torch.float32).numpy().copy()
@@ -111,18 +131,20 @@ class ArtAttack:
         moved: np.ndarray = attack.generate(x=x, y=None if blind else y)
         return art_bridge.lift(view, moved)
 
-    def _resolved(self, view: Inputs) -> dict[str, Any]:
-        """Options with everything that the view decides."""
+    def _resolved(self, norm: str, radius: float | None, targeted: bool) -> dict[str, Any]:
+        """Options with everything that the game decides; the radius where it is known."""
         parameters = inspect.signature(art_catalogue.find(self.art_name)[0].__init__).parameters
         options = self._options()
-        ratio = view.ball.radius / parameters["eps"].default if "eps" in parameters else 1.0
+        known = radius is not None and "eps" in parameters
+        ratio = float(radius or 0.0) / parameters["eps"].default if known else 1.0
         for name in _FROM_RADIUS:
             if name in options and options[name] is None:
                 options[name] = parameters[name].default * ratio
-        decided = {"norm": _ORDERS[view.ball.norm], "targeted": view.target is not None, "verbose": False}
+        decided = {"norm": _ORDERS[norm], "targeted": targeted, "verbose": False}
         options.update({name: value for name, value in decided.items() if name in parameters})
         aims = "targeted" in parameters or self.art_name in art_catalogue.TARGETED_ONLY
-        if view.target is not None and not aims:
+        aims &= self.art_name not in art_catalogue.UNTARGETED_ONLY
+        if targeted and not aims:
             raise RequestError(
                 f"expected an attack with a targeted form, got attack={self.plugin_name!r}; play the untargeted goal"
             )

@@ -21,6 +21,15 @@ DECISIONS: Final = frozenset({"BoundaryAttack", "GeoDA", "HopSkipJump", "SignOPT
 TARGETED_ONLY: Final = frozenset({"SaliencyMapMethod"})
 """Attacks without a `targeted` option whose `y` is always a target."""
 
+IMAGES_ONLY: Final = frozenset({"CarliniL0Method", "ShadowAttack", "SimBA", "SquareAttack"})
+"""Attacks that index rows and columns of channels."""
+
+UNTARGETED_ONLY: Final = frozenset({"SignOPTAttack"})
+"""Attacks whose `targeted` option needs a start of the target class, which nobody has here."""
+
+SEVERAL_CLASSES: Final = frozenset({"SignOPTAttack"})
+"""Attacks that ART refuses to play on two classes."""
+
 EXTRAS: Final = {"AutoAttack": "multiprocess", "PixelAttack": "cma", "ThresholdAttack": "cma"}
 """Packages that attacks import without ART requiring them; the two pixel attacks only with `es=0`."""
 

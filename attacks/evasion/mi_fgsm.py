@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustsuite import checks, losses
 from robustsuite.attacks.evasion.mi_fgsm_maps import diversified, smoothed
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.scenarios.found import Found
 from robustsuite.scenarios.views import Through, WhiteBox
@@ -83,12 +84,18 @@ class MIFGSM:
         checks.real("l1_share", self.l1_share, low=0.0, high=1.0)
         checks.one_of("loss", self.loss, losses.NAMED)
 
+    def check(self, terms: Terms) -> None:
+        """Refuse diversity or translation of inputs that are no images."""
+        self._suits(terms.shape)
+
+    def _suits(self, shape: tuple[int, ...]) -> None:
+        if (self.diversity or self.translation) and len(shape) != 3:
+            name, value = ("diversity", self.diversity) if self.diversity else ("translation", self.translation)
+            raise checks.fail(f"images (channels, height, width), not inputs {shape}", name, value, "set it to 0")
+
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
-        if (self.diversity or self.translation) and view.x.dim() != 4:
-            name, value = ("diversity", self.diversity) if self.diversity else ("translation", self.translation)
-            shape = tuple(view.x.shape[1:])
-            raise checks.fail(f"images (channels, height, width), not inputs {shape}", name, value, "set it to 0")
+        self._suits(tuple(view.x.shape[1:]))
         found = Found(view.x)
         if view.ball.radius == 0:
             return found.x

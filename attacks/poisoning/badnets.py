@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustsuite import checks
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
 from robustsuite.streams import Streams
@@ -55,17 +56,25 @@ class BadNets:
         checks.integer("size", self.size, low=1)
         checks.integer("margin", self.margin, low=0)
 
+    def check(self, terms: Terms) -> None:
+        """Refuse a class that there is not, what is no image, a patch beyond its edge, and a set of one class only."""
+        checks.integer("target", self.target, low=0, high=terms.classes - 1)
+        if len(terms.shape) != 3:
+            remedy = "choose label-flip, which needs no image"
+            raise checks.fail("images (channels, height, width) for a patch", "shape", terms.shape, remedy)
+        side = min(terms.shape[1:])
+        if side < self.size + self.margin:
+            expected = (
+                f"a patch of at most {side} pixels a side with its margin of {self.margin}, on inputs {terms.shape}"
+            )
+            raise checks.fail(expected, "size", self.size, "make the patch smaller")
+        if terms.counts and sum(terms.counts) == terms.counts[self.target]:
+            raise checks.fail("training samples of other classes", "target", self.target, "choose another class")
+
     def __call__(self, view: TrainingSet, streams: Streams) -> Poison:
         """Choose rows of other classes at random, stamp and relabel them."""
         samples = view.samples
-        checks.integer("target", self.target, low=0, high=samples.classes - 1)
-        if len(samples.shape) != 3 or min(samples.shape[1:]) < self.size + self.margin:
-            raise checks.fail(
-                f"images of at least {self.size + self.margin} pixels a side",
-                "shape",
-                samples.shape,
-                "make the patch smaller",
-            )
+        self.check(Terms("poisoning", samples.classes, samples.shape, samples.bounds))
         rows = (samples.y != self.target).nonzero()[:, 0]
         index = rows[streams.child("rows").permutation(len(rows))[: view.budget]].sort().values
         trigger = Patch(self.size, samples.bounds[1], self.margin)

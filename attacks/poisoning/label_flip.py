@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from robustsuite import checks
+from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
 from robustsuite.streams import Streams
@@ -34,12 +35,22 @@ class LabelFlip:
         if self.source is not None and self.source == self.target:
             raise checks.fail("a target other than the source", "target", self.target, "choose another class")
 
+    def check(self, terms: Terms) -> None:
+        """Refuse classes that there are not, and a choice of them that leaves nothing to flip."""
+        for name in ("source", "target"):
+            if getattr(self, name) is not None:
+                checks.integer(name, getattr(self, name), low=0, high=terms.classes - 1)
+        if not terms.counts:
+            return
+        if self.source is not None and terms.counts[self.source] == 0:
+            raise checks.fail("a class with training samples", "source", self.source, "choose another class")
+        if self.target is not None and terms.counts[self.target] == sum(terms.counts):
+            raise checks.fail("training samples of other classes", "target", self.target, "choose another class")
+
     def __call__(self, view: TrainingSet, streams: Streams) -> Poison:
         """Choose rows at random and flip them."""
         samples = view.samples
-        for name in ("source", "target"):
-            if getattr(self, name) is not None:
-                checks.integer(name, getattr(self, name), low=0, high=samples.classes - 1)
+        self.check(Terms("poisoning", samples.classes, samples.shape, samples.bounds))
         y = samples.y
         allowed = torch.ones_like(y, dtype=torch.bool) if self.source is None else y == self.source
         if self.target is not None:

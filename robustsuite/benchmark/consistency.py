@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from robustsuite.benchmark import gates
 from robustsuite.benchmark.plan import is_trained, make_recipe
-from robustsuite.benchmark.problems import Problem, ProblemsError, locate
+from robustsuite.benchmark.problems import Problem, ProblemsError
 from robustsuite.benchmark.uses import NONE, DefenseUse
 from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.errors import RequestError
@@ -91,14 +91,14 @@ def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
         bare = make_recipe(suite, DefenseUse(training=use.training, model=use.model))
         recipe = make_recipe(suite, use)
     except RequestError as error:
-        return [Problem(_locate(str(error), use), str(error))]
+        return [Problem(use.locate(str(error)), str(error))]
     if suite.dataset.whole and is_trained(recipe):
         message = "expected a model that is not trained beside dataset.whole=True, got one that is"
         remedy = "add checkpoint: FILE to the model, or drop whole: it would be trained on what it is tested on"
         return [Problem((), f"{message}; {remedy}")]
     own = getattr(recipe.objective, "ball", None)
     if isinstance(own, Ball) and own != suite.threat.ball():
-        problems = _vacuous(suite, own, _locate(f"got radius={own.radius}", use))
+        problems = _vacuous(suite, own, use.locate(f"got radius={own.radius}"))
         if problems:
             return problems
     trains = (recipe.objective, recipe.update, recipe.prepare) != (bare.objective, bare.update, bare.prepare)
@@ -110,15 +110,6 @@ def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
         f"it, or set training: {{init: checkpoint}} to train on from those weights"
     )
     return [Problem((), message)]
-
-
-def _locate(message: str, use: DefenseUse) -> Path:
-    """The option that an error is about, where one of the parts has it."""
-    for index, part in enumerate(use.parts):
-        path = locate(message, part.options)
-        if path:
-            return (part.name, *path) if len(use.parts) == 1 else (index, part.name, *path)
-    return ()
 
 
 def _of_overrides(suite: Suite, use: DefenseUse) -> list[Problem]:

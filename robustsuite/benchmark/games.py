@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 from robustsuite import checks, registry
 from robustsuite.errors import RequestError
 from robustsuite.expressions import parse_call
-from robustsuite.protocol import Attack, Scenario, Victim, check
+from robustsuite.protocol import Attack, Scenario, Victim
+from robustsuite.refusing import check
 from robustsuite.registry import Entry
 from robustsuite.scenarios import SCENARIOS, game, sort_options
 from robustsuite.threat import BallLike, Threat, as_ball
@@ -95,7 +96,7 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
                 f"expected a model with its {' and '.join(missing)} for attack={entry.name!r}, got {got}; "
                 f"{entry.scenario} cannot be judged without: give {ways}"
             )
-        check(attack, scenario, victim.test)
+        check(attack, scenario, victim.test, train=victim.train)
 
 
 def labels(games: Sequence[Game]) -> list[str]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from robustsuite import provenance
+from robustsuite.benchmark.feasible import infeasible
+from robustsuite.benchmark.problems import Problem, locate
 from robustsuite.benchmark.suite import Suite
 from robustsuite.benchmark.uses import DefenseUse, PluginUse
 from robustsuite.canonical import digest, plain
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Splits
-from robustsuite.errors import RequestError
+from robustsuite.errors import RequestError, UntrustedFileError
 from robustsuite.models.build import ModelSpec
-from robustsuite.protocol import Attack, Scenario, check
+from robustsuite.protocol import Attack, Scenario
 from robustsuite.scenarios import arrange
-from robustsuite.threat import Threat, refuse_vacuous
+from robustsuite.threat import Threat
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
 
@@ -165,30 +167,36 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
         splits: The data, where they are already loaded.
 
     Raises:
-        RequestError: Data that are not there, defences that do not compose, options that cannot be.
+        RequestError: Data that are not there, defences that do not compose, options that cannot be, cells that these
+            data do not allow; all that is wrong at once, each with its place in the suite.
     """
-    splits = splits if splits is not None else load(suite.dataset, seed=suite.seed)
-    ball = suite.threat.ball()
-    if ball is not None:
-        refuse_vacuous(ball, splits.test.bounds, splits.test.shape, name="threat.radius")
-    _check_attacks(suite, splits)
+    splits = splits if splits is not None else read_data(suite)
+    recipes = [(defense, make_recipe(suite, defense)) for defense in suite.defenses]
+    games = [arrange(use.entry, {**use.options, **use.rules}, make_threat(suite)) for use in suite.attacks]
+    problems = infeasible(suite, splits, recipes, games)
+    if problems:
+        raise suite.refusal(problems)
     layout = _Layout(suite, device, splits)
     for repeat in range(suite.repeats):
-        for defense in suite.defenses:
-            recipe = make_recipe(suite, defense)
+        for defense, recipe in recipes:
             for attack, threat, curve in _games(suite):
                 layout.add(Cell("", "", 0, defense, attack, repeat, threat, "", curve), recipe)
     return layout.plan()
 
 
-def _check_attacks(suite: Suite, splits: Splits) -> None:
-    """Let each attack refuse a game that it could not play on these data."""
-    for use in suite.attacks:
-        attack, scenario = arrange(use.entry, {**use.options, **use.rules}, make_threat(suite))
-        try:
-            check(attack, scenario, splits.test)
-        except RequestError as error:
-            raise RequestError(f"attacks.{use.label}: {error}") from error
+def read_data(suite: Suite) -> Splits:
+    """The suite's data, cut to size.
+
+    Raises:
+        RequestError: They are not there or are not what they are said to be, with the place in the suite.
+    """
+    try:
+        return load(suite.dataset, seed=suite.seed)
+    except UntrustedFileError:
+        raise
+    except RequestError as error:
+        path = ("dataset", *locate(str(error), asdict(suite.dataset)))
+        raise suite.refusal([Problem(path, str(error))]) from error
 
 
 def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:

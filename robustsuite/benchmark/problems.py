@@ -47,7 +47,7 @@ class ProblemsError(RequestError):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the values of a suite come from.
+    """Where the values of a suite come from; all are equal, since two suites that say the same are the same suite.
 
     Args:
         name: The file, as the user named it.
@@ -55,9 +55,9 @@ class Origin:
         typed: Paths that the command line set -> the option as it was typed.
     """
 
-    name: str
-    document: Document = field(default_factory=lambda: Document(None))
-    typed: Mapping[Path, str] = field(default_factory=dict)
+    name: str = field(compare=False)
+    document: Document = field(default_factory=lambda: Document(None), compare=False)
+    typed: Mapping[Path, str] = field(default_factory=dict, compare=False)
 
     def place(self, path: Path) -> str:
         """`file:line` of a path, or the option that set it."""

@@ -22,13 +22,12 @@ from robustsuite.benchmark import records as record_files
 from robustsuite.benchmark.engine import HANGS, broken_off, local, settled
 from robustsuite.benchmark.environment import resolve_device
 from robustsuite.benchmark.estimate import Forecast, Timings
-from robustsuite.benchmark.plan import Cell, Node, Plan, plan, plural
+from robustsuite.benchmark.plan import Cell, Node, Plan, plan, plural, read_data
 from robustsuite.benchmark.records import Record
 from robustsuite.benchmark.schedule import Engine, Schedule
 from robustsuite.benchmark.suite import Suite
 from robustsuite.benchmark.worker import ARTEFACTS, Done, Worker, placed
 from robustsuite.canonical import canonical_json
-from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Splits
 from robustsuite.errors import RequestError, StorageError
 from robustsuite.files import anchor, storing, write_atomically
@@ -237,7 +236,7 @@ def _plan(suite: Suite, asked: Options) -> tuple[Plan, Splits]:
     # Whether nodes have GPUs is for the cluster to say; the driver needs none.
     elsewhere = asked.engine == "ray" and asked.device.partition(":")[0] == "cuda"
     where = "cuda" if elsewhere else resolve_device(asked.device)
-    splits = load(suite.dataset, seed=suite.seed)
+    splits = read_data(suite)
     return plan(suite, where, splits), splits
 
 

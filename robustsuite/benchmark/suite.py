@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from robustsuite import checks, registry
 from robustsuite.benchmark import yaml_lines
@@ -216,6 +216,7 @@ class Suite(BaseModel):
     defenses: Annotated[tuple[DefenseUse, ...], _carrying(read_defenses)] = (DefenseUse(),)
     attacks: Annotated[tuple[PluginUse, ...], _carrying(read_attacks)] = ()
     gates: Annotated[tuple[Gate, ...], _carrying(read_gates)] = ()
+    _origin: Origin = PrivateAttr(default_factory=lambda: Origin("suite"))
 
     @field_validator("name")
     @classmethod
@@ -238,6 +239,10 @@ class Suite(BaseModel):
         """The defence of this label; an unknown one lists those there are."""
         labels = [use.label for use in self.defenses]
         return self.defenses[labels.index(checks.one_of("defense", label, labels))]
+
+    def refusal(self, problems: Iterable[Problem]) -> RequestError:
+        """One error that lists every problem with its place in the file that this suite was read from."""
+        return self._origin.refusal(problems)
 
     def values(self) -> dict[str, Any]:
         """The suite as a file writes it, everything resolved."""
@@ -298,6 +303,7 @@ def load_suite(source: str | Path | None = None, overrides: Sequence[str] = (), 
         problems = inconsistencies(suite)
     if problems:
         raise origin.refusal(problems)
+    suite._origin = origin
     return suite
 
 
@@ -342,7 +348,6 @@ def _load_plugins(
             continue
         try:
             registry.load_file(item)
-        except Exception as error:  # a stranger's file may raise anything while it is imported
-            reason = str(error) if isinstance(error, RequestError) else f"{type(error).__name__}: {error}"
-            problems.append(Problem(("plugins", index), f"expected an importable plug-in, got {item!r}; {reason}"))
+        except RequestError as error:
+            problems.append(Problem(("plugins", index), str(error)))
     return files

@@ -77,6 +77,16 @@ class DefenseUse:
         items = [self.parts[0].written(extra), *(part.written() for part in self.parts[1:])]
         return items[0] if len(items) == 1 else items
 
+    def locate(self, message: str) -> Path:
+        """The option, or setting of its own, that an error is about: the path below this defence, empty elsewhere."""
+        inside = (self.parts[0].name if self.parts else NONE,) if len(self.parts) < 2 else ()
+        for index, part in enumerate(self.parts):
+            path = locate(message, part.options)
+            if path:
+                return (*inside, *path) if inside else (index, part.name, *path)
+        path = locate(message, {"training": self.training, "model": self.model})
+        return (*inside, *path) if path else ()
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):

@@ -8,7 +8,7 @@ from typing import Any
 
 from robustsuite import checks
 from robustsuite.protocol import Attack, Scenario
-from robustsuite.registry import Entry
+from robustsuite.registry import GAMES, Entry
 from robustsuite.scenarios.evasion import Evasion
 from robustsuite.scenarios.inversion import Inversion
 from robustsuite.scenarios.poisoning import Poisoning
@@ -16,6 +16,7 @@ from robustsuite.scenarios.utility import Utility
 from robustsuite.threat import Threat
 
 SCENARIOS: dict[str, type[Scenario[Any, Any]]] = {s.name: s for s in (Utility, Evasion, Poisoning, Inversion)}
+GAMES.update({name: kind.accesses for name, kind in SCENARIOS.items()})
 
 __all__ = ["SCENARIOS", "Evasion", "Inversion", "Poisoning", "Utility", "arrange", "game", "sort_options"]
 

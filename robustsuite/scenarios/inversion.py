@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from robustsuite import checks
 from robustsuite.data.samples import Samples
-from robustsuite.errors import BudgetError
+from robustsuite.errors import BudgetError, RequestError
 from robustsuite.models.build import ModelSpec
-from robustsuite.protocol import Metric, Metrics, Scenario, Trained, Victim
+from robustsuite.models.fitting import refuse_misfit
+from robustsuite.protocol import Metric, Metrics, Scenario, Terms, Trained, Victim
 from robustsuite.scenarios.views import Counted, Meter
 from robustsuite.statistics import rate
 from robustsuite.threat import Threat
@@ -63,7 +64,8 @@ class Inversion(Scenario[Classes, Tensor]):
 
     Args:
         access: `white-box`, `scores`, `members` (a ceiling, no attack) or `blind` (a floor).
-        evaluator: Name of the evaluator's network, other than the victim's.
+        evaluator: Name of the evaluator's network, other than the victim's; None for a CNN on images, else an MLP, or
+            an MLP, else a linear one, where the victim is such a network.
         classes: How many classes to reconstruct, the first ones; None for all.
     """
 
@@ -85,6 +87,14 @@ class Inversion(Scenario[Classes, Tensor]):
     def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:  # noqa: ARG003
         """The game with the suite's evaluator."""
         return cls(access=access, **options)
+
+    def check(self, terms: Terms) -> None:
+        """Refuse an evaluator that there is not, or that cannot take such inputs."""
+        if self.evaluator is not None:
+            try:
+                refuse_misfit(ModelSpec(name=self.evaluator), terms.classes, terms.shape, terms.bounds)
+            except RequestError as error:
+                raise checks.fail("an evaluator for these data", "evaluator", self.evaluator, str(error)) from error
 
     def views(self, victim: Victim) -> Iterator[Classes]:
         """One view: the classes, and the model or an oracle."""
@@ -150,7 +160,8 @@ class Inversion(Scenario[Classes, Tensor]):
         own = getattr(recipe.build, "name", "") if recipe is not None else ""
         name = self.evaluator
         if name is None:
-            name = "mlp" if own == "cnn" else "cnn"
+            usual = ("cnn", "mlp") if len(train.shape) == 3 and min(train.shape[1:]) >= 4 else ("mlp", "logistic")
+            name = next(net for net in usual if net != own)
         elif name == own:
             raise checks.fail("an evaluator of another architecture", "evaluator", name, "choose another network")
         settings = Training(epochs=40, lr=2e-3, batch_size=64, schedule="cosine", validation=0.0, normalise="data")

@@ -15,7 +15,7 @@ from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.errors import BudgetError
 from robustsuite.paired import paired_interval
-from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Trained, Victim
+from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Terms, Trained, Victim
 from robustsuite.scenarios.evasion import correct
 from robustsuite.statistics import rate
 from robustsuite.threat import Threat, poison_budget
@@ -86,6 +86,13 @@ class Poisoning(Scenario[TrainingSet, Poison]):
     def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:  # noqa: ARG003
         """The game with the suite's fraction."""
         return cls(access=access, **options)
+
+    def check(self, terms: Terms) -> None:
+        """Refuse a fraction that changes nothing."""
+        if terms.training and poison_budget(self.fraction, terms.training) == 0:
+            raise checks.fail(
+                f"a fraction of {terms.training} training samples above 0", "fraction", self.fraction, "raise it"
+            )
 
     def views(self, victim: Victim) -> Iterator[TrainingSet]:
         """One view: the training set and an integer budget."""

@@ -126,7 +126,9 @@ def test_more_targets_than_classes(model, data, folder, name):
     refused_in_python(model, data, f"{name}(targets=12)", TARGETS)
     refused_in_python(model, data, rs.attack(name, targets=12), TARGETS)
     refused_on_the_command_line(folder, evaluated(f"{name}(targets=12)", "--radius", "0.05"), TARGETS)
-    refused_on_the_command_line(folder, run(folder, f"{{{name}: {{targets: 12}}}}"), f"attacks.{name}: {TARGETS}")
+    refused_on_the_command_line(
+        folder, run(folder, f"{{{name}: {{targets: 12}}}}"), f"attacks[0].{name}.targets: {TARGETS}"
+    )
 
 
 @pytest.mark.parametrize("name", ["apgd", "autoattack"])
@@ -200,7 +202,7 @@ def test_a_surrogate_that_fits_is_played(model, data):
 
 def test_networks_that_there_are_not(model, data, folder):
     refused_in_python(model, data, "transfer(networks=('cmn',))", "cmn")
-    refused_on_the_command_line(folder, run(folder, "{transfer: {networks: [cmn]}}"), "attacks.transfer", "cmn")
+    refused_on_the_command_line(folder, run(folder, "{transfer: {networks: [cmn]}}"), "attacks[0].transfer", "cmn")
 
 
 # a radius without a norm, a norm without a radius
