@@ -16,7 +16,7 @@ from robustsuite.canonical import digest, plain
 from robustsuite.protocol import Victim
 
 
-def blank_records(games: Sequence[Game], victim: Victim, name: str, seed: int) -> list[Record]:
+def blank_records(games: Sequence[Game], victim: Victim, name: str, seed: int, note: str = "") -> list[Record]:
     """Records of an existing model with everything that is known before the games are played.
 
     Args:
@@ -24,18 +24,20 @@ def blank_records(games: Sequence[Game], victim: Victim, name: str, seed: int) -
         victim: Whom they are played on.
         name: What tables call the model.
         seed: Keys every random draw.
+        note: What each should say besides.
 
     Raises:
         RequestError: An attack with options that no record can hold.
     """
     training = any(module.training for module in victim.model.network.modules())
+    mode = "the model was in training mode; it was evaluated in eval mode and put back" if training else ""
     common: dict[str, Any] = {
         "suite": "evaluate",
         "dataset": f"{len(victim.test)} samples",
         "model": name,
         "defense": "none",
         "seed": seed,
-        "message": "the model was in training mode; it was evaluated in eval mode and put back" if training else "",
+        "message": "; ".join(part for part in (mode, note) if part),
         "environment": environment(victim.device, torch.get_num_threads()),
     }
     place = {"device": victim.device.partition(":")[0], "threads": torch.get_num_threads(), "version": __version__}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from robustsuite import provenance
+from robustsuite.benchmark.precision import settled_suite
 from robustsuite.benchmark.suite import Suite
 from robustsuite.benchmark.uses import DefenseUse, PluginUse
 from robustsuite.canonical import digest, plain
@@ -84,11 +85,12 @@ class Plan:
     """Everything that a run will do, known before it starts.
 
     Args:
-        suite: The resolved suite.
+        suite: The resolved suite, its trainings in a precision that the device has units for.
         device: Where it runs.
         cells: In table order.
         nodes: Trainings, crafted artefacts and cells, each after what it needs.
         sizes: Numbers of training and of test samples.
+        notes: By label of a defence, what its records should say of its training.
     """
 
     suite: Suite
@@ -96,6 +98,7 @@ class Plan:
     cells: tuple[Cell, ...]
     nodes: tuple[Node, ...]
     sizes: tuple[int, int]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, cells: Iterable[Cell]) -> tuple[Node, ...]:
         """The nodes that these cells need, and those cells; each after what it needs."""
@@ -114,12 +117,13 @@ class Plan:
         table = f"{plural(len(suite.defenses), 'defence')} x {plural(len(attacks), 'attack')} ({', '.join(attacks)})"
         curves = f", {plural(points, 'point')} of curves among them" if points else ""
         retrained = count["retraining"] + count["evaluator"]
+        notes = "".join(f"\n  {label}: {note}" for label, note in self.notes.items())
         return (
             f"suite {suite.name}: {suite.dataset.name}, {suite.model.label}, seed {suite.seed}, "
             f"{plural(suite.repeats, 'repeat')}\n"
             f"  {table}: {plural(len(self.cells), 'cell')}{curves}\n"
             f"  {plural(count['training'], 'training')} of victims, {retrained} for judges, on {self.device}, "
-            f"{plural(suite.threads, 'thread')} a worker"
+            f"{plural(suite.threads, 'thread')} a worker{notes}"
         )
 
 
@@ -168,6 +172,7 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
         RequestError: Data that are not there, defences that do not compose, options that cannot be.
     """
     splits = splits if splits is not None else load(suite.dataset, seed=suite.seed)
+    suite, notes = settled_suite(suite, device)
     ball = suite.threat.ball()
     if ball is not None:
         refuse_vacuous(ball, splits.test.bounds, splits.test.shape, name="threat.radius")
@@ -178,7 +183,7 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
             recipe = make_recipe(suite, defense)
             for attack, threat, curve in _games(suite):
                 layout.add(Cell("", "", 0, defense, attack, repeat, threat, "", curve), recipe)
-    return layout.plan()
+    return replace(layout.plan(), notes=notes)
 
 
 def _check_attacks(suite: Suite, splits: Splits) -> None:
