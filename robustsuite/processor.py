@@ -37,7 +37,7 @@ def has_units(dtype: torch.dtype, device: str) -> bool:
         return any(_processor().get(unit, False) for unit in _UNITS[dtype])
     if kind == "cuda" and dtype == torch.bfloat16 and torch.cuda.is_available():
         with torch.cuda.device(int(index or torch.cuda.current_device())):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return True
 
 
