@@ -17,8 +17,10 @@ from robustsuite.benchmark.blanks import blank_records
 from robustsuite.benchmark.existing import existing
 from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing, resolve
 from robustsuite.benchmark.judging import judge
+from robustsuite.benchmark.records import Record
 from robustsuite.expressions import parse_call
 from robustsuite.isolation import seeded, untouched
+from robustsuite.processor import fair_threads
 from robustsuite.protocol import Victim, moves
 from robustsuite.refusing import check
 from robustsuite.registry import DEFAULT_ATTACKS, Entry
@@ -29,6 +31,7 @@ from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball, BallLike, Threat, as_ball
+from robustsuite.training.precision import settled
 from robustsuite.training.recipe import Recipe
 
 _BATCH: Final = 128
@@ -123,7 +126,7 @@ def evaluate(
         ModelError: Outputs that are no finite logits, a model that fails or writes to its input.
     """
     checks.integer("seed", seed, low=0)
-    with seeded(seed):
+    with fair_threads(), seeded(seed):
         games = arrange_all(attacks, threat, rules or {})
         ball = threat.ball if isinstance(threat, Threat) else threat
         victim = existing(
@@ -132,18 +135,16 @@ def evaluate(
         ask_for_what_is_missing(games, victim)
         _ = victim.clean  # every answer is looked at before the first attack
         told = {"name": dataset} if isinstance(dataset, str) else dataset
-        return _played(games, victim, name, seed, progress, told)
+        note = "" if recipe is None else settled(recipe.training, victim.device)[1]
+        return _played(games, victim, blank_records(games, victim, name, seed, told, note), progress)
 
 
 def _played(
     games: Sequence[Game],
     victim: Victim,
-    name: str,
-    seed: int,
+    blanks: Sequence[Record],
     progress: Callable[[str, int, int], None] | None,
-    data: Mapping[str, Any],
 ) -> Report:
-    blanks = blank_records(games, victim, name, seed, data)
     folder = Path(tempfile.mkdtemp(prefix="robustsuite-"))
     try:
         records = []
@@ -205,7 +206,7 @@ def perturb(
     has_norm(entry, ball.norm)
     made = entry.make(options) if isinstance(attack, str) else attack
     streams, meter = Streams(seed).child("attack"), Meter()
-    with seeded(streams.key), torch.inference_mode(False):
+    with fair_threads(), seeded(streams.key), torch.inference_mode(False):
         victim = existing(model, (x, y), ball=ball, seed=seed)
         check(made, game(entry, Threat(ball=ball), {}), victim.test, targeted=target is not None)
         wanted = None if target is None else _targets(target, victim)

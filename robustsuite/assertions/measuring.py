@@ -23,6 +23,7 @@ from robustsuite.benchmark.records import Record
 from robustsuite.data.samples import stratified
 from robustsuite.isolation import seeded
 from robustsuite.metrics import FOLLOWED_UP
+from robustsuite.processor import fair_threads
 from robustsuite.protocol import CleanAnswers, Metric, Victim
 from robustsuite.report.report import Report
 from robustsuite.serving import Deployed
@@ -91,7 +92,7 @@ def measure(
         RequestError: Data or a request that cannot be judged.
         ModelError: Outputs that are no finite logits.
     """
-    with seeded(seed):
+    with fair_threads(), seeded(seed):
         games = arrange_all([attack], ball, {})
         victim = existing(model, data, ball=ball, classes=classes, seed=seed)
         ask_for_what_is_missing(games, victim)

@@ -17,7 +17,12 @@ from robustsuite.protocol import Victim
 
 
 def blank_records(
-    games: Sequence[Game], victim: Victim, name: str, seed: int, data: Mapping[str, Any] | None = None
+    games: Sequence[Game],
+    victim: Victim,
+    name: str,
+    seed: int,
+    data: Mapping[str, Any] | None = None,
+    note: str = "",
 ) -> list[Record]:
     """Records of an existing model with everything that is known before the games are played.
 
@@ -27,12 +32,14 @@ def blank_records(
         name: What tables call the model.
         seed: Keys every random draw.
         data: What is known of the data set beside the samples themselves, its `name` among it.
+        note: What each should say besides.
 
     Raises:
         RequestError: An attack with options that no record can hold.
     """
     training = any(module.training for module in victim.model.network.modules())
     told = dict(data or {})
+    mode = "the model was in training mode; it was evaluated in eval mode and put back" if training else ""
     common: dict[str, Any] = {
         "suite": "evaluate",
         "dataset": str(told.get("name") or f"{len(victim.test)} samples"),
@@ -40,7 +47,7 @@ def blank_records(
         "model": name,
         "defense": "none",
         "seed": seed,
-        "message": "the model was in training mode; it was evaluated in eval mode and put back" if training else "",
+        "message": "; ".join(part for part in (mode, note) if part),
         "environment": environment(victim.device, torch.get_num_threads()),
     }
     place = {"device": victim.device.partition(":")[0], "threads": torch.get_num_threads(), "version": __version__}

@@ -26,6 +26,7 @@ from robustsuite.protocol import Victim, judgeable
 from robustsuite.serving import Deployed, Served, ask
 from robustsuite.threat import Ball, BallLike, as_ball, refuse_vacuous
 from robustsuite.training.cache import Trainer
+from robustsuite.training.precision import settled
 from robustsuite.training.recipe import Recipe
 
 _TRIED: Final = 8  # samples of the trial run
@@ -58,7 +59,7 @@ def existing(
         seed: Seed of trainings that games may ask for.
         train: What the model was trained on.
         public: Data that an adversary may know.
-        recipe: How the model was trained.
+        recipe: How the model was trained; it trains again in a precision that the device has units for.
 
     Raises:
         RequestError: Data that do not fit the model, the bounds or the ball.
@@ -66,6 +67,8 @@ def existing(
     """
     ball = None if ball is None else as_ball(ball)
     deployed, where = _placed(model, device)
+    if recipe is not None:
+        recipe = replace(recipe, training=settled(recipe.training, where)[0])
     bounds = input_bounds(model, data, ball)
     samples = to_samples(data, classes=classes, bounds=bounds)
     _agree(samples, bounds, ball)

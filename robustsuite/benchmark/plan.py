@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from robustsuite import provenance
 from robustsuite.benchmark.feasible import infeasible
+from robustsuite.benchmark.precision import settled_suite
 from robustsuite.benchmark.problems import Problem, locate
 from robustsuite.benchmark.suite import Suite
 from robustsuite.benchmark.uses import DefenseUse, PluginUse
@@ -86,11 +87,12 @@ class Plan:
     """Everything that a run will do, known before it starts.
 
     Args:
-        suite: The resolved suite.
+        suite: The resolved suite, its trainings in a precision that the device has units for.
         device: Where it runs.
         cells: In table order.
         nodes: Trainings, crafted artefacts and cells, each after what it needs.
         sizes: Numbers of training and of test samples.
+        notes: By label of a defence, what its records should say of its training.
     """
 
     suite: Suite
@@ -98,6 +100,7 @@ class Plan:
     cells: tuple[Cell, ...]
     nodes: tuple[Node, ...]
     sizes: tuple[int, int]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, cells: Iterable[Cell]) -> tuple[Node, ...]:
         """The nodes that these cells need, and those cells; each after what it needs."""
@@ -116,12 +119,13 @@ class Plan:
         table = f"{plural(len(suite.defenses), 'defence')} x {plural(len(attacks), 'attack')} ({', '.join(attacks)})"
         curves = f", {plural(points, 'point')} of curves among them" if points else ""
         retrained = count["retraining"] + count["evaluator"]
+        notes = "".join(f"\n  {label}: {note}" for label, note in self.notes.items())
         return (
             f"suite {suite.name}: {suite.dataset.name}, {suite.model.label}, seed {suite.seed}, "
             f"{plural(suite.repeats, 'repeat')}\n"
             f"  {table}: {plural(len(self.cells), 'cell')}{curves}\n"
             f"  {plural(count['training'], 'training')} of victims, {retrained} for judges, on {self.device}, "
-            f"{plural(suite.threads, 'thread')} a worker"
+            f"{plural(suite.threads, 'thread')} a worker{notes}"
         )
 
 
@@ -171,6 +175,7 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
             data do not allow; all that is wrong at once, each with its place in the suite.
     """
     splits = splits if splits is not None else read_data(suite)
+    suite, notes = settled_suite(suite, device)
     recipes = [(defense, make_recipe(suite, defense)) for defense in suite.defenses]
     games = [arrange(use.entry, {**use.options, **use.rules}, make_threat(suite)) for use in suite.attacks]
     problems = infeasible(suite, splits, recipes, games)
@@ -181,7 +186,7 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
         for defense, recipe in recipes:
             for attack, threat, curve in _games(suite):
                 layout.add(Cell("", "", 0, defense, attack, repeat, threat, "", curve), recipe)
-    return layout.plan()
+    return replace(layout.plan(), notes=notes)
 
 
 def read_data(suite: Suite) -> Splits:

@@ -25,6 +25,7 @@ from robustsuite.benchmark.schedule import LostError
 from robustsuite.benchmark.watching import HANGS, died, hung, traced, watched
 from robustsuite.benchmark.worker import Done, Worker, set_threads
 from robustsuite.errors import RobustsuiteError
+from robustsuite.processor import threads_of_children
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -102,7 +103,7 @@ class _Slot:
         context = multiprocessing.get_context("spawn")
         try:
             self._pipe, theirs = context.Pipe()
-            with theirs, _uninterrupted():
+            with theirs, _uninterrupted(), threads_of_children(self._worker.suite.threads):
                 process = context.Process(
                     target=serve, args=(theirs, self._worker, self._timeout, os.getpid()), name="robustsuite-worker"
                 )

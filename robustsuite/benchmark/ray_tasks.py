@@ -138,6 +138,7 @@ class Home:
     def __init__(self, parcel: Parcel) -> None:
         if provenance.code() != parcel.code:
             raise RequestError("expected the driver's code on every node, got other code; install the same versions")
+        set_threads(parcel.worker.suite.threads)  # before anything is computed here
         _reap(parcel.token)
         self.token, self._timeout = parcel.token, parcel.timeout
         self._scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{parcel.token}-"))

@@ -53,6 +53,7 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     from robustsuite import checks
     from robustsuite.benchmark.environment import environment, resolve_device
     from robustsuite.benchmark.plan import is_trained, make_recipe
+    from robustsuite.benchmark.precision import settled_suite
     from robustsuite.benchmark.worker import set_threads
     from robustsuite.canonical import plain
     from robustsuite.data.catalogue import load
@@ -62,7 +63,10 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     from robustsuite.store import Store, cache
     from robustsuite.training.cache import Trainer
 
-    where, recipe = resolve_device(device), make_recipe(suite, use)
+    where = resolve_device(device)
+    suite, notes = settled_suite(suite, where)
+    use = suite.defense(use.label)
+    recipe = make_recipe(suite, use)
     if not is_trained(recipe):
         raise checks.fail("a model that is trained", "checkpoint", suite.model_for(use).checkpoint, "drop it")
     set_threads(suite.threads)
@@ -71,7 +75,8 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
         trained = Trainer(suite.seed, where, (Store(folder), cache()), progress)(recipe, splits.train)
     victim = Victim(trained.model, splits.test, device=where)
     accuracy = float(((victim.clean.prediction == splits.test.y) & ~victim.clean.rejected).double().mean())
-    facts = {"clean_accuracy": accuracy, **trained.facts}
+    noted = {"precision": notes[use.label]} if use.label in notes else {}
+    facts = {"clean_accuracy": accuracy, **trained.facts, **noted}
     known = {
         "facts": facts,
         "flags": trained.flags,

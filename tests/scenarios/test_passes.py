@@ -1,20 +1,23 @@
 """Passes by sample: whose each one is, and when a sample fell."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 from robustsuite import registry
-from robustsuite.protocol import play
+from robustsuite.protocol import Victim, play
 from robustsuite.scenarios import game
 from robustsuite.scenarios.passes import Owners, Passes
 from robustsuite.serving import Served
-from robustsuite.testing import tiny_victim
+from robustsuite.testing import tiny_samples, tiny_victim
 from robustsuite.threat import Ball, Threat
 
 
-def judged(name, victim, radius=0.05, norm="linf", **options):
+def judged(name, victim, radius=0.05, norm="linf", batch=16, **options):
     entry = registry.attacks.get(name)
-    return play(entry.make(options), game(entry, Threat(ball=Ball(norm, radius)), {"batch_size": 16}), victim, seed=0)
+    return play(entry.make(options), game(entry, Threat(ball=Ball(norm, radius)), {"batch_size": batch}), victim, seed=0)
 
 
 def test_counts_by_hand():
@@ -67,10 +70,42 @@ def test_a_sample_that_falls_stops_the_clock():
     found = judged("pgd", victim, steps=10, random_start=False).per_sample
     fell = found["clean_correct"] & ~found["robust"]
     assert fell.any()
-    # The clean input never falls: each step before costs two passes, and the last look one.
-    assert int(found["passes"][fell].min()) >= 3
-    assert int(found["passes"][fell].max()) <= int(found["passes"][found["robust"]].min())
-    assert set(found["passes"][found["robust"]].tolist()) <= set(range(21, 32))
+    # The clean input never falls: each step before costs two passes, and the last look one. A step costs one more where
+    # a third of the batch falls at it, and each of these looks may be asked of the original again, where rounding in
+    # the copy could decide.
+    most = 21 + 10 + 21
+    assert 3 <= int(found["passes"][fell].min()) <= int(found["passes"][fell].max()) <= most
+    assert set(found["passes"][found["robust"]].tolist()) <= set(range(21, most + 1))
+
+
+def plane():
+    """Two classes on two sides of a plane through the midst of these samples, and how far each is from it in linf."""
+    weight, test = torch.linspace(-1, 1, 64, dtype=torch.float64), tiny_samples(200, classes=2)
+    score = test.x.flatten(1).double() @ weight
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).double().eval()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.stack([-weight, weight]))
+        net[1].bias.copy_(score.median() * torch.tensor([1.0, -1.0]))
+    y = (score > score.median()).long()
+    return Victim(Served(net), replace(test, y=y)), (score - score.median()).abs() / weight.abs().sum()
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_the_clock_stops_at_the_step_that_reaches_the_boundary(batch):
+    """The k-th step has moved an input by k times its length; in a batch a step costs one pass more where many fall."""
+    victim, distance = plane()
+    options = {"steps": 10, "step_size": 0.1, "random_start": False}
+    found = judged("pgd", victim, radius=0.01, batch=batch, **options).per_sample
+    steps = (distance / 0.001).ceil()
+    clear = ((distance / 0.001).frac() - 0.5).abs() < 0.5 - 1e-6
+    assert int(clear.sum()) > 190
+    fallen, passes = (steps <= 10)[clear], found["passes"][clear]
+    assert torch.equal(~found["robust"][clear], fallen)
+    wanted = 2 * steps[clear].clamp_max(10).long() + 1
+    assert bool((passes >= wanted).all())
+    assert bool((passes - wanted <= (0 if batch == 1 else wanted // 2)).all())
+    assert 20 < int(fallen.sum()) < len(fallen) - 20
+    assert len(set(wanted[fallen].tolist())) == 10
 
 
 def test_the_nearest_is_looked_for_after_the_fall():

@@ -1,0 +1,35 @@
+"""The precision of a training, where the device has units for it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from robustsuite.processor import has_units
+from robustsuite.training.settings import Training
+
+_MIXED: Final = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def settled(training: Training, device: str) -> tuple[Training, str]:
+    """The settings in a precision that the device has units for, and what a record should say of the change.
+
+    Mixed precision is there to save time. Without units for the short type it costs ten times as much as float32, which
+    is taken then. What trains is what the settings say afterwards, so a key or a record made of them tells the truth.
+
+    Args:
+        training: As asked for.
+        device: Where it will run.
+
+    Returns:
+        The settings and a note, empty where nothing changed.
+    """
+    asked = training.precision
+    short = _MIXED.get(asked)
+    if short is None or has_units(short, device):
+        return training, ""
+    name = str(short).removeprefix("torch.")
+    return training.override({"precision": "32"}), (
+        f"trained in float32 and not in precision {asked}: this {device} has no units for {name}"
+    )
