@@ -38,7 +38,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -
     seconds = sum(part.seconds for part in parts)
     broken = next((part for part in parts if part.status == "error"), None)
     if broken is not None:
-        return replace(broken, key=blank.key, dataset=blank.dataset, seconds=seconds)
+        return replace(broken, key=blank.key, dataset=blank.dataset, data=blank.data, seconds=seconds)
     tables = [load_samples(folder, part) for part in parts]
     if any("verdict" in table for table in tables):
         tables = [_behind(table, parts[:i]) for i, table in enumerate(tables)]
@@ -52,6 +52,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -
         first,
         key=blank.key,
         dataset=blank.dataset,
+        data=blank.data,
         status="inconclusive" if any(part.status == "inconclusive" for part in parts) else "ok",
         message="; ".join(dict.fromkeys(part.message for part in parts if part.message)),
         flags=tuple(flags),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -88,7 +88,7 @@ def evaluate(
     if ball is None and any(_is_evasion(item) for item in chosen):
         raise checks.fail("--radius for an evasion attack", "radius", None, "give it in input units, such as 8/255")
     asked = read_gates(gates or (), chosen, ball)
-    model_block = {"factory": target, **({} if checkpoint is None else {"checkpoint": checkpoint})}
+    model_block: dict[str, Any] = {"factory": target, **({} if checkpoint is None else {"checkpoint": checkpoint})}
     model_block |= declared(mean=mean, std=std, bounds=bounds, output=output)
     span = model_block.get("bounds")
     where = resolve_device(device)
@@ -111,8 +111,9 @@ def evaluate(
             device=where,
             name=target,
             dataset={"name": called(spec), "seed": seed, **({} if spec.path is None else {"path": spec.path})},
+            train=load_part(known["train"], "train", seed=seed) if "train" in known else None,
+            public=load_part(known["public"], "train", seed=seed) if "public" in known else None,
             progress=progress,
-            **{name: load_part(held, "train", seed=seed) for name, held in known.items()},
         )
     if out is not None:
         request = Request(model_block, spec, chosen, ball, asked, seed, plugins or (), known)

@@ -108,7 +108,8 @@ class Source:
         if self.test is None and not whole:
             both = self._hold_out(train, test, Streams(seed).child("data", "split"))
             counts[name] = fewer(most, len(both[PARTS.index(name)]))
-            rows = self._hold_out(*counts.values(), Streams(seed).child("data", "split"))[PARTS.index(name)]
+            streams = Streams(seed).child("data", "split")
+            rows = self._hold_out(counts["train"], counts["test"], streams)[PARTS.index(name)]
         else:
             if self.test is not None and name == "test":
                 held, offset = self.test, len(self.train.y)

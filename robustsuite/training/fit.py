@@ -58,10 +58,11 @@ def make_network(recipe: Recipe, samples: Samples, seed: int) -> nn.Module:
     with seeded(Streams(seed).child("build").key):
         network = recipe.build(samples.classes, samples.shape, samples.bounds)
         normalise = getattr(network, "normalise", None)
-        own = isinstance(normalise, Normalise)  # a factory's network may call something else so
-        if own and recipe.training.normalise == "data":
+        if not isinstance(normalise, Normalise):  # a factory's network may call something else so
+            return recipe.update.admit(network)
+        if recipe.training.normalise == "data":
             normalise.fit(samples)
-        elif own and recipe.training.normalise == "bounds":
+        elif recipe.training.normalise == "bounds":
             normalise.from_bounds(samples.bounds)
         return recipe.update.admit(network)
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from robustsuite.errors import RequestError, UntrustedFileError
 from robustsuite.models.checkpoint import load_into, save
+from robustsuite.models.wrap import wrap
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -166,3 +167,37 @@ def test_non_finite_weights_name_tensor_and_index(tmp_path, bad):
 def test_a_missing_file_is_a_request_error(tmp_path):
     with pytest.raises(RequestError, match=r"none\.pt"):
         load_into(network(), tmp_path / "none.pt")
+
+
+class Holder(nn.Module):
+    """A network that calls its only part `model`, as `rs.wrap` does."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.model = network(seed)
+
+    def forward(self, x):
+        return self.model(x)
+
+
+@pytest.mark.parametrize("make", [network, Holder])
+@pytest.mark.parametrize("saved_wrapped", [False, True])
+@pytest.mark.parametrize("loaded_wrapped", [False, True])
+def test_weights_load_through_a_wrap_and_out_of_one(tmp_path, make, saved_wrapped, loaded_wrapped):
+    one, other = make(0), make(1)
+    save(wrap(one, mean=0.5) if saved_wrapped else one, tmp_path / "a.safetensors")
+    load_into(wrap(wrap(other), std=2.0) if loaded_wrapped else other, tmp_path / "a.safetensors")
+    assert equal(one, other)
+
+
+def test_a_wrap_lets_no_part_of_the_weights_be_left_out(tmp_path):
+    state = {f"model.{name}": value for name, value in network().state_dict().items()}
+    before = network(1)
+    for name in state:
+        torch.save({key: value for key, value in state.items() if key != name}, tmp_path / "a.pt")
+        with pytest.raises(RequestError, match=f"lacks {name.removeprefix('model.')}"):
+            load_into(wrap(before), tmp_path / "a.pt")
+    torch.save({**state, "head.weight": torch.zeros(1)}, tmp_path / "a.pt")
+    with pytest.raises(RequestError, match=r"lacks 0\.weight"):
+        load_into(wrap(before), tmp_path / "a.pt")
+    assert equal(before, network(1))

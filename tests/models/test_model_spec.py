@@ -20,6 +20,13 @@ from torch import nn
 def build(classes, shape, hidden=5):
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
+def mean(classes, mean=0.5):
+    return build(classes, (1, 8, 8))
+
+def wrapped():
+    import robustsuite as rs
+    return rs.wrap(build(10, (1, 8, 8)), mean=0.5)
+
 def wrong():
     return "a network"
 
@@ -108,3 +115,41 @@ def test_a_checkpoint_brings_weights_and_statistics_and_its_content_is_part_of_t
     assert plain(changed) != plain(spec)
     assert len(spec.weights_digest()) == 24
     assert ModelSpec("mlp").weights_digest() == ""
+
+
+def test_a_block_wraps_what_its_factory_returns_after_its_weights_were_loaded(nets, tmp_path):
+    inner = ModelSpec(factory=f"{nets}:build")(10, SHAPE, BOUNDS)
+    save(inner, tmp_path / "a.safetensors")
+    values = {"factory": f"{nets}:build", "checkpoint": str(tmp_path / "a.safetensors"), "mean": "1/2", "std": [0.25]}
+    spec = ModelSpec.parse({**values, "bounds": [0, 1], "hidden": 5})
+    made, x = spec(10, SHAPE, BOUNDS).eval(), torch.rand(3, *SHAPE)
+    assert torch.equal(made(x), inner((x - 0.5) / 0.25))
+    assert (made.bounds, made.output) == (BOUNDS, "logits")
+    assert (spec.mean, spec.std, spec.options) == ((0.5,), (0.25,), (("hidden", 5),))
+    assert plain(spec) != plain(ModelSpec.parse({**values, "mean": 0.4}))
+    binary = ModelSpec.parse({"factory": f"{nets}:build", "output": "binary-logit"})
+    assert binary(1, SHAPE, BOUNDS)(x).shape == (3, 2)
+    # A checkpoint of what it made loads as well.
+    save(made, tmp_path / "b.safetensors")
+    again = ModelSpec.parse({**values, "checkpoint": str(tmp_path / "b.safetensors")})(10, SHAPE, BOUNDS).eval()
+    assert torch.equal(again(x), made(x))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"name": "cnn", "mean": 0.5}, "a factory beside mean, got mean="),
+        ({"factory": "NETS:build", "std": 0}, "std=0.0"),
+        ({"factory": "NETS:build", "std": [0.1, "a"]}, "std='a'"),
+        ({"factory": "NETS:build", "bounds": [0, 1, 2]}, "low < high"),
+        ({"factory": "NETS:build", "bounds": 1}, "low < high"),
+        ({"factory": "NETS:build", "output": "softmax"}, "output='softmax'"),
+        ({"factory": "NETS:build", "bounds": [0, 255]}, "the data declare"),
+        ({"factory": "NETS:mean", "mean": 0.3}, "rename its parameter"),
+        ({"factory": "NETS:wrapped", "mean": 0.3}, "already"),
+    ],
+)
+def test_declarations_that_cannot_be(nets, values, told):
+    values = {key: value.replace("NETS", nets) if key == "factory" else value for key, value in values.items()}
+    with pytest.raises(RequestError, match=told):
+        ModelSpec.parse(values)(10, SHAPE, BOUNDS)

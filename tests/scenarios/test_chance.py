@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import robustsuite as rs
+from robustsuite.assertions.measuring import measure
 from robustsuite.assertions.robustness import Robustness
 from robustsuite.gates import Gate, GateFailure, judge
 from robustsuite.report.flags import describe
@@ -100,3 +101,17 @@ def test_a_test_of_pytest_says_it(problem):
     x = x.repeat(20, 1)
     verdict = Robustness("here").assert_robust(good, (x, x.argmax(1)), attack="fgsm", ball=BALL, at_least=0.7)
     assert "near-chance" not in verdict.flags
+
+
+def test_parts_that_are_joined_are_doubted_as_a_whole(problem):
+    """A model that is right on 25 % is told from chance by 400 samples, and not by the first look's."""
+    good, _, x, _ = problem
+    x = x.repeat(4, 1)[:400]
+    y = torch.where(torch.arange(400) % 4 == 0, x.argmax(1), (x.argmax(1) + 1) % 10)
+    seen = measure(good, (x, y), "fgsm", BALL, lambda *_: False)
+    assert seen.look.n == 400
+    assert "near-chance" not in seen.found.flags
+    assert seen.found.data["n"] == 400
+    assert seen.found.data == seen.report.records[0].data
+    bad = measure(good, (x, (y + 5) % 10), "fgsm", BALL, lambda *_: False)
+    assert bad.found.flags.count("near-chance") == 1
