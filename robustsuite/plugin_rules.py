@@ -18,7 +18,7 @@ from robustsuite import losses
 from robustsuite.errors import RequestError
 from robustsuite.threat import NORMS
 
-_PLAIN: Final = (int, float, str, bool, type(None), tuple, list, dict, Any)
+_PLAIN: Final = (int, float, str, bool, type(None), tuple, list, dict, Any, object)
 _READ: Final = ("norms", "minimum_norm", "plugin_name")  # class attributes that the suite reads
 _WRITE: Final = "@dataclass(frozen=True, kw_only=True)"
 _FUNCTIONS: Final = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)

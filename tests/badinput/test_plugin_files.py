@@ -39,7 +39,7 @@ class MyDefence:
 STEPS = "    steps: int = 3\n"
 # what is replaced, by what -> the line that is named, and words of the error
 WRONG = {
-    "a type that no suite writes": (STEPS, "    steps: object = 3\n", 11, "field of a plain type, got steps: object"),
+    "a type that no suite writes": (STEPS, "    steps: bytes = 3\n", 11, "field of a plain type, got steps: bytes"),
     "a tensor": (STEPS, "    steps: 'torch.Tensor' = 3\n", 11, "got NameError: name 'torch' is not defined"),
     "no annotation": (STEPS, "    steps = 3\n", 11, "annotation for each field, got steps = 3; write steps: int = 3"),
     "a mutable default": (STEPS, "    steps: list[int] = [3]\n", 7, "mutable default <class 'list'>"),
