@@ -186,7 +186,8 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
         for defense, recipe in recipes:
             for attack, threat, curve in _games(suite):
                 layout.add(Cell("", "", 0, defense, attack, repeat, threat, "", curve), recipe)
-    return replace(layout.plan(), notes=notes)
+    trained = {use.label for use in suite.defenses if is_trained(make_recipe(suite, use))}
+    return replace(layout.plan(), notes={label: note for label, note in notes.items() if label in trained})
 
 
 def read_data(suite: Suite) -> Splits:

@@ -135,7 +135,7 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="robustsuite-replay-") as scratch:
         room = Path(scratch)
         copied = set() if retrain else _lend(folder / MODELS, room / MODELS)
-        worker = Worker(suite, room, where, Store(room / ".cache"), splits, notes=layout.notes)
+        worker = Worker(suite, room, where, Store(room / ".cache"), splits)
         repeated, notes = _repeat(layout, cell, worker, apart=record.status == "error")
         weights = (file for file in (room / MODELS).glob("*.json") if not file.is_symlink())
         trained = sum(file.name not in copied for file in weights)

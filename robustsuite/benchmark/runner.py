@@ -170,7 +170,7 @@ def run(
         write_atomically(folder / "suite.yaml", suite.to_yaml().encode())
         if announce is not None:
             announce(layout)
-        worker = Worker(suite, folder, layout.device, _cache(folder, asked), splits, notes=layout.notes)
+        worker = Worker(suite, folder, layout.device, _cache(folder, asked), splits)
         outcome = _Run(layout, worker, progress, tell).play(partial(_engine, worker, asked))
         settled(folder)
         return outcome
@@ -328,9 +328,15 @@ class _Run:
         self._keep(record)
 
     def _keep(self, record: Record) -> None:
+        self._write(record)
+        self._note(f"finished {record.defense} x {record.attack}: {record.status}")
+
+    def _write(self, record: Record) -> None:
+        """Add what is to be said of its training: here, for it is about what this run typed, and content is shared."""
+        said = (record.message, self._plan.notes.get(record.defense, ""))
+        record = replace(record, message="; ".join(part for part in said if part))
         record_files.append(self._path, record)
         self._records[record.key] = record
-        self._note(f"finished {record.defense} x {record.attack}: {record.status}")
 
     def _share(self, cell: Cell, record: Record) -> None:
         """Offer a finished cell to other runs."""
@@ -361,8 +367,7 @@ class _Run:
             if kept is None:
                 continue
             record = self._placed(Record.parse(canonical_json(kept.facts)), cell, kept.payload)
-            record_files.append(self._path, record)
-            self._records[record.key] = record
+            self._write(record)
             recalled += 1
         self._remark(self._worker.cache.told())
         return recalled

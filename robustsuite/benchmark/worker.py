@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -66,7 +65,6 @@ class Worker:
         cache: What runs share.
         splits: The data; loaded on first use where they are not given.
         progress: Told after each epoch.
-        notes: By label of a defence, what its records should say of its training.
     """
 
     suite: Suite
@@ -75,7 +73,6 @@ class Worker:
     cache: Store
     splits: Splits | None = None
     progress: Progress | None = None
-    notes: Mapping[str, str] = field(default_factory=dict)
     _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
     _own: Store = field(init=False, repr=False)
 
@@ -159,7 +156,6 @@ class Worker:
             recipe=plain(recipe.description()),
             environment=environment(self.device, self.suite.threads),
             data=self._judged(cell),
-            message=self.notes.get(cell.defense.label, "") if is_trained(recipe) else "",
         )
 
     def _judged(self, cell: Cell) -> dict[str, Any]:

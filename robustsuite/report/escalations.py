@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from robustsuite.benchmark.records import Record
 from robustsuite.metrics import FOLLOWED_UP
@@ -97,7 +97,8 @@ def show(records: Iterable[Record], console: Console) -> None:
     aside = () if console.width >= _WIDE else ("undefended", "suspicions")
     shown = [i for i, heading in enumerate(HEADINGS) if heading not in aside]
     for heading in (HEADINGS[i] for i in shown):
-        wraps, side = heading in ("suspicions", "found by"), "right" if heading in _FIGURES else "left"
+        wraps = heading in ("suspicions", "found by")
+        side: Literal["left", "right"] = "right" if heading in _FIGURES else "left"
         table.add_column(Text(heading), justify=side, no_wrap=not wraps, min_width=10 if wraps else None)
     for row in found:
         table.add_row(*(Text(row[i]) for i in shown))

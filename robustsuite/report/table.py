@@ -169,7 +169,7 @@ def _judged(rows: Sequence[Row], column: Column, own: float) -> float | None:
     followed = [r["value"] for r in rows if r["metric"] == column.metric + FOLLOWED_UP and r["value"] is not None]
     if not followed:
         return None
-    mean = sum(followed) / len(followed)
+    mean: float = sum(followed) / len(followed)
     return max(own, mean) if column.better == "lower" else min(own, mean)
 
 

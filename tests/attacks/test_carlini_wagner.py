@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peers import imported
 from torch import nn
 
 from robustsuite.attacks.evasion import carlini_wagner
@@ -190,14 +191,14 @@ RATE, STEPS, ROUNDS = 0.05, 100, 5
 
 
 def foolbox_distance(net, x, y):
-    foolbox = pytest.importorskip("foolbox", reason="pip install robustsuite[peers]")
+    foolbox = imported("foolbox")
     options = {"stepsize": RATE, "steps": STEPS, "binary_search_steps": ROUNDS, "initial_const": 1.0}
     model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     return foolbox.attacks.L2CarliniWagnerAttack(**options)(model, x, y, epsilons=None)[1]
 
 
 def adv_lib_distance(net, x, y):
-    peer = pytest.importorskip("adv_lib.attacks", reason="pip install adv-lib")
+    peer = imported("adv_lib.attacks", "pip install adv-lib")
     options = {"learning_rate": RATE, "max_iterations": STEPS, "binary_search_steps": ROUNDS, "initial_const": 1.0}
     return peer.carlini_wagner_l2(net, x, y, **options)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peers import imported
 from torch import nn
 
 from robustsuite.attacks.evasion.adaptive import Adaptive
@@ -75,7 +76,7 @@ def test_only_what_stands_goes_on(digits, view_of):
 @pytest.mark.parametrize("norm", RADII)
 def test_the_verdict_of_the_authors_code_from_a_fifth_of_its_passes(norm, digits, view_of):
     """Components at a tenth of their length, Square at less on both sides; `adaptive` at its own."""
-    peer = pytest.importorskip("pyautoattack.autoattack", reason="pip install robustsuite[peers]")
+    peer = imported("pyautoattack.autoattack")
     net, x, y = digits["hardened"], digits["x"][:30], digits["y"][:30]
     ball = Ball(norm, RADII[norm], UNIT)
     theirs = peer.AutoAttack(net, eps=ball.radius, norm=norm.capitalize(), seed=0, version="standard")

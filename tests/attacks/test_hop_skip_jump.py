@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from peers import imported
 from torch import nn
 
 from robustsuite.attacks.evasion.hop_skip_jump import HopSkipJump
@@ -40,7 +41,7 @@ def test_a_linear_boundary_is_reached_at_its_distance(norm, dual, view_of):
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_at_least_as_near_as_foolbox_for_the_same_questions(norm, digits, view_of):
-    foolbox = pytest.importorskip("foolbox", reason="pip install robustsuite[peers]")
+    foolbox = imported("foolbox")
     net, x, y = digits["hardened"], digits["x"][:12], digits["y"][:12]
     asked = [0]
 

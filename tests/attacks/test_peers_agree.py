@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from peers import imported
 
 from robustsuite import losses
 from robustsuite.attacks.evasion.apgd import APGD
@@ -17,7 +18,7 @@ SLACK = 1  # of 200 samples
 
 
 def art_pgd(net, x, y, norm, radius, steps):
-    evasion = pytest.importorskip("art.attacks.evasion")
+    evasion = imported("art.attacks.evasion", "pip install adversarial-robustness-toolbox")
     from art.estimators.classification import PyTorchClassifier
 
     loss = torch.nn.CrossEntropyLoss()
@@ -57,7 +58,7 @@ def test_fgsm_is_arts_point_for_point(case, view_of):
 
 
 def test_pgd_agrees_with_foolbox(case, view_of):
-    foolbox = pytest.importorskip("foolbox")
+    foolbox = imported("foolbox")
     net, x, y = case
     model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.LinfPGD(steps=STEPS, rel_stepsize=STEP, random_start=False)
@@ -67,7 +68,7 @@ def test_pgd_agrees_with_foolbox(case, view_of):
 
 
 def test_pgd_agrees_with_torchattacks(case, view_of):
-    torchattacks = pytest.importorskip("torchattacks")
+    torchattacks = imported("torchattacks")
     net, x, y = case
     theirs = torchattacks.PGD(net, eps=RADIUS, alpha=STEP * RADIUS, steps=STEPS, random_start=False)(x, y)
     ours = PGD(steps=STEPS, random_start=False)(view_of(net, x, y, Ball("linf", RADIUS, (0.0, 1.0))), Streams(0))
@@ -76,7 +77,7 @@ def test_pgd_agrees_with_torchattacks(case, view_of):
 
 def reference(net, norm, radius, loss, *, targets=0, steps=100, seed=0):
     """AutoAttack's own code of Auto-PGD."""
-    base = pytest.importorskip("pyautoattack.autopgd_base")
+    base = imported("pyautoattack.autopgd_base")
     options = {
         "n_iter": steps,
         "norm": norm,
@@ -125,7 +126,7 @@ def test_apgd_climbs_as_its_authors_code_does(case, view_of, loss, short):
 
 
 def test_mi_fgsm_agrees_with_torchattacks(case, view_of):
-    torchattacks = pytest.importorskip("torchattacks")
+    torchattacks = imported("torchattacks")
     net, x, y = case
     theirs = torchattacks.MIFGSM(net, eps=RADIUS, alpha=RADIUS / 10, steps=10, decay=1.0)(x, y)
     ours = MIFGSM()(view_of(net, x, y, Ball("linf", RADIUS, (0.0, 1.0))), Streams(0))

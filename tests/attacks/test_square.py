@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peers import imported
 from torch import nn
 
 from robustsuite.attacks.evasion.square import Square
@@ -88,7 +89,7 @@ def test_a_budget_of_nothing_is_refused(digits, view_of):
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_as_strong_as_autoattacks_own(norm, digits, view_of):
-    peer = pytest.importorskip("pyautoattack.square", reason="pip install robustsuite[peers]")
+    peer = imported("pyautoattack.square")
     net, x, y = digits["hardened"], digits["x"][:150], digits["y"][:150]
     options = {"norm": norm.capitalize(), "eps": RADII[norm], "n_queries": 100, "seed": 0, "device": "cpu"}
     theirs = int((net(peer.SquareAttack(net, **options).perturb(x, y)).argmax(1) == y).sum())

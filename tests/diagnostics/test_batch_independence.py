@@ -7,7 +7,7 @@ from torch import nn
 import robustsuite as rs
 from robustsuite.benchmark.records import load_samples
 from robustsuite.diagnostics.stand_ins import Averaged
-from robustsuite.testing.victims import tiny_network, tiny_samples
+from robustsuite.testing.victims import tiny_samples
 
 
 class Winners(nn.Module):
@@ -24,9 +24,22 @@ class Rounded(nn.Module):
         return (x * 15).round() / 15
 
 
+def nearest():
+    """Scores by the distance to each class's mean: no training, so the same network on every processor.
+
+    In float64, so that no last bit, which does see the batch, is carried over an edge of what stands before it.
+    """
+    known, network = tiny_samples(320), nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()
+    means = torch.stack([known.x[known.y == label].flatten(1).double().mean(0) for label in range(4)])
+    with torch.no_grad():
+        network[1].weight.copy_(20 * means)
+        network[1].bias.copy_(-10 * means.square().sum(1))
+    return network
+
+
 DECEPTIVE = {
-    "rounded": lambda: nn.Sequential(Rounded(), tiny_network()),
-    "winners": lambda: nn.Sequential(tiny_network().features, Winners(), tiny_network().head),
+    "rounded": lambda: nn.Sequential(Rounded(), nearest()),
+    "winners": lambda: nn.Sequential(Winners(), nearest()),
 }
 
 
@@ -57,10 +70,10 @@ def test_the_noise_has_its_size_and_differs_between_inputs_and_draws():
 
 @pytest.mark.parametrize("name", DECEPTIVE)
 def test_an_escalated_verdict_is_the_same_at_any_batch_size(name):
-    data, found = tiny_samples(60, first=10_000), []
+    data, found = tiny_samples(12, first=10_000), []
     for size in (7, 128):
         report = rs.evaluate(
-            DECEPTIVE[name](), data, "pgd(steps=8, step_size=0.25)", rs.Ball("linf", 0.04), rules={"batch_size": size}
+            DECEPTIVE[name](), data, "pgd(steps=8, step_size=0.25)", rs.Ball("linf", 0.05), rules={"batch_size": size}
         )
         record = report.records[-1]
         assert record.escalation["played"], "nothing was escalated, so nothing is shown"

@@ -1,12 +1,13 @@
 """The engine's tricks leave verdicts as they are, and each of them is really at work."""
 
 import copy
+import time
 
 import pytest
 import torch
 from torch import nn
 
-from robustsuite import losses, registry
+from robustsuite import losses, processor, registry
 from robustsuite.protocol import play
 from robustsuite.scenarios.engine import Engine
 from robustsuite.scenarios.evasion import Evasion
@@ -370,3 +371,30 @@ def test_no_samples_are_no_passes(tiny):
         seen = view.ascend(view.x[:0], torch.arange(0))
         assert (len(seen.loss), seen.gradient.shape) == (0, (0, 1, 8, 8))
         assert view.meter.forwards == 0
+
+
+class Lowered(nn.Module):
+    """A network that notes which passes run in bfloat16, and takes its time there."""
+
+    def __init__(self, network, seconds):
+        super().__init__()
+        self.network, self.seconds, self.seen = network, seconds, []
+
+    def forward(self, x):
+        lowered = torch.is_autocast_enabled("cpu")
+        self.seen.append(lowered)
+        time.sleep(self.seconds if lowered else 0.0)
+        return self.network(x)
+
+
+@pytest.mark.parametrize(("units", "seconds", "most"), [((), 0.0, 0), (("avx512_bf16",), 0.5, 1)])
+def test_finding_out_that_bfloat16_does_not_pay_costs_next_to_nothing(monkeypatch, units, seconds, most):
+    """A processor without the units is not tried at all; one with them that is slow all the same, once."""
+    monkeypatch.setattr(processor, "_processor", lambda: dict.fromkeys(units, True))
+    network = Lowered(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval(), seconds)  # is not copied: it has no maps
+    engine = Engine(network, torch.rand(8, 1, 8, 8), precision="fast")
+    assert not engine.fast
+    assert not engine.lowers(0.0)
+    assert sum(network.seen) == most
+    assert len(network.seen) <= 1 + 2 + most  # one pass measures the memory, two the time
+    assert len(engine.notes) == 1

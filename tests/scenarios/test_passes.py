@@ -17,7 +17,9 @@ from robustsuite.threat import Ball, Threat
 
 def judged(name, victim, radius=0.05, norm="linf", batch=16, **options):
     entry = registry.attacks.get(name)
-    return play(entry.make(options), game(entry, Threat(ball=Ball(norm, radius)), {"batch_size": batch}), victim, seed=0)
+    return play(
+        entry.make(options), game(entry, Threat(ball=Ball(norm, radius)), {"batch_size": batch}), victim, seed=0
+    )
 
 
 def test_counts_by_hand():
