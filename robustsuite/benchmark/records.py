@@ -54,6 +54,8 @@ class Record:
         escalation: What the standing checks measured, and which attacks were then played with which parameters.
         recipe: The defended recipe, resolved.
         history: One row of figures per training epoch.
+        training: What the training of the model says of itself: seconds, epochs, and of a private one all that epsilon
+            rests on, from which it can be computed again.
         environment: Revision, versions, device, threads.
         samples: Path of the per-sample file below the run's folder, or empty.
         samples_digest: SHA-256 of that file.
@@ -84,6 +86,7 @@ class Record:
     escalation: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     samples: str = ""
     samples_digest: str = ""
@@ -101,6 +104,7 @@ class Record:
         kept = {name: value for name, value in values.items() if name in known}
         kept["metrics"] = {name: _numbers(metric) for name, metric in kept.get("metrics", {}).items()}
         kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
+        kept["training"] = _numbers(kept.get("training", {}))
         for name in ("flags", "history"):
             kept[name] = tuple(kept.get(name, ()))
         return cls(**kept)
