@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite import checks, losses
+from robustsuite.data.copies import shown
 from robustsuite.data.samples import Batch, Samples
 from robustsuite.errors import RequestError
 from robustsuite.isolation import differentiable, untouched
@@ -120,7 +121,7 @@ class AdversarialLoss(Objective):
                 classes=step.classes,
                 model=network,
             )
-            moved: Tensor = attack(view, step.streams.child("attack")).detach()
+            moved: Tensor = attack(shown(view), step.streams.child("attack")).detach()
         return ball.project(moved, batch.x) if free else moved
 
 

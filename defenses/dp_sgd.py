@@ -175,10 +175,8 @@ class PrivateDescent(Update):
             )
         if recipe.training.init == "checkpoint":
             outside.append("whatever the starting checkpoint was trained on")
-        said = {**facts, "epsilon_valid": not reasons, "outside_guarantee": outside}
-        if reasons:
-            said["epsilon_reason"] = "; ".join(reasons)
-        return said, (NOT_VALID,) if reasons else ()
+        said = {"epsilon_valid": not reasons, "epsilon_reasons": reasons, "outside_guarantee": outside}
+        return {**facts, **said}, (NOT_VALID,) if reasons else ()
 
 
 def _name(part: object) -> str:

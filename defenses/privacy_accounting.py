@@ -16,14 +16,13 @@ ORDERS: Final = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 64, 80, 9
 
 _PRV_ERROR: Final = 0.01  # greatest error of the PRV accountant's epsilon, which is reported as an upper bound
 _CONVERSIONS: Final = {
-    "rdp": "improved (Balle et al., arXiv:1905.09982, theorem 21)",
-    "prv": f"upper bound of the composed privacy loss, error {_PRV_ERROR} (Gopi et al., arXiv:2106.02848)",
+    "rdp": (
+        "improved (Balle et al., arXiv:1905.09982, theorem 21): epsilon is the least over the orders a of "
+        "rdp(a) + log((a - 1) / a) - (log(delta) + log(a)) / (a - 1)"
+    ),
+    "prv": "upper bound of the composed privacy loss (Gopi et al., arXiv:2106.02848)",
 }
 _MOST_NOISE: Final = 2.0**13
-_NAMED_ORDERS: Final = {
-    "rdp": "1.1 to 10.9 by 0.1, 12 to 64, 80, 96, 128, 192, 256, 512, 1024",
-    "prv": "none",
-}
 
 
 def spent(history: list[tuple[float, float, int]], delta: float, accountant: str) -> float:
@@ -90,9 +89,16 @@ def noise_for(epsilon: float, delta: float, sample_rate: float, steps: int, acco
     return high
 
 
-def described(accountant: str) -> dict[str, str]:
-    """How epsilon was computed, for the record."""
-    return {"accountant": accountant, "conversion": _CONVERSIONS[accountant], "orders": _NAMED_ORDERS[accountant]}
+def described(accountant: str) -> dict[str, Any]:
+    """How epsilon was computed, for the record: enough to compute it again."""
+    rdp = accountant == "rdp"
+    return {
+        "mechanism": "Poisson-subsampled Gaussian",
+        "accountant": accountant,
+        "conversion": _CONVERSIONS[accountant],
+        "orders": [float(order) for order in ORDERS] if rdp else [],
+        "accountant_error": 0.0 if rdp else _PRV_ERROR,
+    }
 
 
 def _precision(accountant: str) -> dict[str, Any]:

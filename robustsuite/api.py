@@ -18,8 +18,9 @@ from robustsuite.benchmark.existing import existing
 from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing, resolve
 from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.records import Record
+from robustsuite.data.copies import lent
 from robustsuite.expressions import parse_call
-from robustsuite.isolation import seeded, untouched
+from robustsuite.isolation import seeded, untouched, weights_lent
 from robustsuite.processor import fair_threads
 from robustsuite.protocol import Victim, moves
 from robustsuite.refusing import check
@@ -210,9 +211,10 @@ def perturb(
         victim = existing(model, (x, y), ball=ball, seed=seed)
         check(made, game(entry, Threat(ball=ball), {}), victim.test, targeted=target is not None)
         wanted = None if target is None else _targets(target, victim)
-        with untouched(victim.model.network):
+        network, who = victim.model.network, f"attack={entry.name!r}"
+        with lent(who, victim.test), weights_lent(network, who), untouched(network):
             engine = _engine(victim, batch_size, precision) if entry.access == "white-box" else None
-            known = Known(victim.public or victim.test)
+            known = Known((victim.public or victim.test).copy()) if entry.access == "transfer" else None
             views = (
                 _view(entry, victim, ball, slice(start, start + batch_size), wanted, meter, engine, known)
                 for start in range(0, len(victim.test), batch_size)
@@ -231,7 +233,7 @@ def _targets(target: Any, victim: Victim) -> Tensor:
 
 
 def _engine(victim: Victim, batch_size: int, precision: str) -> Engine:
-    some = victim.test.batch(slice(0, TRIAL), victim.device).x.to(victim.dtype)
+    some = victim.test.batch(slice(0, TRIAL), victim.device).x.to(victim.dtype).clone()
     return Engine(victim.model.surrogate(), some, precision=precision, most=batch_size)
 
 
@@ -243,7 +245,7 @@ def _view(
     target: Tensor | None,
     meter: Meter,
     engine: Engine | None,
-    known: Known,
+    known: Known | None,
 ) -> Inputs:
     batch = victim.test.batch(rows, victim.device)
     common = {

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from robustsuite.errors import RobustsuiteError
 
 
 @contextmanager
@@ -46,6 +49,52 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+@contextmanager
+def weights_lent(network: nn.Module, who: str) -> Iterator[None]:
+    """Weights that foreign code might reach in this block; what it writes to them is undone, and is an error.
+
+    Args:
+        network: Whose parameters.
+        who: Whom the error names.
+
+    Raises:
+        RobustsuiteError: They were written to. Where the block raises, that error goes on instead.
+    """
+    kept = [
+        (part, name, weight, weight.detach().clone())
+        for part in network.modules()
+        for name, weight in part.named_parameters(recurse=False)
+        if not is_lazy(weight)
+    ]
+    try:
+        yield
+    except BaseException:
+        for place in kept:
+            _put_back(*place)
+        raise
+    changed = [_put_back(*place) for place in kept]
+    if any(changed):
+        raise RobustsuiteError(
+            f"expected plug-ins that leave the model as it is, got {who}, under which its weights were written to; "
+            f"they were put back: copy the model before training it"
+        )
+
+
+def _put_back(part: nn.Module, name: str, weight: nn.Parameter, before: Tensor) -> bool:
+    """Whether this weight is no longer the one from before; then it is again."""
+    same = weight.shape == before.shape and weight.dtype == before.dtype
+    if same and getattr(part, name, None) is weight and torch.equal(_bits(weight), _bits(before)):
+        return False
+    weight.data = before
+    part._parameters[name] = weight
+    return True
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The same memory as bytes, in which NaN equals itself."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _pausable_hooks(modules: tuple[nn.Module, ...]) -> list[Any]:

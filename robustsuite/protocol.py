@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -11,9 +12,10 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from robustsuite.data.copies import lent, shown
 from robustsuite.data.samples import Samples
 from robustsuite.errors import ModelError, NotApplicableError
-from robustsuite.isolation import out_of_memory, seeded, untouched
+from robustsuite.isolation import out_of_memory, seeded, untouched, weights_lent
 from robustsuite.models.probabilities import are_probabilities
 from robustsuite.serving import Deployed, ask
 from robustsuite.streams import Streams
@@ -150,7 +152,7 @@ class Victim:
         return CleanAnswers(prediction, rejected, confidence, same)
 
     def _answer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits, rejected = ask(self.model, x.to(self.dtype))
+        logits, rejected = ask(self.model, x.to(self.dtype), strict=True)
         if logits.dim() != 2:
             judgeable(logits, self.test.classes)
         confidence, prediction = logits.softmax(1).max(1)
@@ -296,14 +298,26 @@ class Scenario(ABC, Generic[V, A]):
 
 
 def craft(attack: Attack[V, A], view: V, *, seed: int) -> A:
-    """The artefact that `play` would be handed for this view, made outside of any game."""
+    """The artefact that `play` would be handed for this view, made outside of any game.
+
+    Raises:
+        RobustsuiteError: The attack wrote to data that it was not shown.
+    """
     streams = Streams(seed).child("attack")
-    with torch.inference_mode(False), seeded(streams.key):
-        return attack(view, streams)
+    lendings = [value for value in getattr(view, "__dict__", {}).values() if isinstance(value, Samples)]
+    with torch.inference_mode(False), lent(f"attack={_name(attack)!r}", *lendings), seeded(streams.key):
+        return attack(shown(view), streams)
+
+
+def _name(attack: object) -> str:
+    return str(getattr(attack, "plugin_name", type(attack).__name__))
 
 
 def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed: int) -> Metrics:
     """Play one whole game.
+
+    The attack is shown copies. Data and weights are compared with copies afterwards: what was written to them in spite
+    of that is undone, so that no later game is played on it.
 
     Args:
         attack: A callable from the scenario's view to its artefact.
@@ -317,10 +331,15 @@ def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed
     Raises:
         NotApplicableError: The victim lacks what the scenario needs.
         BudgetError: The artefact is over budget and the game cannot go on without it.
+        RobustsuiteError: Data or weights were written to.
     """
-    streams = Streams(seed).child("attack")
+    streams, network = Streams(seed).child("attack"), victim.model.network
+    who, data = f"attack={_name(attack)!r}", (victim.test, victim.train, victim.public)
     # A caller's inference mode would make tensors that no training or attack can differentiate through.
-    with torch.inference_mode(False), untouched(victim.model.network), seeded(streams.key):
+    foreign = (lent(who, *data), weights_lent(network, who), untouched(network), seeded(streams.key))
+    with torch.inference_mode(False), ExitStack() as stack:
+        for context in foreign:
+            stack.enter_context(context)
         notes: dict[str, None] = {}
         made = (move for view in scenario.views(victim) for move in moves(attack, view, streams, notes))
         metrics = scenario.score(victim, made)
@@ -332,14 +351,16 @@ def moves(
 ) -> Iterator[tuple[V, A]]:
     """The attack's move on this view; out of memory, a view that can be halved is, and the game goes on.
 
+    The attack is shown a copy, so that the judge gets the view as it was made.
+
     Args:
         attack: Who moves.
-        view: What it sees.
+        view: What it sees a copy of.
         streams: What it draws from.
         notes: Where it is written down, as a key, that memory ran out.
     """
     try:
-        artefact = attack(view, streams)
+        artefact = attack(shown(view), streams)
     except (RuntimeError, MemoryError) as error:
         halve = getattr(view, "halves", None)
         parts = halve() if halve is not None and out_of_memory(error) else ()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustsuite.errors import ModelError
 from robustsuite.isolation import out_of_memory
 
 
@@ -71,20 +72,33 @@ class Served(Deployed):
         return Outputs(logits, torch.zeros(len(x), dtype=torch.bool, device=x.device))
 
 
-def ask(model: Deployed, x: Tensor) -> Outputs:
-    """Answers to a batch; out of memory, to one half after the other.
+def ask(model: Deployed, x: Tensor, *, strict: bool = False) -> Outputs:
+    """Answers to a batch; out of memory, to one half after the other. The model is shown a copy.
 
     Args:
         model: The deployed model.
-        x: Raw inputs `(N, …)` in the model's dtype.
+        x: Raw inputs `(N, …)` in the model's dtype; unwritten, whatever the model does.
+        strict: Whether a model that writes to what it is shown is refused.
+
+    Raises:
+        ModelError: It writes to its input, where that is refused.
     """
     try:
-        return model(x)
+        given = x.clone()
+        answer = model(given)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or len(x) < 2:
             raise
+    else:
+        if strict and not torch.equal(given, x):
+            raise ModelError(
+                "expected a model that leaves its input as it is, got one that writes to it; write x = x - mean "
+                "instead of x.sub_(mean), or let rs.wrap(model, mean=..., std=...) normalise"
+            )
+        return answer
     # Outside of the handler, whose traceback would keep the activations alive.
+    given = x[:0]
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    parts = [ask(model, half) for half in (x[: len(x) // 2], x[len(x) // 2 :])]
+    parts = [ask(model, half, strict=strict) for half in (x[: len(x) // 2], x[len(x) // 2 :])]
     return Outputs(torch.cat([part.logits for part in parts]), torch.cat([part.rejected for part in parts]))

@@ -90,6 +90,7 @@ def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None
         headline=next(iter(metrics.values), ""),
         cost=dict(metrics.cost),
         history=tuple(trained.history) if trained is not None else (),
+        training=dict(trained.facts) if trained is not None else {},
         samples=path,
         samples_digest=content,
     )

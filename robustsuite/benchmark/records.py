@@ -58,6 +58,8 @@ class Record:
             attacks were then played with which parameters; empty where nothing was examined.
         recipe: The defended recipe, resolved.
         history: One row of figures per training epoch.
+        training: What the training of the model says of itself: seconds, epochs, and of a private one all that epsilon
+            rests on, from which it can be computed again.
         environment: Revision, versions, device, threads.
         samples: Path of the per-sample file below the run's folder, or empty.
         samples_digest: SHA-256 of that file.
@@ -91,6 +93,7 @@ class Record:
     escalation: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     samples: str = ""
     samples_digest: str = ""
@@ -112,6 +115,7 @@ class Record:
         kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
         if kept["version"] < VERSION and kept.get("scenario") == "evasion":
             kept["flags"] = dict.fromkeys((*kept.get("flags", ()), "outdated"))
+        kept["training"] = _numbers(kept.get("training", {}))
         for name in ("flags", "history"):
             kept[name] = tuple(kept.get(name, ()))
         return cls(**kept)

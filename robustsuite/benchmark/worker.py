@@ -22,6 +22,7 @@ from robustsuite.benchmark.records import Record
 from robustsuite.benchmark.suite import Suite
 from robustsuite.canonical import plain
 from robustsuite.data.catalogue import load
+from robustsuite.data.copies import lent
 from robustsuite.data.samples import Samples, Splits, stratified
 from robustsuite.errors import NotApplicableError, StorageError
 from robustsuite.protocol import Trained, Victim, craft
@@ -133,7 +134,8 @@ class Worker:
         packed = scenario.pack(made)
         if packed is not None:
             tensors, facts = packed
-            payload = save_tensors({name: value.contiguous() for name, value in tensors.items()})
+            # Cloned, because safetensors refuses tensors that share memory.
+            payload = save_tensors({name: value.contiguous().clone() for name, value in tensors.items()})
             self.cache.offer(ARTEFACTS, cell.artefact, facts, payload)
         return made
 
@@ -187,8 +189,9 @@ class Worker:
             trained = trainer(recipe, train)
             return Victim(self._read(trained.model), test, train=train, trained=trained, **known)
         network = make_network(recipe, train, trainer.seed).to(self.device).eval()
-        held_out = divide(recipe, train, Streams(trainer.seed).child("training"))[1] if recipe.serve else None
-        model = deploy(recipe, network, held_out, trainer.seed) if recipe.serve else Served(network)
+        with lent(f"defense={cell.defense.label!r}", train):
+            held_out = divide(recipe, train, Streams(trainer.seed).child("training"))[1] if recipe.serve else None
+            model = deploy(recipe, network, held_out, trainer.seed) if recipe.serve else Served(network)
         return Victim(self._read(model), test, train=train, trained=Trained(model), **{**known, "recipe": None})
 
     def _read(self, model: Deployed) -> Deployed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,6 +16,8 @@ from robustsuite.cli.run import RUNS, Overrides
 if TYPE_CHECKING:
     from robustsuite.benchmark.suite import Suite
     from robustsuite.benchmark.uses import DefenseUse
+
+_LISTED: Final = 8  # values of one fact that are printed; the file beside the weights holds all
 
 
 def train(
@@ -42,7 +44,10 @@ def train(
     folder = out if out is not None else RUNS / loaded.name
     weights, facts = _train(loaded, use, folder, device, quiet=quiet)
     for name, value in facts.items():
-        typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
+        if isinstance(value, list) and len(value) > _LISTED:
+            typer.echo(f"{name}: {len(value)} values, beside the weights")
+        else:
+            typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
     typer.echo(str(weights))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -109,12 +110,27 @@ class Samples:
         full[index] = x.to(full.dtype)
         return replace(self, x=full, y=labels)
 
+    def copy(self) -> Samples:
+        """The same samples in memory of their own, so that whoever gets them may write to them."""
+        twin = copy.copy(self)
+        # Past the checks, which these samples have passed; and without a digest, for the copy may be written to.
+        vars(twin).update(x=self.x.detach().clone(), y=self.y.detach().clone(), ids=self.ids.detach().clone())
+        vars(twin).pop("_digest", None)
+        return twin
+
     def digest(self) -> str:
-        """24 hexadecimal digits over inputs, labels, ids and bounds."""
+        """24 hexadecimal digits over inputs, labels, ids and bounds, as they were when this was first asked."""
         return self._digest
+
+    def intact(self) -> bool:
+        """Whether `digest` still describes these samples; their tensors can be written to, though they are frozen."""
+        return self._digest == self._measured()
 
     @cached_property
     def _digest(self) -> str:
+        return self._measured()
+
+    def _measured(self) -> str:
         state = hashlib.sha256(f"{tuple(self.x.shape)}{self.x.dtype}{self.classes}{self.bounds}".encode())
         for part in (self.x, self.y, self.ids):
             state.update(part.contiguous().cpu().numpy().tobytes())

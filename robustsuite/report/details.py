@@ -31,6 +31,7 @@ class Detail:
     facts: tuple[tuple[str, str], ...]
     parameters: str
     recipe: str
+    training: str
     environment: str
 
 
@@ -67,6 +68,7 @@ def _detail(record: Record, shared: bool) -> Detail:
         ),
         parameters=_text(record.attack_parameters),
         recipe=_text(record.recipe),
+        training="\n".join(f"{name}: {_value(value)}" for name, value in record.training.items()),
         environment="" if shared else _text(record.environment),
     )
 
@@ -78,6 +80,11 @@ def _figures(metric: Mapping[str, Any]) -> tuple[str, str, str]:
     low, high = metric.get("low"), metric.get("high")
     figure = f"{words.figure(float(value), unit)} {words.suffix(unit)}".strip()
     return figure, words.interval(low, high, unit), f"{metric['n']:,}" if metric.get("n") else ""
+
+
+def _value(value: Any) -> str:
+    """One line: a list of orders would fill a page."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _text(value: Mapping[str, Any]) -> str:

@@ -113,7 +113,7 @@ class Evasion(Scenario[Inputs, Tensor]):
         reach = self.ball.radius if self.closest else None
         meter = Meter(passes=Passes(victim.test.ids[standing], reach=reach, device=victim.device))
         engine = self._engine(victim, standing, meter)
-        known = Known(victim.public or victim.train or victim.test) if self.access == "transfer" else None
+        known = Known((victim.public or victim.train or victim.test).copy()) if self.access == "transfer" else None
         at_once = self.batch_size or max(_VIEW, engine.batch if engine is not None else 0)
         for index in torch.split(standing, at_once) if len(standing) > 0 else ():
             batch = victim.test.batch(index, victim.device)
@@ -155,7 +155,7 @@ class Evasion(Scenario[Inputs, Tensor]):
             shift = 1 + Streams(0).child("targets").integers(ids, classes - 1)
             return (y + shift) % classes
         with torch.no_grad():
-            logits = victim.model(x.to(victim.dtype)).logits
+            logits = ask(victim.model, x.to(victim.dtype)).logits
         return logits.scatter(1, y[:, None], float("inf")).argmin(1)
 
     def score(self, victim: Victim, moves: Iterable[tuple[Inputs, Tensor]]) -> Metrics:
@@ -192,7 +192,7 @@ class _Judge:
         """Judge one artefact."""
         self._meter = view.meter
         rows = torch.tensor([self._row[i] for i in view.ids.tolist()])
-        # Of the view only the ids are believed: an attack may have written to its tensors.
+        # The attack was shown a copy of the view; of this one the ids say which of the victim's samples are judged.
         x, y, target = self._given(rows)
         _well_formed(moved, x)
         finite = torch.isfinite(moved.flatten(1)).all(1)

@@ -16,6 +16,7 @@ from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
 from robustsuite.protocol import Metric, Metrics, Scenario, Terms, Trained, Victim
 from robustsuite.scenarios.views import Counted, Meter
+from robustsuite.serving import ask
 from robustsuite.statistics import rate
 from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
@@ -38,7 +39,7 @@ class Classes:
         meter: What was spent so far.
         model: Raw inputs to logits; None without white-box access.
         scores: Raw inputs to probabilities; None without an oracle.
-        members: Training samples; None but for baselines that show the ceiling.
+        members: A copy of the training samples; None but for baselines that show the ceiling.
         device: Where the model lives.
         dtype: The model's floating dtype.
     """
@@ -106,7 +107,7 @@ class Inversion(Scenario[Classes, Tensor]):
         def scores(x: Tensor) -> Tensor:
             meter.forwards += len(x)
             with torch.no_grad():
-                logits, rejected = victim.model(x)
+                logits, rejected = ask(victim.model, x)
             return logits.softmax(1).masked_fill(rejected[:, None], 0.0)
 
         yield Classes(
@@ -131,7 +132,7 @@ class Inversion(Scenario[Classes, Tensor]):
         evaluator = Victim(judge.model, victim.test, device=victim.device)
         made = made.detach().float()
         with torch.no_grad():
-            logits = judge.model(made.to(evaluator.dtype)).logits
+            logits = ask(judge.model, made.to(evaluator.dtype)).logits
         labels = view.labels
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices
         competence = rate(evaluator.clean.prediction == victim.test.y, "higher")

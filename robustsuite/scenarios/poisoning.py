@@ -17,6 +17,7 @@ from robustsuite.errors import BudgetError
 from robustsuite.paired import paired_interval
 from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Terms, Trained, Victim
 from robustsuite.scenarios.evasion import correct
+from robustsuite.serving import ask
 from robustsuite.statistics import rate
 from robustsuite.threat import Threat, poison_budget
 from robustsuite.training.recipe import Recipe
@@ -32,7 +33,7 @@ class TrainingSet:
     """What a poisoner may touch.
 
     Args:
-        samples: The clean training set; not to be written to.
+        samples: A copy of the clean training set.
         budget: How many rows may be changed.
     """
 
@@ -45,7 +46,7 @@ class Poison:
     """What a poisoner hands in.
 
     Args:
-        index: Rows that were changed, `(k,)`, without repeats, k at most the budget.
+        index: Rows that were changed, `(k,)`, integers without repeats, k at most the budget.
         x: Their new inputs `(k, …)`, floating, in raw units.
         y: Their new labels `(k,)`.
         trigger: What turns an input into one that should be misread; None for poisoning without a trigger.
@@ -63,9 +64,10 @@ class Poison:
 class Poisoning(Scenario[TrainingSet, Poison]):
     """Rules and judge of the poisoning game.
 
-    The judge counts the changed rows as integers, builds the poisoned set itself from the rows handed in, trains by the
-    victim's recipe, and measures. A backdoor's success counts only samples whose label is not the target, beside the
-    trigger's effect on a clean twin of the victim.
+    The judge builds the poisoned set itself, from the victim's own data and the rows that are returned, and counts as
+    integers those that differ from the clean set by input or label. It trains by the victim's recipe, and measures. A
+    backdoor's success counts only samples whose label is not the target, beside the trigger's effect on a clean twin of
+    the victim. A trigger must leave shape and dtype, and stay finite and within the bounds.
 
     Args:
         fraction: Share of the training set that may be changed, in [0, 1].
@@ -110,11 +112,11 @@ class Poisoning(Scenario[TrainingSet, Poison]):
     ) -> Iterator[tuple[Recipe, Samples]]:
         """The victim's recipe on the poisoned set."""
         if recipe is not None and artefact is not None:
-            yield recipe, _apply(self.data_view(train), artefact)
+            yield recipe, self._apply(train, checked(artefact, train))
 
     def pack(self, artefact: Poison) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Rows, inputs and labels as tensors; a trigger that is a dataclass of plain values by its name and fields."""
-        _poison(artefact)
+        _well_formed(artefact)
         trigger: Any = artefact.trigger
         facts: dict[str, Any] = {"target": artefact.target, "trigger": None}
         if trigger is not None:
@@ -141,8 +143,10 @@ class Poisoning(Scenario[TrainingSet, Poison]):
 
     def score(self, victim: Victim, moves: Iterable[tuple[TrainingSet, Poison]]) -> Metrics:
         """Check the budget, train on the poisoned set, and compare with the clean twin."""
-        (view, poison), *_ = moves
-        poisoned = _apply(view, poison)
+        ((_, artefact),) = moves
+        train: Samples = victim.need("train", "")
+        poison = checked(artefact, train)
+        poisoned = self._apply(train, poison)
         trained: Trained = victim.need("trainer", "")(victim.need("recipe", ""), poisoned)
         twin = Victim(trained.model, victim.test, device=victim.device)
         right, before = correct(twin), correct(victim)
@@ -150,61 +154,131 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         columns = {"id": victim.test.ids, "label": victim.test.y, "clean_correct": before, "poisoned_correct": right}
         artefacts: dict[str, Tensor] = {}
         if poison.trigger is not None and poison.target is not None:
-            seen, figures = _backdoor(twin, victim, poison)
+            seen, figures = _backdoor(twin, victim, poison.trigger, poison.target)
             values.update(figures)
             columns["hit"], columns["counted"] = seen, victim.test.y != poison.target
-            artefacts = _gallery(victim.test, poison)
+            artefacts = _gallery(victim.test, poison.trigger)
         values["accuracy_drop"] = _drop(before, right)
         values["clean_accuracy"] = rate(right, "higher")
         values["recall_worst_class"] = _worst_recall(victim.test.y, right)
-        values["poisoned"] = Metric(float(len(poison.index)), len(view.samples), unit="count")
+        count = int(changed(train, poisoned, poison.index).sum())
+        values["poisoned"] = Metric(float(count), len(train), unit="count")
         flags = tuple(f for f in trained.flags) + (("few-samples",) if len(victim.test) < 100 else ())
-        return Metrics(values, flags, per_sample=columns, artefacts=artefacts)
+        message = self._shortfall(train, poison, count)
+        return Metrics(values, flags, message=message, per_sample=columns, artefacts=artefacts)
+
+    def _apply(self, train: Samples, poison: Poison) -> Samples:
+        """The poisoned set of a poison that was checked.
+
+        Raises:
+            BudgetError: More rows than the budget allows.
+        """
+        budget, n = poison_budget(self.fraction, len(train)), len(train)
+        if len(poison.index) > budget:
+            raise BudgetError(
+                f"expected at most {budget} of {n} training samples changed, got {len(poison.index)}; poison fewer, or "
+                f"raise fraction"
+            )
+        return train.with_rows(poison.index, poison.x, poison.y)
+
+    def _shortfall(self, train: Samples, poison: Poison, count: int) -> str:
+        """What the record says where fewer rows differ than the budget allows."""
+        budget, same = poison_budget(self.fraction, len(train)), len(poison.index) - count
+        if count == budget:
+            return ""
+        idle = f"; {same} of the {len(poison.index)} rows that it returned are as they were" if same else ""
+        return f"the budget is {budget} rows, and the attack changed {count}{idle}"
 
 
-def _poison(artefact: Any) -> None:
+def _well_formed(artefact: Any) -> None:
+    """Refuse what is no poison, or holds something other than rows.
+
+    Raises:
+        BudgetError: What was expected.
+    """
     if not isinstance(artefact, Poison):
         got = type(artefact).__name__
         raise BudgetError(f"expected a Poison, got artefact={got}; return the rows to change, with inputs and labels")
+    for name, floating in (("index", False), ("x", True), ("y", False)):
+        value = getattr(artefact, name)
+        right = isinstance(value, Tensor) and value.dtype != torch.bool and not value.is_complex()
+        if not right or value.is_floating_point() != floating or (not floating and value.dim() != 1):
+            kind = "a floating tensor (k, …)" if floating else "an integer tensor (k,)"
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise BudgetError(f"expected {kind}, got poison.{name}={got}; return one row per changed sample")
+    if (artefact.trigger is None) != (artefact.target is None):
+        raise BudgetError(
+            f"expected a trigger with its target, got trigger={artefact.trigger!r} and target={artefact.target!r}; "
+            f"return both, or neither"
+        )
 
 
-def _apply(view: TrainingSet, poison: Poison) -> Samples:
-    """The poisoned set, after every budget check.
+def checked(artefact: Any, train: Samples) -> Poison:
+    """A copy of this poison, after every check that its rows, trigger and target can be judged on this training set.
 
     Raises:
-        BudgetError: No poison, too many rows, rows twice or out of range, inputs that are out of bounds or not finite.
+        BudgetError: No poison, rows twice or out of range, or inputs and labels that do not match them.
+        RequestError: Inputs that are out of bounds or not finite, labels or a target out of range.
     """
-    _poison(poison)
-    index, n = poison.index, len(view.samples)
-    if len(index) > view.budget:
-        raise BudgetError(
-            f"expected at most {view.budget} of {n} training samples changed, got {len(index)}; poison fewer, or raise "
-            f"fraction"
-        )
+    _well_formed(artefact)
+    n, target = len(train), artefact.target
+    index, x, y = (t.detach().cpu().clone() for t in (artefact.index.long(), artefact.x, artefact.y.long()))
     if len(torch.unique(index)) != len(index) or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < n):
-        raise BudgetError(f"expected distinct rows in [0, {n}), got index={index.tolist()[:10]}; hand in each row once")
-    if len(poison.x) != len(index) or len(poison.y) != len(index) or poison.x.shape[1:] != view.samples.shape:
+        raise BudgetError(f"expected distinct rows in [0, {n}), got index={index.tolist()[:10]}; return each row once")
+    if len(x) != len(index) or len(y) != len(index) or x.shape[1:] != train.shape:
         raise BudgetError(
-            f"expected one input of shape {view.samples.shape} and one label per poisoned row, got "
-            f"x={tuple(poison.x.shape)}, y={tuple(poison.y.shape)} for {len(index)} rows; hand in matching rows"
+            f"expected one input of shape {train.shape} and one label per poisoned row, got x={tuple(x.shape)}, "
+            f"y={tuple(y.shape)} for {len(index)} rows; return matching rows"
         )
-    checks.finite("poison.x", poison.x)
-    checks.within("poison.x", poison.x, view.samples.bounds) if len(index) else None
-    checks.labels("poison.y", poison.y, view.samples.classes)
-    return view.samples.with_rows(index, poison.x, poison.y)
+    checks.finite("poison.x", x)
+    checks.within("poison.x", x, train.bounds) if len(index) else None
+    checks.labels("poison.y", y, train.classes)
+    if target is not None:
+        checks.integer("poison.target", target, low=0, high=train.classes - 1)
+    return Poison(index, x, y, artefact.trigger, target)
 
 
-def _backdoor(twin: Victim, victim: Victim, poison: Poison) -> tuple[Tensor, dict[str, Metric]]:
+def changed(clean: Samples, poisoned: Samples, index: Tensor) -> Tensor:
+    """Which of these rows differ by input or label; bool `(k,)`."""
+    inputs = (clean.inputs(index) != poisoned.inputs(index)).flatten(1).any(1)
+    return inputs | (clean.y[index] != poisoned.y[index])
+
+
+def triggered(trigger: Trigger, x: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """These inputs with the trigger, which is shown a copy.
+
+    Raises:
+        BudgetError: Another shape or dtype.
+        RequestError: Not finite, or out of bounds.
+    """
+    moved = trigger(x.clone())
+    if not isinstance(moved, Tensor) or moved.shape != x.shape or moved.dtype != x.dtype:
+        got = f"{tuple(moved.shape)} {moved.dtype}" if isinstance(moved, Tensor) else type(moved).__name__
+        raise BudgetError(
+            f"expected a trigger that leaves shape {tuple(x.shape)} and {x.dtype}, got trigger(x)={got}; return one "
+            f"input for each"
+        )
+    moved = moved.detach().to(x.device)
+    checks.finite("trigger(x)", moved)
+    checks.within("trigger(x)", moved, bounds)
+    return moved
+
+
+def _backdoor(twin: Victim, victim: Victim, trigger: Trigger, target: int) -> tuple[Tensor, dict[str, Metric]]:
     """Success on samples that are not of the target class, for the poisoned model and for its clean twin."""
-    other = victim.test.y != poison.target
+    other = victim.test.y != target
+    if not other.any():
+        raise BudgetError(
+            f"expected test samples of another class than the target, got target={target} for all {len(other)}; choose "
+            f"another target or more samples"
+        )
     hit, hit_twin, turned_away = [], [], []
     with torch.no_grad():
         for batch in victim.test.batches(256, victim.device):
-            assert poison.trigger is not None
-            shown = poison.trigger(batch.x).to(victim.dtype)
-            answer, clean_answer = twin.model(shown), victim.model(shown)
-            hit.append(((answer.logits.argmax(1) == poison.target) & ~answer.rejected).cpu())
-            hit_twin.append(((clean_answer.logits.argmax(1) == poison.target) & ~clean_answer.rejected).cpu())
+            moved = triggered(trigger, batch.x, victim.test.bounds).to(victim.dtype)
+            answer, clean_answer = ask(twin.model, moved), ask(victim.model, moved)
+            hit.append(((answer.logits.argmax(1) == target) & ~answer.rejected).cpu())
+            hit_twin.append(((clean_answer.logits.argmax(1) == target) & ~clean_answer.rejected).cpu())
             turned_away.append(answer.rejected.cpu())
     seen = torch.cat(hit)
     figures = {
@@ -228,7 +302,7 @@ def _worst_recall(y: Tensor, right: Tensor) -> Metric:
     return min(recalls, key=lambda m: m.value)
 
 
-def _gallery(test: Samples, poison: Poison) -> dict[str, Tensor]:
-    assert poison.trigger is not None
+def _gallery(test: Samples, trigger: Trigger) -> dict[str, Tensor]:
     batch = test.batch(slice(0, _GALLERY))
-    return {"clean": batch.x.float(), "triggered": poison.trigger(batch.x).float(), "labels": batch.y}
+    moved = triggered(trigger, batch.x, test.bounds)
+    return {"clean": batch.x.float(), "triggered": moved.float(), "labels": batch.y}

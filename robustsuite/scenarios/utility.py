@@ -86,7 +86,7 @@ def _calibration(confidence: Tensor, right: Tensor, bins: int = 15) -> Metric:
 
 
 def _latency(victim: Victim) -> Metric:
-    x = victim.test.batch(slice(0, 1), victim.device).x.to(victim.dtype)
+    x = victim.test.batch(slice(0, 1), victim.device).x.to(victim.dtype).clone()  # a model may write to its input
     seconds = []
     with torch.no_grad():
         victim.model(x)

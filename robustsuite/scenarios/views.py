@@ -142,7 +142,7 @@ class Inputs:
     """Samples and a ball; all that an adversary without any model holds.
 
     Args:
-        x: Inputs `(N, …)` in the model's dtype and raw units; not to be written to.
+        x: Inputs `(N, …)` in the model's dtype and raw units; a copy, as are labels, ids, targets and the ball.
         y: Labels `(N,)`.
         ids: Sample ids `(N,)` that key random draws.
         ball: Where adversarial inputs must lie.

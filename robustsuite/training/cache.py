@@ -11,7 +11,9 @@ import torch
 
 from robustsuite import provenance
 from robustsuite.canonical import digest
+from robustsuite.data.copies import lent
 from robustsuite.data.samples import Samples
+from robustsuite.errors import RobustsuiteError
 from robustsuite.files import storing
 from robustsuite.protocol import Trained
 from robustsuite.store import Kept, Store
@@ -57,16 +59,29 @@ class Trainer:
 
         Returns:
             The deployed model with history, facts and the samples that were held out.
+
+        Raises:
+            RobustsuiteError: The samples were written to, by now or by a part of the recipe.
         """
         fitted = self.fit(recipe, samples)
-        held_out = divide(recipe, samples, Streams(self.seed).child("training"))[1] if recipe.held_out else None
-        model = deploy(recipe, fitted.network, held_out, self.seed)
+        with lent(_who(recipe), samples):
+            held_out = divide(recipe, samples, Streams(self.seed).child("training"))[1] if recipe.held_out else None
+            model = deploy(recipe, fitted.network, held_out, self.seed)
         return Trained(model, fitted.history, fitted.facts, fitted.flags, held_out)
 
     def fit(self, recipe: Recipe, samples: Samples) -> Fitted:
-        """Train the network, or load it where the same training was done before."""
+        """Train the network, or load it where the same training was done before.
+
+        Raises:
+            RobustsuiteError: The samples were written to, by now or by a part of the recipe; nothing is kept then.
+        """
         if not self.stores:
             return self._fresh(recipe, samples, "")
+        if not samples.intact():
+            raise RobustsuiteError(
+                f"expected samples as they were when their digest was taken, got samples={samples.digest()}, which "
+                f"were written to since; make new Samples of what shall be trained on"
+            )
         key = self.key(recipe, samples)
         # Two workers that need one training do it once: the second waits here and then reads it.
         with self._locked(key):
@@ -98,7 +113,8 @@ class Trainer:
 
     def _fresh(self, recipe: Recipe, samples: Samples, key: str) -> Fitted:
         checkpoint = self.stores[0].root / KIND / f"{key}.partial.pt" if key else None
-        return fit(recipe, samples, self.seed, device=self.device, checkpoint=checkpoint, progress=self.progress)
+        with lent(_who(recipe), samples):
+            return fit(recipe, samples, self.seed, device=self.device, checkpoint=checkpoint, progress=self.progress)
 
     def _keep(self, key: str, fitted: Fitted) -> None:
         from safetensors.torch import save
@@ -133,3 +149,9 @@ class Trainer:
                     self.stores[0].put(KIND, key, *kept)
                 return kept
         return None
+
+
+def _who(recipe: Recipe) -> str:
+    """The parts of a recipe that a defence may have brought along."""
+    parts = (*recipe.prepare, recipe.objective, recipe.update, *recipe.repair, *recipe.serve)
+    return f"a recipe of {', '.join(type(part).__name__ for part in parts)}"

@@ -45,7 +45,7 @@ def divide(recipe: Recipe, samples: Samples, streams: Streams) -> tuple[Samples,
     Held-out samples come from the same, possibly poisoned, set: the defender has no clean oracle.
     """
     for prepare in recipe.prepare:
-        samples = prepare(samples, streams.child("prepare"))
+        samples = prepare(samples.copy(), streams.child("prepare"))
     held = round(recipe.held_out * len(samples))
     if held == 0:
         return samples, None
@@ -61,7 +61,7 @@ def make_network(recipe: Recipe, samples: Samples, seed: int) -> nn.Module:
         if not isinstance(normalise, Normalise):  # a factory's network may call something else so
             return recipe.update.admit(network)
         if recipe.training.normalise == "data":
-            normalise.fit(samples)
+            normalise.fit(samples.copy())
         elif recipe.training.normalise == "bounds":
             normalise.from_bounds(samples.bounds)
         return recipe.update.admit(network)
@@ -95,6 +95,8 @@ def fit(
     started = time.perf_counter()
     streams = Streams(seed).child("training")
     train, held_out = divide(recipe, samples, streams)
+    if train is samples:
+        train = samples.copy()  # parts of a recipe may come from anywhere, and others train on these too
     fabric = _fabric(device, recipe.training.precision)
     network = make_network(recipe, samples, seed).to(fabric.device)
     if recipe.training.precision == "64":
@@ -131,7 +133,7 @@ def deploy(recipe: Recipe, network: nn.Module, calibration: Samples | None, seed
             )
         streams = Streams(seed).child("serve", i)
         with seeded(streams.key):
-            model = serve(model, calibration, streams)
+            model = serve(model, calibration.copy(), streams)
     return model
 
 

@@ -459,7 +459,7 @@ def test_a_filter_on_private_data_takes_validity_away():
     defended = dataclasses.replace(recipe(DPSGD(noise_multiplier=1.0, delta=1e-3)), prepare=(KeepBright(),))
     fitted = fit(defended, tiny_samples(100), 0)
     assert fitted.facts["epsilon_valid"] is False
-    assert "KeepBright" in fitted.facts["epsilon_reason"]
+    assert "KeepBright" in fitted.facts["epsilon_reasons"][0]
     assert fitted.flags == ("epsilon-not-valid",)
 
 
@@ -468,7 +468,7 @@ def test_settings_changed_behind_the_defence_take_validity_away():
     defended = dataclasses.replace(defended, training=defended.training.override({"normalise": "data"}))
     fitted = fit(defended, tiny_samples(64), 0)
     assert fitted.flags == ("epsilon-not-valid",)
-    assert "normalised" in fitted.facts["epsilon_reason"]
+    assert "normalised" in fitted.facts["epsilon_reasons"][0]
 
 
 def test_float64():
