@@ -59,7 +59,7 @@ def played(tmp_path_factory):
 
 
 def test_no_figure_of_another_cell_or_of_a_later_run_changes(played):
-    home, found = played
+    home, _ = played
     attacks = ("none", "noise", "pgd", "badnets", "model-inversion")
     clean = figures(home / "clean", attacks=attacks)
     assert len(clean) == len(attacks)
