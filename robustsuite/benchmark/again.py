@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from robustsuite.benchmark.gates import Gate
 from robustsuite.benchmark.problems import from_pydantic
 from robustsuite.benchmark.records import Record
 from robustsuite.benchmark.suite import Suite
+from robustsuite.benchmark.uses import LABEL
 from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.data.samples import Samples
 from robustsuite.errors import RequestError
@@ -31,7 +31,6 @@ from robustsuite.threat import Ball
 
 FILE: Final = "suite.yaml"
 WEIGHTS: Final = "models/evaluated.safetensors"
-_LABEL: Final = re.compile(r"[^\x00-\x1f\x7f+]{1,60}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def as_suite(request: Request) -> Suite:
     Raises:
         RequestError: The suite would be refused.
     """
-    attacks, told = _attacks(request.attacks, request.ball)
+    attacks = _attacks(request.attacks, request.ball)
     threat = {} if request.ball is None else {"norm": request.ball.norm, "radius": request.ball.radius}
     values: dict[str, Any] = {
         "name": "evaluate",
@@ -115,7 +114,7 @@ def as_suite(request: Request) -> Suite:
         "model": dict(request.model),
         "threat": {**threat, "curve_samples": 0},
         "attacks": attacks,
-        "gates": [replace(gate, attack=told.get(gate.attack, gate.attack)).written() for gate in request.gates],
+        "gates": [gate.written() for gate in request.gates],
     }
     try:
         suite = Suite.model_validate(values)
@@ -127,19 +126,22 @@ def as_suite(request: Request) -> Suite:
     return suite
 
 
-def _attacks(typed: Sequence[str], ball: Ball | None) -> tuple[list[Any], dict[str, str]]:
-    """The attacks as a suite writes them, and what it calls those whose own label it could not hold."""
+def _attacks(typed: Sequence[str], ball: Ball | None) -> list[Any]:
+    """The attacks as a suite writes them, labelled as the records of the evaluation are.
+
+    Raises:
+        RequestError: An attack whose label no suite can hold.
+    """
     games = arrange_all(typed, ball, {})
     names = dict(zip((id(game) for game in games), labels(games), strict=True))
     written: list[Any] = []
-    told: dict[str, str] = {}
     for text, game in zip((t for t in typed if parse_call(t)[0] != CLEAN), games[1:], strict=True):
         name, options = parse_call(text)
         label = names[id(game)]
-        if not _LABEL.fullmatch(label):
-            told[label] = label = f"{name}#{len(written) + 1}"
+        if not LABEL.fullmatch(label):
+            raise checks.fail("attacks that a suite can label", "attack", label, "it is too long, or holds a '+'")
         written.append({name: {**options, **({} if label == name else {"label": label})}})
-    return written, told
+    return written
 
 
 def _refuse_what_learns(request: Request, records: Iterable[Record]) -> None:

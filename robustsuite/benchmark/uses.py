@@ -15,7 +15,7 @@ from robustsuite.errors import RequestError
 
 NONE: Final = "none"
 RESERVED: Final = ("worst-case", "verdict")  # the row that joins all evasion attacks, and what heads its column
-_LABEL: Final = re.compile(r"[^\x00-\x1f\x7f+]{1,60}")
+LABEL: Final = re.compile(r"[^\x00-\x1f\x7f+]{1,200}")  # an evaluation's tells every option that was set
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ def _split(item: Any, kind: str) -> tuple[str, dict[str, Any], Path]:
 
 def _label(name: str, options: dict[str, Any], problems: list[Problem]) -> str:
     label = options.pop("label", name)
-    if not isinstance(label, str) or not _LABEL.fullmatch(label) or label in RESERVED:
-        wish = "a label of 1 to 60 printable characters without '+', other than worst-case and verdict"
+    if not isinstance(label, str) or not LABEL.fullmatch(label) or label in RESERVED:
+        wish = "a label of 1 to 200 printable characters without '+', other than worst-case and verdict"
         problems.append(Problem(("label",), f"expected {wish}, got label={shown(label)}; choose another"))
         return name
     if label == NONE and name != NONE:
