@@ -54,7 +54,7 @@ def test_targets_belong_to_their_rows_in_every_batch(network, digits):
     [
         ({"attack": "badnets"}, "an evasion attack, got attack='badnets'"),
         ({"attack": "pdg"}, "did you mean pgd"),
-        ({"ball": ("linf", 0.1)}, r"rs\.Ball"),
+        ({"ball": ("linf", 0.1, 0.2, 0.3)}, r"write \('linf', 8 / 255\)"),
         ({"ball": None}, "ball=None"),
         ({"target": torch.zeros(3, dtype=torch.long)}, r"target\.shape=\(3,\)"),
         ({"target": torch.full((10,), 10)}, r"target\[0\]=10"),

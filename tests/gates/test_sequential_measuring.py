@@ -217,7 +217,7 @@ def test_doubts_of_any_batch_are_doubts_of_the_whole(given):
             return moved
 
     seen = measure(model, data, "leaves-once", BALL, never)
-    assert "over-budget" in seen.found.flags
+    assert "over-budget" in seen.found.flags, seen.found.message
     assert "few-samples" not in seen.found.flags
     assert "1 adversarial inputs lay outside" in seen.found.message
 
