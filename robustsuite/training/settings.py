@@ -31,7 +31,8 @@ class Training:
         clip: Greatest norm of a batch's gradient; None for no clipping.
         label_smoothing: In [0, 1).
         class_weights: `none`, or `balanced` to weigh a class by the inverse of its frequency.
-        precision: `32`, `64`, `bf16-mixed` or `16-mixed`.
+        precision: `32`, `64`, `bf16-mixed` or `16-mixed`. A suite on a device without units for the short type trains
+            in `32`, and its keys and records say so.
         normalise: Inputs by the training set's mean and deviation per channel (`data`), by the declared bounds to
             [-1, 1] (`bounds`, which looks at no data), or not at all (`none`).
         init: `fresh`, or `checkpoint` to start from the suite's checkpoint.
