@@ -132,12 +132,14 @@ class Robustness:
         min_effect: float = _MIN_EFFECT,
         alpha: float = _ALPHA,
         metrics: Collection[str] = (),
+        allow_missing: bool = False,
     ) -> Verdict:
         """Require that nothing got worse than in a report on disk, sample by sample.
 
         Fails on a regression: a figure that is worse by at least `min_effect` and by more than chance over the whole
         table (paired tests, adjusted by Holm's method), a cell that fails now, a privacy guarantee that got weaker.
-        Inconclusive where there is no baseline, or nothing that could be tested against it.
+        Inconclusive where there is no baseline, or nothing that could be tested against it, and where a figure of the
+        baseline is missing, was measured under other rules, cannot be read or is in doubt now.
 
         With `--robustsuite-update-baseline` the report becomes the baseline, and nothing is compared.
 
@@ -147,6 +149,7 @@ class Robustness:
             min_effect: Least worsening of a rate that counts, in [0, 1].
             alpha: Level of the whole table, in (0, 1).
             metrics: Names of the figures to compare; empty for all.
+            allow_missing: Whether figures that are missing now are excused; nothing else is.
 
         Returns:
             The verdict, which passed.
@@ -164,7 +167,7 @@ class Robustness:
         if self._update:
             found = replace_baseline(path, now)
         else:
-            found = hold(now, path, min_effect=min_effect, alpha=alpha, metrics=metrics)
+            found = hold(now, path, min_effect=min_effect, alpha=alpha, metrics=metrics, allow_missing=allow_missing)
         self._note(found.verdict, {**found.facts, "baseline": str(path)}, where)
         accept = f"to make this report the baseline: {self._command} --robustsuite-update-baseline"
         return _passed(found.verdict, [*found.rows, accept, self._see(where)])
