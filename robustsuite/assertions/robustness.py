@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from robustsuite import checks
 from robustsuite.assertions.baselines import hold, replace_baseline
 from robustsuite.assertions.folders import folder_name, held
+from robustsuite.assertions.sequential import looks
 from robustsuite.errors import RobustsuiteError
 from robustsuite.gates import Gate, GateFailure, Outcome, Verdict, decide, samples_needed
 from robustsuite.gates.deciding import more_samples, settled
-from robustsuite.statistics import clopper_pearson
 
 if TYPE_CHECKING:
     from robustsuite.assertions.measuring import Measurement
@@ -211,12 +211,11 @@ def _doubt(found: Record) -> str:
 
 
 def _advice(seen: Measurement, floor: float) -> str:
-    """How many samples would settle it at the last look, should the rate stay what it is."""
+    """How many samples would settle it, should the rate stay what it is: at the last look of a plan for so many."""
     if seen.metric is None:
         return ""
-    level = seen.last.level
     needed = samples_needed(
-        seen.metric.value, floor, more_than=seen.metric.n, bounds=lambda k, n: clopper_pearson(k, n, level)
+        seen.metric.value, floor, more_than=seen.metric.n, bounds=lambda k, n: looks(n)[-1].interval(k)
     )
     return more_samples(seen.metric.n, needed)
 
