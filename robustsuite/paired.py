@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite import checks
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _Z: Final = 1.959963984540054  # 97.5 % quantile of the standard normal
-_SHORTER: Final = 1 - 0.05 / 4  # of two intervals the shorter may stand, so each must hold 97.5 %
+_FOUR_OF_FIVE: Final = 0.8416212335729143  # 80 % quantile of the standard normal
+_SHARES: Final = (0.2, 0.8)  # of the error: for trainings as pairs, and as independent
+_LEAST: Final = 1e-12  # p-values below say no more
+_MOST_REPEATS: Final = 1000
 SIDES: Final = ("both", "worse", "better")
 
 
@@ -135,6 +138,52 @@ def _deviation(gained: int, lost: int, n: int, difference: float) -> float:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """What a mean difference over trainings and samples may be off by.
+
+    Args:
+        between: Variance that the trainings give it.
+        freedom: Degrees of freedom of that.
+        within: Variance that the samples give it beside.
+        samples: Degrees of freedom of that.
+        own: Part of `between` that is there even if trainings do not differ: what each does to single samples.
+    """
+
+    between: float
+    freedom: float
+    within: float
+    samples: int
+    own: float = 0.0
+
+    def half(self, level: float) -> float:
+        """Half the width of the interval that errs with a chance of at most `level`.
+
+        Each variance gets its own Student quantile, and the squares add: at least as wide as asked for, whatever the
+        two variances are (Banerjee, Sankhya 1961); adding the variances first is not, for 2 or 3 trainings that happen
+        to agree.
+        """
+        from scipy.special import stdtrit
+
+        trainings, samples = stdtrit(self.freedom, level / 2), stdtrit(self.samples, level / 2)
+        return math.hypot(float(trainings) * math.sqrt(self.between), float(samples) * math.sqrt(self.within))
+
+    def p(self, value: float) -> float:
+        """The least level at which the interval about `value` leaves 0 out."""
+        low, high = math.log(_LEAST), 0.0
+        if self.half(_LEAST) < abs(value):
+            return _LEAST
+        while high - low > 1e-4:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.half(math.exp(middle)) < abs(value) else (middle, high)
+        return math.exp(high)
+
+    def over(self, trainings: int, before: int) -> Spread:
+        """What it would be with so many trainings in place of `before`."""
+        ratio, freedom = trainings / before, self.freedom * (trainings - 1) / (before - 1)
+        return replace(self, between=self.between / ratio, own=self.own / ratio, freedom=freedom)
+
+
+@dataclass(frozen=True)
 class Difference:
     """A mean difference over trainings and samples.
 
@@ -142,25 +191,35 @@ class Difference:
         value: New less old.
         low: Lower end of its 95 % interval, over samples and trainings.
         high: Upper end.
-        p: Two-sided p-value of no difference between these trained models, over samples.
+        p: Two-sided p-value of no difference between the two ways of training, over samples and trainings.
+        p_weights: Two-sided p-value of no difference between these trained models, over samples alone.
+        spreads: With trainings taken as pairs, and as independent.
+        trainings: How many there were on either side.
     """
 
     value: float
     low: float
     high: float
     p: float
+    p_weights: float
+    spreads: tuple[Spread, Spread]
+    trainings: int
 
 
 def crossed(old: NDArray[Any], new: NDArray[Any]) -> Difference:
     """Compare rates where the same samples were judged in several independent trainings.
 
-    A sample that one release gets right it tends to get right in every training, so flips must not be pooled: the
-    p-value is `sign_flip`'s, in which a sample counts once. It speaks of these trained models. The interval speaks of
-    the training as well: the variances between samples and between trainings add, each with its own Student quantile.
-    Trainings are taken as pairs (one seed, one repeat) and as independent, each at 97.5 %, and the shorter interval
-    stands: releases that share their trained models gain from the first, those that trained anew from the second. Two
-    pseudo-samples, one for either side, keep a width where nothing flipped (Bonett and Price, Statistics in Medicine
-    2012).
+    A sample that one release gets right it tends to get right in every training, so flips must not be pooled:
+    `p_weights` is `sign_flip`'s, in which a sample counts once. It speaks of these trained models. The interval and `p`
+    speak of the training as well (`Spread`): what trainings differ by, and what samples add to it, as in studies where
+    several readers judge the same cases (Hillis, Statistics in Medicine 2007). What one training does to one sample is
+    seen in both variances and counted once. `p` is never below `p_weights`.
+
+    Trainings are taken as pairs (one seed, one repeat), at a fifth of the level, and as independent (Welch's degrees of
+    freedom), at the rest, and the shorter interval stands: releases that share their trained models gain from the
+    first, which has little to lose, those that trained anew from the second. Two pseudo-samples, one for either side,
+    keep a width where nothing flipped (Bonett and Price, Statistics in Medicine 2012). How often it errs, and what it
+    finds, stands in `benchmarks/COMPARE.md`.
 
     Args:
         old: Outcomes `(R, n)`, bool, for at least 2 trainings and 1 sample.
@@ -170,7 +229,6 @@ def crossed(old: NDArray[Any], new: NDArray[Any]) -> Difference:
         RequestError: Fewer than 2 trainings, or no sample.
     """
     import numpy as np
-    from scipy.stats import t
 
     differences = new.astype(np.int64) - old.astype(np.int64)
     trainings, n = differences.shape
@@ -178,17 +236,63 @@ def crossed(old: NDArray[Any], new: NDArray[Any]) -> Difference:
     checks.integer("n", n, low=1)
     value = float(differences.mean())
     per_sample = np.append(differences.mean(0), (1.0, -1.0))
-    samples = float(per_sample.std(ddof=1)) / math.sqrt(n + 2)
-    sides = [float(side.mean(1).var(ddof=1)) / trainings for side in (old, new)]
-    spread, freedom = sum(sides), trainings - 1
-    welch = freedom * spread**2 / sum(v**2 for v in sides) if spread else freedom
-    pairs = float(differences.mean(1).var(ddof=1)) / trainings
-    half = min(
-        math.hypot(float(t.ppf(_SHORTER, n + 1)) * samples, float(t.ppf(_SHORTER, degrees)) * math.sqrt(between))
-        for between, degrees in ((pairs, freedom), (spread, welch))
-    )
-    p = sign_flip(differences.sum(0).tolist())
-    return Difference(value, max(-1.0, value - half), min(1.0, value + half), p)
+    samples = float(per_sample.var(ddof=1)) / (n + 2)
+    spreads = (_spread([differences], samples), _spread([old, new], samples))
+    half = _half(spreads, 0.05)
+    p_weights = sign_flip(differences.sum(0).tolist())
+    either = min(spread.p(value) / share for spread, share in zip(spreads, _SHARES, strict=True))
+    p = max(p_weights, min(1.0, either))
+    return Difference(value, max(-1.0, value - half), min(1.0, value + half), p, p_weights, spreads, trainings)
+
+
+def _half(spreads: Sequence[Spread], level: float) -> float:
+    return min(spread.half(level * share) for spread, share in zip(spreads, _SHARES, strict=True))
+
+
+def _spread(sides: Sequence[NDArray[Any]], samples: float) -> Spread:
+    """Components of variance of a difference of means over the given independent sides, each `(R, n)`."""
+    trainings, n = sides[0].shape
+    each, own = [], 0.0
+    for side in sides:
+        rates, shares = side.mean(1), side.mean(0)
+        each.append(float(rates.var(ddof=1)) / trainings)
+        rest = side - rates[:, None] - shares + side.mean()
+        own += float((rest**2).sum()) / ((trainings - 1) * max(1, n - 1)) / (trainings * n)
+    between, freedom = sum(each), float(trainings - 1)
+    if between > 0:
+        freedom *= between**2 / sum(variance**2 for variance in each)
+    # Trainings that agree by chance (rates are whole samples) cannot scatter less than what each does to single ones.
+    return Spread(max(between, own), freedom, max(0.0, samples - own), n + 1, own)
+
+
+def repeats_needed(found: Difference, level: float) -> int | None:
+    """How many repeats it takes to call this difference in four of five comparisons, should it and the spreads stay.
+
+    Args:
+        found: What fewer repeats gave.
+        level: What the p-value has to fall below, in (0, 1): that of the whole table over its tests, by Holm's method.
+
+    Returns:
+        The number, at least one more than there were; None beyond a thousand, or where the samples are too few.
+    """
+
+    def calls(repeats: int) -> bool:
+        for spread, share in zip(found.spreads, _SHARES, strict=True):
+            later = spread.over(repeats, found.trainings)
+            chance = _FOUR_OF_FIVE * math.sqrt(later.between + later.within)
+            if later.half(level * share) + chance <= abs(found.value):
+                return True
+        return False
+
+    low, high = found.trainings, found.trainings + 1
+    while not calls(high):
+        low, high = high, 2 * high
+        if high > _MOST_REPEATS:
+            return None
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if calls(middle) else (middle, high)
+    return high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -25,7 +25,7 @@ class Found(NamedTuple):
     Attributes:
         verdict: The outcome and why.
         facts: What the test's report tells beside it.
-        rows: A line for each regression.
+        rows: A line for each regression, and for each figure that has no counterpart.
     """
 
     verdict: Verdict
@@ -33,7 +33,15 @@ class Found(NamedTuple):
     rows: list[str]
 
 
-def hold(report: Report, baseline: Path, *, min_effect: float, alpha: float, metrics: Collection[str]) -> Found:
+def hold(
+    report: Report,
+    baseline: Path,
+    *,
+    min_effect: float,
+    alpha: float,
+    metrics: Collection[str],
+    allow_missing: bool = False,
+) -> Found:
     """Hold a report against the one at `baseline`.
 
     Args:
@@ -42,25 +50,36 @@ def hold(report: Report, baseline: Path, *, min_effect: float, alpha: float, met
         min_effect: Least worsening of a rate that counts.
         alpha: Level of the whole table.
         metrics: Names of the figures to compare; empty for all.
+        allow_missing: Whether figures that are missing now are excused.
     """
     from robustsuite.report.compare import compare
 
     with held(baseline):
         if not (baseline / _FILE).is_file():
             return Found(Verdict(Outcome.INCONCLUSIVE, f"inconclusive: there is no baseline at {baseline}"), {}, [])
-        found = compare(baseline, report, min_effect=min_effect, alpha=alpha, metrics=metrics)
+        found = compare(
+            baseline, report, min_effect=min_effect, alpha=alpha, metrics=metrics, allow_missing=allow_missing
+        )
     outcome = Outcome(found.outcome)
     against = f"{outcome.value}: against {baseline}: {found.summary()}"
-    facts = {"regressions": len(found.regressions), "tested": len(found.tested)}
-    return Found(Verdict(outcome, against), facts, [*map(_line, found.regressions), *found.notes])
+    facts = {"regressions": len(found.regressions), "tested": len(found.tested), "gaps": len(found.gaps)}
+    gaps = [
+        f"{row.gap.value}: {_place(row)}: {row.metric}{f'; {row.message}' if row.message else ''}" for row in found.gaps
+    ]
+    return Found(Verdict(outcome, against), facts, [*map(_line, found.regressions), *gaps, *found.notes])
+
+
+def _place(row: Row) -> str:
+    return f"{row.defense} x {row.attack}" if row.defense != "none" else row.attack
 
 
 def _line(row: Row) -> str:
-    place = f"{row.defense} x {row.attack}" if row.defense != "none" else row.attack
     figures = " -> ".join("none" if value is None else f"{value:.4g}" for value in (row.old, row.new))
     flips = f", {row.worse} samples worse and {row.improved} better of {row.n}" if row.worse is not None else ""
     chance = f", adjusted p {row.adjusted:.2g}" if row.adjusted is not None else ""
-    return f"regression: {place}: {row.metric} {figures}{flips}{chance}{f'; {row.message}' if row.message else ''}"
+    return (
+        f"regression: {_place(row)}: {row.metric} {figures}{flips}{chance}{f'; {row.message}' if row.message else ''}"
+    )
 
 
 def replace_baseline(folder: Path, report: Report) -> Found:

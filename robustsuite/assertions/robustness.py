@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from robustsuite import checks
 from robustsuite.assertions.baselines import hold, replace_baseline
 from robustsuite.assertions.folders import folder_name, held
+from robustsuite.assertions.sequential import looks
 from robustsuite.errors import RobustsuiteError
 from robustsuite.gates import Gate, GateFailure, Outcome, Verdict, decide, samples_needed
 from robustsuite.gates.deciding import more_samples, settled
-from robustsuite.statistics import clopper_pearson
 
 if TYPE_CHECKING:
     from robustsuite.assertions.measuring import Measurement
@@ -139,12 +139,14 @@ class Robustness:
         min_effect: float = _MIN_EFFECT,
         alpha: float = _ALPHA,
         metrics: Collection[str] = (),
+        allow_missing: bool = False,
     ) -> Verdict:
         """Require that nothing got worse than in a report on disk, sample by sample.
 
         Fails on a regression: a figure that is worse by at least `min_effect` and by more than chance over the whole
         table (paired tests, adjusted by Holm's method), a cell that fails now, a privacy guarantee that got weaker.
-        Inconclusive where there is no baseline, or nothing that could be tested against it.
+        Inconclusive where there is no baseline, or nothing that could be tested against it, and where a figure of the
+        baseline is missing, was measured under other rules, cannot be read or is in doubt now.
 
         With `--robustsuite-update-baseline` the report becomes the baseline, and nothing is compared.
 
@@ -154,6 +156,7 @@ class Robustness:
             min_effect: Least worsening of a rate that counts, in [0, 1].
             alpha: Level of the whole table, in (0, 1).
             metrics: Names of the figures to compare; empty for all.
+            allow_missing: Whether figures that are missing now are excused; nothing else is.
 
         Returns:
             The verdict, which passed.
@@ -171,7 +174,7 @@ class Robustness:
         if self._update:
             found = replace_baseline(path, now)
         else:
-            found = hold(now, path, min_effect=min_effect, alpha=alpha, metrics=metrics)
+            found = hold(now, path, min_effect=min_effect, alpha=alpha, metrics=metrics, allow_missing=allow_missing)
         self._note(found.verdict, {**found.facts, "baseline": str(path)}, where)
         accept = f"to make this report the baseline: {self._command} --robustsuite-update-baseline"
         return _passed(found.verdict, [*found.rows, accept, self._see(where)])
@@ -215,12 +218,11 @@ def _doubt(found: Record) -> str:
 
 
 def _advice(seen: Measurement, floor: float) -> str:
-    """How many samples would settle it at the last look, should the rate stay what it is."""
+    """How many samples would settle it, should the rate stay what it is: at the last look of a plan for so many."""
     if seen.metric is None:
         return ""
-    level = seen.last.level
     needed = samples_needed(
-        seen.metric.value, floor, more_than=seen.metric.n, bounds=lambda k, n: clopper_pearson(k, n, level)
+        seen.metric.value, floor, more_than=seen.metric.n, bounds=lambda k, n: looks(n)[-1].interval(k)
     )
     return more_samples(seen.metric.n, needed)
 

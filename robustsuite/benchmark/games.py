@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from robustsuite import checks, registry
+from robustsuite.canonical import plain
 from robustsuite.errors import RequestError
 from robustsuite.expressions import parse_call
 from robustsuite.protocol import Attack, Scenario, Victim
@@ -17,6 +18,8 @@ from robustsuite.threat import BallLike, Threat, as_ball
 
 AttackLike = str | Attack[Any, Any]
 CLEAN: Final = "none"
+# What records say elsewhere (ball, knowledge, follow-up attacks), and what is about speed.
+_NO_RULES: Final = ("is", "ball", "access", "closest", "escalate", "precision", "batch_size")
 _GIVEN_BY: Final = {
     "train": "what it was trained on, by --train-data (train=... in Python)",
     "public": "what an adversary may know beside it, by --public-data (public=... in Python)",
@@ -97,6 +100,17 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
                 f"{entry.scenario} cannot be judged without: give {ways}"
             )
         check(attack, scenario, victim.test, train=victim.train)
+
+
+def rules_of(scenario: Scenario[Any, Any]) -> dict[str, Any]:
+    """What a game allows and asks for, as its record says it; only what differs from nothing.
+
+    Example:
+        >>> rules_of(SCENARIOS["poisoning"](fraction=0.05))
+        {'fraction': 0.05}
+    """
+    told: dict[str, Any] = plain(scenario) if dataclasses.is_dataclass(scenario) else {}
+    return {name: value for name, value in told.items() if name not in _NO_RULES and value is not None}
 
 
 def labels(games: Sequence[Game]) -> list[str]:

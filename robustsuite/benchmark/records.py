@@ -54,6 +54,7 @@ class Record:
         cost: Counted passes: forwards, backwards, queries.
         seconds: Wall time of the cell; trainings that it shares with others stand apart.
         attack_parameters: The attack, resolved.
+        rules: What else the game allows and asks for: goal, query budget, share of the data that may be poisoned.
         escalation: By which rules the figures were examined, what the sanity checks measured, and which follow-up
             attacks were then played with which parameters; empty where nothing was examined.
         recipe: The defended recipe, resolved.
@@ -90,6 +91,7 @@ class Record:
     cost: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     attack_parameters: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[str, Any] = field(default_factory=dict)
     escalation: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()

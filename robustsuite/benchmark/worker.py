@@ -16,6 +16,7 @@ from safetensors.torch import save as save_tensors
 
 from robustsuite.benchmark.declared import as_logits
 from robustsuite.benchmark.environment import environment
+from robustsuite.benchmark.games import rules_of
 from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.plan import Cell, Node, is_trained, make_recipe
 from robustsuite.benchmark.records import Record
@@ -169,7 +170,9 @@ class Worker:
     def play(self, cell: Cell) -> Record:
         """Play one cell; whatever happens becomes its record."""
         crafted = partial(self._artefact, cell) if cell.artefact else None
-        return judge(self.blank(cell), cell.arranged, partial(self.victim, cell), self.folder, crafted)
+        record = judge(self.blank(cell), cell.arranged, partial(self.victim, cell), self.folder, crafted)
+        arranged = bool(record.attack_parameters)  # else the game itself raised
+        return replace(record, rules=rules_of(cell.arranged()[1])) if arranged else record
 
     def victim(self, cell: Cell) -> Victim:
         """The trained (or loaded) and deployed model of this cell's defence and repeat."""

@@ -31,6 +31,14 @@ def compare(
         ),
     ] = 0.005,
     alpha: Annotated[float, typer.Option(help="Chance of any false alarm in the whole table, at most.")] = 0.05,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Excuse figures that the old run has and the new one lacks (attacks, defences, repeats); not "
+            "those that were measured under other rules, that are in doubt now, or whose files were changed.",
+        ),
+    ] = False,
     curve: Annotated[bool, typer.Option("--curve", help="Also compare points of curves at other radii.")] = False,
     form: Annotated[str, typer.Option("--format", help=f"What is printed: {', '.join(FORMATS)}.")] = "terminal",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
@@ -41,19 +49,21 @@ def compare(
     """Compare two runs sample by sample, and fail on a regression.
 
     Cells are joined by what they are called (defence, attack, scenario, norm, radius, repeat), samples by their id. A
-    regression is significant at the level of the whole table (McNemar's exact test, Holm's adjustment) and at least
-    the least effect; a cell that fails now and a privacy guarantee that got weaker are regressions too.
+    regression is significant at the level of the whole table (McNemar's exact test, Holm's adjustment; over several
+    repeats a test that holds how much trainings differ) and at least the least effect; a cell that fails now and a
+    privacy guarantee that got weaker are regressions too. With one repeat it is about these trained models only.
 
     Exit codes: 0 no regression was found; 1 a regression; 2 the request is wrong; 3 no verdict: no figure could be
-    tested, since the runs have no samples, data or cells in common, or one looks worse and cannot be decided, since
-    trainings scatter as much or the old figure was under doubt.
+    tested; or one that was measured before is missing, was measured under other rules, cannot be read or is in doubt
+    now; or one looks worse and cannot be decided, since trainings scatter as much or the old figure was under doubt.
     """
     set_up()
     from robustsuite import checks
     from robustsuite.report.compare import compare as compare_runs
 
     wanted = checks.one_of("format", "json" if as_json else form, FORMATS)
-    found = compare_runs(old, new, min_effect=min_effect, alpha=alpha, metrics=metrics or (), curve=curve)
+    asked = {"min_effect": min_effect, "alpha": alpha, "metrics": metrics or (), "curve": curve}
+    found = compare_runs(old, new, **asked, allow_missing=allow_missing)  # type: ignore[arg-type]  # each as declared
     if wanted == "terminal":
         from robustsuite.report.compare_text import terminal
 

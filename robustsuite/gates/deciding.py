@@ -18,6 +18,8 @@ from robustsuite.statistics import interval
 # Doubts under which a model can only look better than it is: a floor that it misses even so, it misses.
 # What is near chance may be another model than the one that is meant: as it was given, it misses the floor.
 _FLATTERING: Final = ("lost-adversarial", "over-budget", "non-finite", "zero-gradients", "not-adaptive", NEAR_CHANCE)
+_CHANCE: Final = 0.8  # of a run of the size that is advised to decide
+_FOUR_OF_FIVE, _Z = 0.8416212335729143, 1.959963984540054  # 80 % and 97.5 % quantiles of the standard normal
 _LARGEST: Final = 10_000_000  # samples beyond which "how many more" is no advice
 
 
@@ -185,17 +187,26 @@ def _advice(metric: Metric, threshold: float) -> str:
 
 
 def more_samples(judged: int, needed: int | None) -> str:
-    """The advice in words; None needs more than anybody has."""
+    """The advice in words.
+
+    Args:
+        judged: Samples judged so far.
+        needed: What `samples_needed` says; None needs more than anybody has.
+    """
     if needed is None:
         return "the figure is so close to the threshold that no number of samples within reach settles it"
-    return f"about {needed - judged} more samples would settle it, should the figure stay what it is"
+    return (
+        f"about {needed - judged} more samples would settle it, should the figure stay what it is: of fresh runs on "
+        f"{needed} samples four in five decide"
+    )
 
 
 def _needed(metric: Metric, threshold: float) -> int | None:
     if metric.unit in ("rate", ""):
         return samples_needed(metric.value, threshold, more_than=metric.n)
     wide, apart = (ends(metric)[1] - ends(metric)[0]) / 2, abs(metric.value - threshold)
-    many = metric.n * (wide / apart) ** 2 if apart > 0 else math.inf
+    # The figure of a fresh run scatters too: by `wide / _Z`, so it must lie further off for four in five to decide.
+    many = metric.n * (wide * (1 + _FOUR_OF_FIVE / _Z) / apart) ** 2 if apart > 0 else math.inf
     return max(metric.n + 1, math.ceil(many)) if many <= _LARGEST else None
 
 
@@ -206,25 +217,28 @@ def samples_needed(
     more_than: int = 0,
     bounds: Callable[[int, int], tuple[float, float]] = interval,
 ) -> int | None:
-    """How many samples it takes until the interval of `rate` no longer holds `threshold`.
+    """How many samples a fresh run needs to decide with a chance of at least 80 %, should the true rate be `rate`.
+
+    Its own rate scatters about the true one, so an interval about `rate` that no longer holds the threshold decides
+    only every other run: counted are the outcomes whose interval is on the right side, by the binomial distribution.
 
     Args:
         rate: The rate, in [0, 1].
         threshold: The floor or the ceiling, in [0, 1].
         more_than: How many are not enough.
-        bounds: Successes and samples to the ends of the interval; by default those of 95 %.
+        bounds: Successes and samples to the ends of the interval that a run of so many samples has in the end; by
+            default that of 95 %. Both ends must grow with the successes.
 
     Returns:
         The number, about the least; None beyond ten million.
 
     Example:
-        >>> samples_needed(1.0, 0.9)
-        36
+        >>> samples_needed(1.0, 0.9), samples_needed(0.6, 0.55)
+        (36, 769)
     """
 
     def settles(n: int) -> bool:
-        low, high = bounds(round(rate * n), n)
-        return low >= threshold or high < threshold
+        return _deciding(rate, threshold, n, bounds) >= _CHANCE
 
     low, high = more_than, more_than + 1
     while not settles(high):
@@ -235,3 +249,24 @@ def samples_needed(
         middle = (low + high) // 2
         low, high = (low, middle) if settles(middle) else (middle, high)
     return high
+
+
+def _deciding(rate: float, threshold: float, n: int, bounds: Callable[[int, int], tuple[float, float]]) -> float:
+    """Chance that the interval of `n` samples lies on the side of the threshold on which the rate is."""
+    from scipy.special import bdtr, bdtrc
+
+    above = rate >= threshold
+
+    def decides(successes: int) -> bool:
+        low, high = bounds(successes, n)
+        return low >= threshold if above else high < threshold
+
+    first, last = (-1, n) if above else (0, n + 1)  # the successes between which it turns, by bisection
+    if not decides(n if above else 0):
+        return 0.0
+    while first + 1 < last:
+        middle = (first + last) // 2
+        first, last = (first, middle) if decides(middle) == above else (middle, last)
+    if above:
+        return float(bdtrc(last - 1, n, rate)) if last > 0 else 1.0
+    return float(bdtr(first, n, rate))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from robustsuite.paired import Difference
 
 
 class Change(enum.StrEnum):
@@ -19,6 +23,20 @@ class Change(enum.StrEnum):
     ONLY_OLD = "only in old"
     ONLY_NEW = "only in new"
     BESIDE = "not tested"
+
+
+class Gap(enum.StrEnum):
+    """Why a figure that the old run measured has no counterpart that could answer for it."""
+
+    NONE = ""
+    MISSING = "missing"
+    INCOMPARABLE = "not comparable"
+    WITHHELD = "newly withheld"
+
+    def __or__(self, other: str) -> Gap:
+        """Of two reasons the graver one, which nobody can excuse."""
+        grave = [gap for gap in (self, Gap(other)) if gap not in (Gap.NONE, Gap.MISSING)]
+        return grave[0] if grave else Gap(str(self) or other)
 
 
 @dataclass(frozen=True)
@@ -43,13 +61,20 @@ class Row:
         high: Upper end.
         worse: Samples that were right and are wrong (for the defender), over all repeats; None where none are counted.
         improved: Samples that were wrong and are right.
-        p: Two-sided p-value of no difference, None where it is not tested.
+        p: Two-sided p-value of no difference, None where it is not tested; with several repeats over trainings and
+            samples, with one over the samples of these two trained models.
         adjusted: The same after Holm's adjustment over the table.
+        p_weights: Two-sided p-value of no difference between these trained models, over samples alone.
+        adjusted_weights: The same after Holm's adjustment over the table.
         verdict: What follows.
+        gap: Why the old figure has no counterpart that could answer for it.
+        repeats_needed: With how many repeats a difference like this one would be called in four of five comparisons,
+            where the spread of the trainings leaves it open; None elsewhere, and beyond a thousand.
         flags: Doubts that the new figure has and the old one had not.
         flags_gone: Doubts that only the old figure had.
         withheld: Whether a doubt forbids believing the old and the new figure.
         message: What else has to be said.
+        found: What `repeats_needed` is worked out from; in no table.
     """
 
     defense: str
@@ -71,8 +96,13 @@ class Row:
     improved: int | None = None
     p: float | None = None
     adjusted: float | None = None
+    p_weights: float | None = None
+    adjusted_weights: float | None = None
     verdict: Change = Change.BESIDE
+    gap: Gap = Gap.NONE
+    repeats_needed: int | None = None
     flags: tuple[str, ...] = ()
     flags_gone: tuple[str, ...] = ()
     withheld: tuple[bool, bool] = (False, False)
     message: str = ""
+    found: Difference | None = None

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite import checks
-from robustsuite.paired import holm
-from robustsuite.report.changes import Change, Row
-from robustsuite.report.differences import rows
+from robustsuite.paired import holm, repeats_needed
+from robustsuite.report.changes import Change, Gap, Row
+from robustsuite.report.differences import sentence
 from robustsuite.report.pairs import Run
 from robustsuite.report.report import Report
+from robustsuite.report.worst_rows import rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,12 +36,14 @@ class Comparison:
         alpha: Level that the whole table keeps.
         min_effect: Least worsening that counts, as a rate.
         notes: What holds for all rows.
+        allow_missing: Whether figures that are missing in the new run are excused.
     """
 
     rows: tuple[Row, ...]
     alpha: float = ALPHA
     min_effect: float = MIN_EFFECT
     notes: tuple[str, ...] = ()
+    allow_missing: bool = False
 
     @property
     def regressions(self) -> tuple[Row, ...]:
@@ -59,19 +62,25 @@ class Comparison:
 
     @property
     def undecided(self) -> tuple[Row, ...]:
-        """Rows that look worse, where trainings scatter as much or the old figure was under doubt."""
+        """Rows that look worse, where trainings scatter as much, samples are few, or the old figure was in doubt."""
         return tuple(
             row
-            for row in self.tested
+            for row in self.rows
             if row.verdict is Change.UNDECIDED or (row.verdict is Change.IN_DOUBT and _gain(row) < 0)
         )
 
     @property
+    def gaps(self) -> tuple[Row, ...]:
+        """Rows whose old figure was measured and has no counterpart: missing, not comparable, or newly withheld."""
+        excused = (Gap.NONE, Gap.MISSING) if self.allow_missing else (Gap.NONE,)
+        return tuple(row for row in self.rows if row.gap not in excused)
+
+    @property
     def outcome(self) -> str:
-        """`failed` with a regression; else `inconclusive` with no row tested or one undecided; else `passed`."""
+        """`failed` with a regression; else `inconclusive` with a gap, a row undecided or none tested; else `passed`."""
         if self.regressions:
             return "failed"
-        return "passed" if self.tested and not self.undecided else "inconclusive"
+        return "passed" if self.tested and not self.undecided and not self.gaps else "inconclusive"
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -81,27 +90,43 @@ class Comparison:
         return pd.DataFrame([_plain(row, joined=True) for row in self.rows], columns=list(_COLUMNS))
 
     def summary(self) -> str:
-        """The verdict in a sentence or two."""
+        """The verdict in a few sentences."""
         if not self.tested and not self.regressions:
-            return "Nothing could be compared: no figure has samples that both runs judged."
-        counts = [_count(self.regressions, "regression"), _count(self.improvements, "improvement")]
-        told = f"{' and '.join(counts)} among {_count(self.tested, 'tested figure')}."
-        if self.undecided:
-            first = self.undecided[0]
-            settles = "more repeats" if first.verdict is Change.UNDECIDED else "a run whose figures carry no doubt"
-            many = "figures look worse and are" if len(self.undecided) > 1 else "figure looks worse and is"
-            told += (
-                f" {len(self.undecided)} {many} undecided ({first.defense} x {first.attack}, {first.metric}): "
-                f"{settles} would settle it."
-            )
+            told = ["Nothing could be compared: no figure has samples that both runs judged."]
+        else:
+            counts = [_count(self.regressions, "regression"), _count(self.improvements, "improvement")]
+            told = [f"{' and '.join(counts)} among {_count(self.tested, 'tested figure')}."]
+        told += filter(None, [self._gaps_told(), self._undecided_told(), self._not_excluded()])
+        if any(row.repeats == 1 for row in self.tested):
+            told.append("With one repeat this is about these trained models (these weights), not about their training.")
+        return " ".join(told)
+
+    def _gaps_told(self) -> str:
+        if not self.gaps:
+            return ""
+        places = dict.fromkeys((row.defense, row.attack, row.scenario, row.norm, row.radius) for row in self.gaps)
+        first = self.gaps[0]
+        why = f": {first.message}" if first.message else ""
+        many = f"{len(places)} cells that the old run measured lack" if len(places) > 1 else "1 cell lacks"
+        return (
+            f"{many} a counterpart that could be held against {'them' if len(places) > 1 else 'it'}; "
+            f"the first: {_name(first)} ({first.gap.value}{why})."
+        )
+
+    def _undecided_told(self) -> str:
+        if not self.undecided:
+            return ""
+        first = self.undecided[0]
+        many = "figures look worse and are" if len(self.undecided) > 1 else "figure looks worse and is"
+        return f"{len(self.undecided)} {many} undecided ({_name(first)}): {_settles(first)}."
+
+    def _not_excluded(self) -> str:
         open_rows = [row for row in self.tested if row.verdict is Change.NO_EVIDENCE]
-        if open_rows:
-            widest = max(open_rows, key=_worst_end)
-            told += (
-                f" The samples do not exclude a worsening of up to {100 * _worst_end(widest):.1f} points"
-                f" ({widest.defense} x {widest.attack}, {widest.metric})."
-            )
-        return told
+        if not open_rows:
+            return ""
+        widest = max(open_rows, key=_worst_end)
+        worst = f"{100 * _worst_end(widest):.1f} points ({_name(widest)})"
+        return f"The samples do not exclude a worsening of up to {worst}."
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON holds: outcome, summary, level, least effect, notes, rows."""
@@ -110,12 +135,13 @@ class Comparison:
             "summary": self.summary(),
             "alpha": self.alpha,
             "min_effect": self.min_effect,
+            "allow_missing": self.allow_missing,
             "notes": list(self.notes),
             "rows": [_plain(row) for row in self.rows],
         }
 
 
-_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Row) if field.name != "withheld")
+_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Row) if field.name not in ("withheld", "found"))
 
 
 def _plain(row: Row, *, joined: bool = False) -> dict[str, Any]:
@@ -123,7 +149,7 @@ def _plain(row: Row, *, joined: bool = False) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, tuple):
             values[name] = ";".join(value) if joined else list(value)
-        elif isinstance(value, Change):
+        elif isinstance(value, (Change, Gap)):
             values[name] = value.value
         elif isinstance(value, float) and not math.isfinite(value):
             values[name] = None
@@ -138,20 +164,26 @@ def compare(
     alpha: float = ALPHA,
     metrics: Collection[str] = (),
     curve: bool = False,
+    allow_missing: bool = False,
 ) -> Comparison:
     """Hold a run against an earlier one, sample by sample.
 
     Cells are joined by defence, attack, scenario, norm, radius and repeat; samples by their id. A rate whose outcomes
     are stored per sample is tested on the samples of both runs, by McNemar's exact test, or by `paired.crossed` where
-    there are several repeats; p-values are adjusted over the table by Holm's method. With one repeat a verdict is about
-    these two trained models; with several the interval also holds how much trainings differ.
+    there are several repeats, which holds how much trainings differ; p-values are adjusted over the table by Holm's
+    method, which is valid however rows depend on each other. With one repeat a verdict is about these two trained
+    models (these weights) only.
 
-    A *regression* is an adjusted p-value below `alpha` in the worse direction, an interval without 0, and a worsening
-    of at least `min_effect`; also a cell that fails now, and a privacy guarantee that got weaker or was lost.
-    *Undecided* is the same with 0 in the interval: these trained models got worse, but trainings scatter as much. *No
-    worse* means that the interval excludes a worsening of `min_effect`; *no evidence*, that it does not. *In doubt* is
-    a change away from, or an improvement to, a figure whose flags say that it cannot be believed, and an improvement
-    under other settings of the attack. Figures without outcomes per sample stand beside, *not tested*.
+    A *regression* is an adjusted p-value below `alpha` in the worse direction and a worsening of at least `min_effect`;
+    also a cell that fails now, and a privacy guarantee that got weaker or was lost. *Undecided*: these trained models
+    got worse beyond chance, but trainings scatter as much; `repeats_needed` says how many would tell. *No worse* means
+    that the interval excludes a worsening of `min_effect`; *no evidence*, that it does not. *In doubt* is a change away
+    from, or an improvement to, a figure whose flags say that it cannot be believed. Figures without outcomes per sample
+    stand beside, *not tested*.
+
+    It fails closed: a figure that the old run measured and that is missing now, that was measured under other rules
+    (ball, knowledge, settings of the attack or of the game, follow-up attacks), whose per-sample files are lost or were
+    changed, or that is newly withheld, makes the outcome inconclusive.
 
     Args:
         old: The released run, or its folder.
@@ -160,6 +192,7 @@ def compare(
         alpha: Level of the whole table, in (0, 1).
         metrics: Names of the figures to compare; empty for all.
         curve: Whether points of curves (other radii, fewer samples) are compared too; each costs power.
+        allow_missing: Whether figures that are missing in the new run are excused; nothing else is.
 
     Raises:
         RequestError: A number out of range, a metric that neither run has, or a folder without records.
@@ -174,42 +207,71 @@ def compare(
     known = sorted({name for run in (before, after) for record in run.records for name in record.metrics})
     for name in metrics:
         checks.one_of("metric", name, known)
-    found = [row for row in rows(before, after) if not metrics or row.metric in metrics]
-    return Comparison(tuple(_judged(found, alpha, min_effect)), alpha, min_effect, tuple(_notes(before, after)))
+    found = rows(before, after, metrics, allow_missing=allow_missing)
+    notes = tuple(_notes(before, after))
+    return Comparison(tuple(judged(found, alpha, min_effect)), alpha, min_effect, notes, allow_missing)
 
 
-def _judged(found: Sequence[Row], alpha: float, min_effect: float) -> list[Row]:
-    """Adjust p-values over all rows that can be tested, and fill in their verdicts."""
-    able = [_able(row, alpha) for row in found]
+def judged(found: Sequence[Row], alpha: float, min_effect: float) -> list[Row]:
+    """Adjust p-values over all rows that can be tested, and fill in their verdicts.
+
+    Args:
+        found: Rows with p-values of their own.
+        alpha: Level of the whole table.
+        min_effect: Least worsening that counts, as a rate.
+    """
+    able = [_able(row, alpha, min_effect) for row in found]
     places = [i for i, row in enumerate(able) if row.p is not None]
-    for i, adjusted in zip(places, holm([able[i].p or 0.0 for i in places]), strict=True):
-        row = replace(able[i], adjusted=adjusted)
-        able[i] = replace(row, verdict=_verdict(row, alpha, min_effect))
+    both = holm([able[i].p or 0.0 for i in places])
+    weights = holm([able[i].p_weights or 0.0 for i in places])
+    for i, adjusted, adjusted_weights in zip(places, both, weights, strict=True):
+        row = replace(able[i], adjusted=adjusted, adjusted_weights=adjusted_weights)
+        row = replace(row, verdict=_verdict(row, alpha, min_effect))
+        if row.verdict is Change.UNDECIDED and row.found is not None:
+            row = replace(row, repeats_needed=repeats_needed(row.found, alpha / len(places)))
+        able[i] = row
     return able
 
 
-def _able(row: Row, alpha: float) -> Row:
+def _able(row: Row, alpha: float, min_effect: float) -> Row:
     """Rows with so few samples that no outcome could be significant are not tested and cost the others nothing."""
     if row.p is None or 2 * 0.5**row.n < alpha:
         return row
     told = f"{row.n} samples are too few for any test"
-    return replace(
-        row, p=None, verdict=Change.NOT_COMPARABLE, message="; ".join(part for part in (told, row.message) if part)
-    )
+    verdict = Change.UNDECIDED if -_gain(row) >= min_effect - _ROUNDING else Change.NO_EVIDENCE
+    return replace(row, p=None, p_weights=None, found=None, verdict=verdict, message=sentence(told, row.message))
 
 
 def _verdict(row: Row, alpha: float, min_effect: float) -> Change:
-    """What a tested row says; over several trainings the interval must speak too, as it alone holds their spread."""
+    """What a tested row says; with several repeats both sources of spread must speak for a change."""
     worsening = -_gain(row)
     significant = row.adjusted is not None and row.adjusted < alpha
-    apart = (row.low or 0.0) > 0 or (row.high or 0.0) < 0
-    if significant and worsening >= min_effect - _ROUNDING:
+    these = row.adjusted_weights is not None and row.adjusted_weights < alpha
+    if these and worsening >= min_effect - _ROUNDING:
         if row.withheld[0] and not row.withheld[1]:
             return Change.IN_DOUBT
-        return Change.REGRESSION if apart else Change.UNDECIDED
-    if significant and apart and -worsening >= min_effect - _ROUNDING:
+        return Change.REGRESSION if significant else Change.UNDECIDED
+    if significant and -worsening >= min_effect - _ROUNDING:
         return Change.IN_DOUBT if row.withheld[1] else Change.IMPROVEMENT
     return Change.NO_WORSE if _worst_end(row) < min_effect else Change.NO_EVIDENCE
+
+
+def _settles(row: Row) -> str:
+    """What would decide a row that looks worse."""
+    if row.verdict is not Change.UNDECIDED:
+        return "a run whose figures carry no doubt would settle it"
+    if row.p is None:
+        return "more samples would settle it"
+    if row.repeats_needed is None:
+        return "more repeats would settle it, but more than a thousand, or only on more samples"
+    return (
+        f"more repeats would settle it: with {row.repeats_needed} in place of {row.repeats}, "
+        "a difference like this one is called in four of five comparisons"
+    )
+
+
+def _name(row: Row) -> str:
+    return f"{row.defense} x {row.attack}, {row.metric}"
 
 
 def _count(rows: Sequence[Row], word: str) -> str:

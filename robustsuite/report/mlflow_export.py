@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 EXPERIMENT: Final = "robustsuite"
 _PARAMETER, _TAG, _BATCH = 6000, 5000, 100  # longest values, and most parameters or tags at once, that MLflow takes
 _RUN, _KEY = "robustsuite.run", "robustsuite.key"
+_Content = tuple[Mapping[str, str], Mapping[str, float], Sequence[str]]  # parameters, metrics, files
 _ARTEFACTS: Final = (*NAMES.values(), "suite.yaml", "gates.json", "records.jsonl")
 
 
@@ -63,7 +64,9 @@ def export(
     """Write a run to a tracking server; a second time it is brought up to date, not written twice.
 
     Runs are found again by a tag made of the resolved suite (of the records' keys, where there is none) and the version
-    of robustsuite.
+    of robustsuite. What has changed since is written over, and tags that no longer hold are taken away. MLflow can
+    neither change a parameter nor take away a metric or a file: a run that would need that is deleted (MLflow can
+    restore it) and written anew. So is that of a defence that is gone.
 
     Args:
         report: What was measured, with its folder.
@@ -95,24 +98,27 @@ def _export(report: Report, folder: Path, judged: Sequence[Verdict], store: _Sto
     when = finished(folder)
     ended = None if when is None else int(1000 * when.timestamp())
     title = ", ".join(dict.fromkeys(record.suite for record in report.records))
-    parent = store.run(key, title, report.records, ended)
     gates = {f"gate.{told.name(verdicts.gate_name(v))}": verdicts.outcome(v) for v in judged}
     summary = within(step_summary(report, judged), _TAG).decode()
     facts = {**told.facts(report.records), **gates, _RUN: key, _KEY: key, "mlflow.note.content": summary}
-    store.write(parent, told.suite_parameters(folder), {}, facts)
-    for artefact in _ARTEFACTS:
-        if (folder / artefact).is_file():
-            store.client.log_artifact(parent, str(folder / artefact))
+    artefacts = [name for name in _ARTEFACTS if (folder / name).is_file()]
+    asked = told.suite_parameters(folder)
+    parent = store.run(key, title, report.records, ended, (asked, {}, artefacts))
+    store.write(parent, asked, {}, facts)
+    for artefact in artefacts:
+        store.client.log_artifact(parent, str(folder / artefact))
     rows = main_rows(plain_rows(report.frame))
     children = {}
     for defense in dict.fromkeys(record.defense for record in report.records):
         records = [record for record in report.records if record.defense == defense]
         own = digest([key, defense])
-        children[defense] = child = store.run(own, defense, records, ended)
-        tags = {**told.doubts(records), "defense": defense, _RUN: key, _KEY: own, "mlflow.parentRunId": parent}
+        recipe = told.recipe_parameters(records)
         figures = told.figures([row for row in rows if row["defense"] == defense])
-        store.write(child, told.recipe_parameters(records), figures, tags)
+        children[defense] = child = store.run(own, defense, records, ended, (recipe, figures, ()))
+        tags = {**told.doubts(records), "defense": defense, _RUN: key, _KEY: own, "mlflow.parentRunId": parent}
+        store.write(child, recipe, figures, tags)
         store.end(child, records, ended)
+    store.leave_only(key, {parent, *children.values()})
     store.end(parent, report.records, ended)
     return Exported(store.uri, store.experiment_id, parent, children)
 
@@ -138,20 +144,47 @@ class _Store:
             raise checks.fail("an experiment that is not deleted", "experiment", experiment, remedy)
         self.experiment_id = self.client.create_experiment(experiment) if found is None else found.experiment_id
 
-    def run(self, key: str, name: str, records: Sequence[Record], ended: int | None) -> str:
-        """The id of the run with this key, which is made where there is none; it lasts as long as its cells took."""
-        found = self.client.search_runs([self.experiment_id], f"tags.`{_KEY}` = '{key}'", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
+    def run(self, key: str, name: str, records: Sequence[Record], ended: int | None, content: _Content) -> str:
+        """The id of the run with this key; it lasts as long as its cells took.
+
+        It is made where there is none, or where the one there is holds something that MLflow cannot take away.
+        """
+        for found in self.client.search_runs([self.experiment_id], f"tags.`{_KEY}` = '{key}'", max_results=1):
+            if not self._stale(found, *content):
+                return str(found.info.run_id)
+            self.client.delete_run(found.info.run_id)
         seconds = math.fsum(record.seconds for record in records)
         started = None if ended is None else ended - int(1000 * seconds)
         made = self.client.create_run(self.experiment_id, started, {_KEY: key}, told.shortened(name, 250))
         return str(made.info.run_id)
 
+    def _stale(
+        self, run: Any, parameters: Mapping[str, str], figures: Mapping[str, float], artefacts: Sequence[str]
+    ) -> bool:
+        """Whether a run holds a parameter, a metric or a file that no longer stands so."""
+        wanted = {name: told.shortened(value, _PARAMETER) for name, value in parameters.items()}
+        finite = {name for name, value in figures.items() if math.isfinite(value)}
+        if any(wanted.get(name) != value for name, value in run.data.params.items()) or set(run.data.metrics) - finite:
+            return True
+        files = (found.path for found in self.client.list_artifacts(run.info.run_id))
+        return any(path in _ARTEFACTS and path not in artefacts for path in files)
+
+    def leave_only(self, key: str, kept: Collection[str]) -> None:
+        """Delete runs of this report that it no longer has, such as that of a defence that is gone."""
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], f"tags.`{_RUN}` = '{key}'", page_token=token)
+            for found in page:
+                if found.info.run_id not in kept:
+                    self.client.delete_run(found.info.run_id)
+            token = page.token
+            if not token:
+                return
+
     def write(
         self, run_id: str, parameters: Mapping[str, str], figures: Mapping[str, float], tags: Mapping[str, str]
     ) -> None:
-        """Add what is new and what has changed; parameters that MLflow already holds stay, as it never changes them."""
+        """Add what is new and what has changed, and take away tags of an earlier export that no longer hold."""
         from mlflow.entities import Metric, Param, RunTag
 
         held = self.client.get_run(run_id).data
@@ -169,6 +202,9 @@ class _Store:
             rest = iter(items)
             while part := list(islice(rest, _BATCH)):
                 self.client.log_batch(run_id, **{kind: part})
+        for name in held.tags:
+            if name.startswith(told.TAGS) and name not in changed:
+                self.client.delete_tag(run_id, name)
 
     def end(self, run_id: str, records: Sequence[Record], ended: int | None) -> None:
         """Finished, or failed where a cell raised."""

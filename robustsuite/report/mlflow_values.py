@@ -15,6 +15,7 @@ from robustsuite.protocol import Metric
 from robustsuite.report import details
 from robustsuite.statistics import over_repeats
 
+TAGS: Final = ("gate.", "status.", "flags.", "not_finite.", "robustsuite.")  # how tags begin that an export writes
 _LONGEST_NAME: Final = 250
 _OUTSIDE: Final = re.compile(r"[^\w .:-]", re.ASCII)
 _MARKED: Final = "…"

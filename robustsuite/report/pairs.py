@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from robustsuite.benchmark.records import Record, load_samples
 from robustsuite.errors import RequestError
+from robustsuite.report.changes import Gap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MEASURED: Final = ("ok", "inconclusive")
 EVASION: Final = "evasion"
 ROBUST: Final = "robust_accuracy"
+RATES: Final = ("rate", "rate difference")
 _OVERLAP: Final = 0.5  # share of the larger side's samples that must be on both sides
 # Where the outcomes of a rate stand, and the column that says which of them count; else a column of the metric's name.
 _COLUMNS: Final = {
@@ -28,6 +30,7 @@ _COLUMNS: Final = {
     ("inversion", "inversion_accuracy"): ("recognised", ""),
 }
 _LABEL: Final = "label"
+_VERDICT: Final = "verdict"  # whether a sample is robust to the attack and all that followed it up
 
 
 class Place(NamedTuple):
@@ -38,6 +41,29 @@ class Place(NamedTuple):
     scenario: str
     norm: str = ""
     radius: float | None = None
+
+
+def measured(record: Record) -> bool:
+    """Whether it has figures."""
+    return record.status in MEASURED and bool(record.metrics)
+
+
+def gap(before: Mapping[int, Record], after: Mapping[int, Record]) -> Gap:
+    """Whether repeats that the old run measured are missing or withheld in the new one; an error is told elsewhere.
+
+    Args:
+        before: Repeat -> record of the old run.
+        after: Repeat -> record of the new run.
+    """
+    found = Gap.NONE
+    for repeat, record in before.items():
+        if measured(record):
+            now = after.get(repeat)
+            if now is None:
+                found |= Gap.MISSING
+            elif not measured(now) and now.status != "error":
+                found |= Gap.WITHHELD
+    return found
 
 
 class Unpaired(Exception):  # noqa: N818  # it ends a pairing, not the comparison
@@ -88,7 +114,11 @@ class Run:
         balls = [(r.norm, r.radius) for r in report.records if r.scenario == EVASION and r.radius is not None]
         self.ball: tuple[str, float | None] = balls[0] if balls else ("", None)
         self.cells: dict[Place, dict[int, Record]] = {}
+        self.balls: dict[tuple[str, str, str], dict[tuple[str, float | None], None]] = {}
         for record in report.records:
+            if record.status in MEASURED:
+                balls_of = self.balls.setdefault((record.defense, record.attack, record.scenario), {})
+                balls_of[record.norm, record.radius] = None
             if curve or record.radius in (None, self.ball[1]):
                 # A curve may visit the main radius again, on fewer samples: the first record counts.
                 self.cells.setdefault(self._place(record), {}).setdefault(record.repeat, record)
@@ -99,14 +129,20 @@ class Run:
         ball = self.ball if lost else (record.norm, record.radius)
         return Place(record.defense, record.attack, record.scenario, *ball)
 
-    def outcomes(self, record: Record, metric: str) -> Outcomes:
+    def outcomes(self, record: Record, metric: str, column: str = "") -> Outcomes:
         """The outcomes behind a rate.
+
+        Args:
+            record: Whose.
+            metric: The rate.
+            column: Where they stand, where that is there; by default where those of this rate do.
 
         Raises:
             Unpaired: There are none at hand.
         """
         name, counted = _COLUMNS.get((record.scenario, metric), (metric, ""))
         columns = self._columns(record)
+        name = column if column in columns else name
         if name not in columns or (counted and counted not in columns):
             raise Unpaired("no outcomes per sample were stored")
         keep = columns[counted] if counted else slice(None)
@@ -120,21 +156,29 @@ class Run:
         try:
             column = self._columns(record).get(metric)
         except Unpaired:
-            return False
+            # What cannot be read may have been tampered with: its rates are not passed over.
+            return bool(record.samples) and record.metrics.get(metric, {}).get("unit") in RATES
         return column is not None and column.dtype == bool
 
     def standing(self, records: Iterable[Record]) -> Outcomes:
-        """Which samples stand under every one of these evasion attacks, among those that all were judged on.
+        """Which samples are robust to all of these evasion attacks and what followed them up, where all were judged.
 
         Raises:
             Unpaired: Outcomes of one are not at hand.
         """
-        first, *others = (self.outcomes(record, ROBUST) for record in records)
+        first, *others = (self.outcomes(record, ROBUST, _VERDICT) for record in records)
         for other in others:
             here, there = _common(first.ids, other.ids)
             labels = None if first.labels is None else first.labels[here]
             first = Outcomes(first.ids[here], first.holds[here] & other.holds[there], labels)
         return first
+
+    def followed_up(self, record: Record) -> bool:
+        """Whether the record tells the attack's own number from the worst case with its follow-up attacks."""
+        try:
+            return _VERDICT in self._columns(record)
+        except Unpaired:
+            return False
 
     def _columns(self, record: Record) -> dict[str, NDArray[Any]]:
         """Columns with one entry per sample; pictures are let go."""

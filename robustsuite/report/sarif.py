@@ -95,14 +95,14 @@ def _gates(suite: str, judged: Sequence[Verdict], rules: Rules, places: Places) 
             continue
         gate = verdict.gate
         label, defense, metric = ("", "", "") if gate is None else (gate.attack, gate.defense, gate.metric)
-        bound = "" if gate is None else gate.side
+        asked = "" if gate is None else str(gate)  # with its bound: two gates on one figure are two results
         yield {
             **rules.reference(label),
             "kind": "fail",
             "level": level,
             "message": {"text": _sentence(verdict.message)},
             "locations": [places.gate(gate, suite)],
-            "partialFingerprints": _fingerprints("gate", suite, defense, label, metric, bound),
+            "partialFingerprints": _fingerprints("gate", suite, defense, label, metric, asked),
             "properties": {
                 "tags": ["gate"],
                 "outcome": verdicts.outcome(verdict),
@@ -169,9 +169,9 @@ def _rank(cell: Cell, column: Column) -> Json:
 
 
 def _fingerprints(*labels: str) -> dict[str, str]:
-    """Stable from run to run: made of labels alone, not of figures, keys or lines."""
+    """Stable from run to run: made of labels and of what was asked for alone, not of figures, keys or lines."""
     made = digest(list(labels))
-    return {"robustsuite/labels/v1": made, "primaryLocationLineHash": f"{made[:16]}:1"}
+    return {"robustsuite/labels/v2": made, "primaryLocationLineHash": f"{made[:16]}:1"}
 
 
 def _invocation(records: Sequence[Record], judged: Sequence[Verdict], rules: Rules, places: Places) -> Json:

@@ -1,10 +1,13 @@
 """Three outcomes from known intervals, and advice that is true."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from torch import nn
 
 from robustsuite.assertions.folders import folder_name
+from robustsuite.assertions.sequential import looks
 from robustsuite.errors import RequestError
 from robustsuite.gates import GateFailure, Outcome, Robustness, decide, samples_needed
 from robustsuite.protocol import Metric
@@ -48,14 +51,29 @@ def test_without_an_interval_nothing_is_decided():
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.6, 0.9, 1.0])
 @pytest.mark.parametrize("floor", [0.1, 0.45, 0.62, 0.95])
-def test_so_many_samples_settle_it_and_hardly_fewer_do(rate, floor):
-    def settled(n):
-        low, high = interval(round(rate * n), n)
-        return low >= floor or high < floor
+def test_so_many_samples_decide_four_fresh_runs_in_five_and_hardly_fewer_do(rate, floor):
+    def decided(n):
+        """The mass of every outcome whose interval leaves the floor out, added up."""
+        ends = [interval(k, n) for k in range(n + 1)]
+        chances = binom.pmf(np.arange(n + 1), n, rate)
+        return sum(p for p, (low, high) in zip(chances, ends, strict=True) if low >= floor or high < floor)
 
     n = samples_needed(rate, floor)
-    assert settled(n)
-    assert not settled(int(n * 0.7))  # whole samples make the last few steps uneven
+    assert decided(n) >= 0.8
+    assert decided(int(n * 0.7)) < 0.8  # whole samples make the last few steps uneven
+
+
+@pytest.mark.parametrize(("rate", "floor"), [(0.6, 0.55), (0.85, 0.9), (0.97, 0.95)])
+def test_a_fresh_sequential_run_of_the_size_advised_decides_four_times_in_five(rate, floor):
+    """With the levels of its own looks, not with those of the plan that could not decide."""
+    n = samples_needed(rate, floor, more_than=100, bounds=lambda k, n: looks(n)[-1].interval(k))
+    rng = np.random.default_rng(0)
+    decided = 0
+    for _ in range(1000):
+        right = rng.random(n) < rate
+        ends = [look.interval(int(right[: look.n].sum())) for look in looks(n)]
+        decided += any(low >= floor or high < floor for low, high in ends)
+    assert decided / 1000 >= 0.8 - 0.025  # two standard errors
 
 
 def test_samples_needed_by_hand():
@@ -68,8 +86,9 @@ def test_samples_needed_by_hand():
 def test_advice_names_how_many_more():
     verdict = decide(measured(60, 100), 0.55, name="robust_accuracy")
     needed = samples_needed(0.6, 0.55, more_than=100)
-    assert 300 < needed < 500
+    assert 700 < needed < 800
     assert f"about {needed - 100} more samples would settle it" in verdict.message
+    assert f"of fresh runs on {needed} samples four in five decide" in verdict.message
     near = decide(measured(50, 100), 0.5, name="robust_accuracy")
     assert "no number of samples within reach settles it" in near.message
 

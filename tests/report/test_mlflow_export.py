@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,45 @@ def test_a_changed_figure_is_added_to_its_run(maker, files):
     assert one == two
     history = client(files).get_metric_history(one.children["none"], "clean_accuracy")
     assert [measured.value for measured in history] == [0.5, 0.75]
+
+
+def test_what_no_longer_holds_is_gone_after_another_export(run, files):
+    """A gate, a doubt, an attack and a defence are gone, a figure changed, and another is finite now."""
+    suite = run.folder / "suite.yaml"
+    suite.write_text(suite.read_text() + GATES)  # what identifies the run; the gates stand in gates.json then
+    (run.folder / "gates.json").write_text("[]")
+    first = export(run.folder, files)
+    held = client(files)
+    report = Report.load(run.folder)
+    kept = [r for r in report.records if r.defense in ("none", "input-validation") and r.attack != "fgsm"]
+    kept = [replace(r, flags=(), metrics=dict(r.metrics)) for r in kept]
+    (run.folder / "records.jsonl").write_text("".join(r.line() + "\n" for r in kept))
+    second = export(run.folder, files)
+    names = {r.data.tags.get("defense", "") for r in held.search_runs([second.experiment_id])}
+    assert names == {"", "none", "input-validation"}
+    fresh = held.get_run(second.children["none"]).data
+    assert not [name for kind in (fresh.metrics, fresh.tags, fresh.params) for name in kind if "fgsm" in name]
+    assert "pgd/robust_accuracy" in fresh.metrics
+    assert not [name for name in held.get_run(second.children["input-validation"]).data.tags if "flags." in name]
+    assert held.get_run(first.children["dp-sgd"]).info.lifecycle_stage == "deleted"
+    assert export(run.folder, files) == second
+
+
+def test_a_figure_and_a_parameter_that_changed_are_not_left_behind(maker, files):
+    def write(value, steps):
+        facts = {"clean_accuracy": maker.number(0.5), "epsilon": maker.number(value, "nats", "lower")}
+        maker.add("none", "none", "utility", metrics=facts, key="a" * 24, recipe={"steps": steps})
+        return export(maker.folder, files)
+
+    finite, infinite, back = write(2.0, 1), write(math.inf, 1), write(3.0, 2)
+    held = client(files)
+    (one,) = [r for r in held.search_runs([back.experiment_id]) if "defense" in r.data.tags]
+    assert one.info.run_id == back.children["none"]
+    assert one.data.metrics == {"clean_accuracy": 0.5, "epsilon": 3.0}
+    assert one.data.params == {"recipe.steps": "2"}
+    assert "not_finite.epsilon" not in one.data.tags
+    assert finite.children["none"] != infinite.children["none"]
+    assert held.get_run(infinite.children["none"]).data.metrics == {"clean_accuracy": 0.5}
 
 
 def test_more_parameters_and_longer_values_than_one_request_takes(maker, files):

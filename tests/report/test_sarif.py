@@ -174,7 +174,7 @@ def test_labels_of_one_plugin_share_its_rule(maker):
     (one,) = read(maker.folder)["runs"]
     assert [rule["id"] for rule in one["tool"]["driver"]["rules"]] == ["pgd", "worst-case"]
     assert [result["ruleId"] for result in one["results"]] == ["pgd", "pgd"]
-    prints = {result["partialFingerprints"]["robustsuite/labels/v1"] for result in one["results"]}
+    prints = {result["partialFingerprints"]["robustsuite/labels/v2"] for result in one["results"]}
     assert len(prints) == 2
 
 
@@ -185,7 +185,27 @@ def test_fingerprints_are_made_of_labels_alone(gated):
     log = checked(sarif(gated.folder, again, frame, judged_in(gated.folder, gated.records)))
     after = [result["partialFingerprints"] for result in log["runs"][0]["results"]]
     assert before == after
-    assert len({one["robustsuite/labels/v1"] for one in before}) == len(before)
+    assert len({one["robustsuite/labels/v2"] for one in before}) == len(before)
+
+
+def test_two_floors_for_one_figure_are_two_results_in_every_run(gated):
+    suite = gated.folder / "suite.yaml"
+    more = "- {defense: none, attack: pgd, metric: robust_accuracy, at_least: 0.25}\n"
+    suite.write_text(suite.read_text() + more)
+
+    def prints():
+        results = read(gated.folder)["runs"][0]["results"]
+        found = [r["partialFingerprints"] for r in results if place(r) == ("none", "pgd", "robust_accuracy")]
+        return [(one["robustsuite/labels/v2"], one["primaryLocationLineHash"]) for one in found]
+
+    first, second = prints()
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+    assert prints() == [first, second]
+    # Another order in the file, and so other lines, change nothing.
+    head, _, listed = suite.read_text().partition("gates:\n")
+    suite.write_text(f"{head}gates:\n{''.join(reversed(listed.splitlines(keepends=True)))}")
+    assert sorted(prints()) == sorted([first, second])
 
 
 def test_an_attack_that_is_not_installed_still_has_a_rule(maker):
