@@ -7,6 +7,7 @@ from fault_runs import records, table
 from typer.testing import CliRunner
 
 from robustsuite.cli.app import app
+from robustsuite.testing import LawBroken, attack_laws, defense_laws
 
 PLUGINS = Path(__file__).with_name("hostile_plugins.py")
 SUITE = """
@@ -41,7 +42,9 @@ def run(folder, defenses, attacks):
     """By command, in the cache of this test."""
     suite = folder.parent / f"{folder.name}.yaml"
     suite.write_text(SUITE % (", ".join(defenses), ", ".join(attacks)))
-    result = CliRunner().invoke(app, ["run", str(suite), "--out", str(folder), "--plugin", str(PLUGINS), "--quiet"])
+    # One worker, which holds one copy of the data for all cells.
+    command = ["run", str(suite), "--out", str(folder), "--plugin", str(PLUGINS), "--quiet", "--workers", "1"]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code in (0, 1), result.output
     return {(r.defense, r.attack): r for r in records(folder)}
 
@@ -137,3 +140,22 @@ def test_a_defence_that_writes_into_its_data_costs_nobody_else(played):
     record = found["serves", "none"]
     assert record.status == "error"
     assert "expected a model that leaves its input as it is" in record.message
+
+
+def broken(laws, name):
+    (law,) = (law for law in laws if law.name == name)
+    with pytest.raises(LawBroken) as raised:
+        law()
+    return str(raised.value)
+
+
+def test_the_kit_finds_what_writes_into_its_view(played):
+    assert "['x', 'y', 'ids', 'ball']" in broken(attack_laws("hostile-evasion"), "leaves-its-view")
+    assert "['samples', 'budget']" in broken(attack_laws("hostile-poison"), "leaves-its-view")
+    assert "['labels', 'ids', 'members']" in broken(attack_laws("hostile-inversion"), "leaves-its-view")
+    assert "the trigger copies" in broken(attack_laws("hostile-poison", does="trigger"), "leaves-the-set")
+
+
+def test_the_kit_finds_what_writes_into_its_data(played):
+    assert "Spoils leaves the training data" in broken(defense_laws("hostile-defense"), "leaves-its-data")
+    assert "leaves its input" in broken(defense_laws("hostile-defense", does="serve"), "leaves-its-data")
