@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from robustsuite.errors import RobustsuiteError
 from robustsuite.threat import Ball
 
 T = TypeVar("T")
+
+_TENSORS: Final = ("x", "y", "ids")
+_FACTS: Final = ("classes", "bounds")
 
 
 def shown(view: T) -> T:
@@ -36,6 +39,32 @@ def shown(view: T) -> T:
         return twin
     found: T = _apart(view)
     return found
+
+
+def written(view: Any, before: Any) -> tuple[str, ...]:
+    """Names of the fields whose tensors, samples or ball differ from those before; empty where all are as they were.
+
+    Args:
+        view: What was shown, a dataclass or one value.
+        before: A copy of it by `shown`, from before.
+    """
+    if dataclasses.is_dataclass(view) and not isinstance(view, (type, Samples, Ball)):
+        fields = [field.name for field in dataclasses.fields(view)]
+        return tuple(name for name in fields if not _alike(getattr(view, name), getattr(before, name)))
+    return () if _alike(view, before) else (type(before).__name__,)
+
+
+def _alike(now: Any, then: Any) -> bool:
+    if isinstance(then, Tensor):
+        return isinstance(now, Tensor) and now.dtype == then.dtype and torch.equal(now, then)
+    if isinstance(then, Samples):
+        pairs = [(getattr(now, name, None), getattr(then, name)) for name in (*_TENSORS, *_FACTS)]
+        return all(_alike(*pair) for pair in pairs)
+    if type(then) in (tuple, list):
+        return len(now) == len(then) and all(map(_alike, now, then))
+    if type(then) is dict:
+        return now.keys() == then.keys() and all(_alike(now[key], then[key]) for key in then)
+    return not isinstance(then, (Ball, int, float, str)) or bool(now == then)
 
 
 def _apart(value: Any) -> Any:
@@ -81,7 +110,7 @@ def lent(who: str, *samples: Samples | None) -> Iterator[None]:
 def _put_back(given: Samples, before: Samples) -> bool:
     """Whether these samples are no longer those from before; then they are again."""
     changed = False
-    for name in ("x", "y", "ids"):
+    for name in _TENSORS:
         now, then = getattr(given, name), getattr(before, name)
         same = isinstance(now, Tensor) and now.shape == then.shape and now.dtype == then.dtype
         if same and torch.equal(now, then):
@@ -92,7 +121,7 @@ def _put_back(given: Samples, before: Samples) -> bool:
                 now.copy_(then)
         else:
             object.__setattr__(given, name, then)
-    for name in ("classes", "bounds"):
+    for name in _FACTS:
         if getattr(given, name) != getattr(before, name):
             changed = True
             object.__setattr__(given, name, getattr(before, name))

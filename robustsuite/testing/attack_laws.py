@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustsuite import registry
 from robustsuite.canonical import canonical_json
+from robustsuite.data.copies import shown, written
 from robustsuite.errors import RequestError
 from robustsuite.isolation import seeded
 from robustsuite.protocol import Metrics, Victim, play
@@ -44,6 +45,7 @@ def attack_laws(name: str, **options: Any) -> list[Law]:
         "described": _described,
         "pure": _pure,
         "repeatable": _repeatable,
+        "leaves-its-view": _leaves_its_view,
         **_FAMILIES[entry.scenario],
     }
     return [Law(name, law, partial(check, entry, options)) for law, check in checks.items()]
@@ -54,11 +56,13 @@ def _play(
     batch_size: int = 32,
 ) -> Metrics:  # fmt: skip
     """One game in the attack's own ball, or in that of another norm."""
-    norm = norm or entry.norms[0]
-    width = victim.test.bounds[1] - victim.test.bounds[0]
-    threat = Threat(ball=Ball(norm, _RADII[norm] * width * scale))
+    threat = Threat(ball=_ball(norm or entry.norms[0], victim.test.bounds, scale))
     rules = {"batch_size": batch_size} if entry.scenario == "evasion" else {}
     return play(entry.make(options), game(entry, threat, rules), victim, seed=seed)
+
+
+def _ball(norm: str, bounds: tuple[float, float], scale: float = 1.0) -> Ball:
+    return Ball(norm, _RADII[norm] * (bounds[1] - bounds[0]) * scale)
 
 
 def _described(entry: Entry, options: dict[str, Any]) -> None:
@@ -95,6 +99,21 @@ def _pure(entry: Entry, options: dict[str, Any]) -> None:
         require(parameter.grad is not None and bool((parameter.grad == 7).all()), ".grad is as before", parameter.grad)
         require(torch.equal(victim.test.x, x), "the caller's inputs are unwritten", entry.name)
         require(torch.equal(torch.get_rng_state(), state), "the global random state is as before", entry.name)
+
+
+def _leaves_its_view(entry: Entry, options: dict[str, Any]) -> None:
+    """What it is shown is as before; the judge keeps what it needs, but an attack must not rest on writing there."""
+    made, seen = entry.make(options), dict[str, None]()
+
+    def watched(view: Any, streams: Streams) -> Any:
+        before = shown(view)
+        artefact = made(view, streams)
+        seen.update(dict.fromkeys(written(view, before)))
+        return artefact
+
+    threat = Threat(ball=_ball(entry.norms[0], (0.0, 1.0))) if entry.scenario == "evasion" else None
+    play(watched, game(entry, threat, {}), tiny_victim(24), seed=0)
+    require(not seen, "the view is unwritten", list(seen))
 
 
 def _repeatable(entry: Entry, options: dict[str, Any]) -> None:
@@ -191,14 +210,15 @@ def _poisons_what_it_says(entry: Entry, options: dict[str, Any]) -> None:
 
 
 def _leaves_the_set(entry: Entry, options: dict[str, Any]) -> None:
-    """The training set handed in is unwritten, and a trigger leaves its input unwritten."""
+    """The training set is unwritten, and a trigger leaves its input unwritten."""
     view, _ = _poison(entry, options)
     x, y = view.samples.x.clone(), view.samples.y.clone()
     poison = entry.make(options)(view, Streams(1))
     require(torch.equal(view.samples.x, x) and torch.equal(view.samples.y, y), "the set is unwritten", entry.name)
     if poison.trigger is not None:
-        shown = poison.trigger(x)
-        require(torch.equal(view.samples.x, x) and shown.shape == x.shape, "the trigger copies", shown.shape)
+        given = x.clone()
+        moved = poison.trigger(given)
+        require(torch.equal(given, x) and moved.shape == x.shape, "the trigger copies", moved.shape)
 
 
 def _inversion_metrics(entry: Entry, options: dict[str, Any]) -> None:

@@ -12,9 +12,12 @@ import torch
 
 from robustsuite import registry
 from robustsuite.canonical import canonical_json
+from robustsuite.data.copies import written
 from robustsuite.isolation import untouched
 from robustsuite.protocol import Trained
 from robustsuite.registry import Entry
+from robustsuite.serving import Deployed, Served
+from robustsuite.streams import Streams
 from robustsuite.testing.law import Law, require
 from robustsuite.testing.victims import tiny_recipe, tiny_samples
 from robustsuite.training.cache import Trainer
@@ -37,6 +40,7 @@ def defense_laws(name: str, **options: Any) -> list[Law]:
         "answers": _answers,
         "repeatable": _repeatable,
         "leaves-no-trace": _leaves_no_trace,
+        "leaves-its-data": _leaves_its_data,
     }
     return [Law(name, law, partial(check, entry, options)) for law, check in checks.items()]
 
@@ -106,3 +110,24 @@ def _leaves_no_trace(entry: Entry, options: dict[str, Any]) -> None:
     require(
         not any(k.startswith(("_module.", "module.")) for k in network.state_dict()), "no wrapper is left", entry.name
     )
+
+
+def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
+    """What it prepares, calibrates on and answers is as before; it is shown copies, and must not rest on writing."""
+    recipe, samples = _recipe(entry, options), tiny_samples(320)
+    for prepare in recipe.prepare:
+        given = samples.copy()
+        prepare(given, Streams(0))
+        require(not written(given, samples), f"{type(prepare).__name__} leaves the training data", entry.name)
+    if not recipe.serve:
+        return
+    trained = Trainer(0)(recipe, samples)
+    model: Deployed = Served(trained.model.network)
+    for serve in recipe.serve:
+        given = tiny_samples(32)
+        model = serve(model, given, Streams(0))
+        require(not written(given, tiny_samples(32)), f"{type(serve).__name__} leaves the calibration data", entry.name)
+    given = tiny_samples(32)
+    with untouched(model.network), torch.no_grad():
+        model(given.x)
+    require(not written(given, tiny_samples(32)), "the deployed model leaves its input", entry.name)

@@ -64,7 +64,8 @@ class HostilePoison:
         samples = view.samples
         x, y = samples.inputs().clone(), samples.y.clone()
         rows = torch.arange(len(y) if self.does == "over-budget" else 1)
-        poison = Poison(rows, x[rows], (y[rows] + 1) % samples.classes)
+        both = torch.stack([rows, (y[rows] + 1) % samples.classes])
+        poison = Poison(both[0], x[rows], both[1])  # which share memory
         if self.does == "trigger":
             return replace(poison, trigger=InPlace(), target=self.target)
         if self.does not in ("write", "over-budget"):

@@ -7,6 +7,7 @@ from fault_runs import records, table
 from typer.testing import CliRunner
 
 from robustsuite.cli.app import app
+from robustsuite.testing import LawBroken, attack_laws, defense_laws
 
 PLUGINS = Path(__file__).with_name("hostile_plugins.py")
 SUITE = """
@@ -18,13 +19,22 @@ threat: {norm: linf, radius: 0.1, curve_samples: 0}
 defenses: [%s]
 attacks: [%s]
 """
-HONEST = ("noise", "{pgd: {steps: 4}}", "{badnets: {fraction: 0.1, size: 2}}", "{model-inversion: {steps: 5}}")
+HONEST = (
+    "noise",
+    "{pgd: {steps: 4, escalate: false}}",
+    "{badnets: {fraction: 0.1, size: 2}}",
+    "{model-inversion: {steps: 5}}",
+)
 POISONS = ("write", "over-budget", "trigger", "fewer", "double", "nan", "bright", "nothing")
 HOSTILE = (
     *(f"{{hostile-poison: {{does: {does}, fraction: 0.1, label: poison-{does}}}}}" for does in POISONS),
-    *(f"{{hostile-evasion: {{does: {does}, label: evasion-{does}}}}}" for does in ("write", "weights")),
+    *(
+        f"{{hostile-evasion: {{does: {does}, escalate: false, label: evasion-{does}}}}}"
+        for does in ("write", "weights")
+    ),
     "hostile-inversion",
 )
+LABELS = (*(f"poison-{does}" for does in POISONS), "evasion-write", "evasion-weights", "hostile-inversion")
 DEFENSES = ("hostile-defense", "{hostile-defense: {does: serve, label: serves}}")
 
 
@@ -32,14 +42,17 @@ def run(folder, defenses, attacks):
     """By command, in the cache of this test."""
     suite = folder.parent / f"{folder.name}.yaml"
     suite.write_text(SUITE % (", ".join(defenses), ", ".join(attacks)))
-    result = CliRunner().invoke(app, ["run", str(suite), "--out", str(folder), "--plugin", str(PLUGINS), "--quiet"])
+    # One worker, which holds one copy of the data for all cells.
+    command = ["run", str(suite), "--out", str(folder), "--plugin", str(PLUGINS), "--quiet", "--workers", "1"]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code in (0, 1), result.output
     return {(r.defense, r.attack): r for r in records(folder)}
 
 
-def figures(folder, **places):
+def figures(folder):
     """Rows of the honest cells, without their place in the plan."""
-    return {row[2:4]: (row[0], *row[4:]) for row in table(folder) if row[2] == "none" and row[3] in places["attacks"]}
+    honest = [row for row in table(folder) if row[2] == "none" and row[3] not in LABELS]
+    return {row[2:4]: (row[0], *row[2:]) for row in honest}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +64,8 @@ def played(tmp_path_factory):
         run(home / "clean", ("none",), HONEST)
         patch.setenv("ROBUSTSUITE_CACHE", str(home / "shared"))
         # Hostile cells stand before honest ones, so that what they leave behind would show in the same run.
-        found = run(home / "mixed", (*DEFENSES, "none"), (*HOSTILE, *HONEST))
+        found = run(home / "defended", (*DEFENSES, "none"), ("noise",))
+        found |= run(home / "mixed", ("none",), (*HOSTILE, *HONEST))
         for entry in (home / "shared" / "cells").glob("*"):
             entry.unlink()  # the later run has to play, on the weights and the poison that this one left
         run(home / "later", ("none",), HONEST)
@@ -60,12 +74,13 @@ def played(tmp_path_factory):
 
 def test_no_figure_of_another_cell_or_of_a_later_run_changes(played):
     home, _ = played
-    attacks = ("none", "noise", "pgd", "badnets", "model-inversion")
-    clean = figures(home / "clean", attacks=attacks)
-    assert len(clean) == len(attacks)
-    assert all(row[3] == "ok" for row in clean.values())
-    assert figures(home / "mixed", attacks=attacks) == clean
-    assert figures(home / "later", attacks=attacks) == clean
+    clean = figures(home / "clean")
+    assert [row[5] for row in clean.values()] == ["ok"] * 5
+    assert figures(home / "mixed") == clean
+    assert figures(home / "later") == clean
+    defended = figures(home / "defended")
+    assert len(defended) == 2
+    assert defended == {place: clean[place] for place in defended}
 
 
 def test_a_poisoner_that_writes_into_its_view_poisons_the_one_row_that_it_returns(played):
@@ -125,3 +140,22 @@ def test_a_defence_that_writes_into_its_data_costs_nobody_else(played):
     record = found["serves", "none"]
     assert record.status == "error"
     assert "expected a model that leaves its input as it is" in record.message
+
+
+def broken(laws, name):
+    (law,) = (law for law in laws if law.name == name)
+    with pytest.raises(LawBroken) as raised:
+        law()
+    return str(raised.value)
+
+
+def test_the_kit_finds_what_writes_into_its_view(played):
+    assert "['x', 'y', 'ids', 'ball']" in broken(attack_laws("hostile-evasion"), "leaves-its-view")
+    assert "['samples', 'budget']" in broken(attack_laws("hostile-poison"), "leaves-its-view")
+    assert "['labels', 'ids', 'members']" in broken(attack_laws("hostile-inversion"), "leaves-its-view")
+    assert "the trigger copies" in broken(attack_laws("hostile-poison", does="trigger"), "leaves-the-set")
+
+
+def test_the_kit_finds_what_writes_into_its_data(played):
+    assert "Spoils leaves the training data" in broken(defense_laws("hostile-defense"), "leaves-its-data")
+    assert "leaves its input" in broken(defense_laws("hostile-defense", does="serve"), "leaves-its-data")

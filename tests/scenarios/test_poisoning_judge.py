@@ -1,15 +1,16 @@
 """The poisoning judge: integer budgets, success on other classes only, the clean twin beside it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from robustsuite.errors import BudgetError, NotApplicableError
+from robustsuite.data.samples import Samples
+from robustsuite.errors import BudgetError, NotApplicableError, RobustsuiteError
 from robustsuite.protocol import play
 from robustsuite.registry import attacks
 from robustsuite.scenarios import Poisoning
-from robustsuite.scenarios.poisoning import Poison, TrainingSet
+from robustsuite.scenarios.poisoning import Poison, TrainingSet, changed
 from robustsuite.streams import Streams
 from robustsuite.testing import tiny_samples, tiny_victim
 from robustsuite.threat import poison_budget
@@ -91,7 +92,116 @@ def test_flipping_a_whole_class_costs_that_class():
 
 
 def test_a_model_without_its_recipe_is_not_applicable():
-    from dataclasses import replace
-
     with pytest.raises(NotApplicableError, match="--train-data"):
         play(Takes(0), Poisoning(), replace(tiny_victim(40), train=None), seed=0)
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Returns what it is given, with fields replaced."""
+
+    rows: int = 1
+    same: int = 0
+    fields: tuple = ()
+
+    def __call__(self, view, streams):
+        index = torch.arange(self.rows)
+        labels = view.samples.y[index]
+        labels = torch.where(index < self.rows - self.same, (labels + 1) % view.samples.classes, labels)
+        return replace(Poison(index, view.samples.inputs(index), labels), **dict(self.fields))
+
+
+def hand(victim=None, fraction=0.2, **how):
+    fields = tuple(how.pop("fields", {}).items())
+    return play(Hands(fields=fields, **how), Poisoning(fraction=fraction), victim or tiny_victim(101), seed=0)
+
+
+def test_rows_that_are_as_they_were_are_not_poisoned_and_a_shortfall_is_named():
+    result = hand(rows=60, same=19)
+    assert (result.values["poisoned"].value, result.values["poisoned"].n) == (41, 320)
+    assert result.message == (
+        "the budget is 64 rows, and the attack changed 41; 19 of the 60 rows that it returned are as they were"
+    )
+    assert hand(rows=64).message == ""
+    assert hand(rows=64).values["poisoned"].value == 64
+
+
+def test_a_row_differs_by_its_input_alone_too():
+    train = tiny_victim(101).train
+    x = train.x[:3].clone()
+    x[0, 0, 0, 0] = 1.0
+    result = hand(rows=3, same=3, fields={"x": x})
+    assert result.values["poisoned"].value == 1
+
+
+@pytest.mark.parametrize("x", ["uint8", "float32"])
+def test_changed_rows_are_counted_in_what_is_trained_on(x):
+    """Bytes are counted as bytes: an input that rounds to the same one is no change."""
+    clean = Samples(torch.full((4, 2), 51, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), 2)
+    clean = clean if x == "uint8" else replace(clean, x=clean.inputs())
+    index, moved = torch.tensor([1, 3]), torch.tensor([[0.2, 0.2], [0.2, 0.4]])
+    poisoned = clean.with_rows(index, moved, torch.tensor([0, 0]))
+    assert poisoned.x.dtype == clean.x.dtype
+    assert changed(clean, poisoned, index).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"index": torch.tensor([0.0])}, "expected an integer tensor (k,), got poison.index=torch.float32 (1,)"),
+        ({"index": torch.tensor([True])}, "got poison.index=torch.bool (1,)"),
+        ({"index": [0]}, "got poison.index=list"),
+        ({"index": torch.tensor([-1])}, "distinct rows in [0, 320), got index=[-1]"),
+        ({"index": torch.tensor([320])}, "distinct rows in [0, 320), got index=[320]"),
+        ({"y": torch.tensor([1.5])}, "got poison.y=torch.float32 (1,)"),
+        ({"y": torch.tensor([4])}, "labels in [0, 4), got poison.y[0]=4"),
+        ({"y": torch.tensor([-1])}, "labels in [0, 4), got poison.y[0]=-1"),
+        ({"x": torch.full((1, 1, 8, 8), 2.0)}, "expected poison.x within bounds=(0, 1), got min=2"),
+        ({"x": torch.full((1, 1, 8, 8), float("inf"))}, "finite numbers, got poison.x[0, 0, 0, 0]=inf"),
+        ({"x": torch.zeros(1, 1, 8, 8, dtype=torch.uint8)}, "got poison.x=torch.uint8"),
+        ({"x": torch.zeros(1, 64)}, "x=(1, 64)"),
+        ({"target": 4, "trigger": torch.clone}, "expected an integer in [0, 3], got poison.target=4"),
+        ({"target": 1.0, "trigger": torch.clone}, "got poison.target=1.0"),
+        ({"target": True, "trigger": torch.clone}, "got poison.target=True"),
+        ({"target": 1}, "expected a trigger with its target, got trigger=None and target=1"),
+        ({"trigger": torch.clone}, "and target=None; return both, or neither"),
+        ({"target": 1, "trigger": lambda x: x[:-1]}, "expected a trigger that leaves shape (101, 1, 8, 8)"),
+        ({"target": 1, "trigger": lambda x: x.numpy()}, "got trigger(x)=ndarray"),
+        ({"target": 1, "trigger": lambda x: x.half()}, "torch.float16"),
+        ({"target": 1, "trigger": lambda x: x / 0}, "finite numbers, got trigger(x)"),
+        ({"target": 1, "trigger": lambda x: x - 1}, "expected trigger(x) within bounds=(0, 1)"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(fields, said):
+    with pytest.raises(RobustsuiteError) as raised:
+        hand(fields=fields)
+    assert said in str(raised.value)
+
+
+def test_an_all_to_one_backdoor_needs_samples_of_another_class():
+    victim = tiny_victim(101)
+    victim = replace(victim, test=victim.test.take((victim.test.y == 2).nonzero()[:, 0]))
+    with pytest.raises(BudgetError, match="got target=2 for all 25"):
+        hand(victim, fields={"target": 2, "trigger": torch.clone})
+
+
+def test_a_target_that_changes_while_it_is_judged_changes_nothing():
+    """The trigger holds the poison, and tells another target from the second batch on."""
+    held = []
+
+    @dataclass(frozen=True)
+    class Turning:
+        def __call__(self, view, streams):
+            poison = Poison(torch.arange(1), view.samples.x[:1], view.samples.y[:1], self.trigger, 1)
+            held.append(poison)
+            return poison
+
+        def trigger(self, x):
+            object.__setattr__(held[0], "target", 2)
+            held[0].x.zero_()
+            return x
+
+    result = play(Turning(), Poisoning(), tiny_victim(101), seed=0)
+    others = sum(int(label) != 1 for label in tiny_victim(101).test.y)
+    assert result.values["backdoor_success_rate"].n == others
+    assert int(result.per_sample["counted"].sum()) == others
