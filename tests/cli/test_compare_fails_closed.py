@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -40,29 +41,35 @@ def write(folder, key, order, columns, metric, **fields):
     append(folder / "records.jsonl", replace(record, samples=path, samples_digest=digest))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run with two defences, two repeats, the clean evaluation, evasion and poisoning."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    order, ids = 0, torch.arange(N)
+    for defense in DEFENSES:
+        for repeat in (0, 1):
+            common = {"defense": defense, "repeat": repeat, "seed": repeat}
+            key = f"{defense}{repeat}"
+            columns = {"id": ids, "clean_correct": ids < 110}
+            write(folder, f"{key}clean", order, columns, "clean_accuracy", attack="none", scenario="utility", **common)
+            for strength, attack in enumerate(ATTACKS):
+                ball = {"norm": "linf", "radius": 0.3, "knowledge": "white-box"}
+                shape = {"attack_parameters": {"is": attack}, "rules": {"goal": "untargeted", "query_budget": 100}}
+                columns = {"id": ids, "robust": ids < 60 - 20 * strength}
+                place = {"attack": attack, "scenario": "evasion", **ball, **shape, **common}
+                write(folder, key + attack, order + 1 + strength, columns, "robust_accuracy", **place)
+            columns = {"id": ids, "hit": ids < 20, "counted": ids >= 10}
+            place = {"attack": "badnets", "scenario": "poisoning", "rules": {"fraction": 0.01}, **common}
+            write(folder, f"{key}badnets", order + 3, columns, "backdoor_success_rate", **place)
+            order += 4
+    return folder
+
+
 @pytest.fixture
-def pair(tmp_path):
-    """Two runs that agree on every sample: two defences, two repeats, the clean evaluation, evasion and poisoning."""
-    for folder in (tmp_path / "old", tmp_path / "new"):
-        order, ids = 0, torch.arange(N)
-        for defense in DEFENSES:
-            for repeat in (0, 1):
-                common = {"defense": defense, "repeat": repeat, "seed": repeat}
-                key = f"{defense}{repeat}"
-                columns = {"id": ids, "clean_correct": ids < 110}
-                write(
-                    folder, f"{key}clean", order, columns, "clean_accuracy", attack="none", scenario="utility", **common
-                )
-                for strength, attack in enumerate(ATTACKS):
-                    ball = {"norm": "linf", "radius": 0.3, "knowledge": "white-box"}
-                    shape = {"attack_parameters": {"is": attack}, "rules": {"goal": "untargeted", "query_budget": 100}}
-                    columns = {"id": ids, "robust": ids < 60 - 20 * strength}
-                    place = {"attack": attack, "scenario": "evasion", **ball, **shape, **common}
-                    write(folder, key + attack, order + 1 + strength, columns, "robust_accuracy", **place)
-                columns = {"id": ids, "hit": ids < 20, "counted": ids >= 10}
-                place = {"attack": "badnets", "scenario": "poisoning", "rules": {"fraction": 0.01}, **common}
-                write(folder, f"{key}badnets", order + 3, columns, "backdoor_success_rate", **place)
-                order += 4
+def pair(tmp_path, whole):
+    """Two runs that agree on every sample."""
+    for side in ("old", "new"):
+        shutil.copytree(whole, tmp_path / side)
     return tmp_path
 
 
