@@ -302,6 +302,9 @@ def _notes(old: Run, new: Run) -> list[str]:
     changed = [f"{name} {was[name]}, now {now[name]}" for name in was if name in now and was[name] != now[name]]
     if changed:
         told.append(f"versions: {'; '.join(changed)}")
+    silent = [side for side, run in (("old", old), ("new", new)) if not any(record.rules for record in run.records)]
+    if len(silent) == 1:
+        told.append(f"records of the {silent[0]} run do not tell the rules of their games, so those are not compared")
     left = old.left_out + new.left_out
     if left:
         told.append(f"{left} points of curves are left out")

@@ -30,7 +30,7 @@ def test_the_same_weights_are_seldom_blamed_for_another_play():
 
 
 def test_a_drop_of_ten_points_is_found():
-    """Spread 2 points, 5 repeats, 1000 samples, in a table of 30: 80 % at least; 40 of 60 are 2.6 standard errors below."""
+    """Spread 2 points, 5 repeats, 1000 samples, in a table of 30: at least 80 %; 40 of 60 is 2.6 errors below."""
     table = levels.Table(5, (0.02,), rows=1, drop=0.1)
     rng = np.random.default_rng(1)
     found = [crossed(*table.draw(rng)[0]) for _ in range(60)]
