@@ -185,8 +185,8 @@ def repeats_covered(world: World, draws: int, seed: int = 0) -> float:
 class Alarms:
     """Shares of draws without any true difference."""
 
-    clustered: float  # the p-value of `crossed` is at most 5 %
-    regressed: float  # and its interval excludes 0: what `compare` calls a change
+    clustered: float  # `p_weights` of `crossed`, over samples alone, is at most 5 %
+    regressed: float  # `p` of `crossed`, over trainings and samples, is: what `compare` goes by
     pooled: float  # McNemar's p-value over flips of all repeats
     held: float  # the interval of `crossed` holds 0
 
@@ -210,9 +210,9 @@ def alarms(world: World, draws: int, seed: int = 0) -> Alarms:
     for _ in range(draws):
         old, new = world.draw(rng, 2)
         found = crossed(old, new)
-        clustered, held = found.p <= 0.05, found.low <= 0 <= found.high
+        clustered, regressed, held = found.p_weights <= 0.05, found.p <= 0.05, found.low <= 0 <= found.high
         pooled = mcnemar(int((old & ~new).sum()), int((new & ~old).sum())) <= 0.05
-        counts += (clustered, clustered and not held, pooled, held)
+        counts += (clustered, regressed, pooled, held)
     return Alarms(*(counts / draws))
 
 
@@ -263,8 +263,8 @@ def level_table(draws: int) -> list[str]:
         grid = worlds((0.5, 0.95), (spread,), release)
         found = [alarms(world, draws, seed) for seed, world in enumerate(grid)]
         for what, name in (
-            ("`crossed`, p alone", "clustered"),
-            ("`crossed`, p and interval: the verdict", "regressed"),
+            ("`crossed`, these weights", "clustered"),
+            ("`crossed`, the training: the verdict", "regressed"),
             ("McNemar over pooled flips (not used)", "pooled"),
         ):
             errors = [100 * getattr(one, name) for one in found]
@@ -308,7 +308,7 @@ def page(draws: int) -> str:
         "## False alarms",
         f"McNemar exactly, the others over {draws} draws each (standard error "
         f"{100 * math.sqrt(0.05 * 0.95 / draws):.1f} points). `crossed` is the test of `compare` over several "
-        "trainings: its p-value speaks of these trained models (between trainings 0), p and interval together of the "
+        "trainings: one p-value speaks of these trained models (between trainings 0), the other of the "
         "training; beside it what pooling flips over repeats would do. With one training each, two trainings of one "
         "recipe that differ in truth are called different: the last rows say how often, and why a release deserves "
         "repeats.",

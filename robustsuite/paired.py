@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _Z: Final = 1.959963984540054  # 97.5 % quantile of the standard normal
 _FOUR_OF_FIVE: Final = 0.8416212335729143  # 80 % quantile of the standard normal
-_SHARES: Final = (0.2, 0.8)  # of the error: for trainings as pairs, and as independent
+SHARES: Final = (0.2, 0.8)  # of the error: for trainings as pairs, and as independent
 _LEAST: Final = 1e-12  # p-values below say no more
 _MOST_REPEATS: Final = 1000
 SIDES: Final = ("both", "worse", "better")
@@ -240,13 +240,13 @@ def crossed(old: NDArray[Any], new: NDArray[Any]) -> Difference:
     spreads = (_spread([differences], samples), _spread([old, new], samples))
     half = _half(spreads, 0.05)
     p_weights = sign_flip(differences.sum(0).tolist())
-    either = min(spread.p(value) / share for spread, share in zip(spreads, _SHARES, strict=True))
+    either = min(spread.p(value) / share for spread, share in zip(spreads, SHARES, strict=True))
     p = max(p_weights, min(1.0, either))
     return Difference(value, max(-1.0, value - half), min(1.0, value + half), p, p_weights, spreads, trainings)
 
 
 def _half(spreads: Sequence[Spread], level: float) -> float:
-    return min(spread.half(level * share) for spread, share in zip(spreads, _SHARES, strict=True))
+    return min(spread.half(level * share) for spread, share in zip(spreads, SHARES, strict=True))
 
 
 def _spread(sides: Sequence[NDArray[Any]], samples: float) -> Spread:
@@ -277,7 +277,7 @@ def repeats_needed(found: Difference, level: float) -> int | None:
     """
 
     def calls(repeats: int) -> bool:
-        for spread, share in zip(found.spreads, _SHARES, strict=True):
+        for spread, share in zip(found.spreads, SHARES, strict=True):
             later = spread.over(repeats, found.trainings)
             chance = _FOUR_OF_FIVE * math.sqrt(later.between + later.within)
             if later.half(level * share) + chance <= abs(found.value):

@@ -15,7 +15,8 @@ from robustsuite.report.changes import Change, Gap, Row
 from robustsuite.report.differences import sentence
 from robustsuite.report.pairs import Run
 from robustsuite.report.report import Report
-from robustsuite.report.worst_rows import rows
+from robustsuite.report.worst_case import WORST
+from robustsuite.report.worst_rows import rows as found_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,8 +105,10 @@ class Comparison:
     def _gaps_told(self) -> str:
         if not self.gaps:
             return ""
-        places = dict.fromkeys((row.defense, row.attack, row.scenario, row.norm, row.radius) for row in self.gaps)
-        first = self.gaps[0]
+        # A worst case is open where one of its attacks is: those are what has to be mended.
+        rows = [row for row in self.gaps if row.attack != WORST] or self.gaps
+        places = dict.fromkeys((row.defense, row.attack, row.scenario, row.norm, row.radius) for row in rows)
+        first = rows[0]
         why = f": {first.message}" if first.message else ""
         many = f"{len(places)} cells that the old run measured lack" if len(places) > 1 else "1 cell lacks"
         return (
@@ -207,7 +210,7 @@ def compare(
     known = sorted({name for run in (before, after) for record in run.records for name in record.metrics})
     for name in metrics:
         checks.one_of("metric", name, known)
-    found = rows(before, after, metrics, allow_missing=allow_missing)
+    found = found_rows(before, after, metrics, allow_missing=allow_missing)
     notes = tuple(_notes(before, after))
     return Comparison(tuple(judged(found, alpha, min_effect)), alpha, min_effect, notes, allow_missing)
 
@@ -299,6 +302,9 @@ def _notes(old: Run, new: Run) -> list[str]:
     changed = [f"{name} {was[name]}, now {now[name]}" for name in was if name in now and was[name] != now[name]]
     if changed:
         told.append(f"versions: {'; '.join(changed)}")
+    silent = [side for side, run in (("old", old), ("new", new)) if not any(record.rules for record in run.records)]
+    if len(silent) == 1:
+        told.append(f"records of the {silent[0]} run do not tell the rules of their games, so those are not compared")
     left = old.left_out + new.left_out
     if left:
         told.append(f"{left} points of curves are left out")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from robustsuite.report import words
-from robustsuite.report.changes import Change, Row
+from robustsuite.report.changes import Change, Gap, Row
 from robustsuite.report.markup import escape_markdown
 
 if TYPE_CHECKING:
@@ -111,6 +111,11 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
         if row.message and (row.verdict is not Change.BESIDE or _moved(row)):
             told.setdefault(row.message, []).append(row)
+        if row.repeats_needed is not None:
+            needed = f"with {row.repeats_needed} repeats in place of {row.repeats}"
+            told.setdefault(f"{needed} a difference like this one is called in four of five", []).append(row)
+        if row.gap not in (Gap.NONE, Gap.INCOMPARABLE):
+            told.setdefault(row.gap.value, []).append(row)
         if row.verdict is not Change.BESIDE:
             for code in row.flags:
                 told.setdefault(f"new doubt: {code}", []).append(row)

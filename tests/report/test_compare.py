@@ -557,5 +557,40 @@ def test_the_terminal_shows_names_as_they_are(shown, encoding):
     assert "new doubt: zero-gradients" in text
 
 
+@pytest.fixture
+def scattered(old, new):
+    for repeat, (before, after) in enumerate(((200, 150), (190, 200), (210, 120))):
+        old.cell("pgd", outcomes(before), repeat=repeat)
+        new.cell("pgd", outcomes(after), repeat=repeat)
+        old.cell("fgsm", outcomes(250), repeat=repeat)
+        new.cell("fgsm", outcomes(250), repeat=repeat, status="inconclusive" if repeat else "ok")
+    return compare(old.folder, new.folder, metrics=["robust_accuracy"])
+
+
+def test_how_many_repeats_would_tell_is_shown_and_what_is_newly_withheld(scattered):
+    needed = only(scattered, attack="pgd").repeats_needed
+    raw = io.StringIO()
+    terminal(scattered, Console(file=raw, width=300, no_color=True))
+    for text in (raw.getvalue(), markdown(scattered).replace("\\", "")):
+        assert f"with {needed} repeats in place of 3 a difference like this one is called in four of five" in text
+        assert "ours x fgsm, robust accuracy; ours x worst-case, robust accuracy: newly withheld" in text
+    row = scattered.frame.set_index("attack").loc["pgd"]
+    assert (row.repeats_needed, row.gap, row.verdict) == (needed, "", "undecided")
+
+
+def test_one_repeat_is_about_these_weights_and_several_are_not(shown, scattered):
+    words = "With one repeat this is about these trained models (these weights), not about their training."
+    assert words in shown.summary()
+    assert words in markdown(shown)
+    assert words not in scattered.summary()
+
+
+def test_records_that_do_not_tell_their_rules_are_named(old, new):
+    old.cell("pgd", outcomes(200))
+    new.cell("pgd", outcomes(200), rules={"goal": "untargeted"})
+    (told,) = [note for note in compare(old.folder, new.folder).notes if "rules" in note]
+    assert told == "records of the old run do not tell the rules of their games, so those are not compared"
+
+
 def test_the_verdict_in_a_sentence(shown):
     assert shown.summary().startswith("1 regression and 0 improvements among 2 tested figures.")
