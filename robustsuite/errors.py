@@ -27,3 +27,7 @@ class NotApplicableError(RobustsuiteError):
 
 class ModelError(RobustsuiteError, ValueError):
     """A model returned something that cannot be judged."""
+
+
+class TamperingError(RobustsuiteError):
+    """Foreign code wrote to data or weights that others use; they were put back, and nothing was kept."""

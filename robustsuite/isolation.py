@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from robustsuite.errors import RobustsuiteError
+from robustsuite.errors import TamperingError
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def weights_lent(network: nn.Module, who: str) -> Iterator[None]:
         who: Whom the error names.
 
     Raises:
-        RobustsuiteError: They were written to. Where the block raises, that error goes on instead.
+        TamperingError: They were written to. Where the block raises, that error goes on instead.
     """
     kept = [
         (part, name, weight, weight.detach().clone())
@@ -76,7 +76,7 @@ def weights_lent(network: nn.Module, who: str) -> Iterator[None]:
         raise
     changed = [_put_back(*place) for place in kept]
     if any(changed):
-        raise RobustsuiteError(
+        raise TamperingError(
             f"expected plug-ins that leave the model as it is, got {who}, under which its weights were written to; "
             f"they were put back: copy the model before training it"
         )

@@ -301,7 +301,7 @@ def craft(attack: Attack[V, A], view: V, *, seed: int) -> A:
     """The artefact that `play` would be handed for this view, made outside of any game.
 
     Raises:
-        RobustsuiteError: The attack wrote to data that it was not shown.
+        TamperingError: The attack wrote to data that it was not shown.
     """
     streams = Streams(seed).child("attack")
     lendings = [value for value in getattr(view, "__dict__", {}).values() if isinstance(value, Samples)]
@@ -331,7 +331,7 @@ def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed
     Raises:
         NotApplicableError: The victim lacks what the scenario needs.
         BudgetError: The artefact is over budget and the game cannot go on without it.
-        RobustsuiteError: Data or weights were written to.
+        TamperingError: Data or weights were written to.
     """
     streams, network = Streams(seed).child("attack"), victim.model.network
     who, data = f"attack={_name(attack)!r}", (victim.test, victim.train, victim.public)

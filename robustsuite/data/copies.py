@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.data.samples import Samples
-from robustsuite.errors import RobustsuiteError
+from robustsuite.errors import TamperingError
 from robustsuite.threat import Ball
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ def lent(who: str, *samples: Samples | None) -> Iterator[None]:
         *samples: What is lent; None is passed over.
 
     Raises:
-        RobustsuiteError: They were written to. Where the block raises, that error goes on instead.
+        TamperingError: They were written to. Where the block raises, that error goes on instead.
     """
     kept = [(given, given.copy()) for given in {id(s): s for s in samples if s is not None}.values()]
     try:
@@ -101,7 +101,7 @@ def lent(who: str, *samples: Samples | None) -> Iterator[None]:
         raise
     changed = [_put_back(given, before) for given, before in kept]
     if any(changed):
-        raise RobustsuiteError(
+        raise TamperingError(
             f"expected plug-ins that leave the data as they are, got {who}, under which they were written to; they "
             f"were put back, and nothing was kept: copy what is shown before writing to it"
         )

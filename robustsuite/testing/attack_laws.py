@@ -15,14 +15,14 @@ from torch import Tensor
 from robustsuite import registry
 from robustsuite.canonical import canonical_json
 from robustsuite.data.copies import shown, written
-from robustsuite.errors import RequestError
+from robustsuite.errors import RequestError, TamperingError
 from robustsuite.isolation import seeded
 from robustsuite.protocol import Metrics, Victim, play
 from robustsuite.registry import Entry
 from robustsuite.scenarios import game
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
 from robustsuite.streams import Streams
-from robustsuite.testing.law import Law, require
+from robustsuite.testing.law import Law, LawBroken, require
 from robustsuite.testing.victims import tiny_samples, tiny_victim
 from robustsuite.threat import NORMS, Ball, Threat
 
@@ -87,8 +87,11 @@ def _pure(entry: Entry, options: dict[str, Any]) -> None:
         x = victim.test.x.clone()
         torch.manual_seed(5)
         state = torch.get_rng_state()
-        with context():
-            _play(entry, options, victim)
+        try:
+            with context():
+                _play(entry, options, victim)
+        except TamperingError as error:
+            raise LawBroken(f"weights and data are as before; seen: {error}") from error
         require(
             all(torch.equal(v, before[k]) for k, v in network.state_dict().items()),
             "weights and buffers are as before",

@@ -13,7 +13,7 @@ from robustsuite import provenance
 from robustsuite.canonical import digest
 from robustsuite.data.copies import lent
 from robustsuite.data.samples import Samples
-from robustsuite.errors import RobustsuiteError
+from robustsuite.errors import TamperingError
 from robustsuite.files import storing
 from robustsuite.protocol import Trained
 from robustsuite.store import Kept, Store
@@ -61,7 +61,7 @@ class Trainer:
             The deployed model with history, facts and the samples that were held out.
 
         Raises:
-            RobustsuiteError: The samples were written to, by now or by a part of the recipe.
+            TamperingError: The samples were written to, by now or by a part of the recipe.
         """
         fitted = self.fit(recipe, samples)
         with lent(_who(recipe), samples):
@@ -73,12 +73,12 @@ class Trainer:
         """Train the network, or load it where the same training was done before.
 
         Raises:
-            RobustsuiteError: The samples were written to, by now or by a part of the recipe; nothing is kept then.
+            TamperingError: The samples were written to, by now or by a part of the recipe; nothing is kept then.
         """
         if not self.stores:
             return self._fresh(recipe, samples, "")
         if not samples.intact():
-            raise RobustsuiteError(
+            raise TamperingError(
                 f"expected samples as they were when their digest was taken, got samples={samples.digest()}, which "
                 f"were written to since; make new Samples of what shall be trained on"
             )

@@ -10,7 +10,7 @@ from torch import nn
 import robustsuite as rs
 from robustsuite.data.copies import lent, shown, written
 from robustsuite.data.samples import Samples
-from robustsuite.errors import RobustsuiteError
+from robustsuite.errors import TamperingError
 from robustsuite.protocol import craft, play
 from robustsuite.scenarios import Evasion, Poisoning
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
@@ -74,7 +74,7 @@ def test_what_is_lent_is_put_back_and_named():
             object.__setattr__(samples, "bounds", (-1.0, 2.0))
             then()
 
-    with pytest.raises(RobustsuiteError, match="got attack='mine', under which they were written to"):
+    with pytest.raises(TamperingError, match="got attack='mine', under which they were written to"):
         write(lambda: None)
     assert fresh(samples) == before == fresh(tiny_samples(20))
     with pytest.raises(ZeroDivisionError):
@@ -107,7 +107,7 @@ class Reaches:
 def test_a_game_that_leaves_a_trace_is_an_error_and_leaves_none(what, game):
     victim = tiny_victim(60)
     before = fresh(victim.train), fresh(victim.test), [p.clone() for p in victim.model.network.parameters()]
-    with pytest.raises(RobustsuiteError, match="got attack='Reaches', under which"):
+    with pytest.raises(TamperingError, match="got attack='Reaches', under which"):
         play(Reaches(what, victim), game, victim, seed=0)
     assert (fresh(victim.train), fresh(victim.test)) == before[:2]
     assert all(torch.equal(a, b) for a, b in zip(victim.model.network.parameters(), before[2], strict=True))
@@ -116,7 +116,7 @@ def test_a_game_that_leaves_a_trace_is_an_error_and_leaves_none(what, game):
 def test_what_is_crafted_on_data_that_were_written_to_is_an_error():
     victim = tiny_victim(60)
     view = Poisoning().data_view(victim.train)
-    with pytest.raises(RobustsuiteError, match="got attack='Reaches'"):
+    with pytest.raises(TamperingError, match="got attack='Reaches'"):
         craft(Reaches("labels", victim), view, seed=0)
     assert fresh(victim.train) == fresh(tiny_samples(320))
 
@@ -137,13 +137,13 @@ def test_nothing_is_kept_under_a_key_that_does_not_describe_it(tmp_path):
     samples, trainer = tiny_samples(80), Trainer(0, stores=(Store(tmp_path),))
     recipe = replace(tiny_recipe(), training=tiny_recipe().training.override({"epochs": 1}))
     key = trainer.key(recipe, samples)
-    with pytest.raises(RobustsuiteError, match="a recipe of Prepares, CleanLoss, GradientDescent"):
+    with pytest.raises(TamperingError, match="a recipe of Prepares, CleanLoss, GradientDescent"):
         trainer._fresh(replace(recipe, prepare=(Prepares([samples]),)), samples, key)
     assert fresh(samples) == samples.digest()
     trainer.fit(recipe, samples)
     assert trainer._find(key) is not None
     samples.y.zero_()
-    with pytest.raises(RobustsuiteError, match="written to since; make new Samples"):
+    with pytest.raises(TamperingError, match="written to since; make new Samples"):
         trainer.fit(recipe, samples)
     trainer.fit(recipe, replace(samples))
     assert len([*(tmp_path / "models").glob("*.json")]) == 2
