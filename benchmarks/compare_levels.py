@@ -112,7 +112,8 @@ def measure(table: Table, draws: int, seed: int = 0) -> Found:
         blamed = any(row.verdict is Change.REGRESSION for row in steady)
         improved = any(row.verdict is Change.IMPROVEMENT for row in steady)
         counts += (blamed, blamed or improved, rows[0].verdict is Change.REGRESSION)
-        needed += [rows[0].repeats_needed] if rows[0].repeats_needed else []
+        open_ = rows[0].verdict is Change.UNDECIDED and rows[0].repeats_needed is not None
+        needed += [rows[0].repeats_needed] if open_ else []
     return Found(*(counts / draws), needed=float(np.median(needed)) if needed else math.nan)
 
 
