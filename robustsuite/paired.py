@@ -265,22 +265,24 @@ def _spread(sides: Sequence[NDArray[Any]], samples: float) -> Spread:
     return Spread(max(between, own), freedom, max(0.0, samples - own), n + 1, own)
 
 
-def repeats_needed(found: Difference, level: float) -> int | None:
-    """How many repeats it takes to call this difference in four of five comparisons, should it and the spreads stay.
+def repeats_needed(found: Difference, level: float, wanted: float | None = None) -> int | None:
+    """How many repeats it takes to call a difference in four of five comparisons, should the spreads stay.
 
     Args:
         found: What fewer repeats gave.
         level: What the p-value has to fall below, in (0, 1): that of the whole table over its tests, by Holm's method.
+        wanted: The difference; None for the one that was found.
 
     Returns:
         The number, at least one more than there were; None beyond a thousand, or where the samples are too few.
     """
+    asked = abs(found.value if wanted is None else wanted)
 
     def calls(repeats: int) -> bool:
         for spread, share in zip(found.spreads, SHARES, strict=True):
             later = spread.over(repeats, found.trainings)
             chance = _FOUR_OF_FIVE * math.sqrt(later.between + later.within)
-            if later.half(level * share) + chance <= abs(found.value):
+            if later.half(level * share) + chance <= asked:
                 return True
         return False
 

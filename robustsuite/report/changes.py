@@ -68,8 +68,9 @@ class Row:
         adjusted_weights: The same after Holm's adjustment over the table.
         verdict: What follows.
         gap: Why the old figure has no counterpart that could answer for it.
-        repeats_needed: With how many repeats a difference like this one would be called in four of five comparisons,
-            where the spread of the trainings leaves it open; None elsewhere, and beyond a thousand.
+        repeats_needed: With how many repeats the difference that several leave open (the one seen where it is
+            undecided, the largest worsening that the interval holds where there is no evidence) would be called in four
+            of five comparisons; None elsewhere, and beyond a thousand.
         flags: Doubts that the new figure has and the old one had not.
         flags_gone: Doubts that only the old figure had.
         withheld: Whether a doubt forbids believing the old and the new figure.

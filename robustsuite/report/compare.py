@@ -129,7 +129,10 @@ class Comparison:
             return ""
         widest = max(open_rows, key=_worst_end)
         worst = f"{100 * _worst_end(widest):.1f} points ({_name(widest)})"
-        return f"The samples do not exclude a worsening of up to {worst}."
+        if widest.repeats == 1:
+            return f"The samples do not exclude a worsening of up to {worst}."
+        needed = f"; to call one like it would take {widest.repeats_needed} repeats" if widest.repeats_needed else ""
+        return f"Samples and trainings do not exclude a worsening of up to {worst}{needed}."
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON holds: outcome, summary, level, least effect, notes, rows."""
@@ -230,8 +233,9 @@ def judged(found: Sequence[Row], alpha: float, min_effect: float) -> list[Row]:
     for i, adjusted, adjusted_weights in zip(places, both, weights, strict=True):
         row = replace(able[i], adjusted=adjusted, adjusted_weights=adjusted_weights)
         row = replace(row, verdict=_verdict(row, alpha, min_effect))
-        if row.verdict is Change.UNDECIDED and row.found is not None:
-            row = replace(row, repeats_needed=repeats_needed(row.found, alpha / len(places)))
+        if row.found is not None and row.verdict in (Change.UNDECIDED, Change.NO_EVIDENCE):
+            wanted = row.found.value if row.verdict is Change.UNDECIDED else _worst_end(row)
+            row = replace(row, repeats_needed=repeats_needed(row.found, alpha / len(places), wanted))
         able[i] = row
     return able
 

@@ -111,7 +111,7 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
         if row.message and (row.verdict is not Change.BESIDE or _moved(row)):
             told.setdefault(row.message, []).append(row)
-        if row.repeats_needed is not None:
+        if row.repeats_needed is not None and row.verdict is Change.UNDECIDED:
             needed = f"with {row.repeats_needed} repeats in place of {row.repeats}"
             told.setdefault(f"{needed} a difference like this one is called in four of five", []).append(row)
         if row.gap not in (Gap.NONE, Gap.INCOMPARABLE):

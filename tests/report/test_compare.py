@@ -10,7 +10,7 @@ from rich.console import Console
 
 import robustsuite as rs
 from robustsuite.benchmark.records import Record, append, save_samples
-from robustsuite.paired import crossed, holm, mcnemar, paired_interval, sign_flip
+from robustsuite.paired import crossed, holm, mcnemar, paired_interval, repeats_needed, sign_flip
 from robustsuite.report.compare import Change, Report, compare
 from robustsuite.report.compare_text import markdown, terminal
 from robustsuite.statistics import interval
@@ -576,6 +576,19 @@ def test_how_many_repeats_would_tell_is_shown_and_what_is_newly_withheld(scatter
         assert "ours x fgsm, robust accuracy; ours x worst-case, robust accuracy: newly withheld" in text
     row = scattered.frame.set_index("attack").loc["pgd"]
     assert (row.repeats_needed, row.gap, row.verdict) == (needed, "", "undecided")
+
+
+def test_how_many_repeats_a_difference_that_is_not_excluded_takes(old, new):
+    for repeat in range(3):
+        for side, shift in ((old, 0), (new, 3)):
+            side.cell("pgd", outcomes(200 + 20 * repeat + shift), repeat=repeat)
+    found = compare(old.folder, new.folder)
+    row = only(found)
+    assert (row.verdict, found.outcome) == (Change.NO_EVIDENCE, "passed")
+    assert row.repeats_needed == repeats_needed(row.found, 0.05, row.low) > 3
+    points = f"{-100 * row.low:.1f} points (ours x pgd, robust_accuracy)"
+    told = f"do not exclude a worsening of up to {points}; to call one like it would take {row.repeats_needed} repeats."
+    assert told in found.summary()
 
 
 def test_one_repeat_is_about_these_weights_and_several_are_not(shown, scattered):
