@@ -13,7 +13,7 @@ from robustsuite import checks
 from robustsuite.paired import holm, repeats_needed
 from robustsuite.report.changes import Change, Gap, Row
 from robustsuite.report.differences import sentence
-from robustsuite.report.pairs import Run
+from robustsuite.report.pairs import EVASION, Run, measured
 from robustsuite.report.report import Report
 from robustsuite.report.worst_case import WORST
 from robustsuite.report.worst_rows import rows as found_rows
@@ -306,8 +306,9 @@ def _notes(old: Run, new: Run) -> list[str]:
     changed = [f"{name} {was[name]}, now {now[name]}" for name in was if name in now and was[name] != now[name]]
     if changed:
         told.append(f"versions: {'; '.join(changed)}")
-    silent = [side for side, run in (("old", old), ("new", new)) if not any(record.rules for record in run.records)]
-    if len(silent) == 1:
+    sides = [("old", [r for r in old.records if measured(r)]), ("new", [r for r in new.records if measured(r)])]
+    silent = [side for side, found in sides if not any(record.rules for record in found)]
+    if len(silent) == 1 and all(any(r.scenario == EVASION for r in found) for _, found in sides):
         told.append(f"records of the {silent[0]} run do not tell the rules of their games, so those are not compared")
     left = old.left_out + new.left_out
     if left:
