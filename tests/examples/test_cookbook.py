@@ -208,7 +208,7 @@ BAD = {
          "the service answered 50 of 50 inputs that are malformed: NaN"),
         (service("good"), {"test_noise"}, "failed: rejected share of noise 0.000"),
     ],
-    "known_trigger_does_not_work": [(model("backdoored"), {"test_the_trigger"}, "failed: trigger success 0.9")],
+    "known_trigger_does_not_work": [(model("backdoored"), {"test_the_trigger"}, "failed: trigger success 0.")],
     "epsilon_is_what_ran": [
         (run_folder("spent"), {"test_recorded_within_the_claim"}, "dp-sgd: epsilon 7.99. ran, 3.0 is claimed"),
         (run_folder("told"), {"test_computed_again"}, "records epsilon 2.900, but 7.99. ran"),
@@ -216,7 +216,7 @@ BAD = {
     "worst_class_recall": [(model("one_class_lost"), {"test_every_class"}, "failed: recall of class 8 0.000")],
     "classes_cannot_be_inverted": [(model("open_book"), {"test_inversion"}, "failed: model-inversion: inversion_acc")],
     "worst_case_over_attacks": [
-        (model("masked", "--samples=60"), {"test_worst_case"}, "worst-case: robust_accuracy 0."),
+        (model("narrow"), {"test_worst_case"}, "failed: worst-case: robust_accuracy 0."),
     ],
     "no_confidence_on_noise": [(model("sure"), {"test_noise"}, "failed: share of noise")],
     "checkpoint_is_safe_to_load": [
