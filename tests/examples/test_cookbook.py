@@ -109,7 +109,6 @@ def _models(demo):
     module = ModuleType("cookbook_models")
     module.good, module.guarded = demo.model, demo.service
     module.narrow = lambda: demo.trained(x, y, bandwidth=1.5)
-    module.masked = lambda: rescaled(demo.model(), 1000)
     module.sure = lambda: NearestMean(templates(digits), scale=10.0)
     module.open_book = lambda: NearestMean(templates(digits))
     module.backdoored, module.one_class_lost = backdoored, one_class_lost
