@@ -207,7 +207,7 @@ BAD = {
          "the service answered 50 of 50 inputs that are malformed: NaN"),
         (service("good"), {"test_noise"}, "failed: rejected share of noise 0.000"),
     ],
-    "known_trigger_does_not_work": [(model("backdoored"), {"test_the_trigger"}, "failed: trigger success 0.")],
+    "known_trigger_does_not_work": [(model("backdoored"), {"test_the_trigger"}, r"failed: trigger success (1|0\.9)")],
     "epsilon_is_what_ran": [
         (run_folder("spent"), {"test_recorded_within_the_claim"}, "dp-sgd: epsilon 7.99. ran, 3.0 is claimed"),
         (run_folder("told"), {"test_computed_again"}, "records epsilon 2.900, but 7.99. ran"),
