@@ -68,7 +68,7 @@ class Cell:
         status: As in records, or `absent` where the metric does not exist for this defence.
         best: Whether it is the best of its column among figures that can be believed.
         message: Why, where the status is not ok; of a verdict, by whom samples were broken.
-        judged: What comparisons of defences go by, where it is not the value: that of an attack with its follow-ups.
+        judged: What comparisons of defences go by, where it is not the value: with follow-ups and the verdict counted.
     """
 
     value: float | None = None

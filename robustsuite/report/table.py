@@ -34,6 +34,7 @@ __all__ = [
 Row = dict[str, Any]
 _UTILITY: Final = "utility"
 _EVASION: Final = "evasion"
+_WHITE: Final = "white-box"
 _PASSES: Final = ("forwards", "backwards")
 
 
@@ -43,8 +44,8 @@ def comparison(frame: pd.DataFrame) -> ComparisonTable:
     Clean accuracy, epsilon where any defence has one, and counted passes come first; then the verdict on evasion (the
     worst case over all attacks and their follow-ups) and a column for each attack in plan order, which holds the
     attack's own result, under the first metric of its records. Points of a curve (radii other than the first in plan
-    order) have no column. Repeats are merged by `statistics.over_repeats`. The best of an attack's column is the best
-    with its follow-up attacks, so that no defence is called best for masking its gradient.
+    order) have no column. Repeats are merged by `statistics.over_repeats`. The best of a white-box attack's column is
+    the best once follow-up attacks and the verdict are counted: no defence is called best for masking its gradient.
 
     Args:
         frame: As `report.frame.tidy` makes it.
@@ -120,13 +121,23 @@ class _Defended:
         if column.metric == "passes_per_sample":
             return self._passes()
         if column.attack:
-            return _merged(self.rows.get((column.scenario, column.attack), []), column, repeats)
+            cell = _merged(self.rows.get((column.scenario, column.attack), []), column, repeats)
+            return replace(cell, judged=self._judged(column, cell.value))
         found = [row for (scenario, _), rows in self.rows.items() if scenario == _UTILITY for row in rows]
         if not found and column.metric == "clean_accuracy":
             # Without a clean evaluation every evasion record still says how many it found standing.
             attacks = (rows for (scenario, name), rows in self.rows.items() if scenario == _EVASION and name != WORST)
             found = next(attacks, [])
         return _merged(found, column, repeats)
+
+    def _judged(self, column: Column, own: float | None) -> float | None:
+        """The worst of a white-box attack's own figure, that with its follow-up attacks, and the verdict."""
+        rows = self.rows.get((column.scenario, column.attack), [])
+        if own is None or column.attack == WORST or not any(row["knowledge"] == _WHITE for row in rows):
+            return None
+        verdict = self.rows.get((column.scenario, WORST), [])
+        known = [own, *_mean(rows, column.metric + FOLLOWED_UP), *_mean(verdict, column.metric)]
+        return max(known) if column.better == "lower" else min(known)
 
     def _passes(self) -> Cell:
         """Forward and backward passes of all evasion attacks together, per sample judged."""
@@ -160,17 +171,13 @@ def _merged(rows: Sequence[Row], column: Column, repeats: int) -> Cell:
         doubts.concerning(codes, column.metric, {row["metric"] for row in rows}),
         "inconclusive" if any(row["status"] == "inconclusive" for row in measured) else "ok",
         message=message,
-        judged=_judged(rows, column, merged.value),
     )
 
 
-def _judged(rows: Sequence[Row], column: Column, own: float) -> float | None:
-    """The worse of an attack's own figure and that with its follow-up attacks, where there were any."""
-    followed = [r["value"] for r in rows if r["metric"] == column.metric + FOLLOWED_UP and r["value"] is not None]
-    if not followed:
-        return None
-    mean: float = sum(followed) / len(followed)
-    return max(own, mean) if column.better == "lower" else min(own, mean)
+def _mean(rows: Sequence[Row], metric: str) -> list[float]:
+    """The mean over repeats of a figure, as the only item; nothing where no row has it."""
+    values = [row["value"] for row in rows if row["metric"] == metric and row["value"] is not None]
+    return [sum(values) / len(values)] if values else []
 
 
 def _metric(row: Row) -> Metric:

@@ -246,3 +246,17 @@ def test_without_clean_evaluation_the_evasion_records_say_it(maker):
 )
 def test_figures_read_as_what_they_are(value, unit, text):
     assert words.figure(value, unit) == text
+
+
+def test_no_defence_is_best_of_an_attacks_column_for_masking_its_gradient(maker):
+    """The masked one shows most under the attack that nobody examined, and the verdict knows better."""
+    clean = torch.ones(100, dtype=torch.bool)
+    for defense, own, verdict in (("none", 10, 10), ("masked", 90, 0), ("trained", 50, 45)):
+        maker.utility(defense, clean)
+        maker.evasion(defense, "noise", clean, clean, images=False, knowledge="blind")
+        maker.evasion(defense, "pgd", clean, torch.arange(100) < own, images=False)
+        maker.evasion(defense, "apgd", clean, torch.arange(100) < verdict, images=False)
+    table = comparison(tidy(maker.records, maker.folder))
+    best = {column: [row for row in table.rows if table.cell(row, column).best] for column in ("verdict", "pgd")}
+    assert best == {"verdict": ["trained"], "pgd": ["trained"]}
+    assert table.cell("masked", "pgd").value == 0.9
