@@ -94,6 +94,7 @@ def the_view_is_believed(patch):
         honest(self, view, moved)
 
     patch.setattr(evasion._Judge, "take", take)
+    patch.setattr(protocol, "shown", lambda view: view)  # a copy would keep what is written out of the judge's view
 
 
 def zero_gradients_go_unseen(patch):
@@ -147,7 +148,7 @@ def gates_pass_on_the_value_alone(patch):
 
 
 def poison_is_not_applied(patch):
-    patch.setattr(poisoning, "_apply", lambda view, poison: view.samples)
+    patch.setattr(poisoning.Poisoning, "_apply", lambda self, train, poison: train)
 
 
 def the_trigger_is_not_shown(patch):
