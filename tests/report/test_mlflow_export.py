@@ -2,8 +2,8 @@
 
 import importlib.util
 import math
-import re
 import os
+import re
 import signal
 import socket
 import subprocess
