@@ -280,11 +280,15 @@ def as_ball(given: BallLike, name: str = "ball") -> Ball:
     """
     if isinstance(given, Ball):
         return given
-    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3) or not isinstance(given[0], str):
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3) or not _typed(*given):
         raise checks.fail(
             "(norm, radius) or a Ball", name, given, "write ('linf', 8 / 255) or rs.Ball('linf', 8 / 255)"
         )
     return Ball(*given)
+
+
+def _typed(norm: object, _: object, bounds: object = None) -> bool:
+    return isinstance(norm, str) and (bounds is None or (isinstance(bounds, (tuple, list)) and len(bounds) == 2))
 
 
 def refuse_vacuous(

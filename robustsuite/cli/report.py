@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from robustsuite.cli.console import results, set_up
+from robustsuite.cli.console import results, say, set_up
 from robustsuite.cli.verdicts import pronounce
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def report(
     codes = []
     for folder, loaded in [(folder, Report.load(folder)) for folder in folders]:
         verdicts = _judged(loaded)
+        if not (folder / "suite.yaml").is_file():
+            say(f"note: {folder} has no suite.yaml, so nothing is known of its gates and of cells that were not run")
         if as_json:
             print_outcome(loaded, verdicts)
         for name in wanted:

@@ -11,7 +11,7 @@ from robustsuite.benchmark.gates import WORST, Gate, gives
 from robustsuite.gates.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Metric
-from robustsuite.report.flags import concerning
+from robustsuite.report.flags import RESOLVED, concerning
 from robustsuite.report.table import main_rows, plain_rows
 from robustsuite.statistics import interval, over_repeats
 
@@ -104,8 +104,11 @@ def _verdict(gate: Gate, where: str, rows: Sequence[Row], repeats: int) -> Verdi
     lacking = _lacking(gate, rows, measured, repeats)
     if not measured:
         return _unknown(gate, lacking)
-    own = [_metric(row) for row in measured]
-    metrics = own if gate.own else _worse(own, _followed_up(gate, rows))
+    own, followed_up = [_metric(row) for row in measured], _followed_up(gate, rows)
+    metrics = own if gate.own else _worse(own, followed_up)
+    if not gate.own and _lost(gate, measured, followed_up):
+        told = f"{gate.attack} was followed up, and what is left then is not told of every repeat"
+        lacking = "; ".join(part for part in (lacking, told) if part)
     merged = over_repeats(metrics)
     codes = [code for row in measured for code in row["flags"].split(";") if code]
     flags = concerning(codes, gate.metric, {row["metric"] for row in rows})
@@ -130,6 +133,14 @@ def _followed_up(gate: Gate, rows: Sequence[Row]) -> list[Metric]:
     """What the gate's figure is once follow-up attacks are counted; empty where none were played."""
     name = gate.metric + FOLLOWED_UP
     return [_metric(row) for row in rows if row["metric"] == name and row["value"] is not None]
+
+
+def _lost(gate: Gate, measured: Sequence[Row], followed_up: Sequence[Metric]) -> bool:
+    """Whether a figure with follow-up attacks is missing where such attacks were played."""
+    if gate.attack == WORST or gate.metric + FOLLOWED_UP not in gives("evasion", gate.attack):
+        return False
+    settled = any(code.startswith(RESOLVED) for row in measured for code in row["flags"].split(";"))
+    return len(followed_up) != len(measured) and (bool(followed_up) or settled)
 
 
 def _worse(own: list[Metric], followed_up: list[Metric]) -> list[Metric]:

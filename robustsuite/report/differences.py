@@ -283,6 +283,10 @@ def incomparable(old: Record, new: Record) -> str:
     """
     if old.dataset != new.dataset:
         return f"other data set: {old.dataset}, now {new.dataset}"
+    before, after = (data.get("digest") for data in (old.data, new.data))
+    # More or fewer of the same samples are told apart by their ids.
+    if before and after and before != after and old.data.get("n") == new.data.get("n"):
+        return "other samples: as many as before, with other inputs or labels"
     if old.knowledge != new.knowledge:
         return f"other threat: {old.knowledge or 'no knowledge'}, now {new.knowledge or 'no knowledge'}"
     rules = _changed(old.rules, new.rules) if old.rules and new.rules else ""  # records of 0.1.0 do not tell them

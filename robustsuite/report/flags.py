@@ -205,5 +205,5 @@ def concerning(codes: Iterable[str], metric: str, beside: Collection[str] = ()) 
 
 
 def believable(codes: Iterable[str]) -> bool:
-    """Whether a number under these doubts may be called the best of its column."""
-    return not any(describe(code).withholds for code in codes)
+    """Whether a number under these doubts may be called the best of its column; codes that nobody knows withhold it."""
+    return not any(describe(code).withholds or code.removeprefix(RESOLVED) not in KNOWN for code in codes)

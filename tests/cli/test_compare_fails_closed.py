@@ -187,6 +187,14 @@ OTHER = {
         lambda h: change(h / "new", flags=of(pgd, ("zero-gradients",), lambda r: r.flags)),
         "ours x pgd, robust_accuracy (newly withheld)",
     ),
+    "in a doubt that nobody knows": (
+        lambda h: change(h / "new", flags=of(pgd, ("made-up",), lambda r: r.flags)),
+        "ours x pgd, robust_accuracy (newly withheld)",
+    ),
+    "other inputs": (
+        lambda h: [change(h / s, data=of(pgd, {"digest": s, "n": 9}, lambda r: r.data)) for s in ("old", "new")],
+        "(not comparable: other samples: as many as before, with other inputs or labels)",
+    ),
     "not run": (status("not_run"), "ours x pgd, robust_accuracy (newly withheld: ok, now not run)"),
     "not applicable": (
         status("not_applicable"),

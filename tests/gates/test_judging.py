@@ -314,3 +314,17 @@ def test_verdicts_are_ranked():
     assert worst([passed, passed]) is Outcome.PASSED
     assert worst([passed, open_]) is Outcome.INCONCLUSIVE
     assert worst([open_, failed, passed]) is Outcome.FAILED
+
+
+def test_a_figure_with_follow_ups_that_is_lost_leaves_the_gate_open():
+    """Its flags say that follow-up attacks were played; the attack's own number alone must not pass."""
+    flags = ("resolved:zero-gradients",)
+    both = {"robust_accuracy": rate(90, 100), "robust_accuracy_followed_up": rate(20, 100)}
+    gate = Gate(metric="robust_accuracy", at_least=0.5, attack="pgd")
+    whole = [record(repeat=r, metrics=both, flags=flags) for r in range(2)]
+    assert outcomes(verdicts(gate, *whole)) == [("pgd:robust_accuracy>=0.5", "failed")]
+    for lost in ([record(flags=flags)], [record(flags=flags), whole[1]]):
+        (found,) = verdicts(gate, *lost)
+        assert found.outcome is Outcome.INCONCLUSIVE
+        assert "was followed up" in found.message
+    assert outcomes(verdicts(Gate(**{**vars(gate), "own": True}), record(flags=flags)))[0][1] == "passed"
