@@ -136,6 +136,7 @@ def test_the_adversary_may_aim(entry, setting):
     assert bool(view.ball.contains(moved, view.x).all())
 
 
+@pytest.mark.slow
 def test_every_white_box_attack_beats_every_control(digits, view_of):
     """Law 9 on a fixed reference network."""
     net, x, y = digits["hardened"], digits["x"][:60], digits["y"][:60]
