@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustsuite import checks, losses
 from robustsuite.data.copies import shown
 from robustsuite.data.samples import Batch, Samples
+from robustsuite.door import labels_of
 from robustsuite.errors import RequestError
 from robustsuite.isolation import differentiable, untouched
 from robustsuite.protocol import Terms
@@ -106,7 +107,7 @@ class AdversarialLoss(Objective):
     def _withstood(self, attack: Any, network: nn.Module, batch: Batch, step: Step) -> float:
         moved = self._perturb(attack, network, batch, step, self.ball.radius)
         with untouched(network), torch.no_grad():
-            return float((network(moved).argmax(1) == batch.y).float().mean())
+            return float((labels_of(network(moved)) == batch.y).float().mean())
 
     def _perturb(self, attack: Any, network: nn.Module, batch: Batch, step: Step, radius: float) -> Tensor:
         """The attack's answer to this batch, against the network in eval mode and with its weights held still."""

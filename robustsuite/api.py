@@ -233,7 +233,8 @@ def _targets(target: Any, victim: Victim) -> Tensor:
 
 
 def _engine(victim: Victim, batch_size: int, precision: str) -> Engine:
-    some = victim.test.batch(slice(0, TRIAL), victim.device).x.to(victim.dtype).clone()
+    some = victim.test.batch(slice(0, TRIAL), victim.device).x.clone()
+    some = victim.given(some)
     return Engine(victim.model.surrogate(), some, precision=precision, most=batch_size)
 
 
@@ -249,7 +250,7 @@ def _view(
 ) -> Inputs:
     batch = victim.test.batch(rows, victim.device)
     common = {
-        "x": batch.x.to(victim.dtype),
+        "x": victim.given(batch.x),
         "y": batch.y,
         "ids": batch.ids,
         "ball": ball.within(victim.test.bounds),
@@ -257,6 +258,7 @@ def _view(
         "target": None if target is None else target[rows],
         "meter": meter,
         "closest": entry.minimum_norm,
+        "grid": victim.grid,
     }
     return make_view(entry.access, victim.model, common, engine=engine, known=known)
 

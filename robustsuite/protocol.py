@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustsuite.data.copies import lent, shown
 from robustsuite.data.samples import Samples
+from robustsuite.door import working
 from robustsuite.errors import ModelError, NotApplicableError
 from robustsuite.isolation import out_of_memory, seeded, untouched, weights_lent
 from robustsuite.models.probabilities import are_probabilities
@@ -134,8 +135,17 @@ class Victim:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The model's floating dtype; inputs are cast to it."""
-        return next((p.dtype for p in self.model.network.parameters() if p.is_floating_point()), torch.float32)
+        """In which inputs are computed: the model's own floating dtype, but at least float32."""
+        return working(self.model.dtype)
+
+    def given(self, x: Tensor) -> Tensor:
+        """Inputs as the network is given them, in the dtype in which they are computed."""
+        return x.to(self.model.dtype).to(self.dtype)
+
+    @property
+    def grid(self) -> torch.dtype | None:
+        """What inputs are rounded to on their way to the network; None where it computes as they are."""
+        return None if self.model.dtype == self.dtype else self.model.dtype
 
     @cached_property
     def clean(self) -> CleanAnswers:
@@ -152,9 +162,7 @@ class Victim:
         return CleanAnswers(prediction, rejected, confidence, same)
 
     def _answer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits, rejected = ask(self.model, x.to(self.dtype), strict=True)
-        if logits.dim() != 2:
-            judgeable(logits, self.test.classes)
+        logits, rejected = ask(self.model, self.given(x), strict=True)
         confidence, prediction = logits.softmax(1).max(1)
         return prediction.cpu(), rejected.cpu(), confidence.float().cpu(), logits.double().cpu()
 
@@ -340,9 +348,10 @@ def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed
     with torch.inference_mode(False), ExitStack() as stack:
         for context in foreign:
             stack.enter_context(context)
-        notes: dict[str, None] = {}
+        notes = dict(victim.model.notes)
         made = (move for view in scenario.views(victim) for move in moves(attack, view, streams, notes))
         metrics = scenario.score(victim, made)
+    notes |= victim.model.notes
     return replace(metrics, message="; ".join(part for part in (metrics.message, *notes) if part))
 
 

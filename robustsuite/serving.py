@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from robustsuite.door import Door, as_logits, labels_of
 from robustsuite.errors import ModelError
 from robustsuite.isolation import out_of_memory
 
@@ -17,6 +19,10 @@ class Outputs(NamedTuple):
 
     logits: Tensor
     rejected: Tensor
+
+    def labels(self) -> Tensor:
+        """Predicted labels `(N,)`; the number of classes where the logits are not finite."""
+        return labels_of(self.logits)
 
 
 class Deployed(ABC):
@@ -45,31 +51,59 @@ class Deployed(ABC):
         """A differentiable module from raw inputs to logits; by default the network itself."""
         return self.network
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its network is given."""
+        return Door(self.network).dtype
+
+    @property
+    def notes(self) -> Mapping[str, None]:
+        """What had to be done so that it answers, as keys; for the record."""
+        return {}
+
     def parameter_count(self) -> int:
         """Number of trainable and frozen parameters."""
         return sum(p.numel() for p in self.network.parameters())
 
 
 class Served(Deployed):
-    """A network that answers everything.
+    """A network that answers everything, called through its door.
 
     Args:
-        network: Raw inputs to logits.
+        network: Raw inputs to logits, or its door.
         doubts: What had to be found out about it, as flags.
     """
 
     def __init__(self, network: nn.Module, doubts: tuple[str, ...] = ()) -> None:
-        self._network, self.doubts = network, doubts
+        self._door, self.doubts = door(network), doubts
 
     @property
     def network(self) -> nn.Module:
         """The network itself."""
-        return self._network
+        return self._door.network
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network is given."""
+        return self._door.dtype
+
+    @property
+    def notes(self) -> Mapping[str, None]:
+        """What its door had to do."""
+        return self._door.notes
+
+    def surrogate(self) -> nn.Module:
+        """The network, called through its door."""
+        return self._door
 
     def __call__(self, x: Tensor) -> Outputs:
         """Logits of the network; nothing is rejected."""
-        logits = self._network(x)
-        return Outputs(logits, torch.zeros(len(x), dtype=torch.bool, device=x.device))
+        return Outputs(self._door(x), torch.zeros(len(x), dtype=torch.bool, device=x.device))
+
+
+def door(network: nn.Module) -> Door:
+    """The door of a network; itself where it is one."""
+    return network if isinstance(network, Door) else Door(network)
 
 
 def ask(model: Deployed, x: Tensor, *, strict: bool = False) -> Outputs:
@@ -85,7 +119,8 @@ def ask(model: Deployed, x: Tensor, *, strict: bool = False) -> Outputs:
     """
     try:
         given = x.clone()
-        answer = model(given)
+        logits, rejected = model(given)
+        answer = Outputs(as_logits(logits, len(x)), rejected)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or len(x) < 2:
             raise

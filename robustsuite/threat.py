@@ -17,11 +17,36 @@ if TYPE_CHECKING:
 NORMS: Final = ("linf", "l2", "l1")
 _ITERATIONS: Final = 60  # of a bracketed Newton search that mostly ends within ten; 60 halvings alone would do
 _NO_ROOM: Final = 64  # rounding steps from a bound within which no step leads, so that rounding chooses no coordinate
+_SLACK: Final = 1e-3  # of the radius, by which rounding may exceed it
 _ORDER: Final = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (like.dim() - 1)))
+
+
+def _on_grid(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest numbers of another dtype, in the dtype of `x`."""
+    return x.to(dtype).to(x.dtype) if dtype.is_floating_point else x.round()
+
+
+def inwards(moved: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers of a dtype that are nearest to `moved` and no further from `x`, coordinate by coordinate.
+
+    Args:
+        moved: Inputs `(N, …)`.
+        x: Centres `(N, …)`, numbers of that dtype.
+        dtype: A floating one, or one of integers.
+    """
+    import torch
+
+    nearest = _on_grid(moved, dtype)
+    far = (nearest.double() - x.double()).abs() > (moved.double() - x.double()).abs()
+    if dtype.is_floating_point:
+        inner = torch.nextafter(nearest.to(dtype), x.to(dtype)).to(x.dtype)
+    else:
+        inner = nearest + (x - nearest).sign()
+    return torch.where(far, inner, nearest)
 
 
 def _scaled(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
@@ -114,12 +139,21 @@ class Ball:
         width = math.prod(shape)
         return replace(self, radius=(high - low) * width ** (1.0 / _ORDER[self.norm]), bounds=(low, high))
 
-    def tolerance(self, dtype: torch.dtype) -> float:
-        """Slack for rounding: float32 `x + r` exceeds r by up to half a unit in the last place of x."""
+    def tolerance(self, dtype: torch.dtype, width: int = 1) -> float:
+        """Slack for rounding, at most a thousandth of the radius.
+
+        float32 `x + r` exceeds r by up to half a unit in the last place of x, and a norm over `width` coordinates sums
+        up as many of these. Where that is more than a thousandth of the radius, whoever moves inputs rounds them
+        towards the inside, as `project` and `rounded` do.
+        """
+        return min(self._rounding(dtype, width), _SLACK * self.radius)
+
+    def _rounding(self, dtype: torch.dtype, width: int) -> float:
         import torch
 
         scale = 1.0 if self.bounds is None else max(abs(self.bounds[0]), abs(self.bounds[1]), 1.0)
-        return (self.radius + scale) * 4.0 * torch.finfo(dtype).eps
+        terms = {"linf": 1.0, "l2": math.sqrt(width), "l1": float(width)}[self.norm]
+        return (self.radius + scale) * 4.0 * torch.finfo(dtype).eps * terms
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances `(N,)` between `a` and `b`, both `(N, …)`, accumulated in float64."""
@@ -131,11 +165,8 @@ class Ball:
 
     def contains(self, moved: Tensor, x: Tensor) -> Tensor:
         """Whether each `moved` row lies in the ball around its `x` and in bounds, up to `tolerance`; bool `(N,)`."""
-        slack = self.tolerance(x.dtype)
-        # A sum over D coordinates rounds once per coordinate, in l2 as the root of the sum of squares.
-        width = max(1, math.prod(x.shape[1:]))
-        terms = {"linf": 1.0, "l2": math.sqrt(width), "l1": float(width)}[self.norm]
-        inside = self.distance(moved, x) <= self.radius + slack * terms
+        slack = self.tolerance(x.dtype, max(1, math.prod(x.shape[1:])))
+        inside = self.distance(moved, x) <= self.radius + slack
         if self.bounds is not None:
             flat = moved.flatten(1)
             inside &= (flat.amin(1) >= self.bounds[0]) & (flat.amax(1) <= self.bounds[1])
@@ -152,8 +183,38 @@ class Ball:
             x: Centres `(N, …)`, themselves within the bounds.
             radii: A radius for each row `(N,)` in place of the ball's.
         """
+        import torch
+
         if self.radius == 0 and radii is None:
             return x.clone()
+        projected = self._projected(moved, x, radii)
+        if self._rounding(x.dtype, max(1, math.prod(x.shape[1:]))) <= _SLACK * self.radius:
+            return projected
+        most = torch.full((len(x),), self.radius, dtype=torch.float64, device=x.device) if radii is None else radii.double()
+        if self.norm == "linf":
+            over = (projected.double() - x.double()).abs() > _per_sample(most, x)
+        else:
+            over = _per_sample(self.distance(projected, x) > most, x)
+        return torch.where(over, torch.nextafter(projected, x), projected)
+
+    def rounded(self, moved: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """What a network of another dtype is given for `moved`: the nearest numbers it has, else the next ones inside.
+
+        Args:
+            moved: Inputs `(N, …)`.
+            x: Centres `(N, …)`, numbers of that dtype.
+            dtype: A floating one, or one of integers.
+
+        Returns:
+            Numbers of that dtype, in the dtype of `moved`; in the ball wherever `moved` is.
+        """
+        import torch
+
+        nearest = _on_grid(moved, dtype)
+        inside = self.contains(nearest, x)
+        return torch.where(_per_sample(inside, x), nearest, inwards(moved, x, dtype))
+
+    def _projected(self, moved: Tensor, x: Tensor, radii: Tensor | None) -> Tensor:
         delta = self._clip(moved - x, x)
         if self.norm == "linf":
             if radii is None:

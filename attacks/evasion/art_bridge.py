@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustsuite.door import labels_of
 from robustsuite.errors import BudgetError
 from robustsuite.isolation import seeded
 from robustsuite.scenarios.views import Inputs, LabelOracle, Oracle, ScoreOracle
@@ -67,16 +68,19 @@ class Asker:
 
     def _answer(self, points: Tensor) -> np.ndarray:
         view, rows = self._view, torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        # A rejection is no success: it is shown to ART as the true label.
+        # A rejection is no success, and shown to ART as the true label; an answer without a label as a wrong one.
+        true, wrong = view.y[rows], (view.y[rows] + 1) % view.classes
         if isinstance(view, LabelOracle):
             labels = view.labels(points, rows)
-            labels = torch.where(labels < 0, view.y[rows], labels)
-            scores = torch.nn.functional.one_hot(labels, max(view.classes, int(labels.max()) + 1)).float()
+            self._remember(points, view.goal_reached(labels, rows) & (labels >= 0))
+            labels = torch.where(labels < 0, true, torch.where(labels < view.classes, labels, wrong))
+            scores = torch.nn.functional.one_hot(labels, view.classes).float()
         elif isinstance(view, ScoreOracle):
             scores = view.scores(points, rows)
-            true = torch.nn.functional.one_hot(view.y[rows], scores.shape[1]).to(scores.dtype)
-            scores = torch.where(scores.sum(1, keepdim=True) == 0, true, scores)
-        self._remember(points, view.goal_reached(scores.argmax(1), rows))
+            labels, rejected = labels_of(scores), scores.sum(1) == 0
+            self._remember(points, view.goal_reached(labels, rows) & ~rejected)
+            shown = torch.nn.functional.one_hot(torch.where(rejected, true, wrong), scores.shape[1]).to(scores.dtype)
+            scores = torch.where((rejected | (labels == scores.shape[1]))[:, None], shown, scores)
         return scores[:, : view.classes].cpu().numpy().astype(np.float32)
 
     def _remember(self, points: Tensor, reached: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustsuite import checks, losses
 from robustsuite.attacks.evasion.square_moves import Moves, share
+from robustsuite.door import labels_of
 from robustsuite.registry import register
 from robustsuite.scenarios.views import Inputs, Oracle, ScoreOracle, WhiteBox
 from robustsuite.streams import Streams
@@ -139,9 +140,11 @@ def asking(view: ScoreOracle) -> Ask:
         logs = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
         named = logs.gather(1, wanted[:, None])[:, 0]
         other = logs.scatter(1, wanted[:, None], -math.inf).amax(1)
-        accepted = scores.sum(1) > 0
+        accepted = scores.sum(1) != 0
         margin = other - named if view.target is None else named - other
-        return margin.masked_fill(~accepted, -math.inf), accepted & view.goal_reached(scores.argmax(1), rows)
+        # An answer that is not finite has no label: wrong, and nobody's target.
+        margin = margin.nan_to_num(math.inf if view.target is None else -math.inf, math.inf, -math.inf)
+        return margin.masked_fill(~accepted, -math.inf), accepted & view.goal_reached(labels_of(scores), rows)
 
     return ask
 

@@ -12,6 +12,7 @@ from robustsuite import checks
 from robustsuite.attacks.evasion import surrogates
 from robustsuite.attacks.evasion.mi_fgsm import MIFGSM
 from robustsuite.attacks.evasion.square import has_budget
+from robustsuite.door import labels_of
 from robustsuite.isolation import seeded, untouched
 from robustsuite.models.build import ModelSpec
 from robustsuite.protocol import Terms
@@ -111,14 +112,14 @@ class TransferAttack:
             reached = torch.zeros_like(may)
             if may.any():
                 scores = view.scores(x[may], rows[may])
-                reached[may] = view.goal_reached(scores.argmax(1), rows[may]) & (scores.sum(1) > 0)
+                reached[may] = view.goal_reached(labels_of(scores), rows[may]) & (scores.sum(1) != 0)
             rows = rows[~reached & may]
         return found
 
     def _craft(self, network: nn.Module, view: Transfer, streams: Streams) -> Tensor:
         """What fools a surrogate; its passes are counted, what falls there does not count."""
         meter = Meter()
-        common = {name: getattr(view, name) for name in ("x", "y", "ids", "ball", "classes", "target")}
+        common = {name: getattr(view, name) for name in ("x", "y", "ids", "ball", "classes", "target", "grid")}
         white = WhiteBox(**common, meter=meter, model=Counted(network, meter))
         image = view.x.dim() == 4 and min(view.x.shape[2:]) >= 8
         moved: Tensor = MIFGSM(steps=self.steps, diversity=_DIVERSE if image else 0.0, stop=False)(white, streams)

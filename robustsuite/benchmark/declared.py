@@ -31,7 +31,7 @@ def as_logits(model: Deployed, samples: Samples, device: str) -> Deployed:
     """
     if not isinstance(model, Served):
         return model
-    dtype = next((p.dtype for p in model.network.parameters() if p.is_floating_point()), torch.float32)
+    dtype = model.dtype
     lost, decimals = 0, True
     with untouched(model.network), seeded(0), torch.no_grad():
         first = ask(model, samples.batch(slice(0, _TRIED), device).x.to(dtype)).logits

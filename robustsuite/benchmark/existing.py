@@ -22,6 +22,7 @@ from robustsuite.data.samples import Samples
 from robustsuite.errors import ModelError, RobustsuiteError
 from robustsuite.isolation import out_of_memory, untouched
 from robustsuite.models.probabilities import are_probabilities
+from robustsuite.models.wrap import Wrapped
 from robustsuite.protocol import Victim, judgeable
 from robustsuite.serving import Deployed, Served, ask
 from robustsuite.threat import Ball, BallLike, as_ball, refuse_vacuous
@@ -92,12 +93,16 @@ def existing(
 
 
 def input_bounds(model: nn.Module | Deployed, data: Any, ball: Ball | None = None) -> tuple[float, float]:
-    """Least and greatest raw input: what the model declares, else the samples, else the ball, else [0, 1]."""
-    for holder in (model, getattr(model, "network", None), data if isinstance(data, Samples) else None, ball):
-        declared: Any = getattr(holder, "bounds", None)
-        if _is_interval(declared):
-            return float(declared[0]), float(declared[1])
-    return 0.0, 1.0
+    """Least and greatest raw input: what `rs.wrap` declares, else the samples, else the ball, else [0, 1].
+
+    A foreign attribute called `bounds` may mean anything, and is not read.
+    """
+    network = model.network if isinstance(model, Deployed) else model
+    if isinstance(network, Wrapped):
+        return network.bounds
+    if isinstance(data, Samples):
+        return data.bounds
+    return (ball.bounds if ball is not None else None) or (0.0, 1.0)
 
 
 def model_digest(model: Deployed) -> str:
@@ -120,13 +125,6 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
         plain = all(isinstance(part, (bool, int, float, str, type(None))) for part in parts)
         if plain and name != "training" and not name.startswith("_"):
             yield name, value
-
-
-def _is_interval(value: Any) -> bool:
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        return False
-    numbers = all(isinstance(end, (int, float)) and math.isfinite(end) for end in value)
-    return numbers and value[0] < value[1]
 
 
 def _placed(model: nn.Module | Deployed, device: str) -> tuple[Deployed, str]:
@@ -172,28 +170,10 @@ def _usable_weights(network: nn.Module) -> None:
 
 def _trial(deployed: Deployed, samples: Samples, device: str) -> Tensor:
     """Logits of the first few samples."""
-    dtype = next((p.dtype for p in deployed.network.parameters() if p.is_floating_point()), torch.float32)
+    dtype = deployed.dtype
     x = samples.batch(slice(0, _TRIED), device).x.to(dtype)
     with untouched(deployed.network), torch.no_grad():
-        try:
-            logits = ask(deployed, x, strict=True).logits
-        except RobustsuiteError:
-            raise
-        except Exception as error:  # a stranger's model may raise anything
-            if out_of_memory(error):
-                raise
-            raise ModelError(
-                f"expected a model that answers inputs of shape {tuple(x.shape)} and {dtype}, got "
-                f"{type(error).__name__}: {error}; hand in data as the model takes it, or wrap the model in a module"
-            ) from error
-    if not isinstance(logits, Tensor):
-        raise ModelError(f"expected logits as a tensor, got {type(logits).__name__}; return only the logits")
-    if logits.dim() == 0 or len(logits) != len(x):
-        raise ModelError(
-            f"expected one row of logits per sample, got shape={tuple(logits.shape)} for {len(x)} samples; keep the "
-            f"batch axis first"
-        )
-    return logits
+        return ask(deployed, x, strict=True).logits
 
 
 def _beside(data: Any, classes: int, bounds: tuple[float, float]) -> Samples | None:

@@ -52,7 +52,7 @@ class Look:
         batch = victim.test.batch(rows, victim.device)
         return cls(
             victim.model,
-            batch.x.to(victim.dtype),
+            victim.given(batch.x),
             batch.y,
             batch.ids,
             game.targets(victim, batch),

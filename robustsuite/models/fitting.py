@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustsuite.door import weights_dtype
 from robustsuite.errors import RequestError
 from robustsuite.isolation import seeded
 from robustsuite.models.build import ModelSpec
@@ -52,8 +53,8 @@ def _tried(build: Any, place: tuple[int, tuple[int, ...], tuple[float, float]], 
     with seeded(0):
         network = build(*place)
         if smallest > 0:
-            _pass(network.train(), torch.zeros(min(smallest, _BATCH), *shape), classes)
-        _pass(network.eval(), torch.zeros(1, *shape), classes)
+            _pass(network.train(), torch.zeros(min(smallest, _BATCH), *shape, dtype=weights_dtype(network)), classes)
+        _pass(network.eval(), torch.zeros(1, *shape, dtype=weights_dtype(network)), classes)
 
 
 def _pass(network: nn.Module, x: Tensor, classes: int) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from robustsuite.door import Door
 from robustsuite.isolation import differentiable, out_of_memory, seeded
-from robustsuite.models.folding import fold
+from robustsuite.models.folding import Folded, fold
 from robustsuite.processor import has_units
 
 PRECISIONS: Final = ("reference", "fast")
@@ -40,7 +41,7 @@ class Engine:
     pay, until nine tenths of its steps are done; the rest, and every success, is computed in the model's own precision.
 
     Args:
-        network: What is differentiated through, in eval mode and held still while the engine lives.
+        network: What is differentiated through, or its door; in eval mode and held still while the engine lives.
         like: Some inputs `(N, …)` of the game, N >= 1.
         precision: `reference` or `fast`.
         most: Most samples in one pass; None to leave it to the engine, which measures a sample's activations and takes
@@ -57,14 +58,14 @@ class Engine:
         most: int | None = None,
         notes: dict[str, None] | None = None,
     ) -> None:
-        self.network = network
+        self.network = network if isinstance(network, Door) else Door(network)
         self.notes: dict[str, None] = {} if notes is None else notes
         self.smooth = True
         self._kind = "cpu" if like.device.type == "cpu" else "cuda"
-        self._format = torch.contiguous_format
         # By how much a copy may answer otherwise, relative to the greatest logit; on CUDA, float32 may mean TF32.
-        coarse = self._kind == "cuda" and like.dtype == torch.float32
-        self._rounding = _COARSE if coarse else _ULPS * torch.finfo(like.dtype).eps
+        dtype = self.network.dtype
+        coarse = self._kind == "cuda" and dtype == torch.float32
+        self._rounding = _COARSE if coarse else _ULPS * torch.finfo(dtype if dtype.is_floating_point else like.dtype).eps
         with differentiable(), seeded(0):
             trial = like[:TRIAL].detach().clone()
             self.copy = self._copied(trial)
@@ -82,8 +83,10 @@ class Engine:
         return min(self.batch, _FEWEST if self._kind == "cpu" else _MOST["cuda"] // 8)
 
     def leaf(self, x: Tensor, gradient: bool = True) -> Tensor:
-        """A fresh copy of these inputs, laid out as the network likes it, to be differentiated by."""
-        return x.detach().clone(memory_format=self._format).requires_grad_(gradient)
+        """These inputs, to be differentiated by; the network gets a copy from its door."""
+        # What a caller makes in inference mode cannot be saved for a backward pass.
+        own = x.clone() if x.is_inference() else x
+        return own.detach().requires_grad_(gradient)
 
     def autocast(self, device: str, done: float | None) -> Any:
         """The context of a pass of an attack that is so far done; plain where it does not say."""
@@ -155,27 +158,31 @@ class Engine:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _copied(self, trial: Tensor) -> nn.Module:
-        maps = [part for part in self.network.modules() if isinstance(part, nn.Conv2d)]
+    def _copied(self, trial: Tensor) -> Door:
+        inner = self.network.network
+        maps = [part for part in inner.modules() if isinstance(part, nn.Conv2d)]
+        layout = torch.contiguous_format
         if trial.dim() == 4 and maps and self._kind == "cpu":
-            self._format = torch.channels_last
-        laid_out = all(part.weight.is_contiguous(memory_format=self._format) for part in maps)
-        if laid_out and not any(isinstance(part, _BatchNorm) for part in self.network.modules()):
+            layout = torch.channels_last
+        laid_out = all(part.weight.is_contiguous(memory_format=layout) for part in maps)
+        plain = laid_out and not any(isinstance(part, _BatchNorm) for part in inner.modules())
+        if plain and layout == torch.contiguous_format:
             return self.network
         try:
-            folded = fold(self.network)
-            network = folded.network.to(memory_format=self._format) if trial.dim() == 4 else folded.network
-            if not self._alike(network, trial):
+            folded = Folded(inner, 0, smooth=True) if plain else fold(inner)
+            moved = folded.network if plain or trial.dim() != 4 else folded.network.to(memory_format=layout)
+            copy = self.network.beside(moved, layout)
+            if not self._alike(copy, trial):
                 raise _Differs
         except Exception as error:  # whatever a stranger's network raises when it is copied or traced
-            self._format = torch.contiguous_format
-            why = "it answers differently" if isinstance(error, _Differs) else type(error).__name__
-            self.notes[f"the network was run as it is, without folding ({why})"] = None
+            if not plain:
+                why = "it answers differently" if isinstance(error, _Differs) else type(error.__cause__ or error).__name__
+                self.notes[f"the network was run as it is, without folding ({why})"] = None
             return self.network
         self.smooth = folded.smooth
-        return network
+        return copy
 
-    def _alike(self, network: nn.Module, trial: Tensor) -> bool:
+    def _alike(self, network: Door, trial: Tensor) -> bool:
         """Whether the copy answers as the original does, well within what `unsure` allows, and neither moves."""
         state = [(b, b.clone()) for b in self.network.buffers()]
         for x in (trial, trial.flip(-1), (trial + trial.flip(0)) / 2):
@@ -183,7 +190,7 @@ class Engine:
                 with seeded(1):
                     wanted = self.network(x)
                 with seeded(1):
-                    got = network(x.contiguous(memory_format=self._format))
+                    got = network(x)
             slack = self._rounding / 8 * wanted.abs().amax(1, keepdim=True).clamp_min(1e-3)
             if got.shape != wanted.shape or not bool(((got - wanted).abs() <= slack).all()):
                 return False
@@ -208,8 +215,8 @@ class Engine:
 
     def _pays(self, trial: Tensor) -> bool:
         """Whether bfloat16 passes are clearly shorter here: the device is asked, and where it has units, measured."""
-        if trial.dtype != torch.float32:
-            self.notes[f"fast is for float32; {str(trial.dtype).removeprefix('torch.')} was kept"] = None
+        if self.network.dtype != torch.float32:
+            self.notes[f"fast is for float32; {str(self.network.dtype).removeprefix('torch.')} was kept"] = None
             return False
         if not has_units(torch.bfloat16, str(trial.device)):
             self.notes["fast was of no use here: the device has no units for bfloat16"] = None

@@ -118,7 +118,7 @@ class Evasion(Scenario[Inputs, Tensor]):
         for index in torch.split(standing, at_once) if len(standing) > 0 else ():
             batch = victim.test.batch(index, victim.device)
             common: dict[str, Any] = {
-                "x": batch.x.to(victim.dtype),
+                "x": victim.given(batch.x),
                 "y": batch.y,
                 "ids": batch.ids,
                 "ball": ball,
@@ -126,6 +126,7 @@ class Evasion(Scenario[Inputs, Tensor]):
                 "target": self.targets(victim, batch),
                 "meter": meter,
                 "closest": self.closest,
+                "grid": victim.grid,
             }
             yield make_view(self.access, victim.model, common, self.query_budget, engine, known)
 
@@ -140,7 +141,7 @@ class Evasion(Scenario[Inputs, Tensor]):
         asked = self.access in _ASKED and isinstance(victim.model, Served)
         if len(standing) == 0 or not (asked or self.access == "white-box"):
             return None
-        some = victim.test.batch(standing[:TRIAL], victim.device).x.to(victim.dtype)
+        some = victim.given(victim.test.batch(standing[:TRIAL], victim.device).x)
         network, most = victim.model.surrogate(), self.batch_size
         return Engine(network, some, precision=self.precision, most=most, notes=meter.notes)
 
@@ -155,7 +156,7 @@ class Evasion(Scenario[Inputs, Tensor]):
             shift = 1 + Streams(0).child("targets").integers(ids, classes - 1)
             return (y + shift) % classes
         with torch.no_grad():
-            logits = ask(victim.model, x.to(victim.dtype)).logits
+            logits = ask(victim.model, victim.given(x)).logits
         return logits.scatter(1, y[:, None], float("inf")).argmin(1)
 
     def score(self, victim: Victim, moves: Iterable[tuple[Inputs, Tensor]]) -> Metrics:
@@ -181,7 +182,7 @@ class _Judge:
         self._clean = correct(victim)
         self._robust, self._hit = self._clean.clone(), torch.zeros(n, dtype=torch.bool)
         self._rejected, self._attacked = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
-        self._distance = torch.full((n,), float("nan"))
+        self._distance = torch.full((n,), math.nan, dtype=torch.float32)
         self._row = {int(i): row for row, i in enumerate(victim.test.ids.tolist())}
         self._flags: dict[str, None] = {}
         self._gallery: list[tuple[Tensor, ...]] = []
@@ -202,6 +203,8 @@ class _Judge:
             self._flags["non-finite"] = None
         # A row over budget is never clipped: it counts as no adversarial input, so the clean one is judged instead.
         judged = torch.where(inside.reshape(-1, *[1] * (moved.dim() - 1)), moved, x)
+        if self._victim.grid is not None:
+            judged = self._searched.rounded(judged, x, self._victim.grid)
         wrong, rejected, prediction = self._ask(judged, y)
         self._attacked[rows] = True
         near = inside if not self._game.closest else self._ball.contains(judged, x) & inside
@@ -224,7 +227,7 @@ class _Judge:
         """Inputs, labels and targets of these test samples, as the view was given them."""
         batch = self._victim.test.batch(rows, self._victim.device)
         target = self._game.targets(self._victim, batch)
-        return batch.x.to(self._victim.dtype), batch.y, target
+        return self._victim.given(batch.x), batch.y, target
 
     def _ask(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Wrong and accepted, rejected, predicted label, in another batch size.
@@ -236,8 +239,10 @@ class _Judge:
         with torch.no_grad():
             for rows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
                 answers = [ask(self._victim.model, rows) for _ in range(self._game.draws)]
-                labelled = torch.stack([a.logits.argmax(1) for a in answers])
+                labelled = torch.stack([a.labels() for a in answers])
                 turned_away = torch.stack([a.rejected for a in answers])
+                if bool(((labelled == answers[0].logits.shape[1]) & ~turned_away).any()):
+                    self._flags["non-finite-answers"] = None
                 failures = ((labelled != labels) & ~turned_away).sum(0)
                 wrong.append(failures * 2 >= self._game.draws)
                 rejected.append(turned_away.sum(0) * 2 > self._game.draws)
@@ -330,7 +335,7 @@ class _Judge:
         if not self._game.closest:
             seen = torch.tensor([int(i) in self._meter.fallen for i in ids])
             return seen & self._robust if self._game.goal == "untargeted" else torch.zeros_like(seen)
-        nearest = torch.tensor([self._meter.nearest.get(int(i), math.inf) for i in ids])
+        nearest = torch.tensor([self._meter.nearest.get(int(i), math.inf) for i in ids], dtype=torch.float64)
         slack = 1e-6 * self._ball.radius
         return ((nearest <= self._ball.radius - slack) & (self._distance > self._ball.radius + slack)) | (
             nearest.isfinite() & self._distance.isinf()

@@ -181,7 +181,7 @@ class Inversion(Scenario[Classes, Tensor]):
 def class_means(samples: Samples) -> Tensor:
     """Mean input of every class `(classes, …)`, float32; zeros for a class without samples."""
     x = samples.inputs().float()
-    total = torch.zeros(samples.classes, *samples.shape).index_add(0, samples.y, x)
+    total = torch.zeros(samples.classes, *samples.shape, dtype=torch.float32).index_add(0, samples.y, x)
     counts = torch.bincount(samples.y, minlength=samples.classes).clamp_min(1)
     return total / counts.reshape(-1, *[1] * len(samples.shape))
 

@@ -277,8 +277,8 @@ def _backdoor(twin: Victim, victim: Victim, trigger: Trigger, target: int) -> tu
         for batch in victim.test.batches(256, victim.device):
             moved = triggered(trigger, batch.x, victim.test.bounds).to(victim.dtype)
             answer, clean_answer = ask(twin.model, moved), ask(victim.model, moved)
-            hit.append(((answer.logits.argmax(1) == target) & ~answer.rejected).cpu())
-            hit_twin.append(((clean_answer.logits.argmax(1) == target) & ~clean_answer.rejected).cpu())
+            hit.append(((answer.labels() == target) & ~answer.rejected).cpu())
+            hit_twin.append(((clean_answer.labels() == target) & ~clean_answer.rejected).cpu())
             turned_away.append(answer.rejected.cpu())
     seen = torch.cat(hit)
     figures = {

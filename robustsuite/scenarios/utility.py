@@ -81,7 +81,7 @@ def _per_class(victim: Victim) -> dict[str, Metric]:
 def _calibration(confidence: Tensor, right: Tensor, bins: int = 15) -> Metric:
     """Expected calibration error over equal-width bins (Guo et al., ICML 2017, arXiv:1706.04599)."""
     place = (confidence * bins).long().clamp(0, bins - 1)
-    gap = torch.zeros(bins).index_add(0, place, confidence - right.float())
+    gap = torch.zeros(bins, dtype=torch.float32).index_add(0, place, confidence - right.float())
     return Metric(float(gap.abs().sum()) / len(right), len(right), unit="rate", better="lower")
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, NamedTuple, Self
 
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from robustsuite import losses
 from robustsuite.data.samples import Samples
+from robustsuite.door import labels_of
 from robustsuite.errors import BudgetError
 from robustsuite.isolation import differentiable
 from robustsuite.scenarios.engine import Engine
 from robustsuite.scenarios.passes import Owners, Passes
-from robustsuite.serving import Deployed, Outputs, Served
+from robustsuite.serving import Deployed, Outputs, Served, ask, door
 from robustsuite.threat import Ball
 
 _FEW: Final = 16  # samples that fill a pass, where no engine says
@@ -151,6 +152,8 @@ class Inputs:
         meter: What was spent so far.
         closest: Whether the nearest adversarial input is wanted, because distances are judged; else any in the ball
             will do, and a sample for which one is found needs no further pass.
+        grid: What inputs are rounded to on their way to the model, within the ball; None where it computes in the dtype
+            of `x`.
     """
 
     x: Tensor
@@ -161,6 +164,11 @@ class Inputs:
     target: Tensor | None = None
     meter: Meter = field(default_factory=Meter)
     closest: bool = False
+    grid: torch.dtype | None = None
+
+    def given(self, x: Tensor, rows: Tensor) -> Tensor:
+        """What the model is given for inputs `(n, …)` that belong to samples `rows`."""
+        return x if self.grid is None else self.ball.rounded(x, self.x[rows], self.grid)
 
     def take(self, rows: Tensor) -> Self:
         """The same view of fewer samples."""
@@ -275,13 +283,14 @@ class WhiteBox(Inputs):
     def _pass(self, x: Tensor, rows: Tensor, loss: losses.AttackLoss, target: Tensor | None, wish: Wish) -> Ascent:
         engine = self.engine
         lowered = engine is not None and engine.lowers(wish.done)
+        x = self.given(x, rows)
         with differentiable() if wish.gradient else torch.no_grad():
             # Copied in here, because what a caller makes in inference mode cannot be saved for a backward pass.
             leaf = x.detach().clone().requires_grad_(wish.gradient) if engine is None else engine.leaf(x, wish.gradient)
             lower = nullcontext() if engine is None else engine.autocast(x.device.type, wish.done)
             with lower, self._passing(rows):
                 logits = self.proxy(leaf if wish.through is None else wish.through(leaf, rows))
-            values = loss(logits.to(x.dtype) if lowered else logits, self.y[rows], target)
+            values = loss(logits.to(x.dtype) if lowered else logits, self.y[rows], target).to(x.dtype)
         logits = logits.detach().to(x.dtype) if lowered else logits.detach()
         if wish.through is None:
             fallen = self._fallen(x, logits, rows, lowered=lowered, verify=wish.verify)
@@ -337,11 +346,12 @@ class WhiteBox(Inputs):
     def _several(
         self, x: Tensor, rows: Tensor, functions: Callable[[Tensor, Tensor], Tensor], standing: bool, verify: bool
     ) -> Jacobian:
+        x = self.given(x, rows)
         with differentiable():
             leaf = x.detach().clone().requires_grad_(True) if self.engine is None else self.engine.leaf(x)
             with self._passing(rows):
                 logits = self.proxy(leaf)
-            values = functions(logits, rows)
+            values = functions(logits, rows).to(x.dtype)
         fallen = self._fallen(x, logits.detach(), rows, verify=verify)
         wanted = ~fallen
         k, down = values.shape[1], int(fallen.sum())
@@ -388,7 +398,8 @@ class WhiteBox(Inputs):
 
         def run(piece: slice) -> Tensor:
             with torch.no_grad(), self._passing(rows[piece]):
-                return self._fallen(x[piece], self.model(x[piece]), rows[piece], exact=True)
+                given = self.given(x[piece], rows[piece])
+                return self._fallen(given, self.model(given), rows[piece], exact=True)
 
         parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
         return torch.cat(parts)
@@ -403,7 +414,7 @@ class WhiteBox(Inputs):
         exact: bool = False,
         verify: bool = True,
     ) -> Tensor:
-        reached = self.goal_reached(logits.argmax(1), rows)
+        reached = self.goal_reached(labels_of(logits), rows)
         doubted = torch.zeros_like(reached)
         if self.engine is not None and not exact:
             target = None if self.target is None else self.target[rows]
@@ -412,7 +423,7 @@ class WhiteBox(Inputs):
                 doubted = unsure
             elif unsure.any():
                 with torch.no_grad(), self._passing(rows[unsure]):
-                    reached[unsure] = self.goal_reached(self.model(x[unsure]).argmax(1), rows[unsure])
+                    reached[unsure] = self.goal_reached(labels_of(self.model(x[unsure])), rows[unsure])
         if not reached.any():
             return reached
         if self.deployed is not None:
@@ -421,7 +432,7 @@ class WhiteBox(Inputs):
                 if self.meter.passes is not None:
                     self.meter.passes.spend(Owners(self._places, rows[reached]))
                 answer = self.deployed(x[reached])
-            reached[reached.clone()] = self.goal_reached(answer.logits.argmax(1), rows[reached]) & ~answer.rejected
+            reached[reached.clone()] = self.goal_reached(answer.labels(), rows[reached]) & ~answer.rejected
         # A method that searches from outside meets wrong answers beyond the ball, which are no successes.
         certain = reached & ~doubted
         x, won = x[certain], rows[certain]
@@ -465,7 +476,7 @@ class Oracle(Inputs):
         if self.meter.passes is not None:
             self.meter.passes.spend(Owners(self._places, rows))
         with torch.no_grad():
-            return self.answer(x)
+            return self.answer(self.given(x, rows))
 
     def remaining(self, row: int) -> float:
         """Queries left for one sample of this view; infinite without a budget."""
@@ -489,7 +500,7 @@ class ScoreOracle(Oracle):
 
 @dataclass(frozen=True, eq=False)
 class LabelOracle(Oracle):
-    """Labels and nothing else; a rejected input answers -1."""
+    """Labels and nothing else; a rejected input answers -1, and an answer that is not finite the number of classes."""
 
     def labels(self, x: Tensor, rows: Tensor) -> Tensor:
         """Predicted labels `(n,)` for inputs that belong to samples `rows`; one query each.
@@ -550,11 +561,11 @@ def make_view(
     """
     meter: Meter = common["meter"]
     if access == "white-box":
-        surrogate = deployed.surrogate()
+        surrogate = door(deployed.surrogate())
         # A served network answers by its logits alone, so that one pass tells both its loss and its verdict.
         more = None if isinstance(deployed, Served) else deployed
         return WhiteBox(**common, model=Counted(surrogate, meter), deployed=more, engine=engine)
-    answer = deployed if engine is None else _by_engine(engine, meter)
+    answer = partial(ask, deployed) if engine is None else _by_engine(engine, meter)
     if access in ("scores", "transfer"):
 
         def probabilities(x: Tensor) -> Tensor:
@@ -567,8 +578,8 @@ def make_view(
     if access == "labels":
 
         def decide(x: Tensor) -> Tensor:
-            logits, rejected = answer(x)
-            return logits.argmax(1).masked_fill(rejected, -1)
+            answers = answer(x)
+            return answers.labels().masked_fill(answers.rejected, -1)
 
         return LabelOracle(**common, answer=decide, budget=budget)
     return Inputs(**common)

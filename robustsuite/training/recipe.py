@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustsuite.canonical import digest, plain
 from robustsuite.data.samples import Batch, Samples
+from robustsuite.door import labels_of
 from robustsuite.errors import RequestError
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
@@ -103,7 +104,7 @@ def clean_validation(network: nn.Module, held_out: Samples, step: Step) -> dict[
         for batch in held_out.batches(512, device):
             logits = network(batch.x)
             losses += float(step.loss(logits, batch.y).sum())
-            right += int((logits.argmax(1) == batch.y).sum())
+            right += int((labels_of(logits) == batch.y).sum())
     loss, accuracy = losses / len(held_out), right / len(held_out)
     return {"validation_loss": loss, "validation_accuracy": accuracy, "score": accuracy - 1e-6 * min(loss, 1e3)}
 
