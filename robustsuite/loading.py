@@ -11,10 +11,12 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from robustsuite import checks
 from robustsuite.files import located
+
+_FROM_FILES: Final[dict[str, str]] = {}  # module -> file's stem and digest of its content, which no folder changes
 
 
 def load_factory(target: str) -> Callable[..., Any]:
@@ -89,6 +91,12 @@ def call_factory(
     return factory(**given)
 
 
+def code_name(kind: type) -> str:
+    """Module and name of a class; one from a user's file is named by that file's content, wherever the file lies."""
+    module = str(kind.__module__)
+    return f"{_FROM_FILES.get(module, module)}.{kind.__qualname__}"
+
+
 def file_digest(path: str | Path) -> str:
     """24 hexadecimal digits over a file's content.
 
@@ -109,8 +117,10 @@ def _from_file(place: str, target: str) -> ModuleType:
         raise checks.fail("an existing .py file", "factory", target, f"there is no {path.resolve()}")
     path = path.resolve()
     # The content is part of the name, so an edited file is read anew and an unchanged one is not run twice.
-    key = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
+    content = path.read_bytes()
+    key = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:12]
     name = f"robustsuite_file_{path.stem}_{key}"
+    _FROM_FILES[name] = f"{path.stem} {hashlib.sha256(content).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
