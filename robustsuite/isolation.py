@@ -25,13 +25,13 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
     """
     pausable = _pausable_hooks(modules)
     parts = [part for module in modules for part in module.modules()]
-    modes = [(part, part.training) for part in parts]
+    modes = [(part, part.training) for part in parts if hasattr(part, "training")]  # a frozen script has no mode
     weights = [(p, p.requires_grad, p.grad) for module in modules for p in module.parameters()]
     buffers = [(b, b.detach().clone()) for module in modules for b in module.buffers()]
     try:
         for owner in pausable:
             owner.disable_hooks()
-        for part in parts:
+        for part, _ in modes:
             part.training = False
         for parameter, _, _ in weights:
             parameter.requires_grad_(False)

@@ -190,7 +190,7 @@ class Ball:
         projected = self._projected(moved, x, radii)
         if self._rounding(x.dtype, max(1, math.prod(x.shape[1:]))) <= _SLACK * self.radius:
             return projected
-        most = torch.full((len(x),), self.radius, dtype=torch.float64, device=x.device) if radii is None else radii.double()
+        most = x.new_full((len(x),), self.radius, dtype=torch.float64) if radii is None else radii.double()
         if self.norm == "linf":
             over = (projected.double() - x.double()).abs() > _per_sample(most, x)
         else:
@@ -382,6 +382,24 @@ def refuse_vacuous(
     remedy = f"write {ball.radius:g}/255 if pixel values were meant" if pixels else "give it in raw input units"
     expected = f"an {ball.norm} radius below {span:.6g}, which joins opposite corners of inputs in [{low:g}, {high:g}]"
     raise checks.fail(expected, name, ball.radius, f"{remedy}; a ball that holds every input says nothing of a model")
+
+
+def below_a_grey_level(ball: Ball, shape: tuple[int, ...]) -> bool:
+    """Whether a ball around images, of bounds of its own, is so small that a wrong unit is likely.
+
+    One grey level is 1/255 of the range. Half of it in linf, a tenth in every coordinate in l2 and one in l1 are
+    smaller than what is published; 8/255 or 0.5 on inputs in [0, 255] are smaller still. Radius 0 is asked for on
+    purpose.
+
+    Example:
+        >>> below_a_grey_level(Ball("linf", "8/255", (0, 255)), (3, 32, 32))
+        True
+    """
+    if ball.radius == 0 or ball.bounds is None or len(shape) < 2:
+        return False
+    level = (ball.bounds[1] - ball.bounds[0]) / 255
+    least = {"linf": 0.5, "l2": 0.1 * math.sqrt(math.prod(shape)), "l1": 1.0}[ball.norm]
+    return ball.radius < least * level
 
 
 @dataclass(frozen=True, kw_only=True)

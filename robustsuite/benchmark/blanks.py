@@ -37,7 +37,7 @@ def blank_records(
     Raises:
         RequestError: An attack with options that no record can hold.
     """
-    training = any(module.training for module in victim.model.network.modules())
+    training = any(getattr(module, "training", False) for module in victim.model.network.modules())
     told = dict(data or {})
     mode = "the model was in training mode; it was evaluated in eval mode and put back" if training else ""
     common: dict[str, Any] = {

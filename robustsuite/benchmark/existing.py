@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,11 +14,10 @@ from torch.nn.parameter import is_lazy
 from robustsuite import checks
 from robustsuite.benchmark.declared import as_logits
 from robustsuite.benchmark.environment import resolve_device
-from robustsuite.canonical import canonical_json
 from robustsuite.data.coerce import to_samples
 from robustsuite.data.samples import Samples
-from robustsuite.errors import ModelError, RobustsuiteError
-from robustsuite.isolation import out_of_memory, untouched
+from robustsuite.isolation import untouched
+from robustsuite.models.digest import network_digest
 from robustsuite.models.probabilities import are_probabilities
 from robustsuite.models.wrap import Wrapped
 from robustsuite.protocol import Victim, judgeable
@@ -106,25 +103,8 @@ def input_bounds(model: nn.Module | Deployed, data: Any, ball: Ball | None = Non
 
 
 def model_digest(model: Deployed) -> str:
-    """24 hexadecimal digits over weights, buffers, and the modules' classes and plain settings; not over code."""
-    state = hashlib.sha256()
-    for name, module in model.network.named_modules():
-        kind = f"{type(module).__module__}.{type(module).__qualname__}"
-        state.update(f"{name}:{kind}{canonical_json(dict(_settings(module)))}\n".encode())
-    for name, tensor in model.network.state_dict().items():
-        if isinstance(tensor, Tensor):
-            state.update(f"{name}:{tuple(tensor.shape)}{tensor.dtype}\n".encode())
-            state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()[:24]
-
-
-def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Public attributes that are plain, such as strides and means; the mode is left out, as games set it."""
-    for name, value in vars(module).items():
-        parts = value if isinstance(value, (list, tuple)) else (value,)
-        plain = all(isinstance(part, (bool, int, float, str, type(None))) for part in parts)
-        if plain and name != "training" and not name.startswith("_"):
-            yield name, value
+    """24 hexadecimal digits over all that the network is, but for its code."""
+    return network_digest(model.network)
 
 
 def _placed(model: nn.Module | Deployed, device: str) -> tuple[Deployed, str]:

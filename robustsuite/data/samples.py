@@ -35,6 +35,7 @@ class Samples:
         classes: How many classes there are, at least 2.
         bounds: Least and greatest raw input value.
         ids: Ids `(N,)` that key random draws and per-sample files; by default 0 to N - 1.
+        clipped: How many inputs lay out of bounds by no more than rounding, and were clipped here.
 
     Raises:
         RequestError: An empty set, lengths that differ, labels out of range, non-finite or out-of-bounds inputs.
@@ -45,6 +46,7 @@ class Samples:
     classes: int
     bounds: tuple[float, float] = (0.0, 1.0)
     ids: Tensor = None  # type: ignore[assignment]  # filled in below, so that readers never meet None
+    clipped: int = 0
 
     def __post_init__(self) -> None:
         if self.ids is None:
@@ -59,6 +61,15 @@ class Samples:
         if self.x.dtype != torch.uint8:
             checks.finite("x", self.x)
             checks.within("x", self.x, self.bounds)
+            self._clip()
+
+    def _clip(self) -> None:
+        flat, (low, high) = self.x.flatten(1), self.bounds
+        if float(flat.amin()) < low or float(flat.amax()) > high:
+            inside = self.x.clamp(low, high)
+            count = int((inside != self.x).flatten(1).any(1).sum())
+            object.__setattr__(self, "x", inside)
+            object.__setattr__(self, "clipped", self.clipped + count)
 
     def __len__(self) -> int:
         """Number of samples N."""

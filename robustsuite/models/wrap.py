@@ -41,7 +41,7 @@ class Wrapped(nn.Module):
         self.mean, self.std = mean, std
         self.bounds, self.output, self.classes = bounds, output, classes
         self._checked = False
-        self.training = model.training
+        self.training = bool(getattr(model, "training", False))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, classes)` of raw inputs.

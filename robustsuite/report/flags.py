@@ -40,6 +40,16 @@ _ALL: Final = (
         withholds=True,
     ),
     Flag(
+        "non-finite-answers",
+        "the model answers with NaN or infinities off the data; such answers count as wrong",
+        "look for an overflow in the model; it may be the defence",
+    ),
+    Flag(
+        "tiny-radius",
+        "the radius is less than half of one grey level of the inputs' range",
+        "give the radius in raw input units: 8 for images in [0, 255], 8/255 for images in [0, 1]",
+    ),
+    Flag(
         "nondeterministic",
         "the model answers differently when asked twice",
         "judge it over several draws (draws: 10) and attack its expectation",

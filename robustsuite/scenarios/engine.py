@@ -65,7 +65,9 @@ class Engine:
         # By how much a copy may answer otherwise, relative to the greatest logit; on CUDA, float32 may mean TF32.
         dtype = self.network.dtype
         coarse = self._kind == "cuda" and dtype == torch.float32
-        self._rounding = _COARSE if coarse else _ULPS * torch.finfo(dtype if dtype.is_floating_point else like.dtype).eps
+        self._rounding = (
+            _COARSE if coarse else _ULPS * torch.finfo(dtype if dtype.is_floating_point else like.dtype).eps
+        )
         with differentiable(), seeded(0):
             trial = like[:TRIAL].detach().clone()
             self.copy = self._copied(trial)
@@ -176,7 +178,9 @@ class Engine:
                 raise _Differs
         except Exception as error:  # whatever a stranger's network raises when it is copied or traced
             if not plain:
-                why = "it answers differently" if isinstance(error, _Differs) else type(error.__cause__ or error).__name__
+                why = (
+                    "it answers differently" if isinstance(error, _Differs) else type(error.__cause__ or error).__name__
+                )
                 self.notes[f"the network was run as it is, without folding ({why})"] = None
             return self.network
         self.smooth = folded.smooth

@@ -21,7 +21,7 @@ from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Served, ask
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball, Threat, as_ball
+from robustsuite.threat import Ball, Threat, as_ball, below_a_grey_level
 
 ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")
@@ -320,6 +320,8 @@ class _Judge:
         self._flags.update(dict.fromkeys(doubt_chance(self._clean, test.y, test.classes)))
         if self._outside:
             self._flags["over-budget"] = None
+        if below_a_grey_level(self._ball, test.shape):
+            self._flags["tiny-radius"] = None
         if meter.gradients and meter.zero_gradients > _MASKED * meter.gradients:
             self._flags["zero-gradients"] = None
         if not self._victim.model.fully_differentiable and self._game.access == "white-box":
