@@ -19,7 +19,7 @@ model: {name: logistic}
 training: {epochs: 8, batch_size: 50, lr: 1.0e-2, validation: 0.0}
 threat: {norm: linf, radius: 0.1, curve_samples: 0}
 defenses: [DEFENSE]
-attacks: [noise, fgsm, {pgd: {steps: 5}}]
+attacks: [noise, fgsm, {pgd: {steps: 5, escalate: false}}]
 """
 RELEASES = {
     "released": ("{none: {label: ours}}", 8),
@@ -116,7 +116,7 @@ def test_files(runs, tmp_path):
 def test_runs_without_anything_in_common(runs, tmp_path):
     suite = tmp_path / "other.yaml"
     text = SUITE.replace("DEFENSE", "{none: {label: theirs}}").replace(
-        "attacks: [noise, fgsm, {pgd: {steps: 5}}]", "attacks: [noise]"
+        "attacks: [noise, fgsm, {pgd: {steps: 5, escalate: false}}]", "attacks: [noise]"
     )
     suite.write_text(text.replace("epochs: 8", "epochs: 1"))
     assert call("run", suite, "--out", tmp_path / "other", "--workers", 1, "--quiet").exit_code == 0

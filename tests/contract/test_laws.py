@@ -8,6 +8,12 @@ from robustsuite.testing import attack_laws, defense_laws
 # Options that keep a check quick; the laws hold for the defaults too.
 QUICK = {
     "pgd": {"steps": 5},
+    "bpda": {"steps": 4, "restarts": 1},
+    "deepfool": {"steps": 10},
+    "fab": {"steps": 6},
+    "fmn": {"steps": 15},
+    "ddn": {"steps": 15},
+    "carlini-wagner": {"steps": 12},
     "apgd": {"steps": 8},
     "mi-fgsm": {"steps": 4, "diversity": 0.5, "translation": 3, "scales": 2, "nesterov": True},
     "square": {"queries": 30},
