@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.evasion import correct
-from robustsuite.statistics import rate
+from robustsuite.statistics import median, rate
 from robustsuite.threat import Threat
 
 _TIMED: Final = 20  # single-sample calls whose median is the latency
@@ -94,7 +93,7 @@ def _latency(victim: Victim) -> Metric:
             started = time.perf_counter()
             victim.model(x).logits.cpu()
             seconds.append(time.perf_counter() - started)
-    return Metric(statistics.median(seconds) * 1e3, unit="milliseconds", better="lower")
+    return Metric(median(seconds) * 1e3, unit="milliseconds", better="lower")
 
 
 def _facts(victim: Victim) -> dict[str, Metric]:
