@@ -35,6 +35,8 @@ class Samples:
         classes: How many classes there are, at least 2.
         bounds: Least and greatest raw input value.
         ids: Ids `(N,)` that key random draws and per-sample files; by default 0 to N - 1.
+        class_names: One name per class, in label order, where they are known.
+        notes: What the record should say of how the samples were read.
 
     Raises:
         RequestError: An empty set, lengths that differ, labels out of range, non-finite or out-of-bounds inputs.
@@ -45,6 +47,8 @@ class Samples:
     classes: int
     bounds: tuple[float, float] = (0.0, 1.0)
     ids: Tensor = None  # type: ignore[assignment]  # filled in below, so that readers never meet None
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.ids is None:

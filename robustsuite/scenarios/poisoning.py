@@ -234,7 +234,7 @@ def checked(artefact: Any, train: Samples) -> Poison:
     checks.within("poison.x", x, train.bounds) if len(index) else None
     checks.labels("poison.y", y, train.classes)
     if target is not None:
-        checks.integer("poison.target", target, low=0, high=train.classes - 1)
+        target = checks.integer("poison.target", target, low=0, high=train.classes - 1)
     return Poison(index, x, y, artefact.trigger, target)
 
 
