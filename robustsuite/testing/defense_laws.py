@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -22,6 +22,9 @@ from robustsuite.testing.law import Law, require
 from robustsuite.testing.victims import tiny_recipe, tiny_samples
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
+
+_TRAINED: Final = 400
+_HELD_OUT: Final = 40  # enough to calibrate two detectors on at a rate of 0.05
 
 Check = Callable[[Entry, dict[str, Any]], None]
 
@@ -126,7 +129,11 @@ def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
     for serve in recipe.serve:
         given = tiny_samples(_HELD_OUT)
         model = serve(model, given, Streams(0))
-        require(not written(given, tiny_samples(_HELD_OUT)), f"{type(serve).__name__} leaves the calibration data", entry.name)
+        require(
+            not written(given, tiny_samples(_HELD_OUT)),
+            f"{type(serve).__name__} leaves the calibration data",
+            entry.name,
+        )
     given = tiny_samples(_HELD_OUT)
     with untouched(model.network), torch.no_grad():
         model(given.x)
