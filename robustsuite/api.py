@@ -230,7 +230,7 @@ def _targets(target: Any, victim: Victim) -> Tensor:
     if wanted.shape != victim.test.y.shape:
         expected = f"a target for each of {len(victim.test)} samples"
         raise checks.fail(expected, "target.shape", tuple(wanted.shape), "pass labels (N,)")
-    wanted = as_labels(wanted)
+    wanted = as_labels(wanted, "target")
     checks.labels("target", wanted, victim.test.classes)
     same = (wanted == victim.test.y).nonzero()[:, 0]
     if len(same):

@@ -91,23 +91,29 @@ def as_inputs(x: Any, *, keep_bytes: bool = False) -> Tensor:
     return tensor.to(torch.float32)
 
 
-def as_labels(y: Any) -> Tensor:
+def as_labels(y: Any, name: str = "y") -> Tensor:
     """Labels `(N,)` as int64; `(N, 1)` and floats of whole value are read as what they mean.
+
+    Args:
+        y: The labels.
+        name: What errors call them.
 
     Raises:
         RequestError: One-hot or multi-hot rows, maps, or values that are no integers.
     """
-    tensor = _tensor("y", y)
+    tensor = _tensor(name, y)
     if tensor.dim() == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
     if tensor.dim() != 1:
-        raise checks.fail("labels (N,)", "y.shape", tuple(tensor.shape), _remedy(tensor))
+        raise checks.fail("labels (N,)", f"{name}.shape", tuple(tensor.shape), _remedy(tensor))
     if tensor.is_complex():
-        raise checks.fail("whole numbers as labels", "y.dtype", str(tensor.dtype), "number the classes from 0")
+        raise checks.fail("whole numbers as labels", f"{name}.dtype", str(tensor.dtype), "number the classes from 0")
     whole = tensor.to(torch.int64)
     if tensor.is_floating_point() and not torch.equal(whole.to(tensor.dtype), tensor):
         index = int((whole.to(tensor.dtype) != tensor).nonzero()[0])
-        raise checks.fail("whole numbers as labels", f"y[{index}]", float(tensor[index]), "number the classes from 0")
+        raise checks.fail(
+            "whole numbers as labels", f"{name}[{index}]", float(tensor[index]), "number the classes from 0"
+        )
     return whole
 
 
