@@ -21,6 +21,7 @@ from robustsuite.streams import Streams
 from robustsuite.training.recipe import Recipe
 
 DETECTORS: Final = ("range", "feature-distance", "feature-squeezing")
+_ROUNDING: Final = 1e-9  # of products such as 0.05 * 20
 
 
 @register.defense("input-validation", taxonomy=("AML.M0015", "NISTAML.022", "ML01:2023"))
@@ -33,16 +34,16 @@ class InputValidation:
     `feature-distance` rejects inputs far from the calibration samples in the network's last hidden layer (the distance
     to the k-th nearest), `feature-squeezing` inputs whose answer changes when they get fewer grey levels or a median
     filter. The two are calibrated together on held-out samples: each gets the same rate, chosen so that both together
-    reject about `false_alarm_rate` of ordinary inputs. A rejection is an answer, not an exception; rejected malformed
-    inputs have logits of zero.
+    reject at most `false_alarm_rate` of ordinary inputs, however few were held out. A rejection is an answer, not an
+    exception; rejected malformed inputs have logits of zero.
 
     Detectors stop attacks that do not know of them. The surrogate that white-box attacks differentiate is the network
     alone, so their results are flagged `not-adaptive`: the name *robust* is not earned by them.
 
     Args:
         detectors: Any of `range`, `feature-distance`, `feature-squeezing`.
-        false_alarm_rate: Share of ordinary inputs that the detectors may reject, in (0, 0.5]; needs at least
-            1 / false_alarm_rate - 1 calibration samples.
+        false_alarm_rate: Share of ordinary inputs that the detectors may reject, in (0, 0.5]; k calibrated detectors
+            need at least k / false_alarm_rate - 1 calibration samples.
         neighbours: k of the feature distance, at least 1.
         bit_depth: Bits that squeezing keeps, 1 to 8; None for the fewest that keep 95 % of the predictions.
         median_window: Side of squeezing's median filter on images, at least 1 (1 for none); None for 2 where that keeps
@@ -88,11 +89,12 @@ class InputValidation:
         Raises:
             RequestError: How many are needed.
         """
-        needed = max(math.ceil(1 / self.false_alarm_rate) - 1, self.neighbours + 1)
+        calibrated = len(set(self.detectors) - {"range"})
+        needed = max(math.ceil(calibrated / self.false_alarm_rate - _ROUNDING) - 1, self.neighbours + 1)
         if n < needed:
             raise checks.fail(
                 f"at least {needed} held-out samples to calibrate false_alarm_rate={self.false_alarm_rate} with "
-                f"neighbours={self.neighbours}",
+                f"neighbours={self.neighbours} for {calibrated} detector{'s' if calibrated > 1 else ''}",
                 "len(calibration)",
                 n,
                 "set training.validation to a greater share, or raise the rate",
@@ -143,21 +145,38 @@ class Validation:
 
 
 def joint_thresholds(scores: Mapping[str, Tensor], rate: float) -> dict[str, float]:
-    """One threshold per detector, such that about `rate` of fresh inputs exceed at least one of them.
+    """One threshold per detector, such that at most `rate` of fresh inputs exceed at least one of them.
 
-    Each score is replaced by its rank among its detector's; the greatest rank of a sample then has the conformal
-    threshold that a fresh sample exceeds with probability at most `rate`, and every detector cuts at that rank.
+    Every detector cuts at the same rank. Of M calibration samples and a fresh one, exchangeable, each is as likely as
+    any other to be the fresh one. So if never more than `rate` (M + 1) of them lie above the cut of some detector,
+    ranks taken among all M + 1, a fresh one does with a chance of at most `rate`, whatever the detectors have to do
+    with one another. The cut is the lowest at which the calibration samples leave no room for more, wherever a fresh
+    input that is rejected may lie: beside that input, those above the cut by the detector that rejects it, and, since a
+    fresh input may push another up by one rank, those above one rank less by the others.
+
+    With one detector this is the usual conformal rank. With k of them some cut is found from M = k / rate - 1 on, for
+    any scores; below, the thresholds may be infinite, and nothing is rejected.
 
     Args:
-        scores: Detector -> calibration scores `(M,)`, M at least 1 / rate - 1.
+        scores: Detector -> calibration scores `(M,)`. Equal scores may share a rank only if neither is rejected, so
+            they are told apart by their order, and a threshold rejects what is greater.
         rate: In (0, 1).
     """
-    ordered = {name: values.sort().values for name, values in scores.items()}
-    ranks = torch.stack([torch.searchsorted(ordered[name], values) for name, values in scores.items()])
-    worst = ranks.amax(0).sort().values
-    kept = min(len(worst), math.ceil((len(worst) + 1) * (1 - rate) - 1e-9))
-    cut = int(worst[kept - 1])
-    return {name: float(values[cut]) for name, values in ordered.items()}
+    ordered = {name: values.sort(stable=True) for name, values in scores.items()}
+    ranks = torch.stack([found.indices.argsort() + 1 for found in ordered.values()])
+    allowed = math.floor(rate * (ranks.shape[1] + 1) + _ROUNDING)
+    worth_trying = range(max(1, ranks.shape[1] + 1 - allowed), ranks.shape[1] + 1)
+    cut = next((rank for rank in worth_trying if _most_above(ranks, rank) <= allowed), None)
+    if cut is None:
+        return dict.fromkeys(ordered, math.inf)
+    return {name: float(found.values[cut - 1]) for name, found in ordered.items()}
+
+
+def _most_above(ranks: Tensor, cut: int) -> int:
+    """The most of M calibration samples and one that is rejected that lie above a cut of ranks `(k, M)`."""
+    lower = ranks > cut - 1
+    others = [lower[torch.arange(len(ranks)) != i] for i in range(len(ranks))]
+    return 1 + max(int((ranks[i] > cut).logical_or(others[i].any(0)).sum()) for i in range(len(ranks)))
 
 
 @dataclass(frozen=True)

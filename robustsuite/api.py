@@ -18,6 +18,7 @@ from robustsuite.benchmark.existing import existing
 from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing, resolve
 from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.records import Record
+from robustsuite.data.coerce import as_labels
 from robustsuite.data.copies import lent
 from robustsuite.expressions import parse_call
 from robustsuite.isolation import seeded, untouched, weights_lent
@@ -126,7 +127,8 @@ def evaluate(
         RequestError: Data or a request that cannot be judged; the message says how to mend it.
         ModelError: Outputs that are no finite logits, a model that fails or writes to its input.
     """
-    checks.integer("seed", seed, low=0)
+    seed = checks.integer("seed", seed, low=0)
+    classes = None if classes is None else checks.integer("classes", classes, low=2)
     with fair_threads(), seeded(seed):
         games = arrange_all(attacks, threat, rules or {})
         ball = threat.ball if isinstance(threat, Threat) else threat
@@ -185,7 +187,7 @@ def perturb(
         y: Labels `(N,)`.
         ball: Where the result must lie, `("linf", 8 / 255)` or a `Ball`; bounds default to those of the inputs.
         seed: Keys the random draws; at least 0.
-        target: Labels `(N,)` to reach; None for an untargeted attack.
+        target: Labels `(N,)` to reach, other than `y`; None for an untargeted attack.
         batch_size: Samples at a time; never changes the result.
         precision: `reference`, or `fast` for gradients in bfloat16 where the hardware has units for it.
 
@@ -197,15 +199,15 @@ def perturb(
             attacked.
         ModelError: Outputs that are no finite logits, a model that fails or writes to its input.
     """
-    checks.integer("seed", seed, low=0)
-    checks.integer("batch_size", batch_size, low=1)
+    seed = checks.integer("seed", seed, low=0)
+    batch_size = checks.integer("batch_size", batch_size, low=1)
     checks.one_of("precision", precision, PRECISIONS)
     ball = as_ball(ball)
     entry, options = resolve(attack)
     if entry.scenario != "evasion":
         raise checks.fail("an evasion attack", "attack", entry.name, f"{entry.scenario} is played by rs.evaluate")
     has_norm(entry, ball.norm)
-    made = entry.make(options) if isinstance(attack, str) else attack
+    made = entry.make(options) if isinstance(attack, str) else checks.settled(attack)
     streams, meter = Streams(seed).child("attack"), Meter()
     with fair_threads(), seeded(streams.key), torch.inference_mode(False):
         victim = existing(model, (x, y), ball=ball, seed=seed)
@@ -224,11 +226,17 @@ def perturb(
 
 
 def _targets(target: Any, victim: Victim) -> Tensor:
-    wanted = torch.as_tensor(target)
+    wanted = torch.as_tensor(target).cpu()
     if wanted.shape != victim.test.y.shape:
         expected = f"a target for each of {len(victim.test)} samples"
         raise checks.fail(expected, "target.shape", tuple(wanted.shape), "pass labels (N,)")
+    wanted = as_labels(wanted, "target")
     checks.labels("target", wanted, victim.test.classes)
+    same = (wanted == victim.test.y).nonzero()[:, 0]
+    if len(same):
+        index = int(same[0])
+        remedy = f"y[{index}] is that label: {len(same)} of {len(wanted)} samples would have nothing to reach"
+        raise checks.fail("targets other than the labels", f"target[{index}]", int(wanted[index]), remedy)
     return wanted.to(victim.device, torch.int64)
 
 

@@ -11,15 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from robustsuite import checks
+
 _AS_THEY_ARE: Final = (str, int, bool)
 
 
 def plain(value: Any) -> Any:
     """Turn dataclasses, tuples, enums and paths into JSON values; a dataclass carries the name of its class as `is`.
 
-    JSON has no infinity: numbers that are not finite become the text `inf`, `-inf` or `nan`, which `float` reads back.
+    Scalars of NumPy and torch are the numbers that they hold. JSON has no infinity: numbers that are not finite become
+    the text `inf`, `-inf` or `nan`, which `float` reads back.
     """
     kind = type(value)
+    if kind.__module__ == "numpy":  # before all else, for some of its numbers are Python's too
+        value = checks.plain_number(value)
     if value is None or kind in _AS_THEY_ARE:  # first, for nearly all values are such
         return value
     if kind is dict:
@@ -41,6 +46,8 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, (int, float, str)):
         return value
+    if (held := checks.plain_number(value)) is not value:
+        return plain(held)
     raise TypeError(f"expected plain parameters, got {type(value).__name__}={value!r}; keep tensors out of parameters")
 
 

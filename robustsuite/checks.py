@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from robustsuite.errors import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 def fail(expected: str, name: str, value: object, remedy: str) -> RequestError:
@@ -20,11 +24,12 @@ def fail(expected: str, name: str, value: object, remedy: str) -> RequestError:
 
 
 def integer(name: str, value: object, *, low: int, high: int | None = None) -> int:
-    """Return `value` where it is an integer in [low, high]."""
+    """Return `value` as an int where it is an integer in [low, high], a scalar of NumPy or torch among them."""
     span = f"an integer of at least {low}" if high is None else f"an integer in [{low}, {high}]"
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+    held = plain_number(value)
+    if isinstance(held, bool) or not isinstance(held, int) or held < low or (high is not None and held > high):
         raise fail(span, name, value, f"set {name} within that range")
-    return value
+    return held
 
 
 def real(
@@ -59,6 +64,48 @@ def plain_number(value: object) -> object:
         held: object = item()
         return held
     return value
+
+
+def plain_numbers(value: Any) -> Any:
+    """The same dicts, lists and tuples with plain numbers in place of scalars of NumPy and torch, all the way down.
+
+    Example:
+        >>> import numpy as np
+        >>> plain_numbers({"steps": np.int64(5), "curve": [np.float32(0.5), "8/255"]})
+        {'steps': 5, 'curve': [0.5, '8/255']}
+    """
+    if type(value) is dict:
+        return {plain_number(key): plain_numbers(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain_numbers(item) for item in value)
+    return plain_number(value)
+
+
+def settle(made: Any) -> None:
+    """Plain numbers in the fields of a dataclass, frozen or not, for its `__post_init__`."""
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if _has_scalars(value):
+            object.__setattr__(made, field.name, plain_numbers(value))
+
+
+def settled(made: T) -> T:
+    """A plug-in with plain numbers in its fields: the same one where they are plain already."""
+    if not dataclasses.is_dataclass(made) or not any(
+        _has_scalars(getattr(made, field.name)) for field in dataclasses.fields(made)
+    ):
+        return made
+    twin = copy.copy(made)
+    settle(twin)
+    return twin
+
+
+def _has_scalars(value: Any) -> bool:
+    if type(value) is dict:
+        return any(_has_scalars(item) for pair in value.items() for item in pair)
+    if type(value) in (list, tuple):
+        return any(map(_has_scalars, value))
+    return plain_number(value) is not value
 
 
 def fraction(name: str, value: object) -> float:

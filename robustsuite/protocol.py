@@ -349,8 +349,6 @@ def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed
         for context in foreign:
             stack.enter_context(context)
         notes = dict(victim.model.notes)
-        if victim.test.clipped:
-            notes[f"{victim.test.clipped} inputs lay out of bounds by rounding, and were clipped"] = None
         made = (move for view in scenario.views(victim) for move in moves(attack, view, streams, notes))
         metrics = scenario.score(victim, made)
     notes |= victim.model.notes

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from robustsuite import checks
 from robustsuite.docstrings import parse_docstring
 from robustsuite.errors import RequestError
 from robustsuite.plugin_rules import check_class, check_game, no_function, raised, refusal
@@ -81,7 +82,7 @@ class Entry:
 
     def make(self, options: dict[str, Any] | None = None) -> Any:
         """An instance with these options; unknown names and wrong types are request errors."""
-        options = dict(options or {})
+        options = checks.plain_numbers(dict(options or {}))
         names = [f.name for f in self.parameters]
         for key in options:
             if key not in names:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _Z: Final = 1.959963984540054  # 97.5 % quantile of the standard normal
+_LEVEL: Final = 0.95
 _MANY: Final = 100  # samples from which Wilson's interval is trusted
 _EXTREME: Final = 0.05  # and rates this far from 0 and 1
 _EITHER: Final = 15  # and so many of either outcome: below, its coverage falls to 92.6 % at some rates
@@ -90,6 +91,50 @@ def rate(outcomes: Tensor, better: str) -> Metric:
         return Metric(math.nan, 0, None, None, "rate", better)
     low, high = interval(successes, n)
     return Metric(successes / n, n, low, high, "rate", better)
+
+
+def least_rate(groups: Sequence[Tensor], better: str) -> Metric:
+    """The least of several rates over disjoint groups, with a 95 % interval of the least true rate.
+
+    A chosen minimum is not one rate: the interval of the group that happens to be worst misses the least true rate
+    in up to a third of all cases. That lies above the lower end unless its own group's exact interval fails below, and
+    below the upper end unless one of the k intervals fails above. So every lower end has the usual tail of 2.5 %, every
+    upper end a k-th of it (Bonferroni), and the least of either stands. Groups of different size may differ in where
+    they end, so `n` is that of the group that is worst.
+
+    Args:
+        groups: Outcomes of each group, bool `(n,)`; those without samples say nothing.
+        better: `higher` or `lower`, for the metric.
+
+    Returns:
+        The least rate, NaN where no group has samples.
+    """
+    counts = [(int(group.sum()), len(group)) for group in groups if len(group) > 0]
+    if not counts:
+        return Metric(math.nan, 0, None, None, "rate", better)
+    successes, n = min(counts, key=lambda pair: (pair[0] / pair[1], -pair[1]))
+    low = min(clopper_pearson(*pair)[0] for pair in counts)
+    high = min(clopper_pearson(*pair, 1 - (1 - _LEVEL) / len(counts))[1] for pair in counts)
+    return Metric(successes / n, n, low, high, "rate", better)
+
+
+def median(values: Tensor | Sequence[float]) -> float:
+    """The median: the middle value, of an even number the mean of the middle two; NaN of none.
+
+    The one median of the suite: torch's takes the lower of the middle two.
+
+    Example:
+        >>> median([0.1, 0.9, 0.2, 0.8]), median([3.0, 1.0, 2.0])
+        (0.5, 2.0)
+    """
+    import torch
+
+    ordered = torch.as_tensor(values).detach().double().flatten().sort().values
+    count = len(ordered)
+    if count == 0:
+        return math.nan
+    lower, upper = float(ordered[(count - 1) // 2]), float(ordered[count // 2])
+    return lower if lower == upper else (lower + upper) / 2
 
 
 def over_repeats(metrics: Sequence[Metric]) -> Metric:

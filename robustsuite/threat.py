@@ -419,6 +419,7 @@ class Threat:
     query_budget: int | None = None
 
     def __post_init__(self) -> None:
+        checks.settle(self)
         object.__setattr__(self, "ball", as_ball(self.ball))
 
 

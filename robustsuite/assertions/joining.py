@@ -11,7 +11,7 @@ from robustsuite.benchmark.records import Record, load_samples, save_samples
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Metric
 from robustsuite.scenarios.chance import NEAR_CHANCE, doubt_chance
-from robustsuite.statistics import interval
+from robustsuite.statistics import interval, median
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,6 +123,6 @@ def _median(name: str, n: int, columns: Mapping[str, Any]) -> float:
     """Of the queries about what was attacked, or of the distances of that or of what fell, whichever counts `n`."""
     attacked = columns["clean_correct"]
     if name != "distance_median":
-        return float(columns["queries"][attacked].double().median())
+        return median(columns["queries"][attacked])
     fell = attacked & ~columns["robust"]
-    return float(columns["distance"][fell if int(fell.sum()) == n else attacked].median())
+    return median(columns["distance"][fell if int(fell.sum()) == n else attacked])

@@ -10,7 +10,7 @@ import torch
 from robustsuite import __version__, checks
 from robustsuite.benchmark.environment import environment
 from robustsuite.benchmark.existing import model_digest
-from robustsuite.benchmark.games import Game, labels, rules_of
+from robustsuite.benchmark.games import CLEAN, Game, labels, rules_of
 from robustsuite.benchmark.records import Record
 from robustsuite.canonical import digest, plain
 from robustsuite.protocol import Victim
@@ -51,6 +51,7 @@ def blank_records(
         "environment": environment(victim.device, torch.get_num_threads()),
     }
     place = {"device": victim.device.partition(":")[0], "threads": torch.get_num_threads(), "version": __version__}
+    names = {"class_names": list(victim.test.class_names)} if victim.test.class_names else {}
     known = {"model": model_digest(victim.model), "data": victim.test.digest(), "seed": seed, **place}
     return [
         Record(
@@ -60,7 +61,7 @@ def blank_records(
             scenario=game.entry.scenario,
             knowledge="" if game.entry.access == "none" else game.entry.access,
             rules=rules_of(game.scenario),
-            **common,
+            **{**common, "data": {**common["data"], **(names if game.entry.name == CLEAN else {})}},
         )
         for order, (label, game) in enumerate(zip(labels(games), games, strict=True))
     ]

@@ -77,6 +77,9 @@ def existing(
         logits = _trial(deployed, samples, where)
     judgeable(logits, classes or 2)
     count = classes or int(logits.shape[1])
+    if count != logits.shape[1]:
+        remedy = f"the model scores {logits.shape[1]}: leave classes out, or wrap the model so that it scores as many"
+        raise checks.fail("as many classes as the model scores", "classes", count, remedy)
     checks.labels("y", samples.y, count)
     return Victim(
         deployed,

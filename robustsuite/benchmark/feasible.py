@@ -16,7 +16,7 @@ from robustsuite.models.fitting import knowable, refuse_misfit
 from robustsuite.protocol import Attack, Scenario
 from robustsuite.refusing import check, check_defense
 from robustsuite.threat import refuse_vacuous
-from robustsuite.training.descent import GradientDescent
+from robustsuite.training.descent import GradientDescent, batch_sizes
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 
@@ -118,5 +118,4 @@ def _smallest(recipe: Recipe, n: int) -> int:
         getattr(recipe.build, "checkpoint", None) is not None and recipe.training.init != "checkpoint"
     ):
         return 0
-    left, batch = n - round(recipe.held_out * n), recipe.training.batch_size
-    return left % batch or min(left, batch)
+    return min(batch_sizes(n - round(recipe.held_out * n), recipe.training.batch_size))

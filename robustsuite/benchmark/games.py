@@ -65,6 +65,7 @@ def arrange_all(
     if not listed:
         raise checks.fail("at least one attack", "attacks", listed, "name one, such as 'pgd'")
     whole = threat if threat is None or isinstance(threat, Threat) else Threat(ball=as_ball(threat, "threat"))
+    rules = checks.plain_numbers(dict(rules))
     asked = [_arrange(item, whole, rules) for item in listed]
     known = sorted({option for game in asked for option in game.scenario.options})
     for key in rules:
@@ -75,7 +76,7 @@ def arrange_all(
 def _arrange(item: AttackLike, threat: Threat | None, rules: Mapping[str, Any]) -> Game:
     entry, options = resolve(item)
     own, written = sort_options(entry, options)
-    made = entry.make(own) if isinstance(item, str) else item
+    made = entry.make(own) if isinstance(item, str) else checks.settled(item)
     if threat is None and entry.scenario == "evasion":
         remedy = "add threat=('linf', 8 / 255), say"
         raise checks.fail(f"a ball for the evasion attack {entry.name!r}", "threat", None, remedy)

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
+from robustsuite import checks
 from robustsuite.benchmark.yaml_lines import Document, Path
 from robustsuite.errors import RequestError
 
@@ -153,7 +154,7 @@ def read_dataclass(cls: type[T], values: Any, of: str) -> T:
     names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]  # T is a dataclass
     problems = [unknown_key(key, value, names, of) for key, value in values.items() if key not in names]
     given: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in checks.plain_numbers(dict(values)).items():
         if key in names:
             try:
                 given[key] = coerce(hints[key], value)

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from robustsuite import checks, registry
 from robustsuite.benchmark import yaml_lines
@@ -63,6 +72,7 @@ class ThreatSpec:
     reason: str = ""
 
     def __post_init__(self) -> None:
+        checks.settle(self)
         if self.norm is not None:
             checks.one_of("norm", self.norm, NORMS)
         if self.radius is not None:
@@ -217,6 +227,11 @@ class Suite(BaseModel):
     attacks: Annotated[tuple[PluginUse, ...], _carrying(read_attacks)] = ()
     gates: Annotated[tuple[Gate, ...], _carrying(read_gates)] = ()
     _origin: Origin = PrivateAttr(default_factory=lambda: Origin("suite"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_numbers(cls, values: Any) -> Any:
+        return checks.plain_numbers(values)
 
     @field_validator("name")
     @classmethod

@@ -164,7 +164,9 @@ class Worker:
     def _judged(self, cell: Cell) -> dict[str, Any]:
         """What the record says of the samples that are judged."""
         path, test = self.suite.dataset.path, self._test(cell)
-        known = {"name": self.data.name, **({} if path is None else {"path": path})}
+        known: dict[str, Any] = {"name": self.data.name, **({} if path is None else {"path": path})}
+        if test.class_names and cell.attack.label == "none":
+            known["class_names"] = list(test.class_names)
         return {**known, "digest": test.digest(), "n": len(test), "seed": self.suite.seed}
 
     def play(self, cell: Cell) -> Record:

@@ -77,6 +77,7 @@ class DatasetSpec:
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        checks.settle(self)
         if self.factory is None:
             checks.one_of("name", self.name, NAMES)
         for name, count in (("train", self.train), ("test", self.test)):

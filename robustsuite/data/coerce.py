@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,18 +12,23 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from robustsuite import checks
 from robustsuite.data.batches import pair
+from robustsuite.data.loaders import endless, in_order, readable
 from robustsuite.data.samples import Samples
+from robustsuite.errors import RequestError
 from robustsuite.isolation import seeded
 
-_BATCH = 256
+_ONE_LABEL: Final = (
+    "models are judged as classifiers of whole inputs: several labels an input, maps of labels and regression are not"
+)
 
 
 def to_samples(data: Any, *, classes: int | None, bounds: tuple[float, float] = (0.0, 1.0)) -> Samples:
     """What a user hands in, as samples on the CPU.
 
     Floating inputs keep their dtype; integers (0-255 images, say) become float32 of the same values and must lie within
-    `bounds` like any other. Drawing from a Dataset or DataLoader leaves the global random state and the loader's own
-    generator as they were; a loader that shuffles gives the same order each time.
+    `bounds` like any other. A Dataset, also one behind a DataLoader, is read once and in its own order: a loader that
+    shuffles, drops the last batch or resamples changes nothing, and the samples' `notes` say what it would have done
+    (`robustsuite.data.loaders`). Drawing leaves the global random state and the loader's own generator as they were.
 
     Args:
         data: `(x, y)` of tensors or arrays, a torch `Dataset` or `DataLoader` of such pairs, or `Samples`. Entries may
@@ -35,7 +38,8 @@ def to_samples(data: Any, *, classes: int | None, bounds: tuple[float, float] = 
 
     Raises:
         RequestError: Anything else, an empty set, lengths that differ, NaN or infinite inputs (naming the first index),
-            inputs out of bounds (naming min and max), labels that are no integers or out of range.
+            inputs out of bounds (naming min and max), labels that are no integers or out of range, a stream
+            without a length.
 
     Example:
         >>> to_samples((torch.zeros(4, 2), torch.tensor([0, 1, 2, 0])), classes=None).classes
@@ -43,12 +47,12 @@ def to_samples(data: Any, *, classes: int | None, bounds: tuple[float, float] = 
     """
     if isinstance(data, Samples):
         return data if classes in (None, data.classes) else replace(data, classes=classes)
-    x, y = arrays_of(data)
+    x, y, notes = _read(data)
     inputs, labels = as_inputs(x), as_labels(y)
     if len(labels) == 0 or len(inputs) == 0:
         raise checks.fail("at least one sample", "len(x)", len(inputs), "check the data that you pass in")
     count = max(2, int(labels.max()) + 1) if classes is None else classes
-    return Samples(inputs, labels, count, bounds)
+    return Samples(inputs, labels, count, bounds, notes=notes)
 
 
 def arrays_of(data: Any) -> tuple[Any, Any]:
@@ -57,9 +61,18 @@ def arrays_of(data: Any) -> tuple[Any, Any]:
     Raises:
         RequestError: None of these, rows of several shapes, or entries that leave open which one is the label.
     """
+    return _read(data)[:2]
+
+
+def _read(data: Any) -> tuple[Any, Any, tuple[str, ...]]:
+    """Inputs, labels, and what is worth a note."""
     if isinstance(data, TensorDataset):
-        return pair(tuple(data.tensors))
-    return _drawn(data) if isinstance(data, (Dataset, DataLoader)) else pair(data)
+        return *pair(tuple(data.tensors)), ()
+    if isinstance(data, (Dataset, DataLoader)):
+        return _drawn(data)
+    if hasattr(data, "__next__") or (hasattr(data, "__iter__") and not hasattr(data, "__getitem__")):
+        raise endless(data)
+    return *pair(data), ()
 
 
 def as_inputs(x: Any, *, keep_bytes: bool = False) -> Tensor:
@@ -78,22 +91,40 @@ def as_inputs(x: Any, *, keep_bytes: bool = False) -> Tensor:
     return tensor.to(torch.float32)
 
 
-def as_labels(y: Any) -> Tensor:
+def as_labels(y: Any, name: str = "y") -> Tensor:
     """Labels `(N,)` as int64; `(N, 1)` and floats of whole value are read as what they mean.
 
+    Args:
+        y: The labels.
+        name: What errors call them.
+
     Raises:
-        RequestError: One-hot rows, or values that are no integers.
+        RequestError: One-hot or multi-hot rows, maps, or values that are no integers.
     """
-    tensor = _tensor("y", y)
+    tensor = _tensor(name, y)
     if tensor.dim() == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
     if tensor.dim() != 1:
-        raise checks.fail("labels (N,)", "y.shape", tuple(tensor.shape), "pass y.argmax(1) where rows are one-hot")
+        raise checks.fail("labels (N,)", f"{name}.shape", tuple(tensor.shape), _remedy(tensor))
+    if tensor.is_complex():
+        raise checks.fail("whole numbers as labels", f"{name}.dtype", str(tensor.dtype), "number the classes from 0")
     whole = tensor.to(torch.int64)
     if tensor.is_floating_point() and not torch.equal(whole.to(tensor.dtype), tensor):
         index = int((whole.to(tensor.dtype) != tensor).nonzero()[0])
-        raise checks.fail("whole numbers as labels", f"y[{index}]", float(tensor[index]), "number the classes from 0")
+        raise checks.fail(
+            "whole numbers as labels", f"{name}[{index}]", float(tensor[index]), "number the classes from 0"
+        )
     return whole
+
+
+def _remedy(y: Tensor) -> str:
+    """What to do about labels of more than one axis."""
+    if y.dim() != 2:
+        return _ONE_LABEL
+    one_hot = bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all())
+    return (
+        "these rows are one-hot: pass y.argmax(1)" if one_hot else _ONE_LABEL + " (y.argmax(1) where rows are one-hot)"
+    )
 
 
 def _tensor(name: str, value: Any) -> Tensor:
@@ -101,7 +132,10 @@ def _tensor(name: str, value: Any) -> Tensor:
         return value.detach().cpu()
     # A PIL image passes for an array of its bytes, height first, which is not what a network takes.
     picture = hasattr(value, "__array_interface__") and not isinstance(value, (np.ndarray, np.generic))
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError):  # rows of several shapes, tensors on a device
+        array = np.empty(0, dtype=object)
     if picture or array.dtype.kind not in "biuf":
         kind = (
             type(value).__name__ if picture or array.dtype.kind == "O" else f"{type(value).__name__} of {array.dtype}"
@@ -113,38 +147,49 @@ def _tensor(name: str, value: Any) -> Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def _drawn(data: Dataset[Any] | DataLoader[Any]) -> tuple[Any, Any]:
-    """Every row of a Dataset or DataLoader."""
-    loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=_BATCH, collate_fn=_stack)
-    xs, ys = [], []
-    with seeded(0), _generator_kept(loader):
-        for batch in loader:
-            x, y = pair(batch)
-            xs.append(as_inputs(x))
-            ys.append(as_labels(y))
-    if not xs:
+def _drawn(data: Dataset[Any] | DataLoader[Any]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Every row of a Dataset or DataLoader, once and in order."""
+    xs, ys, count = [], [], 0
+    with seeded(0), readable(data):
+        reading = in_order(data, _stack)
+        for batch in reading.batches:
+            x, y = (_tensor(name, part) for name, part in zip("xy", pair(batch), strict=True))
+            inputs = as_inputs(x)
+            room = len(inputs) if reading.most is None else reading.most - count
+            xs.append(inputs[:room])
+            ys.append(y[:room] if y.dim() else y)
+            count += len(xs[-1])
+            if count == reading.most:
+                break
+    if not count:
         raise checks.fail("at least one sample", "len(data)", 0, "check the data that you pass in")
-    shapes = sorted({tuple(x.shape[1:]) for x in xs})
-    if len(shapes) > 1:
-        raise checks.fail("inputs of one shape", "shapes", shapes[:2], "resize them in the Dataset")
-    return torch.cat(xs), torch.cat(ys)
+    notes = [reading.note] if reading.note else []
+    if reading.most is not None and count < reading.most:
+        notes.append(f"the stream has a length of {reading.most:,} and gave {count:,} rows")
+    return _joined("x", xs), _joined("y", ys), tuple(notes)
+
+
+def _joined(name: str, parts: list[Tensor]) -> Tensor:
+    """Batches one after the other."""
+    shapes = sorted({tuple(part.shape[1:]) for part in parts})
+    if len(shapes) > 1 or not all(part.dim() for part in parts):
+        raise _ragged(name, shapes)
+    return torch.cat(parts)
+
+
+def _ragged(name: str, shapes: list[tuple[int, ...]]) -> RequestError:
+    if name == "y":
+        return checks.fail("one label for each input", "shapes", shapes[:2], _ONE_LABEL)
+    return checks.fail("inputs of one shape", "shapes", shapes[:2], "resize them in the Dataset")
 
 
 def _stack(rows: list[Any]) -> tuple[Tensor, Tensor]:
     pairs = [pair(row) for row in rows]
-    inputs = [_tensor("x", x) for x, _ in pairs]
-    shapes = sorted({tuple(x.shape) for x in inputs})
-    if len(shapes) > 1:
-        raise checks.fail("inputs of one shape", "shapes", shapes[:2], "resize them in the Dataset")
-    return torch.stack(inputs), torch.stack([_tensor("y", y).reshape(()) for _, y in pairs])
-
-
-@contextmanager
-def _generator_kept(loader: DataLoader[Any]) -> Iterator[None]:
-    own = [g for g in (loader.generator, getattr(loader.sampler, "generator", None)) if g is not None]
-    states = [g.get_state() for g in own]
-    try:
-        yield
-    finally:
-        for generator, state in zip(own, states, strict=True):
-            generator.set_state(state)
+    columns = []
+    for name, column in zip("xy", zip(*pairs, strict=True), strict=True):
+        tensors = [_tensor(name, value) for value in column]
+        shapes = sorted({tuple(tensor.shape) for tensor in tensors})
+        if len(shapes) > 1:
+            raise _ragged(name, shapes)
+        columns.append(torch.stack(tensors))
+    return columns[0], columns[1]

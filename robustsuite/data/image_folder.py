@@ -34,7 +34,21 @@ def image_folder(name: str, path: Path, size: tuple[int, int] | None) -> Source:
     if strangers:
         raise checks.fail("test classes that are in train/", "path", str(path), f"test/{strangers[0]} is not")
     test = _part(parts["test"], classes, size) if len(parts) > 1 else None
-    return Source(name, _part(rows, classes, size), test, len(classes), tuple(classes))
+    notes = _another_order(classes)
+    return Source(name, _part(rows, classes, size), test, len(classes), tuple(classes), notes=notes)
+
+
+def _another_order(classes: list[str]) -> tuple[str, ...]:
+    """What to say where classes are numbered otherwise in the order of strings, in which torchvision reads folders."""
+    strings = sorted(classes)
+    if strings == classes:
+        return ()
+    first = next(i for i, (ours, theirs) in enumerate(zip(classes, strings, strict=True)) if ours != theirs)
+    return (
+        f"class folders are numbered in natural order, in which class {first} is {classes[first]!r}; in the order of "
+        f"strings, by which torchvision's ImageFolder numbers them, it is {strings[first]!r}: a model trained in that "
+        f"order is read by wrong labels here, so name the folders with leading zeros, or evaluate on an ImageFolder",
+    )
 
 
 Row = tuple[str, ImageTree, str]

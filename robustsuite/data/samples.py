@@ -35,7 +35,8 @@ class Samples:
         classes: How many classes there are, at least 2.
         bounds: Least and greatest raw input value.
         ids: Ids `(N,)` that key random draws and per-sample files; by default 0 to N - 1.
-        clipped: How many inputs lay out of bounds by no more than rounding, and were clipped here.
+        class_names: One name per class, in label order, where they are known.
+        notes: What the record should say of how the samples were read.
 
     Raises:
         RequestError: An empty set, lengths that differ, labels out of range, non-finite or out-of-bounds inputs.
@@ -46,7 +47,8 @@ class Samples:
     classes: int
     bounds: tuple[float, float] = (0.0, 1.0)
     ids: Tensor = None  # type: ignore[assignment]  # filled in below, so that readers never meet None
-    clipped: int = 0
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.ids is None:
@@ -68,8 +70,9 @@ class Samples:
         if float(flat.amin()) < low or float(flat.amax()) > high:
             inside = self.x.clamp(low, high)
             count = int((inside != self.x).flatten(1).any(1).sum())
+            note = f"{count} inputs lay out of bounds by no more than rounding, and were clipped"
             object.__setattr__(self, "x", inside)
-            object.__setattr__(self, "clipped", self.clipped + count)
+            object.__setattr__(self, "notes", (*self.notes, note))
 
     def __len__(self) -> int:
         """Number of samples N."""

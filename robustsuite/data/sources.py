@@ -48,6 +48,7 @@ class Source:
         test: Rows that were set apart by whoever made the data; None to hold rows out here.
         classes: How many there are.
         class_names: One per class, or none.
+        notes: What records should say of how the data were read.
         bounds: Least and greatest raw input value.
         held_out: How many rows to hold out where there is no test part; None for a fifth.
     """
@@ -59,6 +60,7 @@ class Source:
     class_names: tuple[str, ...] = ()
     bounds: tuple[float, float] = (0.0, 1.0)
     held_out: int | None = None
+    notes: tuple[str, ...] = ()
 
     def splits(self, train: int | None, test: int | None, seed: int, *, whole: bool = False) -> Splits:
         """Cut to size, each class in its share.
@@ -119,7 +121,10 @@ class Source:
         if x.dim() == 4 and x.shape[1] == 1:
             most_channels = max(p.channels() for p in (self.train, self.test) if p is not None)
             x = x.expand(-1, most_channels, -1, -1).contiguous()
-        return Samples(x, held.y[rows], self.classes, self.bounds, rows + offset)
+        return self._samples(x, held.y[rows], rows + offset)
+
+    def _samples(self, x: Tensor, y: Tensor, ids: Tensor) -> Samples:
+        return Samples(x, y, self.classes, self.bounds, ids, self.class_names, self.notes)
 
     def _hold_out(self, train: int | None, test: int | None, streams: Streams) -> tuple[Tensor, Tensor]:
         n = len(self.train.y)
@@ -139,7 +144,7 @@ class Source:
         if shapes[0] != shapes[1]:
             raise checks.fail("training and test inputs of one shape", "shapes", shapes, "resize or mend the data")
         made = [
-            Samples(x, part.y[rows], self.classes, self.bounds, ids)
+            self._samples(x, part.y[rows], ids)
             for x, part, rows, ids in zip(
                 inputs, (train, test), (train_rows, test_rows), (train_rows, test_rows + offset), strict=True
             )

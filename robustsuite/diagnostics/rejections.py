@@ -13,6 +13,7 @@ from robustsuite.diagnostics.passing import Passing
 from robustsuite.diagnostics.stand_ins import bridged
 from robustsuite.isolation import differentiable
 from robustsuite.serving import Deployed
+from robustsuite.statistics import median
 
 _ENOUGH: Final = 0.2  # normalised margin beyond which only a rejection is left to bring down
 _SLACK: Final = 0.1  # normalised distance from a threshold that is kept
@@ -94,7 +95,7 @@ def joint(look: Look, width: float) -> Joint | None:
     for i, (decided, gap) in enumerate(cuts):
         signed = [s for s, side in ((1.0, decided), (-1.0, ~decided)) if not bool((side & ~rejected).any())]
         if signed and bool((decided if signed[0] > 0 else ~decided).any()):
-            chosen.append((i, signed[0], float(gap.detach().abs().median().clamp_min(1e-12))))
+            chosen.append((i, signed[0], max(median(gap.detach().abs()), 1e-12)))
     if not chosen:
         return None
     return Joint(look.model, look.model.network, look.classes, width, tuple(chosen))

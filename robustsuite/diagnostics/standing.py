@@ -16,6 +16,7 @@ from robustsuite.diagnostics.passing import Passing
 from robustsuite.diagnostics.search import tapped
 from robustsuite.protocol import Attack, Victim, play
 from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.statistics import median
 from robustsuite.streams import Streams
 
 _MASKED: Final = 0.1  # share of samples from which a gradient is doubted
@@ -100,7 +101,7 @@ def _of_the_model(look: Look, streams: Streams, *, any_left: bool) -> Iterator[t
     top = logits[:, : look.classes].topk(2, dim=1).values
     gap = (top[:, 0] - top[:, 1]).float()
     if float((gap > _SATURATED).float().mean()) > _MASKED:
-        yield "saturated-loss", f"the first logit leads by {float(gap.median()):.3g}"
+        yield "saturated-loss", f"the first logit leads by {median(gap):.3g}"
     slopes = (steepest, plain)
     for slope, name in zip(slopes, ("margin", "cross-entropy"), strict=True):
         peak = slope.flatten(1).abs().amax(1)

@@ -81,6 +81,7 @@ class ModelSpec:
     """Digest of the checkpoint, so that keys change when the weights do."""
 
     def __post_init__(self) -> None:
+        checks.settle(self)
         object.__setattr__(self, "options", tuple(sorted((k, _frozen(v)) for k, v in self.options)))
         if self.factory is not None and self.name == "cnn":
             object.__setattr__(self, "name", self.factory)

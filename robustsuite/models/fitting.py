@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustsuite.door import weights_dtype
 from robustsuite.errors import RequestError
-from robustsuite.isolation import seeded
+from robustsuite.isolation import seeded, untouched
 from robustsuite.models.build import ModelSpec
 
 _BATCH = 2
@@ -55,6 +55,21 @@ def _tried(build: Any, place: tuple[int, tuple[int, ...], tuple[float, float]], 
         if smallest > 0:
             _pass(network.train(), torch.zeros(min(smallest, _BATCH), *shape, dtype=weights_dtype(network)), classes)
         _pass(network.eval(), torch.zeros(1, *shape, dtype=weights_dtype(network)), classes)
+
+
+def refuse_lone(network: nn.Module, x: Tensor, classes: int) -> None:
+    """Send one sample through a network in training mode, as a batch of one would, and leave no trace of it.
+
+    Args:
+        network: About to be trained.
+        x: The sample `(1, …)`.
+        classes: How many there are.
+
+    Raises:
+        RequestError: The network cannot train on it: batch normalisation of maps of one pixel has nothing to normalise.
+    """
+    with untouched(network), seeded(0):
+        _pass(network.train(), x, classes)
 
 
 def _pass(network: nn.Module, x: Tensor, classes: int) -> None:

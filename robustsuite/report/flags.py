@@ -169,6 +169,11 @@ _ALL: Final = (
             *("target_hit_rate", "target_hit_rate_followed_up", "distance_median", "queries_median"),
         ),
     ),
+    Flag(
+        "test-in-training",
+        "some test inputs are in the training set as well, so they do not show what the model makes of new ones",
+        "take them out of the test set, or out of the training set; the message says how many there are",
+    ),
     Flag("few-samples", "fewer than 100 samples were judged, so the interval is wide", "judge more samples"),
     Flag(
         "evaluator-weak",

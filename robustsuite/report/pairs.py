@@ -27,8 +27,9 @@ _COLUMNS: Final = {
     ("evasion", "robust_accuracy"): ("robust", ""),
     ("poisoning", "clean_accuracy"): ("poisoned_correct", ""),
     ("poisoning", "backdoor_success_rate"): ("hit", "counted"),
-    ("inversion", "inversion_accuracy"): ("recognised", ""),
+    ("inversion", "inversion_accuracy"): ("recognised", "counted"),
 }
+_ONCE_ALL: Final = (("inversion", "inversion_accuracy"),)  # of which older records count every one
 _LABEL: Final = "label"
 _VERDICT: Final = "verdict"  # whether a sample is robust to the attack and all that followed it up
 
@@ -143,6 +144,8 @@ class Run:
         name, counted = _COLUMNS.get((record.scenario, metric), (metric, ""))
         columns = self._columns(record)
         name = column if column in columns else name
+        if counted not in columns and (record.scenario, metric) in _ONCE_ALL:
+            counted = ""
         if name not in columns or (counted and counted not in columns):
             raise Unpaired("no outcomes per sample were stored")
         keep = columns[counted] if counted else slice(None)

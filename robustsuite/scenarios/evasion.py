@@ -19,7 +19,7 @@ from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.passes import Passes
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Served, ask
-from robustsuite.statistics import rate
+from robustsuite.statistics import median, rate
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball, Threat, as_ball, below_a_grey_level
 
@@ -300,12 +300,10 @@ class _Judge:
         # Where distances are judged, of all that were attacked, so that the radius does not cut them.
         told = self._distance[self._attacked if self._game.closest else broken]
         if len(told):
-            values["distance_median"] = Metric(
-                float(told.median()), len(told), unit=self._game.ball.norm, better="higher"
-            )
+            values["distance_median"] = Metric(median(told), len(told), unit=self._game.ball.norm, better="higher")
         if self._meter.queries:
             asked = queries[self._attacked].double()
-            values["queries_median"] = Metric(float(asked.median()), len(asked), unit="queries", better="higher")
+            values["queries_median"] = Metric(median(asked), len(asked), unit="queries", better="higher")
         if bool(clean.rejected.any()) or not self._victim.model.fully_differentiable:
             values["rejection_rate_clean"] = rate(clean.rejected, "lower")
             values["rejection_rate_attack"] = rate(self._rejected[self._attacked], "higher")

@@ -17,7 +17,7 @@ from robustsuite.models.fitting import refuse_misfit
 from robustsuite.protocol import Metric, Metrics, Scenario, Terms, Trained, Victim
 from robustsuite.scenarios.views import Counted, Meter
 from robustsuite.serving import ask
-from robustsuite.statistics import rate
+from robustsuite.statistics import median, rate
 from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
@@ -62,6 +62,7 @@ class Inversion(Scenario[Classes, Tensor]):
 
     The artefact is one reconstruction per class. An evaluator of another architecture, trained by the judge on the same
     data with another seed, says which class each one shows; its own accuracy on test samples stands beside its word.
+    Only classes that the training set has samples of are counted: of the others there is nothing to reconstruct.
 
     Args:
         access: `white-box`, `scores`, `members` (a ceiling, no attack) or `blind` (a floor).
@@ -90,7 +91,11 @@ class Inversion(Scenario[Classes, Tensor]):
         return cls(access=access, **options)
 
     def check(self, terms: Terms) -> None:
-        """Refuse an evaluator that there is not, or that cannot take such inputs."""
+        """Refuse an evaluator that there is not, or that cannot take such inputs, and classes without samples."""
+        if self.classes is not None and terms.counts and not any(terms.counts[: self.classes]):
+            raise checks.fail(
+                "classes that the training set has samples of", "classes", self.classes, "raise it, or leave it out"
+            )
         if self.evaluator is not None:
             try:
                 refuse_misfit(ModelSpec(name=self.evaluator), terms.classes, terms.shape, terms.bounds)
@@ -137,15 +142,16 @@ class Inversion(Scenario[Classes, Tensor]):
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices
         competence = rate(evaluator.clean.prediction == victim.test.y, "higher")
         means = class_means(train)[: len(labels)]
+        shown, counted = made.cpu(), torch.isin(labels.cpu(), train.y)
         values = {
-            "inversion_accuracy": rate((top[:, 0] == labels).cpu(), "lower"),
-            "inversion_accuracy_top5": rate((top == labels[:, None]).any(1).cpu(), "lower"),
-            "inversion_ssim": _similarity(made.cpu(), means, train.bounds),
-            "inversion_distance_members": _nearest(made.cpu(), labels.cpu(), train),
+            "inversion_accuracy": rate((top[:, 0] == labels).cpu()[counted], "lower"),
+            "inversion_accuracy_top5": rate((top == labels[:, None]).any(1).cpu()[counted], "lower"),
+            "inversion_ssim": _similarity(shown[counted], means[counted], train.bounds),
+            "inversion_distance_members": _nearest(shown, labels.cpu(), train),
             "evaluator_accuracy": competence,
         }
         flags = ("evaluator-weak",) if competence.value < _WEAK_EVALUATOR else ()
-        columns = {"id": view.ids, "predicted": top[:, 0], "recognised": top[:, 0] == labels}
+        columns = {"id": view.ids, "predicted": top[:, 0], "recognised": top[:, 0] == labels, "counted": counted}
         gallery = {"reconstruction": made[:_GALLERY], "class_mean": means[:_GALLERY], "labels": labels[:_GALLERY]}
         meter = view.meter
         cost = {"forwards": meter.forwards, "backwards": meter.backwards, "queries": 0}
@@ -196,12 +202,17 @@ def _well_formed(view: Classes, made: Tensor) -> None:
 
 
 def _similarity(made: Tensor, means: Tensor, bounds: tuple[float, float]) -> Metric:
-    """Mean structural similarity to the class means (Wang et al., 2004); images only."""
-    if made.dim() != 4 or min(made.shape[-2:]) < 3:
+    """Mean structural similarity to the class means; images only.
+
+    Windows are uniform, of side 7, or the greatest odd one that fits; one is centred at every pixel, and at the borders
+    the image is mirrored without repeating its edge, as torchmetrics and scipy's `mirror` have it. The original (Wang
+    et al., IEEE TIP 2004) takes Gaussian windows of side 11, and only those that lie inside the image.
+    """
+    if made.dim() != 4 or min(made.shape[-2:]) < 3 or len(made) == 0:
         return Metric(float("nan"), unit="ssim", better="lower")
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    window = min(7, min(made.shape[-2:]) // 2 * 2 - 1)
+    window = min(7, (min(made.shape[-2:]) + 1) // 2 * 2 - 1)
     low, high = bounds
     value = structural_similarity_index_measure(
         made, means, gaussian_kernel=False, kernel_size=window, data_range=high - low
@@ -216,4 +227,4 @@ def _nearest(made: Tensor, labels: Tensor, train: Samples) -> Metric:
         members = train.inputs(train.y == label).float()
         if len(members):
             nearest.append(float((members - image).flatten(1).norm(dim=1).min()))
-    return Metric(float(torch.tensor(nearest).median()), len(nearest), unit="l2", better="higher")
+    return Metric(median(nearest), len(nearest), unit="l2", better="higher")

@@ -18,7 +18,7 @@ from robustsuite.paired import paired_interval
 from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Terms, Trained, Victim
 from robustsuite.scenarios.evasion import correct
 from robustsuite.serving import ask
-from robustsuite.statistics import rate
+from robustsuite.statistics import least_rate, rate
 from robustsuite.threat import Threat, poison_budget
 from robustsuite.training.recipe import Recipe
 
@@ -234,7 +234,7 @@ def checked(artefact: Any, train: Samples) -> Poison:
     checks.within("poison.x", x, train.bounds) if len(index) else None
     checks.labels("poison.y", y, train.classes)
     if target is not None:
-        checks.integer("poison.target", target, low=0, high=train.classes - 1)
+        target = checks.integer("poison.target", target, low=0, high=train.classes - 1)
     return Poison(index, x, y, artefact.trigger, target)
 
 
@@ -298,8 +298,8 @@ def _drop(before: Tensor, after: Tensor) -> Metric:
 
 
 def _worst_recall(y: Tensor, right: Tensor) -> Metric:
-    recalls = [rate(right[y == label], "higher") for label in torch.unique(y)]
-    return min(recalls, key=lambda m: m.value)
+    """Recall of the class that is recognised worst, among those that have samples."""
+    return least_rate([right[y == label] for label in torch.unique(y)], "higher")
 
 
 def _gallery(test: Samples, trigger: Trigger) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor
 
+from robustsuite.data.overlap import shared_inputs
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.evasion import correct
-from robustsuite.statistics import rate
+from robustsuite.statistics import median, rate
 from robustsuite.threat import Threat
 
+TEST_IN_TRAINING: Final = "test-in-training"
 _TIMED: Final = 20  # single-sample calls whose median is the latency
 
 
@@ -54,9 +55,21 @@ class Utility(Scenario[None, None]):
         if victim.trained is not None:
             values.update(_facts(victim))
             flags = (*flags, *victim.trained.flags)
+        leaked, told = _in_training(victim)
         columns = {"id": victim.test.ids, "label": victim.test.y, "clean_correct": right}
         cost = {"forwards": len(victim.test), "backwards": 0, "queries": 0}
-        return Metrics(values, flags, per_sample=columns, cost=cost)
+        message = "; ".join((*told, *victim.test.notes))
+        return Metrics(values, (*flags, *leaked), message=message, per_sample=columns, cost=cost)
+
+
+def _in_training(victim: Victim) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The flag `test-in-training` and how many test samples it is about, where what was trained on is known."""
+    deployed = victim.trained is not None and victim.recipe is None  # trained elsewhere, on nobody knows what
+    count = 0 if victim.train is None or deployed else shared_inputs(victim.test, victim.train)
+    if count == 0:
+        return (), ()
+    told = f"{count:,} of the {len(victim.test):,} test inputs are in the training set as well, bit for bit"
+    return (TEST_IN_TRAINING,), (told,)
 
 
 def _per_class(victim: Victim) -> dict[str, Metric]:
@@ -94,7 +107,7 @@ def _latency(victim: Victim) -> Metric:
             started = time.perf_counter()
             victim.model(x).logits.cpu()
             seconds.append(time.perf_counter() - started)
-    return Metric(statistics.median(seconds) * 1e3, unit="milliseconds", better="lower")
+    return Metric(median(seconds) * 1e3, unit="milliseconds", better="lower")
 
 
 def _facts(victim: Victim) -> dict[str, Metric]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -22,6 +22,9 @@ from robustsuite.testing.law import Law, require
 from robustsuite.testing.victims import tiny_recipe, tiny_samples
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
+
+_TRAINED: Final = 400
+_HELD_OUT: Final = 40  # enough to calibrate two detectors on at a rate of 0.05
 
 Check = Callable[[Entry, dict[str, Any]], None]
 
@@ -52,7 +55,7 @@ def _recipe(entry: Entry, options: dict[str, Any]) -> Recipe:
 
 
 def _trained(entry: Entry, options: dict[str, Any]) -> Trained:
-    return Trainer(0)(_recipe(entry, options), tiny_samples(320))
+    return Trainer(0)(_recipe(entry, options), tiny_samples(_TRAINED))
 
 
 def _described(entry: Entry, options: dict[str, Any]) -> None:
@@ -114,7 +117,7 @@ def _leaves_no_trace(entry: Entry, options: dict[str, Any]) -> None:
 
 def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
     """What it prepares, calibrates on and answers is as before; it is shown copies, and must not rest on writing."""
-    recipe, samples = _recipe(entry, options), tiny_samples(320)
+    recipe, samples = _recipe(entry, options), tiny_samples(_TRAINED)
     for prepare in recipe.prepare:
         given = samples.copy()
         prepare(given, Streams(0))
@@ -124,10 +127,14 @@ def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
     trained = Trainer(0)(recipe, samples)
     model: Deployed = Served(trained.model.network)
     for serve in recipe.serve:
-        given = tiny_samples(32)
+        given = tiny_samples(_HELD_OUT)
         model = serve(model, given, Streams(0))
-        require(not written(given, tiny_samples(32)), f"{type(serve).__name__} leaves the calibration data", entry.name)
-    given = tiny_samples(32)
+        require(
+            not written(given, tiny_samples(_HELD_OUT)),
+            f"{type(serve).__name__} leaves the calibration data",
+            entry.name,
+        )
+    given = tiny_samples(_HELD_OUT)
     with untouched(model.network), torch.no_grad():
         model(given.x)
-    require(not written(given, tiny_samples(32)), "the deployed model leaves its input", entry.name)
+    require(not written(given, tiny_samples(_HELD_OUT)), "the deployed model leaves its input", entry.name)

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from robustsuite.data.samples import Samples, stratified
 from robustsuite.errors import RobustsuiteError
 from robustsuite.isolation import differentiable, seeded
+from robustsuite.models.fitting import refuse_lone
 from robustsuite.models.normalise import Normalise
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
 from robustsuite.training.checkpoints import Checkpoint
+from robustsuite.training.descent import GradientDescent, batch_sizes
 from robustsuite.training.recipe import Recipe, Step, Updater, training_loss
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ def fit(
         The network in eval mode on `device`, its history and facts.
 
     Raises:
+        RequestError: The network cannot train on a batch of one sample, and there would be one.
         RobustsuiteError: The loss became NaN or infinite.
     """
     started = time.perf_counter()
@@ -102,6 +105,9 @@ def fit(
     if recipe.training.precision == "64":
         network = network.double()
         train, held_out = _double(train), None if held_out is None else _double(held_out)
+    alone = isinstance(recipe.update, GradientDescent) and min(batch_sizes(len(train), recipe.training.batch_size)) == 1
+    if alone:
+        refuse_lone(network, train.batch(slice(0, 1), fabric.device).x, train.classes)
     with seeded(streams.child("start").key):
         updater = recipe.update.start(network, train, recipe.training, streams, fabric)
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)

@@ -239,15 +239,20 @@ class Recipe:
 
 
 def training_loss(training: Training, samples: Samples) -> Loss:
-    """The per-sample loss that the settings describe: cross-entropy with label smoothing and class weights."""
+    """The per-sample loss that the settings describe: cross-entropy with label smoothing and class weights.
+
+    A weight multiplies the loss of a sample of its class, all of it: in torch's own weighted loss the share of the
+    label that is spread over the classes is weighted by those classes, so that one with few samples gets most of it.
+    Weights have a mean of 1 over the samples, however many classes are empty.
+    """
     weight: Tensor | None = None
     if training.class_weights == "balanced":
-        counts = torch.bincount(samples.y, minlength=samples.classes).clamp_min(1)
-        weight = len(samples) / (samples.classes * counts.double())
+        counts = torch.bincount(samples.y, minlength=samples.classes)
+        weight = len(samples) / (int((counts > 0).sum()) * counts.clamp_min(1).double())
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
         full = logits if logits.dtype == torch.float64 else logits.float()  # autocast hands over half precision
-        w = None if weight is None else weight.to(full)
-        return F.cross_entropy(full, y, weight=w, label_smoothing=training.label_smoothing, reduction="none")
+        plain = F.cross_entropy(full, y, label_smoothing=training.label_smoothing, reduction="none")
+        return plain if weight is None else plain * weight.to(full)[y]
 
     return loss

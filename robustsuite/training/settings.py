@@ -56,6 +56,7 @@ class Training:
     init: str = "fresh"
 
     def __post_init__(self) -> None:
+        checks.settle(self)
         checks.integer("epochs", self.epochs, low=1)
         checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
         checks.real("lr", self.lr, low=0.0, open_low=True)

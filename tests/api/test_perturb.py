@@ -58,6 +58,7 @@ def test_targets_belong_to_their_rows_in_every_batch(network, digits):
         ({"ball": None}, "ball=None"),
         ({"target": torch.zeros(3, dtype=torch.long)}, r"target\.shape=\(3,\)"),
         ({"target": torch.full((10,), 10)}, r"target\[0\]=10"),
+        ({"target": torch.full((10,), 0.5)}, r"whole numbers as labels, got target\[0\]=0.5"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"seed": 1.5}, "seed=1.5"),
     ],
@@ -67,6 +68,20 @@ def test_wrong_requests(network, digits, change, told):
     request = {"attack": "pgd", "model": network, "x": x[:10], "y": y[:10], "ball": BALL, **change}
     with pytest.raises(rs.RequestError, match=told):
         rs.perturb(request.pop("attack"), **request)
+
+
+@pytest.mark.parametrize("equal", [[4], [0, 9], list(range(10))], ids=len)
+def test_a_target_that_is_the_label_is_refused(network, digits, equal):
+    """There would be nothing to reach: the label is what the model should say."""
+    _, _, x, y = digits
+    target = (y[:10] + 1) % 10
+    assert rs.perturb("pgd(steps=2)", network, x[:10], y[:10], BALL, target=target).shape == x[:10].shape
+    target[equal] = y[equal]
+    said = (
+        rf"expected targets other than the labels, got target\[{equal[0]}\]={int(y[equal[0]])}; .* {len(equal)} of 10"
+    )
+    with pytest.raises(rs.RequestError, match=said):
+        rs.perturb("pgd(steps=2)", network, x[:10], y[:10], BALL, target=target)
 
 
 def test_double_precision_models_get_double_inputs(network, digits):

@@ -283,6 +283,11 @@ def test_fewer_classes_than_declared_and_more_than_labelled(network, digits):
     _, _, x, y = digits
     with pytest.raises(rs.ModelError, match=r"\(N, 12\), got shape=\(8, 10\)"):
         rs.evaluate(network, (x, y), ATTACK, BALL, classes=12)
+    for fewer in (2, 9):
+        few = y < fewer
+        with pytest.raises(rs.RequestError, match=rf"as many classes as the model scores, got classes={fewer}; .* 10"):
+            rs.evaluate(network, (x[few], y[few]), ATTACK, BALL, classes=fewer)
+    assert figures(network, (x, y), classes=10)[0] > 0.8
     few = y < 3
     assert figures(network, (x[few], y[few]))[0] > 0.8
 

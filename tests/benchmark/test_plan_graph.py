@@ -21,7 +21,7 @@ threat: {norm: linf, radius: 0.1, curve_samples: 0}
 defenses:
   - none
   - none: {label: twin}
-  - input-validation
+  - input-validation: {false_alarm_rate: 0.1}
   - none: {label: longer, training: {epochs: 3}}
 attacks: [noise, {noise: {label: again}}, {badnets: {fraction: 0.1, size: 2}}, {model-inversion: {steps: 5}}]
 """

@@ -21,7 +21,10 @@ class Listed(Dataset):
         return X[i], int(Y[i])
 
 
-class Endless(IterableDataset):
+class Streamed(IterableDataset):
+    def __len__(self):
+        return 10
+
     def __iter__(self):
         return iter([(x.numpy(), np.int64(y)) for x, y in zip(X, Y, strict=True)])
 
@@ -36,7 +39,7 @@ class Endless(IterableDataset):
         (X, Y[:, None]),
         (X.clone().requires_grad_(), Y.to(torch.int32)),
         Listed(),
-        Endless(),
+        Streamed(),
         TensorDataset(X, Y),
         DataLoader(TensorDataset(X, Y), batch_size=4),
         DataLoader(Listed(), batch_size=3),

@@ -163,3 +163,47 @@ def test_train_zip_and_test_zip_in_one_folder(tmp_path):
     splits = read(str(tmp_path))
     assert (len(splits.train), len(splits.test)) == (15, 6)
     assert np.array_equal(splits.test.y.numpy(), [0, 0, 1, 1, 2, 2])
+
+
+# --- The order of classes
+
+
+def evaluated(path):
+    import robustsuite as rs
+
+    data = rs.load_data("image-folder", path=path)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, len(data.class_names)))
+    return data, rs.evaluate(net, data, ["noise"], ("linf", 0.1)).records
+
+
+@pytest.mark.parametrize(
+    ("classes", "first"),
+    [
+        (["1", "2", "10"], "class 1 is '2'; .* it is '10'"),
+        (["9", "10"], "class 0 is '9'; .* it is '10'"),
+        (["a2", "a10", "b"], "class 0 is 'a2'"),
+        (["01", "02", "10"], ""),
+        (["cat", "dog"], ""),
+    ],
+)
+def test_another_order_than_that_of_strings_is_said(tmp_path, classes, first):
+    """torchvision's ImageFolder numbers by strings, so a model from there reads other labels."""
+    import re
+
+    path = folder(tmp_path / "set", {f"{c}/{i}.png": image(20 * i) for c in classes for i in range(10)})
+    data, (clean, attacked) = evaluated(path)
+    assert data.class_names == tuple(classes)
+    assert clean.data["class_names"] == classes
+    assert "class_names" not in attacked.data
+    assert (sorted(classes) != classes) is bool(first)
+    assert bool(first) is ("ImageFolder" in clean.message)
+    assert re.search(first, clean.message)
+    assert "ImageFolder" not in attacked.message
+
+
+def test_names_and_notes_stay_with_the_samples(tmp_path):
+    path = folder(tmp_path / "set", {f"{c}/{i}.png": image(20 * i) for c in (1, 2, 10) for i in range(10)})
+    splits = read(path)
+    for part in (splits.train, splits.test, splits.test.take(torch.tensor([0])), splits.train.copy()):
+        assert part.class_names == splits.class_names == ("1", "2", "10")
+        assert len(part.notes) == 1

@@ -1,6 +1,7 @@
 """Input validation: what is rejected, how often by mistake, and that a batch never changes a decision."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from robustsuite.attacks.evasion.pgd import PGD
 from robustsuite.data.samples import Samples
 from robustsuite.defenses.detectors import FeatureDistance, FeatureSqueezing, fewer_levels, median_filtered
-from robustsuite.defenses.input_validation import InputValidation, Validation, joint_thresholds
+from robustsuite.defenses.input_validation import DETECTORS, InputValidation, Validation, joint_thresholds
 from robustsuite.errors import RequestError, RobustsuiteError
 from robustsuite.isolation import untouched
 from robustsuite.scenarios.views import WhiteBox
@@ -119,12 +120,16 @@ def test_one_detector_cuts_at_the_conformal_rank():
     scores = torch.arange(19.0)
     assert joint_thresholds({"a": scores}, 0.05) == {"a": 18.0}
     assert joint_thresholds({"a": torch.arange(99.0)}, 0.05) == {"a": 94.0}
+    assert joint_thresholds({"a": torch.arange(18.0)}, 0.05) == {"a": math.inf}
 
 
 def test_too_few_calibration_samples_are_refused():
-    with pytest.raises(RequestError, match=r"at least 19 held-out samples .* len\(calibration\)=18"):
-        deployed(calibration=tiny_samples(18))
-    deployed(calibration=tiny_samples(19))
+    """k detectors at a rate r need k / r - 1: with fewer, each could not have one alarm of its own among M + 1."""
+    for detectors, needed in ((DETECTORS, 39), (("feature-squeezing",), 19), (("range", "feature-distance"), 19)):
+        refused = rf"at least {needed} held-out samples .* len\(calibration\)={needed - 1}"
+        with pytest.raises(RequestError, match=refused):
+            deployed(calibration=tiny_samples(needed - 1), detectors=detectors)
+        deployed(calibration=tiny_samples(needed), detectors=detectors)
     deployed(calibration=tiny_samples(2), detectors=("range",))
 
 

@@ -19,7 +19,7 @@ threat: {norm: linf, radius: 0.1, curve_samples: 0}
 defenses:
   - none
   - dp-sgd: {noise_multiplier: 1.1, delta: 1.0e-3, max_grad_norm: 0.8}
-  - [input-validation, {dp-sgd: {noise_multiplier: 0.0, delta: 1.0e-3}}]
+  - [{input-validation: {false_alarm_rate: 0.1}}, {dp-sgd: {noise_multiplier: 0.0, delta: 1.0e-3}}]
 attacks: [noise]
 """
 

@@ -69,7 +69,7 @@ dataset: {name: digits, train: 300, test: 60}
 model: {factory: "nets/mine.py:build"}
 training: {epochs: 2, lr: 5.0e-3, batch_size: 32}
 threat: {norm: linf, radius: 0.15, curve_samples: 0}
-defenses: [none, {adversarial-training: {attack: fgsm-rs}}, input-validation]
+defenses: [none, {adversarial-training: {attack: fgsm-rs}}, {input-validation: {false_alarm_rate: 0.1}}]
 attacks:
   - noise
   - pgd: {steps: 3}

@@ -125,7 +125,7 @@ REFUSED = [
     ("digits-like", "defense", "dp-sgd: {delta: 0.02}", 8, "defenses[1].dp-sgd.delta: expected a delta below 1 / 60"),
     ("digits-like", "defense", "dp-sgd: {delta: 0.001, training: {batch_size: 61}}", 8,
      "defenses[1].dp-sgd.training.batch_size: expected a batch_size of at most the 60 private training samples"),
-    ("digits-like", "defense", "input-validation", 8, "defenses[1]: expected at least 19 held-out samples"),
+    ("digits-like", "defense", "input-validation", 8, "defenses[1]: expected at least 39 held-out samples"),
     ("tabular", "defense", "input-validation: {median_window: 3, false_alarm_rate: 0.5, neighbours: 1}", 8,
      "defenses[1].input-validation.median_window: expected images of at least 3 x 3"),
     ("tabular", "defense", "broken: {kind: jpeg}", 8, "defenses[1].broken.kind: expected images"),
@@ -198,7 +198,7 @@ def test_one_sample_too_many_for_a_batch_normalisation(tmp_path):
 
 
 def test_the_smallest_counts_that_do_run(tmp_path, monkeypatch):
-    """delta just below 1 / N, batch = N, 19 held-out samples for a rate of 0.05: each bound is met exactly."""
+    """delta just below 1 / N, batch = N, 19 held-out samples for two detectors at 0.1: each bound is met exactly."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     y = np.arange(60) % 4
@@ -210,6 +210,7 @@ def test_the_smallest_counts_that_do_run(tmp_path, monkeypatch):
     ):
         (tmp_path / "s.yaml").write_text(SUITE.format(**{**PLAIN, "defense": f"{{{name}}}"}))
         assert (CliRunner().invoke(app, ["run", "s.yaml", "--dry-run"]).exit_code == 0) is ok
+    two = "{input-validation: {false_alarm_rate: 0.1}}"
     for share, ok in ((19 / 60, True), (18 / 60, False)):
-        (tmp_path / "s.yaml").write_text(SUITE.format(**{**PLAIN, "defense": "input-validation", "validation": share}))
+        (tmp_path / "s.yaml").write_text(SUITE.format(**{**PLAIN, "defense": two, "validation": share}))
         assert (CliRunner().invoke(app, ["run", "s.yaml", "--dry-run"]).exit_code == 0) is ok

@@ -1,10 +1,13 @@
 """Training: seeds, early stopping, best weights, resumption, and what is never done twice."""
 
 import dataclasses
+import itertools
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from robustsuite.errors import RequestError, RobustsuiteError
 from robustsuite.store import Store
@@ -14,9 +17,10 @@ from robustsuite.testing.victims import tiny_recipe
 from robustsuite.training import fit as fit_module
 from robustsuite.training.cache import Trainer
 from robustsuite.training.checkpoints import Checkpoint
+from robustsuite.training.descent import batch_sizes
 from robustsuite.training.fit import divide, fit
 from robustsuite.training.recipe import CleanLoss, training_loss
-from robustsuite.training.settings import Training
+from robustsuite.training.settings import SCHEDULES, Training
 
 
 def recipe(**changes):
@@ -152,6 +156,9 @@ def test_weighted_and_smoothed_losses_match_their_definitions():
     balanced = training_loss(Training(class_weights="balanced"), skewed)(logits, y)
     plain = F.cross_entropy(logits, y, reduction="none")
     assert torch.allclose(balanced, plain * (len(skewed) / (4 * counts))[y])
+    both = training_loss(Training(class_weights="balanced", label_smoothing=0.1), skewed)(logits, y)
+    smoothed = F.cross_entropy(logits, y, reduction="none", label_smoothing=0.1)
+    assert torch.allclose(both, smoothed * (len(skewed) / (4 * counts))[y])
     smooth = training_loss(Training(label_smoothing=0.1), skewed)(logits, y)
     log_p = logits.log_softmax(1)
     assert torch.allclose(smooth, -0.9 * log_p.gather(1, y[:, None])[:, 0] - 0.1 * log_p.mean(1))
@@ -212,10 +219,95 @@ def test_shared_layers_and_precision_survive_the_cache(tmp_path, precision):
     assert second.network.head.weight.dtype == {"32": torch.float32, "64": torch.float64}[precision]
 
 
-def test_one_cycle_brings_in_no_momentum():
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("optimizer", "momentum"), [("sgd", 0.0), ("sgd", 0.5), ("sgd", 0.9), ("adam", 0.0), ("adamw", 0.0)]
+)
+def test_schedules_move_the_rate_alone(optimizer, momentum, schedule):
+    """SGD keeps the momentum that is asked for, and Adam its usual beta 1, in every step."""
     from robustsuite.training.descent import make_optimizer, make_schedule
 
-    settings = Training(optimizer="sgd", momentum=0.0, schedule="one-cycle")
-    optimizer = make_optimizer(torch.nn.Linear(2, 2), settings)
-    make_schedule(optimizer, settings, 10)
-    assert optimizer.param_groups[0]["momentum"] == 0.0
+    settings = Training(optimizer=optimizer, momentum=momentum, schedule=schedule)
+    made = make_optimizer(torch.nn.Linear(2, 2), settings)
+    steps = make_schedule(made, settings, 10)
+    used, rates = set(), []
+    for _ in range(10):
+        (group,) = made.param_groups
+        used.add(group["momentum"] if optimizer == "sgd" else group["betas"])
+        rates.append(group["lr"])
+        made.step()
+        steps.step()
+    assert used == {momentum if optimizer == "sgd" else (0.9, 0.999)}
+    assert max(rates) <= settings.lr * (1 + 1e-9)
+    assert (len(set(rates)) == 1) is (schedule == "constant")
+
+
+def test_momentum_changes_the_weights_under_one_cycle():
+    told = [recipe(optimizer="sgd", lr=0.05, momentum=m, schedule="one-cycle", epochs=2) for m in (0.1, 0.5, 0.9)]
+    found = [weights(fit(one, tiny_samples(160), 0)) for one in told]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(found, 2))
+
+
+# --- The last batch
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "sizes"),
+    [
+        (1, 4, [1]),
+        (1, 1, [1]),
+        (2, 1, [1, 1]),
+        (2, 4, [2]),
+        (4, 4, [4]),
+        (5, 4, [5]),
+        (6, 4, [4, 2]),
+        (9, 4, [4, 5]),
+        (3, 2, [3]),
+        (13, 3, [3, 3, 3, 4]),
+    ],
+)
+def test_no_sample_is_left_over_alone(n, size, sizes):
+    assert batch_sizes(n, size) == sizes
+    assert sum(sizes) == n
+
+
+@dataclasses.dataclass(frozen=True)
+class Normed:
+    """Batch normalisation over vectors, which no batch of one survives."""
+
+    def __call__(self, classes, shape, bounds):
+        width = shape[0] * shape[1] * shape[2]
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(width), nn.Linear(width, classes))
+
+
+@pytest.mark.parametrize(("n", "validation"), [(33, 0.0), (65, 0.0), (37, 0.1), (34, 0.0), (2, 0.0)])
+def test_a_last_batch_of_one_is_trained_with_the_one_before(n, validation):
+    """33 = 32 + 1, 65 = 2 x 32 + 1, and 37 leave 33: torch refuses to normalise one sample."""
+    chosen = dataclasses.replace(
+        recipe(batch_size=32, validation=validation, epochs=2, normalise="none"), build=Normed()
+    )
+    fitted = fit(chosen, tiny_samples(n), 0)
+    assert len(fitted.history) == 2
+    assert all(map(math.isfinite, (row["train_loss"] for row in fitted.history)))
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 32), (20, 1)])
+def test_where_there_is_no_batch_to_join_it_is_refused_before_training(n, size):
+    chosen = dataclasses.replace(recipe(batch_size=size, validation=0.0, normalise="none"), build=Normed())
+    with pytest.raises(
+        RequestError, match=r"Sequential raised in training on a batch of 1 .* another batch_size"
+    ) as said:
+        fit(chosen, tiny_samples(n), 0)
+    assert "\n" not in str(said.value)
+    plain = recipe(batch_size=size, validation=0.0, epochs=1)
+    assert len(fit(plain, tiny_samples(n), 0).history) == 1  # without batch normalisation one sample is a batch
+
+
+def test_an_empty_or_single_class_leaves_the_others_alone():
+    samples = tiny_samples(240, 4)
+    rare = samples.take(torch.cat([(samples.y != 3).nonzero()[:, 0], (samples.y == 3).nonzero()[:1, 0]]).sort().values)
+    for train in (rare, rare.take(rare.y != 3)):
+        chosen = recipe(class_weights="balanced", label_smoothing=0.1, validation=0.0, epochs=12)
+        network = fit(chosen, train, 0).network
+        test = samples.take(samples.y != 3)
+        assert float((network(test.inputs()).argmax(1) == test.y).float().mean()) > 0.9
