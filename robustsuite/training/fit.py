@@ -102,8 +102,9 @@ def fit(
     if recipe.training.precision == "64":
         network = network.double()
         train, held_out = _double(train), None if held_out is None else _double(held_out)
+    update = recipe.update.within(recipe, samples, seed)
     with seeded(streams.child("start").key):
-        updater = recipe.update.start(network, train, recipe.training, streams, fabric)
+        updater = update.start(network, train, recipe.training, streams, fabric)
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)
     with differentiable():  # a judge may train inside a caller's `no_grad`
         run.epochs(Checkpoint(checkpoint), progress)
@@ -113,7 +114,7 @@ def fit(
     network.eval()
     for parameter in network.parameters():
         parameter.grad = None
-    qualified, doubts = recipe.update.qualify(recipe, updater.facts())
+    qualified, doubts = update.qualify(recipe, updater.facts())
     facts = {**qualified, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
     return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts))
 
