@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustsuite.data.samples import Samples, stratified
 from robustsuite.errors import RobustsuiteError
 from robustsuite.isolation import differentiable, seeded
 from robustsuite.models.normalise import Normalise
+from robustsuite.models.state import State, captured, put_back
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
 from robustsuite.training.checkpoints import Checkpoint
@@ -169,7 +170,7 @@ class _Run:
         self._train, self._held_out, self._streams = train, held_out, streams
         self._fabric, self._device = fabric, fabric.device
         self._loss = training_loss(recipe.training, train)
-        self._best: dict[str, Tensor] | None = None
+        self._best: State | None = None
         self._best_score, self._stale = -float("inf"), 0
         self.history: list[dict[str, float]] = []
 
@@ -189,7 +190,7 @@ class _Run:
             if progress is not None:
                 progress("training", epoch + 1, training.epochs)
         if self._best is not None:
-            self._network.load_state_dict(self._best)
+            put_back(self._network, *self._best)
         checkpoint.clear()
 
     def _epoch(self, epoch: int) -> dict[str, float]:
@@ -223,7 +224,7 @@ class _Run:
         if score > self._best_score:
             self._best_score, self._stale = score, 0
             if self._recipe.training.keep_best:
-                self._best = {k: v.detach().clone() for k, v in self._network.state_dict().items()}
+                self._best = captured(self._network)
         else:
             self._stale += 1
 
@@ -234,9 +235,9 @@ class _Run:
 
     def _snapshot(self) -> dict[str, Any]:
         return {
-            "network": self._network.state_dict(),
+            "network": tuple(captured(self._network)),
             "updater": self._updater.state(),
-            "best": self._best,
+            "best": None if self._best is None else tuple(self._best),
             "best_score": self._best_score,
             "stale": self._stale,
             "history": self.history,
@@ -245,9 +246,10 @@ class _Run:
     def _resume(self, state: dict[str, Any] | None) -> None:
         if state is None:
             return
-        self._network.load_state_dict(state["network"])
+        put_back(self._network, *state["network"])
         self._updater.restore(state["updater"])
-        self._best, self._best_score = state["best"], state["best_score"]
+        self._best = None if state["best"] is None else State(*state["best"])
+        self._best_score = state["best_score"]
         self._stale, self.history = state["stale"], state["history"]
 
     def flags(self) -> tuple[str, ...]:
