@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
-from robustsuite import checks
+from robustsuite import checks, provenance
+from robustsuite.canonical import digest
 from robustsuite.data.samples import Samples
 from robustsuite.defenses.privacy_accounting import ACCOUNTANTS, refuse_unreachable
+from robustsuite.defenses.private_checks import few
 from robustsuite.defenses.private_descent import (
     GRADIENT_MODES,
     PrivateUpdater,
@@ -18,12 +20,14 @@ from robustsuite.defenses.private_descent import (
     refuse_sizes,
     refuse_unfit,
 )
+from robustsuite.defenses.private_weights import not_fresh
 from robustsuite.isolation import seeded
+from robustsuite.models.digest import network_digest
 from robustsuite.models.fitting import knowable
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.streams import Streams
-from robustsuite.training.recipe import Recipe, Update
+from robustsuite.training.recipe import CleanLoss, Objective, Recipe, Update
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
@@ -142,9 +146,33 @@ class PrivateDescent(Update):
 
     Args:
         rules: Budget and mechanism.
+        objective: What turns batches into losses.
+        salt: Keys noise and sampling, beside the seed: what else tells this training from others.
+        loaded: Weights that came with the network, as if they had been trained before.
+        brought: Constants that came with it.
     """
 
     rules: DPSGD
+    objective: Objective = field(default_factory=CleanLoss)
+    salt: str = ""
+    loaded: tuple[str, ...] = ()
+    brought: tuple[str, ...] = ()
+
+    def within(self, recipe: Recipe, samples: Samples, seed: int) -> PrivateDescent:
+        """This descent in a training of its own: it shares noise with no other one, and knows what is not fresh.
+
+        Two trainings with one noise would give each other away: the noise of `2 a - b` cancels where b has twice that
+        of a. So everything that may differ between two trainings keys it, the data among it.
+        """
+        builds = [self._built(recipe, samples, Streams(seed).child("build", *more)) for more in ((), ("again",))]
+        parts = recipe.training_key(), provenance.sources(recipe), network_digest(builds[0]), samples.digest()
+        checked = recipe.training.init != "checkpoint"  # else all weights are named as what they are
+        loaded, brought = not_fresh(*builds, samples.shape) if checked else ((), ())
+        return replace(self, objective=recipe.objective, salt=digest(parts), loaded=loaded, brought=brought)
+
+    def _built(self, recipe: Recipe, samples: Samples, streams: Streams) -> nn.Module:
+        with seeded(streams.key):
+            return self.admit(recipe.build(samples.classes, samples.shape, samples.bounds))
 
     def start(
         self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric
@@ -154,7 +182,8 @@ class PrivateDescent(Update):
         Raises:
             RequestError: delta is not below 1 / N, the batch is larger than the data, or a layer that Opacus refuses.
         """
-        return PrivateUpdater(self.rules, network, samples, training, streams, fabric)
+        own = streams.child("private", self.salt)
+        return PrivateUpdater(self.rules, network, samples, training, own, fabric, self.objective)
 
     def admit(self, network: nn.Module) -> nn.Module:
         """The network without batch normalisation and in-place activations."""
@@ -162,12 +191,18 @@ class PrivateDescent(Update):
 
     def qualify(self, recipe: Recipe, facts: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Whether epsilon covers all that was done with the private data, and what is outside the guarantee."""
-        reasons = [f"{_name(prepare)} prepares the private data outside the accountant" for prepare in recipe.prepare]
+        reasons = [*facts.get("epsilon_reasons", ())]
+        reasons += [f"{_name(prepare)} prepares the private data outside the accountant" for prepare in recipe.prepare]
+        if self.loaded:
+            reasons.append(
+                f"weights arrive as if trained before: {few([*self.loaded])} are the same under two seeds; draw them "
+                f"from torch's global generator without seeding it, or name them by a checkpoint and init: checkpoint"
+            )
         if recipe.training.normalise == "data":
             reasons.append("inputs are normalised by the private data's mean and deviation")
         if recipe.training.class_weights != "none":
             reasons.append("class weights count the private labels")
-        outside = []
+        outside = [f"whatever {name}, which comes with the network, was computed from" for name in self.brought]
         if recipe.held_out:
             users = [_name(part) for part in (*recipe.serve, *recipe.repair)]
             outside.append(

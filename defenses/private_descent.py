@@ -15,11 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.defenses.privacy_accounting import described, noise_for, spent
+from robustsuite.defenses.private_checks import Trials, frozen_parts
 from robustsuite.errors import RequestError, RobustsuiteError
 from robustsuite.isolation import differentiable, untouched
 from robustsuite.streams import Streams
 from robustsuite.training.descent import make_optimizer, make_schedule
-from robustsuite.training.recipe import Updater
+from robustsuite.training.recipe import Objective, Updater
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ class PrivateUpdater(Updater):
         training: Training,
         streams: Streams,
         fabric: Fabric,
+        objective: Objective,
     ) -> None:
         self._rules, self._n, self._streams, self._fabric = rules, len(samples), streams, fabric
         refuse_sizes(rules, training, self._n)
@@ -154,6 +156,9 @@ class PrivateUpdater(Updater):
         self.sample_rate, self._steps_per_epoch = private_rate(training, self._n)
         planned = training.epochs * self._steps_per_epoch
         refuse_unfit(network, samples.shape)
+        self._trials = Trials(samples, training, objective)
+        self._trials.refuse(network)
+        self._plain, self._before, self._reasons = network, frozen_parts(network), list[str]()
         self._mended = _contiguous_inputs(network)
         self.noise_multiplier = self._noise(planned)
         self._noise_source = torch.Generator(fabric.device).manual_seed(streams.child("noise").key)
@@ -301,16 +306,20 @@ class PrivateUpdater(Updater):
             "privacy_unit": "example",
             "neighbouring": "add/remove",
             "noise": "seeded generator, not cryptographically secure",
+            "epsilon_reasons": list(self._reasons),
             **described(self._rules.accountant),
         }
 
     def finish(self) -> None:
-        """Take all hooks and attributes off; the network is plain again."""
+        """Take all hooks and attributes off: the network is plain again. Then look for what learned meanwhile."""
         self._module.to_standard_module()
         for handle in self._mended:
             handle.remove()
         for parameter in self._optimizer.params:
             del parameter.summed_grad
+        for part in self._plain.modules():
+            vars(part).pop("activations", None)  # Opacus's
+        self._reasons = list(self._trials.problems(self._plain, self._before))
 
 
 def _more_than_once(found: str) -> RobustsuiteError:

@@ -8,14 +8,17 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from robustsuite import checks
 from robustsuite.files import located
+from robustsuite.local_code import code_digest, followed
 
+_READ: Final[dict[Path, str]] = {}  # a user's file -> digest of its content when its module was run
 _FROM_FILES: Final[dict[str, str]] = {}  # module -> file's stem and digest of its content, which no folder changes
 
 
@@ -88,7 +91,28 @@ def call_factory(
                 target,
                 f"set it beside the factory, give it a default, or call it one of {', '.join(offered)}",
             )
-    return factory(**given)
+    with _fresh_code():  # a factory may import as it runs
+        return factory(**given)
+
+
+def factory_digest(target: str) -> str:
+    """24 hexadecimal digits over the code of what `target` names: its file and what that imports of the user's own.
+
+    Raises:
+        RequestError: As for `load_factory`.
+    """
+    factory, place = load_factory(target), target.rpartition(":")[0]
+    file = located(place).expanduser() if place.endswith(".py") else getattr(sys.modules[place], "__file__", None)
+    return source_digest(factory) if file is None else code_digest(file)
+
+
+def source_digest(thing: Any) -> str:
+    """24 hexadecimal digits over the file that a class or function is written in and what that imports; or empty."""
+    try:
+        file = inspect.getsourcefile(thing)
+    except TypeError:
+        file = None
+    return "" if file is None else code_digest(file)
 
 
 def code_name(kind: type) -> str:
@@ -116,11 +140,11 @@ def _from_file(place: str, target: str) -> ModuleType:
     if not path.is_file():
         raise checks.fail("an existing .py file", "factory", target, f"there is no {path.resolve()}")
     path = path.resolve()
-    # The content is part of the name, so an edited file is read anew and an unchanged one is not run twice.
-    content = path.read_bytes()
-    key = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:12]
-    name = f"robustsuite_file_{path.stem}_{key}"
-    _FROM_FILES[name] = f"{path.stem} {hashlib.sha256(content).hexdigest()[:12]}"
+    _findable(path.parent)
+    _forget_changed(path)
+    # What it says and imports is part of the name, so edited files are read anew and unchanged ones are not run twice.
+    content = code_digest(path)
+    name = f"robustsuite_file_{path.stem}_{hashlib.sha256(f'{path} {content}'.encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -128,21 +152,60 @@ def _from_file(place: str, target: str) -> ModuleType:
         raise checks.fail("an importable .py file", "factory", target, "rename the file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    _findable(path.parent)
+    _FROM_FILES[name] = f"{path.stem} {file_digest(path)[:12]}"
     try:
-        spec.loader.exec_module(module)
+        with _fresh_code():
+            spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise _failed(target, error) from error
+    _remember(path)
     return module
 
 
 def _from_package(place: str, target: str) -> ModuleType:
     _findable(Path.cwd())
+    loaded = getattr(sys.modules.get(place), "__file__", None)
+    if loaded is not None:
+        _forget_changed(Path(loaded))
     try:
-        return importlib.import_module(place)
+        with _fresh_code():
+            module = importlib.import_module(place)
     except Exception as error:
         raise _failed(target, error) from error
+    if module.__file__ is not None:
+        _remember(Path(module.__file__))
+    return module
+
+
+@contextmanager
+def _fresh_code() -> Iterator[None]:
+    """Write no bytecode of a user's files: Python takes it for current where an edit keeps second and size."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _remember(file: Path) -> None:
+    for path in followed(file).values():
+        _READ.setdefault(path, file_digest(path))
+
+
+def _forget_changed(file: Path) -> None:
+    """Let modules of a user's code be imported anew where one of them was edited since it was run."""
+    files = set(followed(file).values())
+    if all(_READ.get(path) in (None, file_digest(path)) for path in files):
+        return
+    for name, module in list(sys.modules.items()):
+        where = getattr(module, "__file__", None)
+        if where is not None and Path(where).resolve() in files:
+            del sys.modules[name]
+    for path in files:
+        _READ.pop(path, None)
+    importlib.invalidate_caches()
 
 
 def _findable(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from robustsuite.canonical import digest
-from robustsuite.loading import load_factory
+from robustsuite.loading import factory_digest, source_digest
 
 LIBRARIES: Final = ("torch", "torchvision", "adversarial-robustness-toolbox", "opacus", "numpy")
 _OWN: Final = "robustsuite"
@@ -62,7 +61,7 @@ def sources(*parts: Any) -> dict[str, str]:
         *parts: Dataclasses, containers of them, or anything else, which is passed over.
 
     Returns:
-        Class or factory name -> digest of its file; what a file imports is not followed.
+        Class or factory name -> digest of its file and of what that imports of the user's own.
     """
     return dict(sorted(set(_sources(parts))))
 
@@ -76,18 +75,10 @@ def _sources(value: Any) -> Iterator[tuple[str, str]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         if kind.__module__.partition(".")[0] != _OWN:
-            yield f"{kind.__module__}.{kind.__qualname__}", _file_digest(kind)
+            yield f"{kind.__module__}.{kind.__qualname__}", source_digest(kind)
         for field in dataclasses.fields(value):
             given = getattr(value, field.name)
             if field.name == "factory" and isinstance(given, str):
-                yield given, _file_digest(load_factory(given))
+                yield given, factory_digest(given)
             else:
                 yield from _sources(given)
-
-
-def _file_digest(thing: Any) -> str:
-    try:
-        file = inspect.getsourcefile(thing)
-    except TypeError:
-        file = None
-    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:24]

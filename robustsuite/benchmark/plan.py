@@ -15,12 +15,13 @@ from robustsuite.benchmark.suite import Suite
 from robustsuite.benchmark.uses import DefenseUse, PluginUse
 from robustsuite.canonical import digest, plain
 from robustsuite.data.catalogue import load
-from robustsuite.data.samples import Splits
+from robustsuite.data.samples import Samples, Splits
 from robustsuite.errors import RequestError, UntrustedFileError
 from robustsuite.models.build import ModelSpec
 from robustsuite.protocol import Attack, Scenario
 from robustsuite.scenarios import arrange
 from robustsuite.threat import Threat
+from robustsuite.training.built import built_digest
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
 
@@ -229,6 +230,8 @@ class _Layout:
         self._data = digest([splits.train.digest(), splits.test.digest()])
         self._cells: list[tuple[Cell, tuple[str, ...]]] = []
         self._nodes: dict[str, Node] = {}
+        self._keys: dict[tuple[str, str, int], str] = {}
+        self._built: dict[tuple[str, int], str] = {}
 
     def plan(self) -> Plan:
         """Cells in table order, nodes after what they need."""
@@ -245,8 +248,8 @@ class _Layout:
         """One cell, and what is trained and crafted before it is played."""
         attack, scenario = blank.arranged()
         trainer = Trainer(self._suite.seed + blank.repeat, self._device)
-        threads, trained = self._suite.threads, is_trained(recipe)
-        training = trainer.key(recipe, self._train, threads) if trained else ""
+        trained = is_trained(recipe)
+        training = self._training(trainer, recipe, self._train) if trained else ""
         cell = replace(blank, training=training)
         content = digest(self._parts(cell, recipe, attack, scenario))
         cell = replace(cell, content=content, key=digest([content, cell.defense.label, cell.attack.label, cell.repeat]))
@@ -259,9 +262,24 @@ class _Layout:
                 needs += self._retraining(cell, recipe)
         else:
             for wanted, samples in scenario.trainings(self._train, recipe if trained else None, None):
-                key = trainer.key(wanted, samples, threads)
+                key = self._training(trainer, wanted, samples)
                 needs.append(self._node(Node(key, "evaluator", f"training a judge for {_told(cell)}", cell)))
         self._cells.append((cell, tuple(needs)))
+
+    def _training(self, trainer: Trainer, recipe: Recipe, samples: Samples) -> str:
+        """The key of a training, which a user's network is built for, so once in a plan."""
+        place = recipe.training_key(), samples.digest(), trainer.seed
+        if place not in self._keys:
+            self._keys[place] = trainer.key(recipe, samples, self._suite.threads)
+        return self._keys[place]
+
+    def _untrained(self, recipe: Recipe, seed: int) -> str:
+        """The digest of a network that is used as it is built."""
+        place = recipe.training_key(), seed
+        if place not in self._built:
+            train = self._train
+            self._built[place] = built_digest(recipe, train.classes, train.shape, train.bounds, seed)
+        return self._built[place]
 
     def _artefact(self, cell: Cell, attack: Any, scenario: Any) -> str:
         """Key of what the attack makes of the training data alone."""
@@ -282,6 +300,7 @@ class _Layout:
             "recipe": recipe.description(),
             "training": cell.training,
             "weights": recipe.build.weights_digest() if isinstance(recipe.build, ModelSpec) else "",
+            "network": "" if cell.training else self._untrained(recipe, self._seed(cell)),
             "attack": plain(attack),
             "scenario": {"is": scenario.name, **plain(scenario)},
             "seed": self._seed(cell),

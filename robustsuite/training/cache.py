@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from robustsuite import provenance
 from robustsuite.canonical import digest
@@ -15,9 +17,12 @@ from robustsuite.data.copies import lent
 from robustsuite.data.samples import Samples
 from robustsuite.errors import TamperingError
 from robustsuite.files import storing
+from robustsuite.models.digest import network_digest
+from robustsuite.models.state import captured, put_back
 from robustsuite.protocol import Trained
 from robustsuite.store import Kept, Store
 from robustsuite.streams import Streams
+from robustsuite.training.built import built_digest
 from robustsuite.training.fit import Fitted, Progress, deploy, divide, fit, make_network
 from robustsuite.training.recipe import Recipe
 
@@ -46,6 +51,7 @@ class Trainer:
             {
                 "recipe": recipe.training_key(),
                 "sources": provenance.sources(recipe),
+                "network": built_digest(recipe, samples.classes, samples.shape, samples.bounds, self.seed),
                 "data": samples.digest(),
                 "seed": self.seed,
                 "device": self.device.partition(":")[0],
@@ -89,7 +95,7 @@ class Trainer:
             if found is not None:
                 return found
             fitted = self._fresh(recipe, samples, key)
-            self._keep(key, fitted)
+            self._keep(key, fitted, lambda: self._network(recipe, samples))
             return fitted
 
     @contextmanager
@@ -107,7 +113,7 @@ class Trainer:
         finally:
             lock.release()
 
-    def _network(self, recipe: Recipe, samples: Samples) -> torch.nn.Module:
+    def _network(self, recipe: Recipe, samples: Samples) -> nn.Module:
         network = make_network(recipe, samples, self.seed)
         return network.double() if recipe.training.precision == "64" else network
 
@@ -116,28 +122,37 @@ class Trainer:
         with lent(_who(recipe), samples):
             return fit(recipe, samples, self.seed, device=self.device, checkpoint=checkpoint, progress=self.progress)
 
-    def _keep(self, key: str, fitted: Fitted) -> None:
+    def _keep(self, key: str, fitted: Fitted, build: Callable[[], nn.Module]) -> None:
+        """Keep a training, where a network that is built anew and gets the kept state is the trained one."""
         from safetensors.torch import save
 
-        # Copies, for layers that a network uses twice share memory, which safetensors refuses.
-        plain = {"memory_format": torch.contiguous_format}
-        tensors = {k: v.detach().cpu().clone(**plain) for k, v in fitted.network.state_dict().items()}
+        tensors, values = captured(fitted.network)
+        fresh = build().to(self.device)
+        start = captured(fresh).values
+        values = {name: value for name, value in values.items() if name not in start or start[name] != value}
+        if not _same(fresh, fitted.network, tensors, values):
+            self.stores[0].notes.append(
+                f"the training {key} is not kept: {type(fitted.network).__name__} holds state that is neither tensor, "
+                f"number nor text, or is another network than was built; it is trained again wherever it is needed"
+            )
+            return
         facts = {"history": fitted.history, "facts": fitted.facts, "flags": fitted.flags}
-        content = save(tensors)
+        facts = {**facts, "attributes": values} if values else facts
+        content = save({name: value.cpu() for name, value in tensors.items()})
         self.stores[0].put(KIND, key, facts, content)
         for shared in self.stores[1:]:
             shared.offer(KIND, key, facts, content)
             shared.trim()
 
-    def _recall(self, key: str, build: Callable[[], torch.nn.Module]) -> Fitted | None:
+    def _recall(self, key: str, build: Callable[[], nn.Module]) -> Fitted | None:
         from safetensors.torch import load
 
         kept = self._find(key)
         if kept is None:
             return None
         network = build().to(self.device)
-        network.load_state_dict(load(kept.payload))
         known = kept.facts
+        put_back(network, load(kept.payload), known.get("attributes", {}))
         return Fitted(network.eval(), tuple(known["history"]), known["facts"], tuple(known["flags"]))
 
     def _find(self, key: str) -> Kept | None:
@@ -149,6 +164,14 @@ class Trainer:
                     self.stores[0].put(KIND, key, *kept)
                 return kept
         return None
+
+
+def _same(fresh: nn.Module, trained: nn.Module, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> bool:
+    try:
+        put_back(fresh, tensors, values)
+    except (RuntimeError, AttributeError, KeyError):  # a repair made another network of it
+        return False
+    return network_digest(fresh) == network_digest(trained)
 
 
 def _who(recipe: Recipe) -> str:

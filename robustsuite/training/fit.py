@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustsuite.data.samples import Samples, stratified
 from robustsuite.errors import RobustsuiteError
 from robustsuite.isolation import differentiable, seeded
 from robustsuite.models.fitting import refuse_lone
 from robustsuite.models.normalise import Normalise
+from robustsuite.models.state import State, captured, put_back
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
 from robustsuite.training.checkpoints import Checkpoint
@@ -108,8 +109,9 @@ def fit(
     alone = isinstance(recipe.update, GradientDescent) and min(batch_sizes(len(train), recipe.training.batch_size)) == 1
     if alone:
         refuse_lone(network, train.batch(slice(0, 1), fabric.device).x, train.classes)
+    update = recipe.update.within(recipe, samples, seed)
     with seeded(streams.child("start").key):
-        updater = recipe.update.start(network, train, recipe.training, streams, fabric)
+        updater = update.start(network, train, recipe.training, streams, fabric)
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)
     with differentiable():  # a judge may train inside a caller's `no_grad`
         run.epochs(Checkpoint(checkpoint), progress)
@@ -119,7 +121,7 @@ def fit(
     network.eval()
     for parameter in network.parameters():
         parameter.grad = None
-    qualified, doubts = recipe.update.qualify(recipe, updater.facts())
+    qualified, doubts = update.qualify(recipe, updater.facts())
     facts = {**qualified, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
     return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts))
 
@@ -174,7 +176,7 @@ class _Run:
         self._train, self._held_out, self._streams = train, held_out, streams
         self._fabric, self._device = fabric, fabric.device
         self._loss = training_loss(recipe.training, train)
-        self._best: dict[str, Tensor] | None = None
+        self._best: State | None = None
         self._best_score, self._stale = -float("inf"), 0
         self.history: list[dict[str, float]] = []
 
@@ -194,7 +196,7 @@ class _Run:
             if progress is not None:
                 progress("training", epoch + 1, training.epochs)
         if self._best is not None:
-            self._network.load_state_dict(self._best)
+            put_back(self._network, *self._best)
         checkpoint.clear()
 
     def _epoch(self, epoch: int) -> dict[str, float]:
@@ -228,7 +230,7 @@ class _Run:
         if score > self._best_score:
             self._best_score, self._stale = score, 0
             if self._recipe.training.keep_best:
-                self._best = {k: v.detach().clone() for k, v in self._network.state_dict().items()}
+                self._best = captured(self._network)
         else:
             self._stale += 1
 
@@ -239,9 +241,9 @@ class _Run:
 
     def _snapshot(self) -> dict[str, Any]:
         return {
-            "network": self._network.state_dict(),
+            "network": tuple(captured(self._network)),
             "updater": self._updater.state(),
-            "best": self._best,
+            "best": None if self._best is None else tuple(self._best),
             "best_score": self._best_score,
             "stale": self._stale,
             "history": self.history,
@@ -250,9 +252,10 @@ class _Run:
     def _resume(self, state: dict[str, Any] | None) -> None:
         if state is None:
             return
-        self._network.load_state_dict(state["network"])
+        put_back(self._network, *state["network"])
         self._updater.restore(state["updater"])
-        self._best, self._best_score = state["best"], state["best_score"]
+        self._best = None if state["best"] is None else State(*state["best"])
+        self._best_score = state["best_score"]
         self._stale, self.history = state["stale"], state["history"]
 
     def flags(self) -> tuple[str, ...]:

@@ -157,6 +157,10 @@ class Update(ABC):
     ) -> Updater:
         """Begin a training of `network` (already on the device) on `samples`."""
 
+    def within(self, recipe: Recipe, samples: Samples, seed: int) -> Update:  # noqa: ARG002
+        """The update as this training uses it, asked for once before it starts; by default as it is."""
+        return self
+
     def admit(self, network: nn.Module) -> nn.Module:
         """The network that this update can train, mended before any optimizer is built; by default as it is."""
         return network

@@ -1,0 +1,127 @@
+"""Which files a user's code consists of: a file and all that it imports from outside Python and installed packages."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+_OWN: Final = "robustsuite"  # its code is part of every key already
+_BY_NAME: Final = ("import_module", "__import__")
+
+
+def followed(file: str | Path) -> dict[str, Path]:
+    """A file and what it imports, directly or through others, anywhere in its code.
+
+    What is installed beside other packages is left out, and so are Python's own modules and this suite; of an
+    installed file only its own package is followed.
+
+    Returns:
+        Name of the import, empty for the file itself -> its file.
+    """
+    start = Path(file).resolve()
+    found, waiting = {"": start}, [start]
+    while waiting:
+        for name, path in _imports(waiting.pop(), _package(start)):
+            if name not in found and path not in found.values():
+                found[name] = path
+                waiting.append(path)
+    return found
+
+
+def code_digest(file: str | Path) -> str:
+    """24 hexadecimal digits over a file and all that it imports, wherever they lie."""
+    parts = sorted((name, _content(path)) for name, path in followed(file).items())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _content(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _package(file: Path) -> Path | None:
+    """The outermost package that an installed file is in; None for a user's own."""
+    if not _installed(file):
+        return None
+    folder = file.parent
+    while (folder.parent / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
+def _imports(file: Path, package: Path | None) -> Iterator[tuple[str, Path]]:
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # an extension module, say
+        return
+    for name, level in _names(tree):
+        for path in _files(name, level, file):
+            inside = package is not None and path.is_relative_to(package)
+            if inside or not _installed(path):
+                yield f"{'.' * level}{name} {path.name}", path
+
+
+def _names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Dotted names that are imported, with the dots of relative ones counted."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = f"{node.module}." if node.module else ""
+            yield from ((f"{base}{alias.name}", node.level) for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in _BY_NAME and isinstance(node.args[0].value, str):
+                yield node.args[0].value, 0
+
+
+def _files(name: str, level: int, importer: Path) -> Iterator[Path]:
+    """Files that importing this name runs: each package on the way, and the module."""
+    first, *rest = name.split(".")
+    if level:
+        places, rest = [importer.parents[min(level, len(importer.parents)) - 1]], [first, *rest]
+    elif first == _OWN or first in sys.builtin_module_names or first in sys.stdlib_module_names:
+        return
+    else:
+        file, places = _top(first)
+        if file is not None:
+            yield file.resolve()
+    for part in rest:
+        options = [place / part for place in places]
+        for option in options:
+            for file in (option.with_suffix(".py"), option / "__init__.py"):
+                if file.is_file():
+                    yield file.resolve()
+        places = [option for option in options if option.is_dir()]
+
+
+def _top(name: str) -> tuple[Path | None, list[Path]]:
+    """The file of a module or package outside all others, and where its parts lie; nothing is run for it."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    try:
+        spec = spec or importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None, []
+    if spec is None:
+        return None, []
+    file = Path(spec.origin) if spec.has_location and spec.origin else None
+    return file, [Path(place) for place in spec.submodule_search_locations or ()]
+
+
+@cache
+def _places() -> tuple[Path, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple(Path(sysconfig.get_paths()[name]).resolve() for name in names)
+
+
+def _installed(file: Path) -> bool:
+    return any(file.is_relative_to(place) for place in _places()) or "site-packages" in file.parts
