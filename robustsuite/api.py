@@ -192,7 +192,8 @@ def perturb(
         precision: `reference`, or `fast` for gradients in bfloat16 where the hardware has units for it.
 
     Returns:
-        Inputs `(N, …)` in the model's dtype, on the device of `x`, without a graph. Nothing is judged.
+        Inputs `(N, …)` in the dtype and on the device of `x`, without a graph; numbers that the model's dtype has, and
+        whole ones where `x` holds integers. Nothing is judged.
 
     Raises:
         RequestError: Another kind of attack, a norm that it does not have, or inputs, labels or targets that cannot be
@@ -221,8 +222,14 @@ def perturb(
                 _view(entry, victim, ball, slice(start, start + batch_size), wanted, meter, engine, known)
                 for start in range(0, len(victim.test), batch_size)
             )
-            found = [moved.detach() for view in views for _, moved in moves(made, view, streams)]
-    return torch.cat(found).to(x.device if isinstance(x, Tensor) else "cpu")
+            found = [_given(seen, moved) for view in views for seen, moved in moves(made, view, streams)]
+    moved = torch.cat(found)
+    return moved.to(x.device, x.dtype) if isinstance(x, Tensor) else moved.cpu()
+
+
+def _given(view: Inputs, moved: Tensor) -> Tensor:
+    """What the network is given for an attack's result."""
+    return view.given(moved.detach(), torch.arange(len(moved), device=moved.device))
 
 
 def _targets(target: Any, victim: Victim) -> Tensor:

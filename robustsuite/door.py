@@ -40,6 +40,7 @@ class Door(nn.Module):
         self.network = network
         self.dtype = dtype or weights_dtype(network)
         self.layout = torch.contiguous_format
+        self.whole: torch.dtype | None = None  # of integers that it was seen to take and to answer alike
         self.notes: dict[str, None] = {}
         self._size = 0  # of every batch, where the network takes no other
         self._doubled = False  # whether a lone row is given twice
@@ -49,7 +50,7 @@ class Door(nn.Module):
     def beside(self, network: nn.Module, layout: torch.memory_format) -> Door:
         """The same door before a copy of the network that takes the same inputs, in another layout."""
         twin = Door(network, self.dtype)
-        twin.layout, twin.notes = layout, self.notes
+        twin.layout, twin.notes, twin.whole = layout, self.notes, self.whole
         twin._size, twin._doubled, twin._answered = self._size, self._doubled, set(self._answered)
         return twin
 
@@ -106,8 +107,9 @@ class Door(nn.Module):
         return self._ask(x if len(x) == self._size else x[rows])[: len(x)]
 
     def _ask(self, x: Tensor) -> Tensor:
-        # Integers are given as they are: they are what the samples hold, and no step of an attack.
         dtype = self.dtype if x.is_floating_point() else x.dtype
+        if x.is_floating_point() and not dtype.is_floating_point:
+            x = x.round()
         layout = self.layout if x.dim() == 4 else torch.contiguous_format
         given = x.to(dtype, copy=True, memory_format=layout)
         try:

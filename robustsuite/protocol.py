@@ -140,11 +140,13 @@ class Victim:
 
     def given(self, x: Tensor) -> Tensor:
         """Inputs as the network is given them, in the dtype in which they are computed."""
-        return x.to(self.model.dtype).to(self.dtype)
+        return x.to(self.dtype) if self.test.whole is not None else x.to(self.model.dtype).to(self.dtype)
 
     @property
     def grid(self) -> torch.dtype | None:
         """What inputs are rounded to on their way to the network; None where it computes as they are."""
+        if self.test.whole is not None:
+            return self.test.whole
         return None if self.model.dtype == self.dtype else self.model.dtype
 
     @cached_property

@@ -57,6 +57,11 @@ class Deployed(ABC):
         return Door(self.network).dtype
 
     @property
+    def whole(self) -> torch.dtype | None:
+        """The dtype of integers that it is given where samples hold them; None for floats of the same values."""
+        return None
+
+    @property
     def notes(self) -> Mapping[str, None]:
         """What had to be done so that it answers, as keys; for the record."""
         return {}
@@ -86,6 +91,11 @@ class Served(Deployed):
     def dtype(self) -> torch.dtype:
         """What the network is given."""
         return self._door.dtype
+
+    @property
+    def whole(self) -> torch.dtype | None:
+        """The dtype of integers that its network was seen to take."""
+        return self._door.whole
 
     @property
     def notes(self) -> Mapping[str, None]:

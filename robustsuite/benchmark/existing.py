@@ -16,6 +16,8 @@ from robustsuite.benchmark.declared import as_logits
 from robustsuite.benchmark.environment import resolve_device
 from robustsuite.data.coerce import to_samples
 from robustsuite.data.samples import Samples
+from robustsuite.door import Door
+from robustsuite.errors import ModelError
 from robustsuite.isolation import untouched
 from robustsuite.models.digest import network_digest
 from robustsuite.models.probabilities import are_probabilities
@@ -71,6 +73,8 @@ def existing(
     samples = to_samples(data, classes=classes, bounds=bounds)
     _agree(samples, bounds, ball)
     _usable_weights(deployed.network)
+    if samples.whole is not None and isinstance(deployed, Served):
+        deployed = _of_integers(deployed, samples, where)
     logits = _trial(deployed, samples, where)
     if are_probabilities(logits):
         deployed = as_logits(deployed, samples, where)
@@ -149,6 +153,29 @@ def _usable_weights(network: nn.Module) -> None:
         # Infinities stand in attention masks and in observers; what they do wrong shows in the logits.
         if buffer.is_floating_point() and bool(buffer.isnan().any()):
             checks.finite(f"model.{name}", buffer.detach().nan_to_num(nan=math.nan, posinf=0.0, neginf=0.0))
+
+
+def _of_integers(deployed: Served, samples: Samples, device: str) -> Served:
+    """A network that is given whole numbers: as integers in the end where it takes them, as floats on the way there.
+
+    Where floats of the same values get another answer, or none, it is given integers always, and has no gradient.
+    """
+    floats, door = _answers(deployed, samples, device), Door(deployed.network, samples.whole)
+    integers = _answers(Served(door), samples, device)
+    if integers is None:
+        return deployed
+    if floats is None or floats.shape != integers.shape or not torch.allclose(floats, integers.to(floats.dtype)):
+        return Served(door, deployed.doubts)
+    again = Door(deployed.network)
+    again.whole = samples.whole
+    return Served(again, deployed.doubts)
+
+
+def _answers(deployed: Deployed, samples: Samples, device: str) -> Tensor | None:
+    try:
+        return _trial(deployed, samples, device)
+    except ModelError:
+        return None
 
 
 def _trial(deployed: Deployed, samples: Samples, device: str) -> Tensor:

@@ -25,8 +25,9 @@ _ONE_LABEL: Final = (
 def to_samples(data: Any, *, classes: int | None, bounds: tuple[float, float] = (0.0, 1.0)) -> Samples:
     """What a user hands in, as samples on the CPU.
 
-    Floating inputs keep their dtype; integers (0-255 images, say) become float32 of the same values and must lie within
-    `bounds` like any other. A Dataset, also one behind a DataLoader, is read once and in its own order: a loader that
+    Floating inputs keep their dtype. Integers and booleans (bytes, tokens, counts) become floats of the same values and
+    must lie within `bounds` like any other; that they were whole stays known, and what is made of them is whole too. A
+    Dataset, also one behind a DataLoader, is read once and in its own order: a loader that
     shuffles, drops the last batch or resamples changes nothing, and the samples' `notes` say what it would have done
     (`robustsuite.data.loaders`). Drawing leaves the global random state and the loader's own generator as they were.
 
@@ -48,11 +49,16 @@ def to_samples(data: Any, *, classes: int | None, bounds: tuple[float, float] = 
     if isinstance(data, Samples):
         return data if classes in (None, data.classes) else replace(data, classes=classes)
     x, y, notes = _read(data)
-    inputs, labels = as_inputs(x), as_labels(y)
+    inputs, labels = as_inputs(x, keep_whole=True), as_labels(y)
     if len(labels) == 0 or len(inputs) == 0:
         raise checks.fail("at least one sample", "len(x)", len(inputs), "check the data that you pass in")
     count = max(2, int(labels.max()) + 1) if classes is None else classes
-    return Samples(inputs, labels, count, bounds, notes=notes)
+    if inputs.is_floating_point():
+        return Samples(inputs, labels, count, bounds, notes=notes)
+    said = f"inputs are whole numbers ({str(inputs.dtype).removeprefix('torch.')}), and so is all that attacks make"
+    # float32 holds whole numbers up to 2^24.
+    exact = torch.float32 if float(inputs.double().abs().max()) <= 2**24 else torch.float64
+    return Samples(inputs.to(exact), labels, count, bounds, notes=(*notes, said), whole=inputs.dtype)
 
 
 def arrays_of(data: Any) -> tuple[Any, Any]:
@@ -75,8 +81,13 @@ def _read(data: Any) -> tuple[Any, Any, tuple[str, ...]]:
     return *pair(data), ()
 
 
-def as_inputs(x: Any, *, keep_bytes: bool = False) -> Tensor:
-    """Inputs `(N, …)` as a detached CPU tensor: floats as they are, whole numbers as float32, uint8 too on request.
+def as_inputs(x: Any, *, keep_bytes: bool = False, keep_whole: bool = False) -> Tensor:
+    """Inputs `(N, …)` as a detached CPU tensor: floats as they are, whole numbers as float32.
+
+    Args:
+        x: The inputs.
+        keep_bytes: Whether uint8 stays.
+        keep_whole: Whether integers and booleans stay.
 
     Raises:
         RequestError: Not numbers, or fewer than two axes.
@@ -86,7 +97,7 @@ def as_inputs(x: Any, *, keep_bytes: bool = False) -> Tensor:
         raise checks.fail("inputs (N, …)", "x.shape", tuple(tensor.shape), "give one row of values per sample")
     if tensor.is_complex():
         raise checks.fail("real inputs", "x.dtype", str(tensor.dtype), "pass real and imaginary parts as channels")
-    if tensor.is_floating_point() or (keep_bytes and tensor.dtype == torch.uint8):
+    if tensor.is_floating_point() or keep_whole or (keep_bytes and tensor.dtype == torch.uint8):
         return tensor
     return tensor.to(torch.float32)
 
@@ -154,7 +165,7 @@ def _drawn(data: Dataset[Any] | DataLoader[Any]) -> tuple[Tensor, Tensor, tuple[
         reading = in_order(data, _stack)
         for batch in reading.batches:
             x, y = (_tensor(name, part) for name, part in zip("xy", pair(batch), strict=True))
-            inputs = as_inputs(x)
+            inputs = as_inputs(x, keep_whole=True)
             room = len(inputs) if reading.most is None else reading.most - count
             xs.append(inputs[:room])
             ys.append(y[:room] if y.dim() else y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite import losses
+from robustsuite.gradients import input_slope
 from robustsuite.isolation import differentiable, out_of_memory
 from robustsuite.protocol import Victim
 from robustsuite.scenarios.evasion import Evasion, correct
@@ -34,6 +36,7 @@ class Look:
         ball: Where adversarial inputs must lie.
         classes: Number of classes.
         random: Whether the model answers differently when asked twice.
+        grid: What inputs are rounded to on their way to the model; None where it computes as they are.
     """
 
     model: Deployed
@@ -44,6 +47,7 @@ class Look:
     ball: Ball
     classes: int
     random: bool
+    grid: torch.dtype | None = None
 
     @classmethod
     def at(cls, victim: Victim, game: Evasion, chosen: Tensor, most: int = FEW) -> Look:
@@ -59,6 +63,7 @@ class Look:
             game.ball.within(victim.test.bounds),
             victim.test.classes,
             victim.model.random or not victim.clean.deterministic,
+            victim.grid,
         )
 
     def __len__(self) -> int:
@@ -72,9 +77,12 @@ class Look:
 
     def margin(self, x: Tensor) -> Tensor:
         """By how much the goal is reached on the deployed model `(n,)`; negative where it is not, or it rejects."""
+        given = x if self.grid is None or len(x) != len(self) else self.ball.rounded(x, self.x, self.grid)
         with torch.no_grad():
-            logits, rejected = ask(self.model, x)
+            logits, rejected = ask(self.model, given)
         gap = losses.margin(logits.double(), self.y, self.target)
+        # An answer that is not finite has no label: wrong, and nobody's target.
+        gap = gap.nan_to_num(math.inf if self.target is None else -math.inf, math.inf, -math.inf)
         return torch.where(rejected, -gap.abs() - 1e-9, gap)
 
     def flat(self) -> bool:
@@ -108,7 +116,13 @@ class Look:
     def _gradient(values: Tensor, leaf: Tensor) -> Tensor:
         if not values.requires_grad:
             return torch.zeros_like(leaf)
-        (found,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True, retain_graph=True)
+        total = values.sum()
+        try:
+            found = input_slope(total, leaf, keep=True)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            found = input_slope(total, leaf, keep=True, by_backward=True)
         return torch.zeros_like(leaf) if found is None else found.detach()
 
     def climb(

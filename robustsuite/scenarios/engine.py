@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, Final, TypeVar
 
 import torch
@@ -246,7 +246,8 @@ class Engine:
         with self.autocast(trial.device.type, done):
             logits = self.copy(leaf)
         if logits.requires_grad:
-            torch.autograd.grad(logits.float().square().sum(), leaf, allow_unused=True)
+            with suppress(RuntimeError):  # re-entrant checkpoints; then only the forward pass is timed
+                torch.autograd.grad(logits.float().square().sum(), leaf, allow_unused=True)
         if trial.is_cuda:
             torch.cuda.synchronize(trial.device)
         return time.perf_counter() - start

@@ -235,6 +235,8 @@ class _Judge:
         Over several draws the majority counts, and a tie counts against the model.
         """
         size = (self._game.batch_size or _VIEW) * 3 // 4 + 1
+        whole = self._victim.model.whole
+        x = x if whole is None else x.to(whole)
         wrong, rejected, predictions = [], [], []
         with torch.no_grad():
             for rows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):

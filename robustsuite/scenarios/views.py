@@ -17,7 +17,8 @@ from robustsuite import losses
 from robustsuite.data.samples import Samples
 from robustsuite.door import labels_of
 from robustsuite.errors import BudgetError
-from robustsuite.isolation import differentiable
+from robustsuite.gradients import input_slope
+from robustsuite.isolation import differentiable, out_of_memory
 from robustsuite.scenarios.engine import Engine
 from robustsuite.scenarios.passes import Owners, Passes
 from robustsuite.serving import Deployed, Outputs, Served, ask, door
@@ -42,6 +43,7 @@ class Meter:
         nearest: Where distances are judged, the least at which a sample was seen to reach the goal, by its id.
         notes: What the record should say, each once.
         passes: Passes by sample, where somebody wants to know.
+        by_backward: Whether the model was seen to give gradients by `.backward()` alone.
     """
 
     forwards: int = 0
@@ -54,6 +56,7 @@ class Meter:
     nearest: dict[int, float] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     passes: Passes | None = None
+    by_backward: bool = False
     _climbs: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property
@@ -303,8 +306,12 @@ class WhiteBox(Inputs):
             return self._others(x, rows, loss, target, wish, Ascent(values.detach(), torch.zeros_like(x), fallen))
         slope = None
         if values.requires_grad:  # not so where the model computes its answer outside of autograd
-            with differentiable():
-                (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+            try:
+                slope = input_slope(values.sum(), leaf, by_backward=self.meter.by_backward)
+            except RuntimeError as error:
+                if not self._other_way(error):
+                    raise
+                return self._pass(x, rows, loss, target, wish)
         return Ascent(values.detach(), self._sound(slope, x, ~fallen), fallen)
 
     def _others(
@@ -364,11 +371,21 @@ class WhiteBox(Inputs):
         if values.requires_grad:
             for j in range(k):
                 with differentiable():
-                    part, last = values[:, j].sum(), j + 1 == k
-                    (slope,) = torch.autograd.grad(part, leaf, retain_graph=not last, allow_unused=True)
+                    part, keep = values[:, j].sum(), j + 1 < k
+                try:
+                    slope = input_slope(part, leaf, keep=keep, by_backward=self.meter.by_backward)
+                except RuntimeError as error:
+                    if not self._other_way(error):
+                        raise
+                    return self._several(x, rows, functions, standing, verify)
                 if slope is not None:
                     gradients[:, j] = slope
         return Jacobian(values.detach(), self._sound(gradients, x, wanted), fallen)
+
+    def _other_way(self, error: RuntimeError) -> bool:
+        """Whether to run the pass again with `.backward()`, which some networks (re-entrant checkpoints) ask for."""
+        first, self.meter.by_backward = not self.meter.by_backward, True
+        return first and not out_of_memory(error)
 
     def _sound(self, slope: Tensor | None, x: Tensor, standing: Tensor) -> Tensor:
         """A finite gradient; how many were zero or not finite is counted."""
