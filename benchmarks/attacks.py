@@ -6,6 +6,10 @@ forward and input-gradient passes of the bare network and nothing else. MNIST an
 them, else the embedded digits. Networks are trained once (minutes) and kept.
 
     python benchmarks/attacks.py --write benchmarks/RESULTS.md
+
+With `--against CHECKOUT` the attacks of two checkouts are timed in turn, each in a process of its own, and nothing else.
+
+    python benchmarks/attacks.py --against ../old
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from against import Pair
 from peers import BOUNDS, LIBRARIES, Case, Run, attack_of, floor, runs, versions
 from torch import Tensor, nn
 
@@ -274,6 +279,25 @@ def write(path: Path, text: str) -> None:
     path.write_text(before.rstrip() + "\n\n" + text + tail)
 
 
+def compare(options: argparse.Namespace) -> None:
+    """Print the seconds of this checkout over those of another, case by case."""
+    with Pair(options.against) as pair:
+        print("| data, network | attack | n | old, s | new, s | new / old |\n|---|---|---|---|---|---|")
+        for setting in settings():
+            nets, x, y = networks(setting, options.models)
+            x, y = x[: options.samples], y[: options.samples]
+            for name, net in nets.items():
+                pair.show(setting.recipes[name].build, net.state_dict(), x, y)
+                for case in setting.cases:
+                    place = f"{setting.data.name} {name} {case.name} {case.norm}"
+                    if options.only in place:
+                        n = int(case.samples * len(y))
+                        print(
+                            f"| {setting.data.name}, {name} | {case.name}, {case.norm} | {n} | {pair.measure(case, n)} |",
+                            flush=True,
+                        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, help="images of each data set; by default 200, of CIFAR-10 100")
@@ -281,8 +305,12 @@ def main() -> None:
     cache = Path(tempfile.gettempdir()) / "robustsuite-benchmarks"
     parser.add_argument("--models", type=Path, default=cache, help="where trained weights are kept")
     parser.add_argument("--write", type=Path, help="file whose section is replaced")
+    parser.add_argument("--against", type=Path, help="another checkout, whose attacks are timed in turn with these")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.against:
+        compare(options)
+        return
     rows = []
     for setting in settings():
         nets, x, y = networks(setting, options.models)

@@ -144,6 +144,8 @@ def as_logits(answer: Any, n: int, device: torch.device | None = None) -> Tensor
         ModelError: No logits; the message says how to make them.
     """
     found = tensor_of(answer, n)
+    if type(found) is not Tensor:  # a subclass may compute in its own way
+        found = found.as_subclass(Tensor)
     if found.dim() != 2 or len(found) != n:
         raise ModelError(
             f"expected logits of shape ({n}, classes), got shape={tuple(found.shape)}; keep the batch axis first; a "

@@ -144,7 +144,8 @@ def asking(view: ScoreOracle) -> Ask:
         margin = other - named if view.target is None else named - other
         # An answer that is not finite has no label: wrong, and nobody's target.
         margin = margin.nan_to_num(math.inf if view.target is None else -math.inf, math.inf, -math.inf)
-        return margin.masked_fill(~accepted, -math.inf), accepted & view.goal_reached(labels_of(scores), rows)
+        margin = margin.masked_fill(~accepted, -math.inf).to(x.dtype)
+        return margin, accepted & view.goal_reached(labels_of(scores), rows)
 
     return ask
 

@@ -37,8 +37,8 @@ class Samples:
         ids: Ids `(N,)` that key random draws and per-sample files; by default 0 to N - 1.
         class_names: One name per class, in label order, where they are known.
         notes: What the record should say of how the samples were read.
-        whole: The dtype that the inputs were given in where that is one of integers or booleans; whatever attacks make of
-            them is whole too. None for continuous inputs.
+        whole: The dtype of integers or booleans that the inputs were given in; what attacks make of them is whole too.
+            None for continuous inputs.
 
     Raises:
         RequestError: An empty set, lengths that differ, labels out of range, non-finite or out-of-bounds inputs.

@@ -78,11 +78,11 @@ def doubted(
     network = victim.model.network
     with torch.inference_mode(False), untouched(network), seeded(Streams(seed).child("doubt").key):
         try:
-            with _counted(network) as checked:
+            with _counted(victim.model) as checked:
                 robust, passes = metrics.per_sample["robust"], metrics.per_sample.get("passes")
                 doubts = examine(attack, scenario, victim, robust, seed=seed, passes=passes)
             escalation = _Escalation(metrics, doubts, attack, scenario, victim, seed)
-            with _counted(network) as spent:
+            with _counted(victim.model) as spent:
                 escalation.run()
         except Exception as error:  # a number that could not be examined is still a number, under a doubt
             flags = (*metrics.flags, "unexamined")
@@ -285,8 +285,10 @@ def _resolving(causes: frozenset[str], game: Evasion) -> Iterator[Entry]:
 
 
 @contextmanager
-def _counted(network: nn.Module) -> Iterator[Counter[str]]:
-    """Passes through the network while it is entered, in samples, whoever asks for them."""
+def _counted(model: Deployed) -> Iterator[Counter[str]]:
+    """Passes through the model's network while it is entered, in samples, whoever asks for them."""
+    # A script takes no hooks; its door does.
+    network = model.surrogate() if isinstance(model.network, torch.jit.ScriptModule) else model.network
     passes: Counter[str] = Counter()
 
     def note(_: nn.Module, args: tuple[Any, ...], result: Any) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.diagnostics.passing import Passing
+from robustsuite.door import Door
 from robustsuite.isolation import differentiable
 from robustsuite.serving import Deployed, Outputs
 from robustsuite.streams import Streams, mixed
@@ -127,7 +128,7 @@ def parts_within(inner: nn.Module, x: Tensor, classes: int, passes: int = 1) -> 
         if like and isinstance(result, Tensor) and result.shape == (len(x), classes):
             used[part] = None  # the parts of a part are done before it
 
-    handles = [part.register_forward_hook(note) for part in inner.modules() if part is not inner]
+    handles = [part.register_forward_hook(note) for part in hookable(inner)]
     try:
         with torch.no_grad():
             for _ in range(passes):
@@ -212,13 +213,17 @@ class Rerouted(Deployed):
         return Outputs(votes.sum(0) + 0.5 * kept.softmax(2).mean(0), rejected)
 
 
+def hookable(inner: nn.Module) -> list[nn.Module]:
+    """The modules within a network, or behind its door, that hooks can be put on; scripted ones take none."""
+    whole = inner.network if isinstance(inner, Door) else inner
+    return [part for part in whole.modules() if part is not whole and not isinstance(part, torch.jit.ScriptModule)]
+
+
 @contextmanager
 def bridged(inner: nn.Module, x: Tensor, *, force: bool = False) -> Iterator[None]:
     """While it is entered, parts of `inner` get and hand on the gradient of `x` where it was lost between them."""
-    handles = [part.register_forward_pre_hook(_enter(x)) for part in inner.modules() if part is not inner]
-    handles += [
-        part.register_forward_hook(_leave(force and _plain(part))) for part in inner.modules() if part is not inner
-    ]
+    handles = [part.register_forward_pre_hook(_enter(x)) for part in hookable(inner)]
+    handles += [part.register_forward_hook(_leave(force and _plain(part))) for part in hookable(inner)]
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsuite import registry
 from robustsuite.canonical import canonical_json
@@ -21,6 +21,7 @@ from robustsuite.protocol import Metrics, Victim, play
 from robustsuite.registry import Entry
 from robustsuite.scenarios import game
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
+from robustsuite.serving import Served
 from robustsuite.streams import Streams
 from robustsuite.testing.law import Law, LawBroken, require
 from robustsuite.testing.victims import tiny_samples, tiny_victim
@@ -156,6 +157,56 @@ def _in_the_ball(entry: Entry, options: dict[str, Any]) -> None:
                 )
 
 
+def _low_precision(entry: Entry, options: dict[str, Any]) -> None:
+    """Networks in 16 bits are attacked in the same ball: nothing is over budget, and steps are not swallowed."""
+    for dtype in (torch.bfloat16, torch.float16):
+        result = _play(entry, options, tiny_victim(24, dtype=dtype), scale=0.2)
+        require("over-budget" not in result.flags, f"in the ball in {dtype}", result.message)
+        distance = result.per_sample["distance"]
+        most = _ball(entry.norms[0], (0.0, 1.0), 0.2).radius * (1 + 1e-3)
+        if not entry.minimum_norm:
+            seen = float(distance[distance.isfinite()].max())
+            require(seen <= most, "what the network is given lies in the ball", seen)
+
+
+def _answers_that_are_not_finite(entry: Entry, options: dict[str, Any]) -> None:
+    """A network that answers NaN off the data has no robust sample, and a flag says why."""
+    victim = tiny_victim(24)
+    made = Victim(Served(_Lost(victim.model.network, victim.test.x)), victim.test, device=victim.device)
+    result = _play(entry, options, made)
+    robust = result.values["robust_accuracy"].value
+    moved = bool((result.per_sample["distance"] > 0).any())
+    require(not moved or robust == 0, "what has no finite answer is broken", robust)
+    require(not moved or "non-finite-answers" in result.flags, "a flag says so", result.flags)
+
+
+class _Lost(nn.Module):
+    """NaN for whatever is none of the data."""
+
+    def __init__(self, inner: nn.Module, known: Tensor) -> None:
+        super().__init__()
+        self.inner, self._known = inner, known.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        off = torch.cdist(x.detach().flatten(1).double(), self._known.double()).amin(1) > 1e-9
+        logits: Tensor = self.inner(x) + torch.where(off, torch.nan, 0.0).to(x.dtype)[:, None]
+        return logits
+
+
+def _default_dtype(entry: Entry, options: dict[str, Any]) -> None:
+    """Nothing is made in torch's default dtype: where that is float64, a float32 network gets the same verdicts."""
+    usual, victim = _play(entry, options, tiny_victim(12)), tiny_victim(12)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = _play(entry, options, victim)
+    finally:
+        torch.set_default_dtype(before)
+    same = torch.equal(usual.per_sample["robust"], other.per_sample["robust"])
+    require(same, "verdicts do not depend on torch's default dtype", other.values["robust_accuracy"].value)
+
+
 def _dtype_is_the_models(entry: Entry, options: dict[str, Any]) -> None:
     """float64 stays float64, and nothing carries a graph: the judge refuses both, so that playing shows it."""
     _play(entry, options, tiny_victim(12, dtype=torch.float64))
@@ -234,6 +285,9 @@ _FAMILIES: dict[str, dict[str, Check]] = {
     "utility": {},
     "evasion": {
         "in-the-ball": _in_the_ball,
+        "low-precision": _low_precision,
+        "default-dtype": _default_dtype,
+        "answers-that-are-not-finite": _answers_that_are_not_finite,
         "dtype-is-the-models": _dtype_is_the_models,
         "batch-invariant": _batch_invariant,
         "radius-zero": _radius_zero,

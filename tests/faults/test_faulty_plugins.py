@@ -40,7 +40,9 @@ DEADLY = {
 def uses(**kinds):
     """The `attacks` setting: these plug-ins, after two honest ones."""
     listed = [
-        f"{{faulty: {{{option}: {value}, label: {value}, escalate: false}}}}" for option, values in kinds.items() for value in values
+        f"{{faulty: {{{option}: {value}, label: {value}, escalate: false}}}}"
+        for option, values in kinds.items()
+        for value in values
     ]
     return f"attacks=[noise, {{pgd: {{steps: 4, escalate: false}}}}, {', '.join(listed)}]"
 

@@ -1,0 +1,27 @@
+"""Input gradients, also of networks that give them by `.backward()` alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustsuite.isolation import differentiable
+
+
+def input_slope(total: Tensor, leaf: Tensor, *, keep: bool = False, by_backward: bool = False) -> Tensor | None:
+    """The gradient of a sum with regard to its input; None where nothing leads there.
+
+    Args:
+        total: A scalar.
+        leaf: What to differentiate by; weights must ask for no gradient.
+        keep: Whether the graph is differentiated again.
+        by_backward: Whether to go by `.backward()`, as re-entrant checkpoints ask for.
+    """
+    with differentiable():
+        if not by_backward:
+            (found,) = torch.autograd.grad(total, leaf, retain_graph=keep, allow_unused=True)
+            return found
+        leaf.grad = None
+        total.backward(retain_graph=keep)  # type: ignore[no-untyped-call]
+        found, leaf.grad = leaf.grad, None
+        return found

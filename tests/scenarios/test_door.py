@@ -1,0 +1,147 @@
+"""What passes between the suite and a network."""
+
+import pytest
+import torch
+from torch import nn
+
+import robustsuite as rs
+from robustsuite.door import Door, as_logits, labels_of
+from robustsuite.errors import ModelError
+from robustsuite.testing import tiny_network, tiny_samples
+
+
+class Bytes(nn.Module):
+    """Embeds bytes, as networks over files do; two classes."""
+
+    def __init__(self, strict):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head, self.strict = nn.Embedding(257, 8), nn.Linear(8 * 16, 2), strict
+
+    def forward(self, x):
+        return self.head(self.embedding(x if self.strict else x.long()).flatten(1))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.int32], ids=str)
+def test_integers_stay_integers(strict, dtype):
+    x = torch.randint(1, 200, (100, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
+    if strict and dtype == torch.uint8:
+        pytest.skip("no embedding takes bytes")
+    model = Bytes(strict).eval()
+    y = model(x).argmax(1)
+    tiny = rs.Ball("linf", 0.1, bounds=(0, 256))
+    record = rs.evaluate(model, (x, y), ["square(queries=20)"], tiny, rules={"escalate": False}).records[1]
+    assert record.metrics["robust_accuracy"]["value"] == 1.0, "no other integer lies in the ball"
+    wide = rs.Ball("linf", 40, bounds=(0, 256))
+    moved = rs.perturb("square(queries=20)", model, x, y, wide)
+    assert moved.dtype == dtype
+    assert 1 <= int((moved.long() - x.long()).abs().max()) <= 40
+    judged = rs.evaluate(model, (x, y), ["square(queries=20)"], wide, rules={"escalate": False}).records[1]
+    assert judged.metrics["robust_accuracy"]["value"] == float((model(moved).argmax(1) == y).float().mean())
+
+
+def test_images_in_bytes_are_judged_in_bytes():
+    net, samples = tiny_network(), tiny_samples(60, first=10_000)
+    x = (samples.x * 255).round().to(torch.uint8)
+
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return net(x.float() / 255)
+
+    model = rs.wrap(Scaled().eval(), bounds=(0, 255))
+    report = rs.evaluate(model, (x, samples.y), ["pgd(steps=5)"], rs.Ball("linf", 20.5), rules={"escalate": False})
+    moved = rs.perturb("pgd(steps=5)", model, x, samples.y, rs.Ball("linf", 20.5))
+    assert moved.dtype == torch.uint8
+    assert int((moved.int() - x.int()).abs().max()) == 20
+    robust = float((model(moved).argmax(1) == samples.y).float().mean())
+    assert report.records[1].metrics["robust_accuracy"]["value"] == pytest.approx(robust)
+    assert "whole numbers (uint8)" in report.records[0].message
+
+
+def test_perturb_returns_the_dtype_that_it_was_given():
+    net, samples = tiny_network(), tiny_samples(8, first=10_000)
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        given = samples.x.to(dtype)
+        assert rs.perturb("fgsm", net, given, samples.y, ("linf", 0.1)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((torch.zeros(3, 4), torch.zeros(3, 7)), "tuple of (3, 4), (3, 7)"),
+        ({"a": "text"}, "dict of str"),
+        (None, "got NoneType"),
+        (torch.zeros(3), 'output="binary-logit"'),
+        (torch.zeros(4, 4), "expected logits of shape (3, classes)"),
+    ],
+)
+def test_what_is_no_logits_is_refused_with_the_way_out(answer, said):
+    with pytest.raises(ModelError) as refused:
+        as_logits(answer, 3)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_lone_answer_without_a_number_has_no_label():
+    logits = torch.tensor([[0.0, 2.0, 1.0], [torch.nan, 0, 0], [torch.inf, 0, 0], [-torch.inf, 0.0, 1.0]])
+    assert labels_of(logits).tolist() == [1, 3, 3, 2]
+
+
+def test_what_a_network_raises_is_told_in_one_line():
+    class Picky(nn.Module):
+        def forward(self, x):
+            raise ZeroDivisionError("first line\nsecond line")
+
+    with pytest.raises(ModelError) as refused:
+        Door(Picky())(torch.zeros(5, 3))
+    assert "inputs of shape (5, 3) and torch.float32" in str(refused.value)
+    assert "ZeroDivisionError: first line;" in str(refused.value)
+
+
+def test_a_network_that_fails_on_one_input_is_not_taken_for_one_of_a_fixed_size():
+    class Suspicious(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            if bool((x > 5).any()):
+                raise ValueError("I do not like this")
+            return x
+
+    network = Suspicious()
+    door = Door(network)
+    door(torch.zeros(3, 2))
+    door(torch.zeros(4, 2))
+    bad = torch.zeros(3, 2)
+    bad[1] = 9
+    with pytest.raises(ModelError, match="I do not like this"):
+        door(bad)
+    assert network.calls == 3
+    assert not door.notes
+
+
+def test_bounds_are_read_from_no_foreign_attribute():
+    class Bounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.bounds = tiny_network(), (-30.0, 30.0)
+
+        def forward(self, x):
+            return self.inner(x).clamp(*self.bounds)
+
+    samples = tiny_samples(20, first=10_000)
+    moved = rs.perturb("pgd(steps=5)", Bounded().eval(), samples.x, samples.y, ("linf", 0.5))
+    assert float(moved.min()) >= 0
+    assert float(moved.max()) <= 1
+
+
+def test_inputs_out_of_bounds_by_rounding_are_clipped_and_counted():
+    samples = tiny_samples(40, first=10_000)
+    x = samples.x.clone()
+    x[3, 0, 0, 0], x[7, 0, 0, 0] = 1 + 3e-7, -3e-7
+    report = rs.evaluate(tiny_network(), (x, samples.y), ["ddn(steps=5)"], ("l2", 0.5), rules={"escalate": False})
+    assert "2 inputs lay out of bounds by no more than rounding, and were clipped" in report.records[0].message
+    assert "over-budget" not in report.records[1].flags
