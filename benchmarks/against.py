@@ -35,15 +35,17 @@ class Checkout(importlib.abc.MetaPathFinder):
         self._root = root
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self,
+        name: str,
+        path: Sequence[str] | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
         if name not in PACKAGES:
             return None
         folder = self._root / PACKAGES[name]
-        found = importlib.util.spec_from_file_location(
+        return importlib.util.spec_from_file_location(
             name, folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
-        return found
 
 
 class Pair:
@@ -99,7 +101,8 @@ class Pair:
 
     def _ask(self, name: str, line: str) -> str:
         worker = self._workers[name]
-        assert worker.stdin is not None and worker.stdout is not None
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         worker.stdin.write(line + "\n")
         worker.stdin.flush()
         answer = worker.stdout.readline().strip()

@@ -7,7 +7,7 @@ them, else the embedded digits. Networks are trained once (minutes) and kept.
 
     python benchmarks/attacks.py --write benchmarks/RESULTS.md
 
-With `--against CHECKOUT` the attacks of two checkouts are timed in turn, each in a process of its own, and nothing else.
+With `--against CHECKOUT` nothing but the attacks of two checkouts is timed, in turn, each in a process of its own.
 
     python benchmarks/attacks.py --against ../old
 """
@@ -292,10 +292,8 @@ def compare(options: argparse.Namespace) -> None:
                     place = f"{setting.data.name} {name} {case.name} {case.norm}"
                     if options.only in place:
                         n = int(case.samples * len(y))
-                        print(
-                            f"| {setting.data.name}, {name} | {case.name}, {case.norm} | {n} | {pair.measure(case, n)} |",
-                            flush=True,
-                        )
+                        measured = f"{case.name}, {case.norm} | {n} | {pair.measure(case, n)}"
+                        print(f"| {setting.data.name}, {name} | {measured} |", flush=True)
 
 
 def main() -> None:

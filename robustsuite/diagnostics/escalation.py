@@ -24,6 +24,7 @@ from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
 from robustsuite.registry import Entry
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.statistics import rate
+from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
 
 RESOLVED: Final = "resolved:"

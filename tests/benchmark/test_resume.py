@@ -23,7 +23,11 @@ defenses:
   - none
   - adversarial-training: {attack: fgsm-rs}
   - input-validation
-attacks: [noise, {pgd: {steps: 10, escalate: false}}, {badnets: {fraction: 0.1, size: 2}}, {model-inversion: {steps: 100}}]
+attacks:
+  - noise
+  - pgd: {steps: 10, escalate: false}
+  - badnets: {fraction: 0.1, size: 2}
+  - model-inversion: {steps: 100}
 """
 TIMES = {"seconds"}
 MEASURED = {"latency_ms", "train_seconds"}  # metrics that are times
