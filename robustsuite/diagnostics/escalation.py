@@ -23,8 +23,8 @@ from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
 from robustsuite.registry import Entry
 from robustsuite.scenarios.evasion import Evasion, correct
-from robustsuite.statistics import rate
 from robustsuite.serving import Deployed
+from robustsuite.statistics import rate
 from robustsuite.streams import Streams
 
 RESOLVED: Final = "resolved:"
