@@ -23,5 +23,5 @@ def input_slope(total: Tensor, leaf: Tensor, *, keep: bool = False, by_backward:
             return found
         leaf.grad = None
         total.backward(retain_graph=keep)  # type: ignore[no-untyped-call]
-        found, leaf.grad = leaf.grad, None
-        return found
+        slope, leaf.grad = leaf.grad, None
+        return slope

@@ -81,6 +81,8 @@ class Reused(nn.Module):
 class Counting(nn.Module):
     """Has a buffer that every forward pass changes."""
 
+    calls: Tensor
+
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
@@ -190,8 +192,9 @@ def _lone_refused(z: Tensor) -> Tensor:
 def _scripted(inner: nn.Module, *, frozen: bool = False) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = torch.jit.trace(inner, torch.zeros(2, 1, 8, 8), check_trace=False)
-        return torch.jit.freeze(made) if frozen else made
+        made: Any = torch.jit.trace(inner, torch.zeros(2, 1, 8, 8), check_trace=False)  # type: ignore[no-untyped-call]
+        script: nn.Module = torch.jit.freeze(made) if frozen else made
+        return script
 
 
 def _exported(inner: nn.Module) -> nn.Module:
