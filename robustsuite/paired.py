@@ -92,6 +92,8 @@ def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
 
     It inverts the score test of each difference, so it agrees with McNemar's (asymptotic) test about 0, stays within
     [-1, 1], and has a width where nothing flipped, which the normal interval and Newcombe's square-and-add have not.
+    It is no exact one: where nearly all of five or six samples flip it covers 92 %, and from 50 samples on at least
+    93.6 % (`benchmarks/COVERAGE.md`).
 
     Args:
         gained: Samples on which only the new outcome holds.

@@ -95,6 +95,8 @@ def evaluate(
     spec = dataset_spec(data, span)
     test = load_part(spec, "test", most=samples, seed=seed)
     refuse_other_bounds(span, test, called(spec))
+    for note in test.notes:
+        say(f"note: {note}", quiet=quiet)
     if ball is not None:
         refuse_vacuous(ball, test.bounds, test.shape)
     with seeded(seed):

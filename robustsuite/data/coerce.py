@@ -76,7 +76,7 @@ def _read(data: Any) -> tuple[Any, Any, tuple[str, ...]]:
         return *pair(tuple(data.tensors)), ()
     if isinstance(data, (Dataset, DataLoader)):
         return _drawn(data)
-    if hasattr(data, "__next__") or (hasattr(data, "__iter__") and not hasattr(data, "__getitem__")):
+    if hasattr(data, "__next__") or (hasattr(data, "__iter__") and not hasattr(data, "__len__")):
         raise endless(data)
     return *pair(data), ()
 

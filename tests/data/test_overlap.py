@@ -7,7 +7,12 @@ from torch import nn
 import robustsuite as rs
 from robustsuite.data.overlap import shared_inputs
 from robustsuite.data.samples import Samples
+from robustsuite.models.build import ModelSpec
+from robustsuite.protocol import Trained, Victim, play
 from robustsuite.report.flags import KNOWN
+from robustsuite.scenarios import Utility
+from robustsuite.serving import Served
+from robustsuite.training.recipe import Recipe
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(60) % 3
@@ -54,3 +59,14 @@ def test_it_is_flagged_with_its_number(first, count):
     unknown = rs.evaluate(net, test, ["noise"], ("linf", 0.1)).records[0]
     assert "test-in-training" not in unknown.flags
     assert KNOWN["test-in-training"].remedy
+
+
+@pytest.mark.parametrize("trained_here", [True, False])
+def test_a_suite_flags_what_it_trained_on_itself(trained_here):
+    """What a checkpoint was trained on is not known, and a suite may hand its one part of data out as both."""
+    model = Served(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    recipe = Recipe(build=ModelSpec("logistic")) if trained_here else None
+    victim = Victim(model, samples(X[:20]), train=samples(X), trained=Trained(model), recipe=recipe)
+    found = play(lambda view, streams: None, Utility(), victim, seed=0)
+    assert ("test-in-training" in found.flags) is trained_here
+    assert found.message.startswith("20 of the 20") is trained_here
