@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any, Final
 
 from robustsuite.canonical import digest
@@ -17,6 +18,7 @@ from robustsuite.loading import load_factory
 
 LIBRARIES: Final = ("torch", "torchvision", "adversarial-robustness-toolbox", "opacus", "numpy")
 _OWN: Final = "robustsuite"
+_adopted: bytes | None = None
 # These only show or decide what was measured; a change of theirs changes no result.
 _SHOWS: Final = ("cli", "report", "gates", "testing", "selftest", "suites", "pytest_plugin.py", "api.py")
 
@@ -88,6 +90,45 @@ def _sources(value: Any) -> Iterator[tuple[str, str]]:
 def _file_digest(thing: Any) -> str:
     try:
         file = inspect.getsourcefile(thing)
-    except TypeError:
-        file = None
-    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:24]
+        content = None if file is None else Path(file).read_bytes()
+    except (TypeError, OSError):  # built in; or typed into a shell, a notebook or standard input, and in no file
+        content = None
+    if content is None:
+        content = _typed(sys.modules.get(getattr(thing, "__module__", None) or ""))
+    return hashlib.sha256(content).hexdigest()[:24] if content else ""
+
+
+def main_module() -> bytes:
+    """What stands in the main module where no file holds it, for a process that has another one."""
+    return _typed(sys.modules["__main__"])
+
+
+def adopt(main: bytes) -> None:
+    """Read `main` from now on where the main module is asked for: what is played here was written there."""
+    global _adopted
+    _adopted = main
+
+
+def _typed(module: ModuleType | None) -> bytes:
+    """What stands in a module that no file holds: its functions, its classes, and its plain values."""
+    if module is not None and module.__name__ == "__main__" and _adopted is not None:
+        return _adopted
+    if module is None or getattr(module, "__spec__", None) is not None:
+        return b""
+    told = {
+        name: _code(value)
+        for name, value in sorted(vars(module).items())
+        if getattr(value, "__module__", "") == module.__name__ or type(value) in (bool, int, float, str)
+    }
+    return repr({name: what for name, what in told.items() if not name.startswith("__")}).encode()
+
+
+def _code(value: Any) -> Any:
+    """What a function or a class does, or what a constant is, without addresses and line numbers."""
+    if isinstance(value, type):
+        return [(name, _code(part)) for name, part in sorted(vars(value).items()) if inspect.isfunction(part)]
+    if inspect.isfunction(value):
+        return _code(value.__code__), repr(value.__defaults__), repr(value.__kwdefaults__)
+    if isinstance(value, CodeType):
+        return value.co_code.hex(), value.co_names, [_code(part) for part in value.co_consts]
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)

@@ -32,6 +32,7 @@ T = TypeVar("T")
 GAMES: dict[str, tuple[str, ...]] = {}
 """Names of the games and what knowledge each hands out; the scenarios write it."""
 ENTRY_POINTS = "robustsuite.plugins"
+FILES: Final = "robustsuite_plugin_"  # what modules of single files are called, before the file's own name
 DEFAULT_ATTACKS: Final = ("adaptive",)  # where nobody asks for an attack, in Python and on the command line
 
 
@@ -289,7 +290,7 @@ def load_file(path: str | Path) -> None:
     if not file.is_file() or file.suffix != ".py":
         raise RequestError(f"expected an existing .py file, got plugin={str(path)!r}; check the path")
     discover()
-    name = f"robustsuite_plugin_{file.stem}"
+    name = f"{FILES}{file.stem}"
     file = file.resolve()
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
