@@ -26,6 +26,7 @@ print([(record.attack, record.status) for record in report.records])
 """
 WITH_PARTS = '''\
 print("begun", flush=True)
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,7 @@ set = ["attacks=[mine: {escalate: false}]", "model={factory: '__main__:build'}"]
 report = rs.run("suite.yaml", out="run", workers=2, cached=False, overrides=set)
 print([(record.attack, record.status) for record in report.records])
 Path("run", "records.jsonl").unlink()
+shutil.rmtree(Path("run", ".cache", "cells"))
 print([node.kind for node in preview(load_suite("suite.yaml", set), Path("run"), cached=False).todo])
 '''
 
