@@ -19,7 +19,7 @@ from dataclasses import replace
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any, Final
 
-from robustsuite import registry
+from robustsuite import outputs, registry
 from robustsuite.benchmark.callers import Belongings, belongings, main_hidden
 from robustsuite.benchmark.plan import Node
 from robustsuite.benchmark.schedule import LostError
@@ -220,6 +220,7 @@ def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, par
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with(parent)
+    outputs.guard()  # a plug-in that prints must not fail because nobody reads along
     try:
         set_threads(worker.suite.threads)
         for plugin in worker.suite.plugins:
