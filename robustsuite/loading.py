@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from robustsuite import checks
-from robustsuite.files import located
+from robustsuite.files import absent, located
 
 
 def load_factory(target: str) -> Callable[..., Any]:
@@ -99,14 +99,14 @@ def file_digest(path: str | Path) -> str:
         with located(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:24]
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise checks.fail("a file that can be read", "path", str(path), f"{reason}: check the path") from error
+        reason = absent(path) if isinstance(error, FileNotFoundError) else error.strerror or type(error).__name__
+        raise checks.fail("a file that can be read", "path", str(path), reason) from error
 
 
 def _from_file(place: str, target: str) -> ModuleType:
-    path = located(place).expanduser()
+    path = located(place)
     if not path.is_file():
-        raise checks.fail("an existing .py file", "factory", target, f"there is no {path.resolve()}")
+        raise checks.fail("an existing .py file", "factory", target, absent(place))
     path = path.resolve()
     # The content is part of the name, so an edited file is read anew and an unchanged one is not run twice.
     key = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]

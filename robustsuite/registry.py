@@ -25,6 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from robustsuite.docstrings import parse_docstring
 from robustsuite.errors import RequestError
+from robustsuite.files import absent
 from robustsuite.plugin_rules import check_class, check_game, no_function, raised, refusal
 from robustsuite.threat import NORMS
 
@@ -286,9 +287,10 @@ def load_file(path: str | Path) -> None:
         RequestError: The file is absent or no Python file.
         PluginError: It cannot be imported, or holds what is no plug-in, or none: one line with file and line.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
-        raise RequestError(f"expected an existing .py file, got plugin={str(path)!r}; check the path")
+        remedy = "its name must end in .py" if file.is_file() else absent(file)
+        raise RequestError(f"expected an existing .py file, got plugin={str(path)!r}; {remedy}")
     discover()
     name = f"{FILES}{file.stem}"
     file = file.resolve()

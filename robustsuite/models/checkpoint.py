@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustsuite import checks
 from robustsuite.errors import RequestError, UntrustedFileError
-from robustsuite.files import located, write_atomically
+from robustsuite.files import absent, located, write_atomically
 from robustsuite.models.wrap import Wrapped
 
 _PREFIXES: Final = ("_module.", "module.", "_orig_mod.")  # of Opacus, DataParallel and torch.compile
@@ -60,7 +60,7 @@ def load_into(module: nn.Module, path: str | Path) -> None:
 
 def _read(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
-        raise checks.fail("an existing checkpoint", "checkpoint", str(file), "check the path")
+        raise checks.fail("an existing checkpoint", "checkpoint", str(file), absent(file))
     content = file.read_bytes()
     head = content[:512].lstrip()
     if not content:
