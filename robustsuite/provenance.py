@@ -115,12 +115,14 @@ def _typed(module: ModuleType | None) -> bytes:
         return _adopted
     if module is None or getattr(module, "__spec__", None) is not None:
         return b""
-    told = {
-        name: _code(value)
+    own = {
+        name: value
         for name, value in sorted(vars(module).items())
-        if getattr(value, "__module__", "") == module.__name__ or type(value) in (bool, int, float, str)
+        if getattr(value, "__module__", "") == module.__name__
+        # A shell keeps what was typed, and what came of it, under names such as _i1 and _1.
+        or (type(value) in (bool, int, float, str) and not name.startswith("_"))
     }
-    return repr({name: what for name, what in told.items() if not name.startswith("__")}).encode()
+    return repr({name: _code(value) for name, value in own.items()}).encode()
 
 
 def _code(value: Any) -> Any:

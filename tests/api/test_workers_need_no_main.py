@@ -114,3 +114,4 @@ def test_the_key_of_what_no_file_holds_tells_what_it_does():
     assert typed(text) == typed(f"\n\n{text}") != ""
     others = [text.replace("WIDTH = 3", "WIDTH = 4"), text.replace("'b'", "'c'"), text.replace("return h", "h")]
     assert len({typed(other) for other in [text, *others]}) == 4
+    assert typed(f"{text}_i1 = 'what was typed into a shell'\n") == typed(text)
