@@ -108,6 +108,24 @@ def _has_scalars(value: Any) -> bool:
     return plain_number(value) is not value
 
 
+def recordable(value: object) -> str | int | float | bool | None:
+    """A value as other tools can carry it: plain text, number, truth value or None, and no class derived from these.
+
+    Example:
+        >>> import numpy as np
+        >>> recordable(np.float64(0.5)), recordable(np.bool_(True)), recordable((1, 2))
+        (0.5, True, '(1, 2)')
+    """
+    value = plain_number(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    return "".join(value) if isinstance(value, str) else str(value)
+
+
 def fraction(name: str, value: object) -> float:
     """Read a number or text such as '8/255'.
 

@@ -21,7 +21,14 @@ def stand_in(named: str, copy: Path) -> None:
 
 def located(named: str | Path) -> Path:
     """Where a file lies that a user named: just there, or where its copy on this machine is."""
-    return _stand_ins.get(str(named), Path(named))
+    return _stand_ins.get(str(named), Path(named).expanduser())
+
+
+def absent(named: str | Path) -> str:
+    """That nothing lies where a user says: the whole path that was tried, and where a relative one starts."""
+    path = located(named)
+    start = "" if path.is_absolute() else "; relative paths start in the working folder"
+    return f"there is no {path.absolute()}{start}"
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:

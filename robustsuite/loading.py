@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from robustsuite import checks
-from robustsuite.files import located
+from robustsuite.files import absent, located
 from robustsuite.local_code import code_digest, followed
 
 _READ: Final[dict[Path, str]] = {}  # a user's file -> digest of its content when its module was run
@@ -110,9 +110,9 @@ def source_digest(thing: Any) -> str:
     """24 hexadecimal digits over the file that a class or function is written in and what that imports; or empty."""
     try:
         file = inspect.getsourcefile(thing)
-    except TypeError:
+    except (TypeError, OSError):  # built in; or typed into a shell, a notebook or standard input, and in no file
         file = None
-    return "" if file is None else code_digest(file)
+    return code_digest(file) if file is not None and Path(file).is_file() else ""
 
 
 def code_name(kind: type) -> str:
@@ -131,14 +131,14 @@ def file_digest(path: str | Path) -> str:
         with located(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:24]
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise checks.fail("a file that can be read", "path", str(path), f"{reason}: check the path") from error
+        reason = absent(path) if isinstance(error, FileNotFoundError) else error.strerror or type(error).__name__
+        raise checks.fail("a file that can be read", "path", str(path), reason) from error
 
 
 def _from_file(place: str, target: str) -> ModuleType:
-    path = located(place).expanduser()
+    path = located(place)
     if not path.is_file():
-        raise checks.fail("an existing .py file", "factory", target, f"there is no {path.resolve()}")
+        raise checks.fail("an existing .py file", "factory", target, absent(place))
     path = path.resolve()
     _findable(path.parent)
     _forget_changed(path)

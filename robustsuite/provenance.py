@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any, Final
 
 from robustsuite.canonical import digest
@@ -16,6 +18,7 @@ from robustsuite.loading import factory_digest, source_digest
 
 LIBRARIES: Final = ("torch", "torchvision", "adversarial-robustness-toolbox", "opacus", "numpy")
 _OWN: Final = "robustsuite"
+_adopted: bytes | None = None
 # These only show or decide what was measured; a change of theirs changes no result.
 _SHOWS: Final = ("cli", "report", "gates", "testing", "selftest", "suites", "pytest_plugin.py", "api.py")
 
@@ -75,10 +78,54 @@ def _sources(value: Any) -> Iterator[tuple[str, str]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         if kind.__module__.partition(".")[0] != _OWN:
-            yield f"{kind.__module__}.{kind.__qualname__}", source_digest(kind)
+            yield f"{kind.__module__}.{kind.__qualname__}", source_digest(kind) or _typed_digest(kind)
         for field in dataclasses.fields(value):
             given = getattr(value, field.name)
             if field.name == "factory" and isinstance(given, str):
                 yield given, factory_digest(given)
             else:
                 yield from _sources(given)
+
+
+def _typed_digest(kind: type) -> str:
+    """The digest of what was typed into a shell, a notebook or standard input, and stands in no file."""
+    content = _typed(sys.modules.get(kind.__module__))
+    return hashlib.sha256(content).hexdigest()[:24] if content else ""
+
+
+def main_module() -> bytes:
+    """What stands in the main module where no file holds it, for a process that has another one."""
+    return _typed(sys.modules["__main__"])
+
+
+def adopt(main: bytes) -> None:
+    """Read `main` from now on where the main module is asked for: what is played here was written there."""
+    global _adopted
+    _adopted = main
+
+
+def _typed(module: ModuleType | None) -> bytes:
+    """What stands in a module that no file holds: its functions, its classes, and its plain values."""
+    if module is not None and module.__name__ == "__main__" and _adopted is not None:
+        return _adopted
+    if module is None or getattr(module, "__spec__", None) is not None:
+        return b""
+    own = {
+        name: value
+        for name, value in sorted(vars(module).items())
+        if getattr(value, "__module__", "") == module.__name__
+        # A shell keeps what was typed, and what came of it, under names such as _i1 and _1.
+        or (type(value) in (bool, int, float, str) and not name.startswith("_"))
+    }
+    return repr({name: _code(value) for name, value in own.items()}).encode()
+
+
+def _code(value: Any) -> Any:
+    """What a function or a class does, or what a constant is, without addresses and line numbers."""
+    if isinstance(value, type):
+        return [(name, _code(part)) for name, part in sorted(vars(value).items()) if inspect.isfunction(part)]
+    if inspect.isfunction(value):
+        return _code(value.__code__), repr(value.__defaults__), repr(value.__kwdefaults__)
+    if isinstance(value, CodeType):
+        return value.co_code.hex(), value.co_names, [_code(part) for part in value.co_consts]
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)

@@ -26,6 +26,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from robustsuite import checks
 from robustsuite.docstrings import parse_docstring
 from robustsuite.errors import RequestError
+from robustsuite.files import absent
 from robustsuite.plugin_rules import check_class, check_game, no_function, raised, refusal
 from robustsuite.threat import NORMS
 
@@ -33,6 +34,7 @@ T = TypeVar("T")
 GAMES: dict[str, tuple[str, ...]] = {}
 """Names of the games and what knowledge each hands out; the scenarios write it."""
 ENTRY_POINTS = "robustsuite.plugins"
+FILES: Final = "robustsuite_plugin_"  # what modules of single files are called, before the file's own name
 DEFAULT_ATTACKS: Final = ("adaptive",)  # where nobody asks for an attack, in Python and on the command line
 
 
@@ -286,11 +288,12 @@ def load_file(path: str | Path) -> None:
         RequestError: The file is absent or no Python file.
         PluginError: It cannot be imported, or holds what is no plug-in, or none: one line with file and line.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
-        raise RequestError(f"expected an existing .py file, got plugin={str(path)!r}; check the path")
+        remedy = "its name must end in .py" if file.is_file() else absent(file)
+        raise RequestError(f"expected an existing .py file, got plugin={str(path)!r}; {remedy}")
     discover()
-    name = f"robustsuite_plugin_{file.stem}"
+    name = f"{FILES}{file.stem}"
     file = file.resolve()
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

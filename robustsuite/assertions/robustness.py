@@ -35,10 +35,11 @@ class Robustness:
         name: The test's id; no two tests that run at once share one.
         samples: Judge each gate on at most so many samples, each class in its share; None for all.
         folder: Write records, tables and report of each gate below it; None writes nothing.
-        record: Told names and values for the test's report, as pytest's `record_property` is.
+        record: Told names and plain values for the test's report, as pytest's `record_property` is.
         command: What runs this test, as typed in a shell.
         root: Where the paths of baselines start; None for the working folder.
         update: Write baselines instead of comparing with them.
+        before: Gates that were asked under this name already.
 
     Raises:
         RequestError: A number of samples below 1.
@@ -54,11 +55,12 @@ class Robustness:
         command: str = "pytest",
         root: Path | str | None = None,
         update: bool = False,
+        before: int = 0,
     ) -> None:
         if samples is not None:
             checks.integer("samples", samples, low=1)
         self._name, self._samples, self._folder, self._record = name, samples, folder, record
-        self._command, self._root, self._update, self._count = command, Path(root or "."), update, 0
+        self._command, self._root, self._update, self._count = command, Path(root or "."), update, before
 
     def assert_robust(
         self,
@@ -192,12 +194,9 @@ class Robustness:
         if self._record is None:
             return
         prefix = "robustsuite" if self._count == 1 else f"robustsuite_{self._count}"
-        self._record(f"{prefix}_outcome", verdict.outcome.value)
-        self._record(f"{prefix}_measured", verdict.message)
-        for name, value in facts.items():
-            self._record(f"{prefix}_{name}", value)
-        if where is not None:
-            self._record(f"{prefix}_report", str(where))
+        told = {"outcome": verdict.outcome.value, "measured": verdict.message, **facts}
+        for name, value in (told if where is None else {**told, "report": where}).items():
+            self._record(f"{prefix}_{name}", checks.recordable(value))
 
     def _see(self, where: Path | None) -> str:
         """The command that shows more."""

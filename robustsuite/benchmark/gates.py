@@ -58,7 +58,7 @@ class Gate:
         if (self.at_least is None) == (self.at_most is None):
             name, value = ("metric", self.metric) if self.at_least is None else ("at_most", self.at_most)
             raise checks.fail("either at_least or at_most", name, value, "a floor and a ceiling are two gates")
-        checks.real(self.side, self.bound)
+        object.__setattr__(self, self.side, checks.real(self.side, self.bound))  # a NumPy number is none to JSON
         if self.own and self.attack in ("", WORST):
             raise checks.fail("an attack beside own", "attack", self.attack, "own: true is about one attack's number")
 

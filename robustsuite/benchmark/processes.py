@@ -19,7 +19,8 @@ from dataclasses import replace
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any, Final
 
-from robustsuite import registry
+from robustsuite import outputs, registry
+from robustsuite.benchmark.callers import Belongings, belongings, main_hidden
 from robustsuite.benchmark.plan import Node
 from robustsuite.benchmark.schedule import LostError
 from robustsuite.benchmark.watching import HANGS, died, hung, traced, watched
@@ -49,9 +50,9 @@ class Processes:
 
     def __init__(self, worker: Worker, workers: int, timeout: float | None = None) -> None:
         template = replace(worker, splits=None, progress=None)
-        devices = _devices(worker.device, workers)
+        devices, beside = _devices(worker.device, workers), belongings(worker.suite)
         self.slots = workers
-        self._all = [_Slot(replace(template, device=device), timeout) for device in devices]
+        self._all = [_Slot(replace(template, device=device), timeout, beside) for device in devices]
         self._free = deque(self._all)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="robustsuite-worker")
 
@@ -82,10 +83,11 @@ class _Slot:
     Args:
         worker: What the process is a copy of.
         timeout: Seconds after which a piece of work counts as hanging.
+        beside: What it needs of the program that runs the suite.
     """
 
-    def __init__(self, worker: Worker, timeout: float | None) -> None:
-        self._worker, self._timeout = worker, timeout
+    def __init__(self, worker: Worker, timeout: float | None, beside: Belongings) -> None:
+        self._worker, self._timeout, self._beside = worker, timeout, beside
         self._process: SpawnProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
 
@@ -103,10 +105,9 @@ class _Slot:
         context = multiprocessing.get_context("spawn")
         try:
             self._pipe, theirs = context.Pipe()
-            with theirs, _uninterrupted(), threads_of_children(self._worker.suite.threads):
-                process = context.Process(
-                    target=serve, args=(theirs, self._worker, self._timeout, os.getpid()), name="robustsuite-worker"
-                )
+            given = (theirs, self._worker, self._timeout, os.getpid(), self._beside)
+            with theirs, _uninterrupted(), main_hidden(), threads_of_children(self._worker.suite.threads):
+                process = context.Process(target=serve, args=given, name="robustsuite-worker")
                 process.start()
         except OSError as error:
             raise RobustsuiteError(
@@ -205,7 +206,7 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, parent: int) -> None:
+def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, parent: int, beside: Belongings) -> None:
     """What a worker process does: take work, give answers, and end with its parent.
 
     Args:
@@ -213,15 +214,18 @@ def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, par
         worker: Does the work.
         timeout: As in `Processes`.
         parent: Process id of who started this one.
+        beside: What it needs of the program that runs the suite.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver alone decides
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with(parent)
+    outputs.guard()  # a plug-in that prints must not fail because nobody reads along
     try:
         set_threads(worker.suite.threads)
         for plugin in worker.suite.plugins:
             registry.load_file(plugin)
+        beside.unpack()
         _ = worker.data  # however long it takes to load, no piece of work hangs meanwhile
         broken = ""
     except BaseException:  # a stranger's file may raise anything

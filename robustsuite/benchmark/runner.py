@@ -111,8 +111,7 @@ class Options:
         fresh: Whether to forget what the folder holds, and to take nothing from the cache.
         cached: Whether results are shared with other runs through the cache.
         timeout: Seconds after which a training or a cell counts as hanging; None waits for ever.
-        apart: Whether one worker gets a process of its own where the last run in the folder ended without a word. What
-            starts the run must then be a module that can be imported again.
+        apart: Whether one worker gets a process of its own where the last run in the folder ended without a word.
         engine: `local`, or `ray` for a cluster.
         address: Where the Ray cluster is; None starts one here.
     """

@@ -37,6 +37,7 @@ from robustsuite.benchmark.problems import (
 from robustsuite.benchmark.uses import DefenseUse, PluginUse, read_attacks, read_defenses
 from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.errors import RequestError
+from robustsuite.files import absent
 from robustsuite.loading import load_factory
 from robustsuite.models.build import ModelSpec
 from robustsuite.suites import builtin_suites, builtin_text
@@ -326,7 +327,7 @@ def _read_source(source: str | Path | None) -> tuple[str, str]:
     """What to call the source, and its text."""
     asked = str(source if source is not None else DEFAULT)
     builtin = [suite.name for suite in builtin_suites()]
-    path = Path(asked)
+    path = Path(asked).expanduser()
     if path.is_dir() and (path / "suite.yaml").is_file():
         path = path / "suite.yaml"
     if path.is_file():
@@ -339,7 +340,8 @@ def _read_source(source: str | Path | None) -> tuple[str, str]:
     near_by = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
     near = difflib.get_close_matches(asked, [*builtin, *near_by], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"built-in suites: {', '.join(builtin)}"
-    raise RequestError(f"expected a suite file or the name of a built-in suite, got suite={asked!r}; {hint}")
+    tried = f"{absent(asked)}; " if path.suffix or len(path.parts) > 1 else ""
+    raise RequestError(f"expected a suite file or the name of a built-in suite, got suite={asked!r}; {tried}{hint}")
 
 
 def _load_plugins(

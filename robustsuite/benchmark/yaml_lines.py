@@ -23,27 +23,43 @@ _FLOAT: Final = re.compile(
 )
 
 
+_INT: Final = re.compile(r"^[-+]?(?:0|[1-9](?:_?[0-9])*|0b[01]+(?:_[01]+)*|0o[0-7]+|0x[0-9a-fA-F]+(?:_[0-9a-fA-F]+)*)$")
+_DOUBTFUL: Final = re.compile(r"^[-+]?(?:[0-9][0-9_]*)$")  # what `_INT`, asked before, does not match of these
+_DOUBT: Final = "!doubtful"
+
+
+class _DoubtfulError(yaml.MarkedYAMLError):
+    """A number that YAML 1.1, YAML 1.2 and people read differently."""
+
+
 class _Loader(yaml.SafeLoader):
-    """`SafeLoader` that also reads 1e-3 as a number, as people mean it, and leaves dates and 1:30 as text."""
+    """`SafeLoader` that reads numbers as people write them, and leaves dates and 1:30 as text."""
+
+    def construct_doubtful(self, node: yaml.ScalarNode) -> Any:
+        """Refuse 010, which is 8 in YAML 1.1 and 10 to most who write it."""
+        digits = node.value.replace("_", "")
+        told = f"got {node.value}; write {int(digits)}, or quote it where it is text"
+        raise _DoubtfulError(problem=told, problem_mark=node.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
-    """`SafeDumper` that also quotes text such as 1e-3, which `parse` would read as a number."""
+    """`SafeDumper` that also quotes text such as 1e-3 or 010, which `parse` would not read as text."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # yaml asks per value
         """Write repeated values out."""
         return True
 
 
-_DROPPED: Final = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+_DROPPED: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _DROPPED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
-
-
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    _class.add_implicit_resolver(_DOUBT, _DOUBTFUL, list("-+0123456789"))
+_Loader.add_constructor(_DOUBT, _Loader.construct_doubtful)
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,8 @@ def parse(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = 1 if mark is None else mark.line + 1
+        if isinstance(error, _DoubtfulError):
+            raise RequestError(f"{name}:{line}: expected a number that is read one way, {error.problem}") from None
         raise RequestError(f"{name}:{line}: expected YAML, got {error.problem or error}; mend that line") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, RequestError):

@@ -139,13 +139,14 @@ def _conclude(report: Report, asked: Sequence[Gate], out: Path | None, *, quiet:
     from robustsuite.report.step_summary import publish
 
     console = tables(as_json=as_json, quiet=quiet)
-    report.show(console)
     verdicts = gates.judge(asked, report)
-    pronounce(verdicts, console)
     if out is not None:
         gates.save(out, asked)  # before the files that tell of them
         report = Report.load(report.save(out))
-        for name in () if as_json else ("report.html", "results.csv"):
+    report.show(console)
+    pronounce(verdicts, console)
+    if out is not None and not as_json:
+        for name in ("report.html", "results.csv"):
             typer.echo(str(out / name))
     publish(report, verdicts)
     if as_json:

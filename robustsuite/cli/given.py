@@ -24,6 +24,7 @@ def dataset_spec(source: str, bounds: Sequence[float] | None = None) -> DatasetS
     from robustsuite import checks
     from robustsuite.benchmark.problems import nearest
     from robustsuite.data.catalogue import NAMES, DatasetSpec
+    from robustsuite.files import absent
     from robustsuite.models.wrap import interval_of
 
     if source in NAMES:
@@ -35,7 +36,8 @@ def dataset_spec(source: str, bounds: Sequence[float] | None = None) -> DatasetS
     if path.is_dir() or path.suffix == ".zip":
         return DatasetSpec(name="image-folder", path=source, whole=True)
     named = [name for name in NAMES if name not in ("npz", "image-folder", "factory")]
-    remedy = nearest(source, named)
+    tried = f"{absent(source)}; " if path.suffix or len(path.parts) > 1 else ""
+    remedy = f"{tried}{nearest(source, named)}"
     raise checks.fail("a data set's name, a folder or .zip of images, or an .npz file", "data", source, remedy)
 
 

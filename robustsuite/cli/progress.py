@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,21 +32,50 @@ class _Silent:
 
 
 class _Lines:
-    """A line at most every few seconds, and one at the end."""
+    """A line at most every few seconds, the latest that there is, and one at the end.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._last = stream, float("-inf")
+    A line that comes too early waits: what runs for long would stay unnamed if it were dropped.
+    """
+
+    def __init__(self, stream: TextIO, every: float = _EVERY) -> None:
+        self._stream, self._every = stream, every
+        self._last, self._held = float("-inf"), ""
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Write a line where the last one is long ago."""
-        now = time.monotonic()
-        if done == total or now - self._last >= _EVERY:
-            self._last = now
-            print(f"[{done}/{total}] {what}", file=self._stream, flush=True)
+        """Write a line where the last one is long ago, else when it is."""
+        with self._lock:
+            self._held = f"[{done}/{total}] {what}"
+            early = self._last + self._every - time.monotonic()
+            if done == total or early <= 0:
+                self._write()
+            elif self._timer is None:
+                self._timer = threading.Timer(early, self._release)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _release(self) -> None:
+        with self._lock:
+            self._timer = None
+            self._write()
+
+    def _write(self) -> None:
+        if self._held:
+            print(self._held, file=self._stream, flush=True)
+            self._last, self._held = time.monotonic(), ""
+
+    def close(self) -> None:
+        """Let go of a line that waits."""
+        with self._lock:
+            self._held = ""
+            if self._timer is not None:
+                self._timer.cancel()
 
     def announce(self, plan: str) -> None:
         """Write the plan."""
-        print(plan, file=self._stream, flush=True)
+        with self._lock:
+            print(plan, file=self._stream, flush=True)
 
 
 class _Bar:
@@ -84,4 +114,8 @@ def progress_on(stream: TextIO, *, quiet: bool = False) -> Iterator[Progress]:
         with shown.bar:
             yield shown
     else:
-        yield _Lines(stream)
+        lines = _Lines(stream)
+        try:
+            yield lines
+        finally:
+            lines.close()

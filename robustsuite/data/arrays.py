@@ -18,6 +18,7 @@ from robustsuite.data.coerce import arrays_of, as_inputs, as_labels
 from robustsuite.data.samples import Splits
 from robustsuite.data.sources import Part, Source
 from robustsuite.errors import RequestError, UntrustedFileError
+from robustsuite.files import absent
 from robustsuite.loading import call_factory, load_factory
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -98,7 +99,7 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
                 held[name] = file[name]
             return held
     except FileNotFoundError as error:
-        raise checks.fail("an existing .npz file", "path", str(path), "check the path") from error
+        raise checks.fail("an existing .npz file", "path", str(path), absent(path)) from error
     except RequestError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, KeyError) as error:

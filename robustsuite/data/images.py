@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robustsuite import checks
 from robustsuite.errors import RequestError, UntrustedFileError
+from robustsuite.files import absent
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".bmp")
 _FORMATS: Final = ("PNG", "JPEG", "PPM", "BMP")
@@ -62,7 +63,7 @@ class ImageTree:
             with _zip(source) as archive:
                 found = [item.filename for item in archive.infolist() if not item.is_dir()]
         else:
-            raise checks.fail("a folder or a .zip of images", "path", str(source), "check the path")
+            raise checks.fail("a folder or a .zip of images", "path", str(source), absent(source))
         entries = sorted((name for name in found if _is_image(name)), key=natural)
         if not entries:
             raise checks.fail(f"images ({', '.join(SUFFIXES)})", "path", str(source), "it holds none: check the path")

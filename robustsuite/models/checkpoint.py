@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import pickle
-import warnings
-from collections.abc import Mapping
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 
 from robustsuite import checks
 from robustsuite.errors import RequestError, UntrustedFileError
 from robustsuite.files import located, write_atomically
+from robustsuite.models.weight_files import State, mending, read, refused
 from robustsuite.models.wrap import Wrapped
 
 _PREFIXES: Final = ("_module.", "module.", "_orig_mod.")  # of Opacus, DataParallel and torch.compile
 _WRAPPED: Final = "model."  # of `rs.wrap`, and of Lightning's modules that hold the network so
-_WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net", "weights")
 _SHOWN: Final = 3
 
 
@@ -35,19 +33,30 @@ def save(module: nn.Module, path: str | Path) -> None:
 def load_into(module: nn.Module, path: str | Path) -> None:
     """Load weights into a module, which stays as it was if anything is wrong with them.
 
-    safetensors, or a `.pt` of a state dict read with `weights_only=True`. Prefixes that Opacus, DataParallel and
-    torch.compile put before the names are taken off, and so is that of `rs.wrap`: weights of a wrapped model fit the
-    network inside, and the other way round. All names must fit, or nothing is loaded.
+    safetensors, or a `.pt` of a state dict read with `weights_only=True`, also below the keys that trainers use. What
+    fits is for torch's own strict rule to say, tried on a copy: weights from before PyTorch 0.4.1 do. Prefixes that
+    Opacus, DataParallel and torch.compile put before the names are taken off, and so is that of `rs.wrap`: weights of a
+    wrapped model fit the network inside, and the other way round. All names must fit, or nothing is loaded.
 
     Raises:
-        UntrustedFileError: A file with code in it, an HTML page, a torn file, weights that are not finite.
+        UntrustedFileError: A file with code in it, an HTML page, a torn file, weights that are not finite, no state
+            dict, or several that fit.
         RequestError: No such file, or keys or shapes that are not the module's.
     """
     file = located(path)
     while isinstance(module, Wrapped):
         module = module.model
-    state = _unprefixed(_read(file), module.state_dict())
-    _check_keys(file, state, module.state_dict())
+    held = read(file)
+    pool = held[:1] if held[0].alone else held
+    tried = [(found.place, _fitting(module, found)) for found in pool]
+    fitting = [(place, state) for place, state in tried if state is not None]
+    if not fitting:
+        raise _misfit(file, pool, module)
+    if len(fitting) > 1:
+        places = ", ".join(place for place, _ in fitting)
+        line = mending(file, fitting[0][0])
+        raise refused(file, f"it holds several state dicts that fit, {places}; the line that leaves one: {line}")
+    state = fitting[0][1]
     for name, tensor in state.items():
         try:
             checks.finite(name, tensor)
@@ -58,83 +67,69 @@ def load_into(module: nn.Module, path: str | Path) -> None:
     module.load_state_dict(state)
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise checks.fail("an existing checkpoint", "checkpoint", str(file), "check the path")
-    content = file.read_bytes()
-    head = content[:512].lstrip()
-    if not content:
-        raise _refused(file, "it is empty")
-    # Looked at first: the length that safetensors start with may have the bytes of any other mark.
-    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content):
-        return _safetensors(file, content)
-    if head[:1] == b"<":
-        raise _refused(file, "it is an HTML page, not weights; download the file itself")
-    if content[:2] == b"PK" or content[:1] == b"\x80":
-        return _torch(file, content)
-    return _safetensors(file, content)
+def _fitting(module: nn.Module, found: State) -> OrderedDict[str, Tensor] | None:
+    """The weights under the names with which torch takes them; None where it takes them with none."""
+    for state in _undressed(found):
+        if not _refusal(module, state):
+            return state
+    return None
 
 
-def _safetensors(file: Path, content: bytes) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
+def _refusal(module: nn.Module, state: Mapping[str, Any]) -> str:
+    """Why torch does not take these weights, tried on a copy; empty where it does."""
     try:
-        return dict(load(content))
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise _refused(file, f"it is neither safetensors nor a .pt ({error})") from error
-
-
-def _torch(file: Path, content: bytes) -> dict[str, Tensor]:
+        trial, before = copy.deepcopy(module), None
+    except Exception:  # not every module can be copied, such as one with weights that are computed from others
+        trial, before = module, {name: value.detach().clone() for name, value in module.state_dict().items()}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an old format is no reason to warn once its content has been checked
-            state: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = _reason(error)
-        raise _refused(
-            file, f"it holds more than weights ({reason}); save module.state_dict() by torch.save, or safetensors"
-        ) from error
-    except Exception as error:  # torch.load raises whatever a damaged archive makes it meet
-        raise _refused(file, f"it cannot be read ({type(error).__name__}: {_reason(error)})") from error
-    for key in _WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise _refused(file, "it is no state dict; save module.state_dict()")
-    return {str(key): value for key, value in state.items()}
+        trial.load_state_dict(state)
+    except Exception as error:  # modules have rules of their own
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    finally:
+        if before is not None:
+            module.load_state_dict(before)
+    return ""
 
 
-def _reason(error: BaseException) -> str:
-    """What is unsupported, out of torch's long advice on how to load it in spite of that."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else "")
-    return told.removeprefix("WeightsUnpickler error: ").partition(". Please")[0].partition(" was not an allowed")[0]
+def _undressed(found: State) -> Iterator[OrderedDict[str, Tensor]]:
+    """The weights as they are, then without each prefix that all of them share."""
+    tensors, metadata = found.tensors, found.metadata
+    while True:
+        state = OrderedDict(tensors)
+        if metadata:
+            vars(state)["_metadata"] = OrderedDict(metadata)  # versions of modules, by which torch reads old weights
+        yield state
+        prefix = next((p for p in (*_PREFIXES, _WRAPPED) if tensors and all(k.startswith(p) for k in tensors)), None)
+        if prefix is None:
+            return
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        metadata = {
+            "" if key == prefix[:-1] else key.removeprefix(prefix): value
+            for key, value in metadata.items()
+            if key == prefix[:-1] or key.startswith(prefix)
+        }
 
 
-def _refused(file: Path, reason: str) -> UntrustedFileError:
-    return UntrustedFileError(
-        f"expected a file of weights, got checkpoint={str(file)!r}; {reason}; nothing in it was run"
+def _misfit(file: Path, pool: list[State], module: nn.Module) -> RequestError:
+    """Why none of these is of this module: what the nearest one lacks."""
+    wanted = module.state_dict()
+    dressed = [state for found in pool for state in _undressed(found)]
+    nearest = max(dressed, key=lambda state: len(state.keys() & wanted.keys()))
+    where = "" if len(pool) == 1 else f" in none of {', '.join(found.place for found in pool)}"
+    reasons = _reasons(nearest, wanted)
+    if not reasons:
+        told = _refusal(module, nearest) or "under the names that it has"
+        reasons = [f"torch refuses it ({told})"]
+    return RequestError(
+        f"expected the weights of this model{where}, got checkpoint={str(file)!r}; {' and '.join(reasons)}: give the "
+        f"model that these weights are of, with its options"
     )
 
 
-def _unprefixed(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under the names that are wanted, or as near to them as prefixes lead."""
-    nearest, tried = state, state
-    while True:
-        if tried.keys() == wanted.keys():
-            return tried
-        prefix = next((p for p in (*_PREFIXES, _WRAPPED) if tried and all(key.startswith(p) for key in tried)), None)
-        if prefix is None:
-            return nearest
-        tried = {key.removeprefix(prefix): value for key, value in tried.items()}
-        if not any(key.startswith(prefix) for key in wanted):
-            nearest = tried
-
-
-def _check_keys(file: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    missing = [key for key in wanted if key not in state]
+def _reasons(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What the weights lack, have too much, and have in other shapes."""
+    # Where the count of batches alone is missing it is for torch to say: it was not kept before PyTorch 0.4.1.
+    missing = [key for key in wanted if key not in state and key.rpartition(".")[2] != "num_batches_tracked"]
     unexpected = [key for key in state if key not in wanted]
     wrong = [
         f"{key} {tuple(state[key].shape)} where the model has {tuple(value.shape)}"
@@ -142,12 +137,7 @@ def _check_keys(file: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Te
         if key in state and state[key].shape != value.shape
     ]
     found = (("lacks", missing), ("has, and the model has not,", unexpected), ("has other shapes:", wrong))
-    reasons = [f"it {verb} {_few(keys)}" for verb, keys in found if keys]
-    if reasons:
-        raise RequestError(
-            f"expected the weights of this model, got checkpoint={str(file)!r}; {' and '.join(reasons)}: give the "
-            f"model that these weights are of, with its options"
-        )
+    return [f"it {verb} {_few(keys)}" for verb, keys in found if keys]
 
 
 def _few(keys: list[str]) -> str:

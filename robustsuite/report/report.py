@@ -120,5 +120,7 @@ class Report:
         return f"{head}\n{self.table().to_string()}" if self.records else head
 
     def _repr_html_(self) -> str:
-        """The comparison table for notebooks, escaped."""
-        return str(self.table().to_html(escape=True))
+        """The comparison table for notebooks with norm, radius and the meaning of its marks, escaped."""
+        from robustsuite.report.notebook import notebook
+
+        return notebook(self.comparison, self.frame)

@@ -39,7 +39,7 @@ def terminal(table: ComparisonTable, console: Console) -> None:
         return
     for part in _parts(table, console.width):
         console.print(_table(table, part, console))
-    for line, style in _legend(table):
+    for line, style in legend(table):
         console.print(Text(_fit(line, console), style=style))
 
 
@@ -135,12 +135,19 @@ def _text(cell: Cell, console: Console) -> Text:
     return text
 
 
-def _legend(table: ComparisonTable) -> Iterator[tuple[str, str]]:
+def legend(table: ComparisonTable, *, best: str = _BEST) -> Iterator[tuple[str, str]]:
+    """What the marks mean, a line each and its style.
+
+    Args:
+        table: What is shown.
+        best: The mark of the best figure of a column; empty where none is shown.
+    """
     cells = [cell for row in table.cells for cell in row]
     marks = ["[…] 95 % interval"]
     if any(column.attack == WORST for column in table.columns):
         marks += ["an attack's column: that attack alone", "verdict: all attacks and their follow-ups"]
-    marks += [f"{_BEST} best of its column, follow-up attacks counted"] if any(cell.best for cell in cells) else []
+    if best and any(cell.best for cell in cells):
+        marks += [f"{best} best of its column, follow-up attacks counted"]
     marks += ["? inconclusive"] if any(cell.status == "inconclusive" for cell in cells) else []
     yield " · ".join(marks), "dim"
     for flag, where in table.legend():

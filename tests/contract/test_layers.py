@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 LAYERS = [
     {"errors", "checks", "canonical", "provenance", "store", "streams", "threat", "isolation", "files", "loading",
-     "losses", "metrics", "processor", "serving", "data", "models", "expressions", "docstrings"},
+     "outputs", "losses", "metrics", "processor", "serving", "data", "models", "expressions", "docstrings"},
     {"training"},
     {"protocol", "refusing", "statistics", "paired"},
     {"registry", "plugin_rules", "suites"},

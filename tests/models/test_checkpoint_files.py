@@ -1,4 +1,7 @@
+import copy
 import pickle
+import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -193,7 +196,7 @@ def test_weights_load_through_a_wrap_and_out_of_one(tmp_path, make, saved_wrappe
 def test_a_wrap_lets_no_part_of_the_weights_be_left_out(tmp_path):
     state = {f"model.{name}": value for name, value in network().state_dict().items()}
     before = network(1)
-    for name in state:
+    for name in (name for name in state if not name.endswith("num_batches_tracked")):  # which torch does without
         torch.save({key: value for key, value in state.items() if key != name}, tmp_path / "a.pt")
         with pytest.raises(RequestError, match=f"lacks {name.removeprefix('model.')}"):
             load_into(wrap(before), tmp_path / "a.pt")
@@ -201,3 +204,113 @@ def test_a_wrap_lets_no_part_of_the_weights_be_left_out(tmp_path):
     with pytest.raises(RequestError, match=r"lacks 0\.weight"):
         load_into(wrap(before), tmp_path / "a.pt")
     assert equal(before, network(1))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod._module."])
+@pytest.mark.parametrize("form", ["pt", "safetensors", "versions"])
+def test_weights_from_before_batches_were_counted(tmp_path, prefix, form):
+    """Torch's strict rule takes them, unless the file says that its BatchNorm counts."""
+    state = OrderedDict((prefix + k, v) for k, v in network().state_dict().items() if "num_batches" not in k)
+    path = tmp_path / f"a.{form}"
+    if form == "safetensors":
+        path.write_bytes(to_bytes(dict(state)))
+    else:
+        if form == "versions":
+            state._metadata = OrderedDict({"": {"version": 1}, f"{prefix}1": {"version": 2}})
+        torch.save(state, path)
+    model = network(1)
+    if form == "versions":
+        with pytest.raises(RequestError, match=r"torch refuses it \(.*1\.num_batches_tracked"):
+            load_into(model, path)
+        assert equal(model, network(1))
+    else:
+        load_into(model, path)
+        assert equal(model, network())
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda state: {"state_dict": [state], "epoch": 3},
+        lambda state: {"ema": state, "epoch": 3},
+        lambda state: {"model": {"state_dict": state}, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}},
+        lambda state: {"state_dict": state, "ema": {key: value + 1 for key, value in state.items()}},
+        lambda state: {"critic": {"weight": torch.zeros(2)}, "generator": {f"module.{k}": state[k] for k in state}},
+        lambda state: [state, {"lr": 0.1}],
+    ],
+)  # fmt: skip
+def test_weights_are_found_below_the_keys_of_trainers(tmp_path, held):
+    torch.save(held(network().state_dict()), tmp_path / "a.pt")
+    model = network(1)
+    load_into(model, tmp_path / "a.pt")
+    assert equal(model, network())
+
+
+def test_several_that_fit_are_named_with_the_line_that_leaves_one(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"student": network(0).state_dict(), "teacher": network(2).state_dict()}, path)
+    model = network(1)
+    with pytest.raises(UntrustedFileError, match=r"\['student'\], \['teacher'\]; the line that leaves one: ") as caught:
+        load_into(model, path)
+    assert equal(model, network(1))
+    _follow(str(caught.value), tmp_path)
+    load_into(model, tmp_path / "weights.pt")
+    assert equal(model, network(0))
+
+
+def _follow(message, folder):
+    """Do what an error says."""
+    line = message.split(": torch.save(")[1].partition(";")[0]
+    line = f"torch.save({line}".replace('"weights.pt"', repr(str(folder / "weights.pt")))
+    exec(line, {"torch": torch})
+
+
+def test_weights_beside_other_things_show_keys_types_and_the_line_that_mends_it(tmp_path):
+    torch.save({**network().state_dict(), "epoch": 3, "err": 0.1}, tmp_path / "a.pt")
+    with pytest.raises(UntrustedFileError, match=r"'epoch' \(int\), .*'0\.weight' \(Tensor\)") as caught:
+        load_into(network(1), tmp_path / "a.pt")
+    _follow(str(caught.value), tmp_path)
+    model = network(1)
+    load_into(model, tmp_path / "weights.pt")
+    assert equal(model, network())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.onnx", b"\x08\x08\x12\x07pytorch", "it is an ONNX graph, not the weights of a module: save module"),
+        ("a.pt", b"\x89HDF\r\n\x1a\n0000", "it holds weights of Keras"),
+    ],
+)
+def test_files_of_other_libraries_get_a_sentence(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UntrustedFileError, match=told):
+        load_into(network(), tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_a_scripted_module_gets_a_sentence(tmp_path):
+    torch.jit.script(network()).save(tmp_path / "a.pt")
+    with pytest.raises(UntrustedFileError, match=r"TorchScript archive: give a factory that returns torch\.jit\.load"):
+        load_into(network(), tmp_path / "a.pt")
+
+
+def test_a_module_that_cannot_be_copied_stays_as_it_was_or_is_loaded(tmp_path):
+    def normed(seed):
+        torch.manual_seed(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 2)))
+        net(torch.zeros(1, 3))
+        return net
+
+    model = normed(1)
+    with pytest.raises(RuntimeError):
+        copy.deepcopy(model)
+    torch.save({**normed(0).state_dict(), "more": torch.zeros(1)}, tmp_path / "a.pt")
+    with pytest.raises(RequestError, match="has, and the model has not, more"):
+        load_into(model, tmp_path / "a.pt")
+    assert equal(model, normed(1))
+    torch.save(normed(0).state_dict(), tmp_path / "a.pt")
+    load_into(model, tmp_path / "a.pt")
+    assert equal(model, normed(0))

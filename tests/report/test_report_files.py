@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -237,6 +238,19 @@ def test_report_shows_itself(run):
     assert report.table().index[0] == "none"
     assert "<script>" not in Report(report.records)._repr_html_()
     assert len(report) == len(run.records)
+
+
+def test_a_notebook_is_told_norm_radius_and_what_the_marks_mean(run):
+    report = Report.load(run.folder)
+    shown = report._repr_html_()
+    assert "evasion attacks: linf ball of radius 0.3<" in shown
+    assert "[…] 95 % interval" in shown
+    legend = report.comparison.legend()
+    assert legend
+    for flag, where in legend:
+        assert escape(f"† {flag.code} ({where}): {flag.meaning}") in shown
+    assert "best of its column" not in shown, "this table has no such mark"
+    assert Report([])._repr_html_().count("<small>") == 0
 
 
 def test_importing_the_report_imports_nothing_heavy():

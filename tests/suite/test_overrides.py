@@ -72,3 +72,9 @@ def test_two_items_of_one_name_are_named_by_index():
     values = {"attacks": [{"pgd": {}}, "pgd"]}
     with pytest.raises(RequestError, match="by its index"):
         apply_overrides(values, ["attacks.pgd.steps=1"])
+
+
+def test_numbers_are_read_as_they_are_written():
+    assert apply_overrides(VALUES, ["training.epochs=1:30"])[0]["training"]["epochs"] == "1:30"
+    with pytest.raises(RequestError, match=r"--set training.epochs=010:1: expected a number .*, got 010; write 10, or"):
+        apply_overrides(VALUES, ["training.epochs=010"])

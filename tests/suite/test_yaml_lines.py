@@ -94,3 +94,59 @@ def test_an_alias_bomb_is_refused_quickly():
 )
 def test_what_is_dumped_is_read_back(value):
     assert parse(dump(value), "f").value == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("-0", 0),
+        ("10", 10),
+        ("+10", 10),
+        ("-10", -10),
+        ("1_000", 1000),
+        ("1_000_000", 1000000),
+        ("0x1F", 31),
+        ("0b101", 5),
+        ("0o17", 15),
+        ("1:30", "1:30"),
+        ("10:00", "10:00"),
+        ("1:30:00", "1:30:00"),
+        ("-1:30", "-1:30"),
+        ("1:30.5", "1:30.5"),
+        ("0x", "0x"),
+        ("_1", "_1"),
+        ("'010'", "010"),
+        ('"1_000"', "1_000"),
+        ("010.5", 10.5),
+    ],
+)
+def test_integers_are_read_as_they_are_written(text, value):
+    found = parse(f"a: 1\nb: {text}", "f").value["b"]
+    assert found == value
+    assert type(found) is type(value)
+    assert parse(dump({"b": value}), "f").value == {"b": value}
+    if isinstance(value, str):
+        assert yaml.safe_load(dump({"b": value})) == {"b": value}, "other readers take it for text too"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("010", "10"),
+        ("-010", "10"),
+        ("08", "8"),
+        ("007", "7"),
+        ("00", "0"),
+        ("0_10", "10"),
+        ("1__0", "10"),
+        ("1_", "1"),
+    ],
+)
+def test_numbers_that_are_read_in_two_ways_are_refused_with_the_line(text, number):
+    for document in (f"a: 1\nb: {text}", f"a:\n- {text}", f"a:\n  {text}: b"):
+        with pytest.raises(
+            RequestError, match=f"^f:2: expected a number .*, got {text}; write -?{number}, or quote it"
+        ):
+            parse(document, "f")
+    assert parse(dump({"b": text, text: 1}), "f").value == {"b": text, text: 1}
