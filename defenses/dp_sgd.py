@@ -23,7 +23,7 @@ from robustsuite.defenses.private_descent import (
 )
 from robustsuite.defenses.private_weights import not_fresh
 from robustsuite.isolation import seeded
-from robustsuite.models.digest import network_digest
+from robustsuite.models.digest import network_digest, value_digest
 from robustsuite.models.fitting import knowable
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
@@ -171,7 +171,7 @@ class PrivateDescent(Update):
         of a. So everything that may differ between two trainings keys it, the data among it.
         """
         builds = [self._built(recipe, samples, Streams(seed).child("build", *more)) for more in ((), ("again",))]
-        parts = recipe.training_key(), provenance.sources(recipe), network_digest(builds[0]), samples.digest()
+        parts = _told(recipe), provenance.sources(recipe), network_digest(builds[0]), samples.digest()
         checked = recipe.training.init != "checkpoint"  # else all weights are named as what they are
         loaded, brought = not_fresh(*builds, samples.shape) if checked else ((), ())
         return replace(self, objective=recipe.objective, salt=digest(parts), loaded=loaded, brought=brought)
@@ -218,6 +218,13 @@ class PrivateDescent(Update):
             outside.append("whatever the starting checkpoint was trained on")
         said = {"epsilon_valid": not reasons, "epsilon_reasons": reasons, "outside_guarantee": outside}
         return {**facts, **said}, (NOT_VALID,) if reasons else ()
+
+
+def _told(recipe: Recipe) -> str:
+    try:
+        return recipe.training_key()
+    except TypeError:  # a part that no record can hold, such as a function, trains all the same where nothing is kept
+        return value_digest(recipe)
 
 
 def _name(part: object) -> str:
