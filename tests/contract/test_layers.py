@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 LAYERS = [
-    {"errors", "checks", "canonical", "provenance", "store", "streams", "threat", "isolation", "files", "loading",
+    {"errors", "checks", "canonical", "provenance", "store", "streams", "threat", "isolation", "files", "loading", "local_code",
      "losses", "metrics", "processor", "serving", "data", "models", "expressions", "docstrings"},
     {"training"},
     {"protocol", "refusing", "statistics", "paired"},
