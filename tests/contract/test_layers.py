@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 LAYERS = [
-    {"errors", "checks", "canonical", "provenance", "store", "streams", "threat", "isolation", "files", "loading", "local_code",
-     "losses", "metrics", "processor", "serving", "data", "models", "expressions", "docstrings"},
+    {"errors", "checks", "canonical", "provenance", "store", "streams", "threat", "isolation", "files", "loading",
+     "local_code", "losses", "metrics", "processor", "serving", "data", "models", "expressions", "docstrings"},
     {"training"},
     {"protocol", "refusing", "statistics", "paired"},
     {"registry", "plugin_rules", "suites"},
