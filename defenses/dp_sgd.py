@@ -18,11 +18,12 @@ from robustsuite.defenses.private_descent import (
     admitted,
     private_rate,
     refuse_sizes,
+    refuse_uncomputed,
     refuse_unfit,
 )
 from robustsuite.defenses.private_weights import not_fresh
 from robustsuite.isolation import seeded
-from robustsuite.models.digest import network_digest
+from robustsuite.models.digest import network_digest, value_digest
 from robustsuite.models.fitting import knowable
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
@@ -63,11 +64,15 @@ class DPSGD:
             None for no limit.
 
     Guarantees:
-        (epsilon, delta)-differential privacy of the weights under adding or removing one example of the training split,
+        (epsilon, delta)-differential privacy of the network under adding or removing one example of the training split,
         for an adversary who does not know the seed: noise and sampling come from a seeded generator, so that results
         can be repeated, and not from a cryptographically secure one. Each step samples every example with probability
         exactly batch_size / N; an empty batch is a step of pure noise; views of one example are summed before they are
-        clipped, and an objective that passes them off as several examples is refused.
+        clipped, and an objective that passes them off as several examples is refused. Noise and sampling are keyed by
+        the seed, the recipe, the network and the data together, so that no two trainings share them. A network or an
+        objective that mixes the examples of a batch is refused, and so is one whose buffers or attributes learn in a
+        pass; both are tried on random inputs before the training and again after it, where they take validity away.
+        Weights that are the same under two seeds arrive trained, and epsilon is not valid then.
 
     Raises:
         RequestError: Both or impossible budgets, delta of at least 1 / N, or settings that privacy does not allow:
@@ -115,6 +120,7 @@ class DPSGD:
             rate, steps = private_rate(training, terms.training)
             if self.epsilon is not None:
                 refuse_unreachable(self.epsilon, self.delta, rate, training.epochs * steps, self.accountant)
+            refuse_uncomputed(self, rate, training.epochs * steps)
         build = getattr(recipe.build, "build", recipe.build)  # what a defence builds around is a network too
         if knowable(build):
             with seeded(0):
@@ -165,7 +171,7 @@ class PrivateDescent(Update):
         of a. So everything that may differ between two trainings keys it, the data among it.
         """
         builds = [self._built(recipe, samples, Streams(seed).child("build", *more)) for more in ((), ("again",))]
-        parts = recipe.training_key(), provenance.sources(recipe), network_digest(builds[0]), samples.digest()
+        parts = _told(recipe), provenance.sources(recipe), network_digest(builds[0]), samples.digest()
         checked = recipe.training.init != "checkpoint"  # else all weights are named as what they are
         loaded, brought = not_fresh(*builds, samples.shape) if checked else ((), ())
         return replace(self, objective=recipe.objective, salt=digest(parts), loaded=loaded, brought=brought)
@@ -212,6 +218,13 @@ class PrivateDescent(Update):
             outside.append("whatever the starting checkpoint was trained on")
         said = {"epsilon_valid": not reasons, "epsilon_reasons": reasons, "outside_guarantee": outside}
         return {**facts, **said}, (NOT_VALID,) if reasons else ()
+
+
+def _told(recipe: Recipe) -> str:
+    try:
+        return recipe.training_key()
+    except TypeError:  # a part that no record can hold, such as a function, trains all the same where nothing is kept
+        return value_digest(recipe)
 
 
 def _name(part: object) -> str:

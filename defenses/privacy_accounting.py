@@ -23,6 +23,7 @@ _CONVERSIONS: Final = {
     "prv": "upper bound of the composed privacy loss (Gopi et al., arXiv:2106.02848)",
 }
 _MOST_NOISE: Final = 2.0**13
+_MOST_POINTS: Final = 1e7  # some seconds and 1 GB; usual trainings take 1e5 to 3e6
 
 
 def spent(history: list[tuple[float, float, int]], delta: float, accountant: str) -> float:
@@ -35,6 +36,10 @@ def spent(history: list[tuple[float, float, int]], delta: float, accountant: str
 
     Returns:
         Epsilon, at least 0; infinite without noise, 0 without steps.
+
+    Raises:
+        RequestError: What the accountant cannot compute: a delta that is lost in rounding, or so little noise over so
+            many steps that the grid of `prv` would not fit into memory.
     """
     from opacus.accountants import create_accountant
 
@@ -47,7 +52,37 @@ def spent(history: list[tuple[float, float, int]], delta: float, accountant: str
     account.history = list(history)
     with warnings.catch_warnings():  # that the best order is the last one costs tightness, never validity
         warnings.simplefilter("ignore")
-        return max(0.0, float(account.get_epsilon(delta, **_precision(accountant))))
+        try:
+            if accountant == "prv" and _grid_points(history, delta) > _MOST_POINTS:
+                raise MemoryError(f"a grid of more than {_MOST_POINTS:.0e} points")
+            return max(0.0, float(account.get_epsilon(delta, **_precision(accountant))))
+        except (ArithmeticError, ValueError, RuntimeError, MemoryError) as error:
+            raise _not_computed(accountant, history, delta, error) from error
+
+
+def _grid_points(history: list[tuple[float, float, int]], delta: float) -> float:
+    """Points of the grid on which Opacus composes privacy losses (Gopi et al., section 5), before it makes it."""
+    from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
+
+    share, steps = delta / 1000, [count for _, _, count in history]
+    reach = compute_safe_domain_size(
+        prvs=[PoissonSubsampledGaussianPRV(rate, sigma) for sigma, rate, _ in history],
+        max_self_compositions=steps,
+        eps_error=_PRV_ERROR,
+        delta_error=share,
+    )
+    return 2 * float(reach) / _PRV_ERROR * math.sqrt(sum(steps) * math.log(12 / share) / 2)
+
+
+def _not_computed(
+    accountant: str, history: list[tuple[float, float, int]], delta: float, error: Exception
+) -> RequestError:
+    expected = f"a budget that the accountant {accountant} can compute at delta={delta:g}"
+    reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    remedy = f"{type(error).__name__}: {reason}: " + ("choose accountant: rdp, " if accountant == "prv" else "")
+    return checks.fail(
+        expected, "(noise_multiplier, sample_rate, steps)", history, f"{remedy}more noise or fewer steps"
+    )
 
 
 def refuse_unreachable(epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str) -> None:
@@ -71,9 +106,13 @@ def noise_for(epsilon: float, delta: float, sample_rate: float, steps: int, acco
     Raises:
         RequestError: No noise multiplier up to 8,192 is enough.
     """
+    refuse_unreachable(epsilon, delta, sample_rate, steps, accountant)
 
     def enough(sigma: float) -> bool:
-        return spent([(sigma, sample_rate, steps)], delta, accountant) <= epsilon
+        try:
+            return spent([(sigma, sample_rate, steps)], delta, accountant) <= epsilon
+        except RequestError:  # too little noise to say how little privacy is left
+            return False
 
     high = 1.0
     while not enough(high):

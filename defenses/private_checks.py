@@ -56,11 +56,11 @@ class Trials:
             What depends on the examples of the pass, and what changes whatever they are, such as a counter.
         """
         before, ends, answers = network_parts(network), [], []
-        probe = self._batch(network, 2, _FEW)
+        probe = self.batch(network, 2, _FEW)
         for number in (0, 1):
-            trained = _copied(network)
+            trained = copied(network)
             with seeded(0):
-                self._gradient(_forward, trained, self._batch(network, number, _ROWS), row=None)
+                self._gradient(_forward, trained, self.batch(network, number, _ROWS), row=None)
             ends.append(network_parts(trained))
             with seeded(0), torch.no_grad():
                 answers.append(trained.eval()(probe.x))
@@ -107,7 +107,8 @@ class Trials:
                 f"track_running_stats=False), and keep no inputs or activations in the network"
             )
 
-    def _batch(self, network: nn.Module, number: int, rows: int) -> Batch:
+    def batch(self, network: nn.Module, number: int, rows: int) -> Batch:
+        """So many random examples within the bounds, in the dtype and on the device of a network."""
         weight = next(network.parameters())
         generator = torch.Generator().manual_seed(number)
         low, high = self.samples.bounds
@@ -124,23 +125,23 @@ class Trials:
     def _replaced(self, answer: Answer, network: nn.Module) -> bool:
         """Whether a row changes where all others are replaced; masks are drawn alike, as the batch has one size."""
         for rows, row in ((_FEW, 0), (_ROWS, _ROWS - 1)):  # the first sees those after it, the last those before it
-            batch, other = (self._batch(network, number, rows) for number in (0, 1))
+            batch, other = (self.batch(network, number, rows) for number in (0, 1))
             x, y = other.x.clone(), other.y.clone()
             x[row], y[row] = batch.x[row], batch.y[row]
             ends = []
             for trial in (batch, Batch(x, y, batch.ids)):
                 with seeded(0):
-                    ends.append(self._gradient(answer, _copied(network), trial, row))
+                    ends.append(self._gradient(answer, copied(network), trial, row))
             if not _alike(*ends):
                 return True
         return False
 
     def _alone(self, network: nn.Module) -> bool:
         """Whether a row alone answers otherwise than in a batch; random draws are held at constants meanwhile."""
-        batch = self._batch(network, 0, _ROWS)
+        batch = self.batch(network, 0, _ROWS)
         lone = Batch(*(part[:1] for part in batch))
         with _Quiet():  # type: ignore[no-untyped-call]
-            ends = [self._gradient(_forward, _copied(network), trial, 0) for trial in (batch, lone, lone)]
+            ends = [self._gradient(_forward, copied(network), trial, 0) for trial in (batch, lone, lone)]
         still = _alike(ends[1], ends[2])  # randomness that cannot be held says nothing here
         return still and not _alike(ends[0], ends[1])
 
@@ -169,7 +170,11 @@ def few(names: list[str]) -> str:
 
 def frozen_parts(network: nn.Module) -> dict[str, str]:
     """Digests of everything in a network but the weights that are trained."""
-    trained = {f"{PARAMETER} {name}" for name, weight in network.named_parameters() if weight.requires_grad}
+    trained = {
+        f"{PARAMETER} {name}"
+        for name, weight in network.named_parameters(remove_duplicate=False)
+        if weight.requires_grad
+    }
     return {name: found for name, found in network_parts(network).items() if name not in trained}
 
 
@@ -178,7 +183,12 @@ def _forward(network: nn.Module, batch: Batch) -> Tensor:
     return found
 
 
-def _copied(network: nn.Module) -> nn.Module:
+def copied(network: nn.Module) -> nn.Module:
+    """A copy in training mode.
+
+    Raises:
+        RequestError: A network that holds what cannot be copied.
+    """
     try:
         return copy.deepcopy(network).train()
     except Exception as error:  # a stranger's module may hold anything

@@ -15,9 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.defenses.privacy_accounting import described, noise_for, spent
-from robustsuite.defenses.private_checks import Trials, frozen_parts
+from robustsuite.defenses.private_checks import Trials, copied, frozen_parts
 from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.isolation import differentiable, untouched
+from robustsuite.isolation import differentiable, out_of_memory, seeded, untouched
 from robustsuite.streams import Streams
 from robustsuite.training.descent import make_optimizer, make_schedule
 from robustsuite.training.recipe import Objective, Updater
@@ -78,6 +78,16 @@ def refuse_sizes(rules: DPSGD, training: Training, n: int) -> None:
     if rules.delta >= 1 / n:
         expected = f"a delta below 1 / {n} = {1 / n:.6g}, one over the private training samples"
         raise checks.fail(expected, "delta", rules.delta, "lower it")
+
+
+def refuse_uncomputed(rules: DPSGD, rate: float, steps: int) -> None:
+    """Refuse noise whose epsilon cannot be computed at the end.
+
+    Raises:
+        RequestError: What the accountant does not do.
+    """
+    if rules.noise_multiplier is not None and rules.accountant != "rdp":
+        spent([(rules.noise_multiplier, rate, steps)], rules.delta, rules.accountant)
 
 
 def private_rate(training: Training, n: int) -> tuple[float, int]:
@@ -162,6 +172,7 @@ class PrivateUpdater(Updater):
         self._mended = _contiguous_inputs(network)
         self.noise_multiplier = self._noise(planned)
         self._noise_source = torch.Generator(fabric.device).manual_seed(streams.child("noise").key)
+        self._try(network, training)
         self._module, self._optimizer, self._accountant = self._make_private(network, training)
         self._schedule = make_schedule(self._optimizer.original_optimizer, training, planned)
         self.network = self._module
@@ -170,6 +181,7 @@ class PrivateUpdater(Updater):
     def _noise(self, steps: int) -> float:
         rules = self._rules
         if rules.noise_multiplier is not None:
+            refuse_uncomputed(rules, self.sample_rate, steps)
             return float(rules.noise_multiplier)
         assert rules.epsilon is not None  # the rules set one of the two
         return noise_for(rules.epsilon, rules.delta, self.sample_rate, steps, rules.accountant)
@@ -193,12 +205,26 @@ class PrivateUpdater(Updater):
                     noise_generator=self._noise_source,
                     grad_sample_mode=self._rules.grad_sample_mode,
                 )
-            except NotImplementedError as error:
-                raise RequestError(f"expected layers that DP-SGD can train, got {error}; replace them") from error
+            except Exception as error:  # Opacus raises whatever a layer makes it meet
+                raise self._unfit(error) from error
         module, optimizer = made[0], made[1]
         optimizer.expected_batch_size = self._expected
         optimizer.attach_step_hook(engine.accountant.get_optimizer_hook_fn(sample_rate=self.sample_rate))
         return module, optimizer, engine.accountant
+
+    def _try(self, network: nn.Module, training: Training) -> None:
+        """Send a few random examples through a copy as a private step does, to refuse layers before the training."""
+        module, optimizer, _ = self._make_private(copied(network), training)
+        batch = self._trials.batch(network, 0, 3)
+        try:
+            with seeded(0), differentiable(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                losses = nn.functional.cross_entropy(module(batch.x), batch.y, reduction="none")
+                self._clipped(module, optimizer, losses)
+        except Exception as error:  # Opacus raises whatever a layer makes it meet
+            if out_of_memory(error):
+                raise
+            raise self._unfit(error) from error
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """Poisson batches: each example is in each batch with probability B / N, whoever else is; some may be empty.
@@ -233,7 +259,14 @@ class PrivateUpdater(Updater):
         else:
             with warnings.catch_warnings():  # torch remarks that the inputs of the first layer need no gradient
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                self._backward(losses)
+                try:
+                    self._backward(losses)
+                except RobustsuiteError:
+                    raise
+                except Exception as error:  # Opacus raises whatever a layer makes it meet
+                    if out_of_memory(error):
+                        raise
+                    raise self._unfit(error) from error
         self._optimizer.signal_skip_step(do_skip=not self._last)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -243,17 +276,29 @@ class PrivateUpdater(Updater):
 
     def _backward(self, losses: Tensor) -> None:
         ghost = self._rules.grad_sample_mode == "ghost"
-        if ghost:
-            from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
-
-            DPTensorFastGradientClipping(self._module, self._optimizer, losses, "mean").backward()
-        else:
-            self._fabric.backward(losses.mean())
+        self._clipped(self._module, self._optimizer, losses)
         for parameter in self._optimizer.params:
-            found = parameter._norm_sample if ghost else parameter.grad_sample
+            found = getattr(parameter, "_norm_sample" if ghost else "grad_sample", None)
             if not isinstance(found, Tensor) or len(found) != self._drawn:
                 seen = len(found) if isinstance(found, Tensor) else 0
                 raise _more_than_once(f"{seen} gradients for {self._drawn} examples")
+
+    def _clipped(self, module: Any, optimizer: Any, losses: Tensor) -> None:
+        if self._rules.grad_sample_mode == "ghost":
+            from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+
+            DPTensorFastGradientClipping(module, optimizer, losses, "mean").backward()
+        else:
+            self._fabric.backward(losses.mean())
+
+    def _unfit(self, error: Exception) -> RequestError:
+        mode = self._rules.grad_sample_mode
+        others = " or ".join(other for other in GRADIENT_MODES if other != mode)
+        reason = " ".join(str(error).split())
+        return RequestError(
+            f"expected layers that DP-SGD can train with grad_sample_mode={mode!r}, got {type(error).__name__}: "
+            f"{reason}; choose grad_sample_mode {others}, or replace these layers"
+        )
 
     def _contribute_nothing(self) -> None:
         for parameter in self._optimizer.params:

@@ -15,8 +15,13 @@ from types import ModuleType
 from typing import Any, Final
 
 from robustsuite import checks
+<<<<<<< HEAD
 from robustsuite.files import absent, located
 from robustsuite.local_code import code_digest, followed
+=======
+from robustsuite.files import located
+from robustsuite.local_code import code_digest, followed, installed
+>>>>>>> wt-a
 
 _READ: Final[dict[Path, str]] = {}  # a user's file -> digest of its content when its module was run
 _FROM_FILES: Final[dict[str, str]] = {}  # module -> file's stem and digest of its content, which no folder changes
@@ -166,14 +171,14 @@ def _from_file(place: str, target: str) -> ModuleType:
 def _from_package(place: str, target: str) -> ModuleType:
     _findable(Path.cwd())
     loaded = getattr(sys.modules.get(place), "__file__", None)
-    if loaded is not None:
+    if loaded is not None and not installed(Path(loaded)):
         _forget_changed(Path(loaded))
     try:
         with _fresh_code():
             module = importlib.import_module(place)
     except Exception as error:
         raise _failed(target, error) from error
-    if module.__file__ is not None:
+    if module.__file__ is not None and not installed(Path(module.__file__)):
         _remember(Path(module.__file__))
     return module
 
@@ -190,13 +195,13 @@ def _fresh_code() -> Iterator[None]:
 
 
 def _remember(file: Path) -> None:
-    for path in followed(file).values():
+    for path in followed(file):
         _READ.setdefault(path, file_digest(path))
 
 
 def _forget_changed(file: Path) -> None:
     """Let modules of a user's code be imported anew where one of them was edited since it was run."""
-    files = set(followed(file).values())
+    files = set(followed(file))
     if all(_READ.get(path) in (None, file_digest(path)) for path in files):
         return
     for name, module in list(sys.modules.items()):

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -16,28 +16,38 @@ _OWN: Final = "robustsuite"  # its code is part of every key already
 _BY_NAME: Final = ("import_module", "__import__")
 
 
-def followed(file: str | Path) -> dict[str, Path]:
+def followed(file: str | Path) -> dict[Path, str]:
     """A file and what it imports, directly or through others, anywhere in its code.
 
     What is installed beside other packages is left out, and so are Python's own modules and this suite; of an
     installed file only its own package is followed.
 
     Returns:
-        Name of the import, empty for the file itself -> its file.
+        File -> the name under which it was imported first, empty for the file itself.
     """
     start = Path(file).resolve()
-    found, waiting = {"": start}, [start]
+    found, waiting = {start: ""}, [start]
     while waiting:
         for name, path in _imports(waiting.pop(), _package(start)):
-            if name not in found and path not in found.values():
-                found[name] = path
+            if path not in found:
+                found[path] = name
                 waiting.append(path)
     return found
 
 
 def code_digest(file: str | Path) -> str:
     """24 hexadecimal digits over a file and all that it imports, wherever they lie."""
-    parts = sorted((name, _content(path)) for name, path in followed(file).items())
+    start = Path(file).resolve()
+    return _installed_digest(start) if installed(start) else _digest(start)
+
+
+@cache  # what is installed does not change under a running process
+def _installed_digest(file: Path) -> str:
+    return _digest(file)
+
+
+def _digest(file: Path) -> str:
+    parts = sorted((name, _content(path)) for path, name in followed(file).items())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
@@ -50,7 +60,7 @@ def _content(path: Path) -> str:
 
 def _package(file: Path) -> Path | None:
     """The outermost package that an installed file is in; None for a user's own."""
-    if not _installed(file):
+    if not installed(file):
         return None
     folder = file.parent
     while (folder.parent / "__init__.py").is_file():
@@ -60,14 +70,19 @@ def _package(file: Path) -> Path | None:
 
 def _imports(file: Path, package: Path | None) -> Iterator[tuple[str, Path]]:
     try:
-        tree = ast.parse(file.read_bytes())
+        names = _names_in(file.read_bytes())
     except (OSError, SyntaxError, ValueError):  # an extension module, say
         return
-    for name, level in _names(tree):
+    for name, level in names:
         for path in _files(name, level, file):
             inside = package is not None and path.is_relative_to(package)
-            if inside or not _installed(path):
+            if inside or not installed(path):
                 yield f"{'.' * level}{name} {path.name}", path
+
+
+@lru_cache(maxsize=1024)
+def _names_in(content: bytes) -> tuple[tuple[str, int], ...]:
+    return tuple(_names(ast.parse(content)))
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -123,5 +138,6 @@ def _places() -> tuple[Path, ...]:
     return tuple(Path(sysconfig.get_paths()[name]).resolve() for name in names)
 
 
-def _installed(file: Path) -> bool:
+def installed(file: Path) -> bool:
+    """Whether a file is Python's own or lies beside other packages."""
     return any(file.is_relative_to(place) for place in _places()) or "site-packages" in file.parts

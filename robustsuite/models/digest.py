@@ -58,6 +58,11 @@ def network_parts(network: nn.Module) -> dict[str, str]:
     return _parts(network, frozenset())
 
 
+def value_digest(value: Any) -> str:
+    """24 hexadecimal digits over any value's class and content, as far as Python can see them."""
+    return _Digest(frozenset()).of(value)
+
+
 def plain_attributes(module: nn.Module) -> dict[str, Any]:
     """What a module holds beside its parameters, buffers, children, hooks and mode."""
     return {name: value for name, value in vars(module).items() if name not in _OF_MODULES}
