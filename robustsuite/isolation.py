@@ -127,6 +127,17 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def single_precision() -> Iterator[None]:
+    """Make tensors in float32 here, whatever torch's default dtype is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def differentiable() -> Iterator[None]:
     """Allow gradients here even where the caller runs under `no_grad` or `inference_mode`."""
     with torch.inference_mode(False), torch.enable_grad():

@@ -15,6 +15,7 @@ from torch import nn
 
 from robustsuite import checks
 from robustsuite.errors import RequestError
+from robustsuite.isolation import single_precision
 from robustsuite.loading import call_factory, file_digest, load_factory
 from robustsuite.models.checkpoint import load_into
 from robustsuite.models.cnn import CNN
@@ -130,7 +131,8 @@ class ModelSpec:
             UntrustedFileError: A checkpoint that cannot be trusted; nothing in it was run.
         """
         if self.factory is None:
-            network: nn.Module = Network(Normalise(shape), self._body()(classes, shape))
+            with single_precision():
+                network: nn.Module = Network(Normalise(shape), self._body()(classes, shape))
             if len(shape) == 3:
                 # Channels-last convolutions take about a third less time on CPU, and change no weight.
                 network = network.to(memory_format=torch.channels_last)
