@@ -15,13 +15,8 @@ from types import ModuleType
 from typing import Any, Final
 
 from robustsuite import checks
-<<<<<<< HEAD
 from robustsuite.files import absent, located
-from robustsuite.local_code import code_digest, followed
-=======
-from robustsuite.files import located
 from robustsuite.local_code import code_digest, followed, installed
->>>>>>> wt-a
 
 _READ: Final[dict[Path, str]] = {}  # a user's file -> digest of its content when its module was run
 _FROM_FILES: Final[dict[str, str]] = {}  # module -> file's stem and digest of its content, which no folder changes
