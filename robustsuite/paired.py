@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite import checks
+from robustsuite.statistics import least_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -288,15 +289,7 @@ def repeats_needed(found: Difference, level: float, wanted: float | None = None)
                 return True
         return False
 
-    low, high = found.trainings, found.trainings + 1
-    while not calls(high):
-        low, high = high, 2 * high
-        if high > _MOST_REPEATS:
-            return None
-    while low + 1 < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if calls(middle) else (middle, high)
-    return high
+    return least_count(calls, found.trainings, _MOST_REPEATS)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -6,7 +6,7 @@ How often each covers the truth is measured in `benchmarks/COVERAGE.md`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from robustsuite.protocol import Metric
@@ -135,6 +135,24 @@ def median(values: Tensor | Sequence[float]) -> float:
         return math.nan
     lower, upper = float(ordered[(count - 1) // 2]), float(ordered[count // 2])
     return lower if lower == upper else (lower + upper) / 2
+
+
+def least_count(enough: Callable[[int], bool], more_than: int, most: int) -> int | None:
+    """The least number above `more_than` that is enough, by doubling and bisection; None beyond `most`.
+
+    Example:
+        >>> least_count(lambda n: n * n >= 50, 2, 100)
+        8
+    """
+    low, high = more_than, more_than + 1
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > most:
+            return None
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def over_repeats(metrics: Sequence[Metric]) -> Metric:

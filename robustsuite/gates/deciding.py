@@ -13,7 +13,7 @@ from robustsuite.benchmark.gates import Gate
 from robustsuite.protocol import Metric
 from robustsuite.report.flags import KNOWN, RESOLVED, describe
 from robustsuite.scenarios.chance import NEAR_CHANCE
-from robustsuite.statistics import interval
+from robustsuite.statistics import interval, least_count
 
 # Doubts under which a model can only look better than it is: a floor that it misses even so, it misses.
 # What is near chance may be another model than the one that is meant: as it was given, it misses the floor.
@@ -240,15 +240,7 @@ def samples_needed(
     def settles(n: int) -> bool:
         return _deciding(rate, threshold, n, bounds) >= _CHANCE
 
-    low, high = more_than, more_than + 1
-    while not settles(high):
-        low, high = high, 2 * high
-        if high > _LARGEST:
-            return None
-    while low + 1 < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if settles(middle) else (middle, high)
-    return high
+    return least_count(settles, more_than, _LARGEST)
 
 
 def _deciding(rate: float, threshold: float, n: int, bounds: Callable[[int, int], tuple[float, float]]) -> float:

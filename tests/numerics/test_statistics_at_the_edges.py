@@ -52,6 +52,12 @@ LABELLED = (
 )
 
 
+def the_least_count_is_the_least():
+    for wanted, known in itertools.product(range(1, 40), (0, 1, 2, 7)):
+        assert statistics.least_count(lambda n, wanted=wanted: n >= wanted, known, 1000) == max(wanted, known + 1)
+    assert statistics.least_count(lambda n: n >= 5000, 1, 1000) is None
+
+
 def coverage(rule, n, rates=RATES):
     """Exact: the binomial mass of all outcomes whose interval holds the rate."""
     ends = np.array([rule(k, n) for k in range(n + 1)])
@@ -389,6 +395,7 @@ STATISTICS = {
     "crossed": crossed_differences_hold_their_value,
     "repeats_needed": crossed_differences_hold_their_value,
     "holm": holm_is_its_definition,
+    "least_count": the_least_count_is_the_least,
     "samples_needed": the_samples_needed_decide,
     "near-chance": chance_is_told_from_better,
     "joint_thresholds": joint_thresholds_keep_the_rate,
