@@ -15,7 +15,7 @@ _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 3, 5, 6, 10, 12, 2
 """Batch sizes that a network may have been fixed to, in the order in which they are tried."""
 _FREE: Final = 2  # batch sizes beyond 1 that were answered, from which on a network is known to take any
 _LOW: Final = (torch.float16, torch.bfloat16)
-_DTYPES: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+DTYPES: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Door(nn.Module):
@@ -29,7 +29,8 @@ class Door(nn.Module):
 
     Args:
         network: Left as it is; shares its mode.
-        dtype: Of what it is given; by default that of its weights, or float32 where it has none.
+        dtype: Of what it is given; by default that of its weights. A network without any is given floats as they are,
+            which are float32 unless a caller knows better.
 
     Raises:
         ModelError: On a call: the network raises, or what it returns are no logits. Out of memory goes on as it is.
@@ -38,7 +39,8 @@ class Door(nn.Module):
     def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.network = network
-        self.dtype = dtype or weights_dtype(network)
+        found = dtype or weights_dtype(network)
+        self.dtype, self._known = found or torch.float32, found is not None
         self.layout = torch.contiguous_format
         self.whole: torch.dtype | None = None  # of integers that it was seen to take and to answer alike
         self.notes: dict[str, None] = {}
@@ -49,7 +51,7 @@ class Door(nn.Module):
 
     def beside(self, network: nn.Module, layout: torch.memory_format) -> Door:
         """The same door before a copy of the network that takes the same inputs, in another layout."""
-        twin = Door(network, self.dtype)
+        twin = Door(network, self.dtype if self._known else None)
         twin.layout, twin.notes, twin.whole = layout, self.notes, self.whole
         twin._size, twin._doubled, twin._answered = self._size, self._doubled, set(self._answered)
         return twin
@@ -107,7 +109,7 @@ class Door(nn.Module):
         return self._ask(x if len(x) == self._size else x[rows])[: len(x)]
 
     def _ask(self, x: Tensor) -> Tensor:
-        dtype = self.dtype if x.is_floating_point() else x.dtype
+        dtype = self.dtype if self._known and x.is_floating_point() else x.dtype
         if x.is_floating_point() and not dtype.is_floating_point:
             x = x.round()
         layout = self.layout if x.dim() == 4 else torch.contiguous_format
@@ -132,9 +134,9 @@ def working(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype.is_floating_point and dtype not in _LOW else torch.float32
 
 
-def weights_dtype(network: nn.Module) -> torch.dtype:
-    """The dtype of the first floating weight, else of the first floating buffer, else float32."""
-    return next((t.dtype for t in (*network.parameters(), *network.buffers()) if t.dtype in _DTYPES), torch.float32)
+def weights_dtype(network: nn.Module) -> torch.dtype | None:
+    """The dtype of the first floating weight, else of the first floating buffer; None where there is none."""
+    return next((t.dtype for t in (*network.parameters(), *network.buffers()) if t.dtype in DTYPES), None)
 
 
 def as_logits(answer: Any, n: int, device: torch.device | None = None) -> Tensor:

@@ -8,16 +8,17 @@ from torch import Tensor
 from robustsuite.isolation import differentiable
 
 
-def input_slope(total: Tensor, leaf: Tensor, *, keep: bool = False, by_backward: bool = False) -> Tensor | None:
+def input_slope(values: Tensor, leaf: Tensor, *, keep: bool = False, by_backward: bool = False) -> Tensor | None:
     """The gradient of a sum with regard to its input; None where nothing leads there.
 
     Args:
-        total: A scalar.
+        values: What is summed up.
         leaf: What to differentiate by; weights must ask for no gradient.
         keep: Whether the graph is differentiated again.
         by_backward: Whether to go by `.backward()`, as re-entrant checkpoints ask for.
     """
     with differentiable():
+        total = values.sum()
         if not by_backward:
             (found,) = torch.autograd.grad(total, leaf, retain_graph=keep, allow_unused=True)
             return found

@@ -16,7 +16,7 @@ from robustsuite.benchmark.declared import as_logits
 from robustsuite.benchmark.environment import resolve_device
 from robustsuite.data.coerce import to_samples
 from robustsuite.data.samples import Samples
-from robustsuite.door import Door
+from robustsuite.door import DTYPES, Door, weights_dtype
 from robustsuite.errors import ModelError
 from robustsuite.isolation import untouched
 from robustsuite.models.digest import network_digest
@@ -73,6 +73,8 @@ def existing(
     samples = to_samples(data, classes=classes, bounds=bounds)
     _agree(samples, bounds, ball)
     _usable_weights(deployed.network)
+    if isinstance(deployed, Served) and weights_dtype(deployed.network) is None:
+        deployed = _of_unknown_dtype(deployed, samples, where)
     if samples.whole is not None and isinstance(deployed, Served):
         deployed = _of_integers(deployed, samples, where)
     logits = _trial(deployed, samples, where)
@@ -153,6 +155,15 @@ def _usable_weights(network: nn.Module) -> None:
         # Infinities stand in attention masks and in observers; what they do wrong shows in the logits.
         if buffer.is_floating_point() and bool(buffer.isnan().any()):
             checks.finite(f"model.{name}", buffer.detach().nan_to_num(nan=math.nan, posinf=0.0, neginf=0.0))
+
+
+def _of_unknown_dtype(deployed: Served, samples: Samples, device: str) -> Served:
+    """A network that shows no weights, as a frozen script, given what it takes; float32 where it takes nothing."""
+    for dtype in DTYPES:
+        tried = Served(Door(deployed.network, dtype), deployed.doubts)
+        if _answers(tried, samples, device) is not None:
+            return tried
+    return deployed
 
 
 def _of_integers(deployed: Served, samples: Samples, device: str) -> Served:

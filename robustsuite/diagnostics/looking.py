@@ -116,13 +116,12 @@ class Look:
     def _gradient(values: Tensor, leaf: Tensor) -> Tensor:
         if not values.requires_grad:
             return torch.zeros_like(leaf)
-        total = values.sum()
         try:
-            found = input_slope(total, leaf, keep=True)
+            found = input_slope(values, leaf, keep=True)
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
-            found = input_slope(total, leaf, keep=True, by_backward=True)
+            found = input_slope(values, leaf, keep=True, by_backward=True)
         return torch.zeros_like(leaf) if found is None else found.detach()
 
     def climb(

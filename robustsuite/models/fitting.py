@@ -53,8 +53,12 @@ def _tried(build: Any, place: tuple[int, tuple[int, ...], tuple[float, float]], 
     with seeded(0):
         network = build(*place)
         if smallest > 0:
-            _pass(network.train(), torch.zeros(min(smallest, _BATCH), *shape, dtype=weights_dtype(network)), classes)
-        _pass(network.eval(), torch.zeros(1, *shape, dtype=weights_dtype(network)), classes)
+            _pass(
+                network.train(),
+                torch.zeros(min(smallest, _BATCH), *shape, dtype=weights_dtype(network) or torch.float32),
+                classes,
+            )
+        _pass(network.eval(), torch.zeros(1, *shape, dtype=weights_dtype(network) or torch.float32), classes)
 
 
 def refuse_lone(network: nn.Module, x: Tensor, classes: int) -> None:

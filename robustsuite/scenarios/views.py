@@ -307,7 +307,7 @@ class WhiteBox(Inputs):
         slope = None
         if values.requires_grad:  # not so where the model computes its answer outside of autograd
             try:
-                slope = input_slope(values.sum(), leaf, by_backward=self.meter.by_backward)
+                slope = input_slope(values, leaf, by_backward=self.meter.by_backward)
             except RuntimeError as error:
                 if not self._other_way(error):
                     raise
@@ -371,9 +371,9 @@ class WhiteBox(Inputs):
         if values.requires_grad:
             for j in range(k):
                 with differentiable():
-                    part, keep = values[:, j].sum(), j + 1 < k
+                    part = values[:, j]
                 try:
-                    slope = input_slope(part, leaf, keep=keep, by_backward=self.meter.by_backward)
+                    slope = input_slope(part, leaf, keep=j + 1 < k, by_backward=self.meter.by_backward)
                 except RuntimeError as error:
                     if not self._other_way(error):
                         raise

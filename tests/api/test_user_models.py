@@ -241,10 +241,9 @@ class Fails(nn.Module):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (WritesToItsInput, r"writes to it; write x = x - mean"),
         (lambda net: nn.Sequential(nn.Conv2d(3, 4, 3), net), r"\(8, 1, 8, 8\) and torch\.float32, got RuntimeError"),
         (lambda net: Fails(), "got KeyError: 'pixel_values'"),
-        (lambda net: nn.Sequential(net, nn.Flatten(0)), r"one row of logits per sample, got shape=\(80,\)"),
+        (lambda net: nn.Sequential(net, nn.Flatten(0)), r"logits of shape \(8, classes\), got shape=\(80,\)"),
         (lambda net: nn.Sequential(net, nn.Unflatten(1, (2, 5))), r"shape=\(8, 2, 5\)"),
     ],
 )
@@ -253,7 +252,17 @@ def test_models_that_cannot_be_judged_are_refused_with_the_reason(network, digit
     before = x.clone()
     with pytest.raises(rs.ModelError, match=told):
         rs.evaluate(make(network), (x, y), ATTACK, BALL)
-    assert torch.equal(x, before), "also when the model writes to what it is given"
+    assert torch.equal(x, before)
+
+
+def test_a_model_that_writes_to_its_input_is_given_copies(network, digits):
+    _, _, x, y = digits
+    before = x.clone()
+    writes = figures(WritesToItsInput(network), (x, y))
+    wrapped = figures(rs.wrap(network, mean=MEAN, std=STD), (x, y))
+    assert writes[:2] == wrapped[:2]
+    assert torch.equal(writes[2], wrapped[2])
+    assert torch.equal(x, before)
 
 
 class Both(nn.Module):
@@ -265,10 +274,11 @@ class Both(nn.Module):
         return {"logits": self.network(x)}
 
 
-def test_a_dictionary_of_outputs_is_refused(network, digits):
+def test_a_dictionary_of_outputs_is_read_where_it_names_logits(network, digits):
     _, _, x, y = digits
-    with pytest.raises(rs.ModelError, match="expected logits as a tensor, got dict; return only the logits"):
-        rs.evaluate(Both(network), (x, y), ATTACK, BALL)
+    named, alone = (figures(net, (x, y)) for net in (Both(network), network))
+    assert named[:2] == alone[:2]
+    assert torch.equal(named[2], alone[2])
 
 
 def test_lazy_weights_are_refused_and_stay_lazy(digits):
