@@ -98,12 +98,12 @@ def fit(
     train, held_out = divide(recipe, samples, streams)
     if train is samples:
         train = samples.copy()  # parts of a recipe may come from anywhere, and others train on these too
+    update = recipe.update.within(recipe, train, seed)
     fabric = _fabric(device, recipe.training.precision)
     network = make_network(recipe, samples, seed).to(fabric.device)
     if recipe.training.precision == "64":
         network = network.double()
         train, held_out = _double(train), None if held_out is None else _double(held_out)
-    update = recipe.update.within(recipe, samples, seed)
     with seeded(streams.child("start").key):
         updater = update.start(network, train, recipe.training, streams, fabric)
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)
