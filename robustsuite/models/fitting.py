@@ -53,12 +53,8 @@ def _tried(build: Any, place: tuple[int, tuple[int, ...], tuple[float, float]], 
     with seeded(0):
         network = build(*place)
         if smallest > 0:
-            _pass(
-                network.train(),
-                torch.zeros(min(smallest, _BATCH), *shape, dtype=weights_dtype(network) or torch.float32),
-                classes,
-            )
-        _pass(network.eval(), torch.zeros(1, *shape, dtype=weights_dtype(network) or torch.float32), classes)
+            _pass(network.train(), _zeros(network, min(smallest, _BATCH), shape), classes)
+        _pass(network.eval(), _zeros(network, 1, shape), classes)
 
 
 def refuse_lone(network: nn.Module, x: Tensor, classes: int) -> None:
@@ -74,6 +70,10 @@ def refuse_lone(network: nn.Module, x: Tensor, classes: int) -> None:
     """
     with untouched(network), seeded(0):
         _pass(network.train(), x, classes)
+
+
+def _zeros(network: nn.Module, n: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.zeros(n, *shape, dtype=weights_dtype(network) or torch.float32)
 
 
 def _pass(network: nn.Module, x: Tensor, classes: int) -> None:

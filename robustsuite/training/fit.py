@@ -101,6 +101,7 @@ def fit(
     train, held_out = divide(recipe, samples, streams)
     if train is samples:
         train = samples.copy()  # parts of a recipe may come from anywhere, and others train on these too
+    update = recipe.update.within(recipe, train, seed)
     fabric = _fabric(device, recipe.training.precision)
     network = make_network(recipe, samples, seed).to(fabric.device)
     if recipe.training.precision == "64":
@@ -109,7 +110,6 @@ def fit(
     alone = isinstance(recipe.update, GradientDescent) and min(batch_sizes(len(train), recipe.training.batch_size)) == 1
     if alone:
         refuse_lone(network, train.batch(slice(0, 1), fabric.device).x, train.classes)
-    update = recipe.update.within(recipe, samples, seed)
     with seeded(streams.child("start").key):
         updater = update.start(network, train, recipe.training, streams, fabric)
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)
