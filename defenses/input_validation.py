@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.defenses.detectors import Detector, FeatureDistance, FeatureSqueezing
+from robustsuite.door import working
 from robustsuite.isolation import untouched
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
-from robustsuite.serving import Deployed, Outputs
+from robustsuite.serving import Deployed, Outputs, door
 from robustsuite.streams import Streams
 from robustsuite.training.recipe import Recipe
 
@@ -121,8 +122,8 @@ class Validation:
         Raises:
             RequestError: Too few calibration samples.
         """
-        detectors = self._detectors(model.network, calibration)
-        expected = _Expected.of(model.network, calibration)
+        detectors = self._detectors(door(model.network), calibration)
+        expected = _Expected.of(model, calibration)
         if not detectors:
             return Validated(model, expected, "range" in self.rules.detectors, {}, {})
         self.rules.enough(len(calibration))
@@ -189,9 +190,9 @@ class _Expected:
     device: torch.device
 
     @classmethod
-    def of(cls, network: nn.Module, samples: Samples) -> _Expected:
-        weight = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
-        return cls(samples.shape, weight.dtype, samples.bounds, weight.device)
+    def of(cls, model: Deployed, samples: Samples) -> _Expected:
+        weight = next(model.network.parameters(), torch.zeros(()))
+        return cls(samples.shape, working(model.dtype), samples.bounds, weight.device)
 
     def well_formed(self, x: Tensor) -> Tensor:
         """Which rows are finite and within bounds; none where shape or dtype differ."""

@@ -64,7 +64,8 @@ class Deployed(ABC):
     @property
     def notes(self) -> Mapping[str, None]:
         """What had to be done so that it answers, as keys; for the record."""
-        return {}
+        inside = self.surrogate()
+        return inside.notes if isinstance(inside, Door) else {}
 
     def parameter_count(self) -> int:
         """Number of trainable and frozen parameters."""
@@ -96,11 +97,6 @@ class Served(Deployed):
     def whole(self) -> torch.dtype | None:
         """The dtype of integers that its network was seen to take."""
         return self._door.whole
-
-    @property
-    def notes(self) -> Mapping[str, None]:
-        """What its door had to do."""
-        return self._door.notes
 
     def surrogate(self) -> nn.Module:
         """The network, called through its door."""
