@@ -13,12 +13,14 @@ import torch
 from robustsuite import registry
 from robustsuite.canonical import canonical_json
 from robustsuite.data.copies import written
+from robustsuite.errors import RequestError
 from robustsuite.isolation import untouched
 from robustsuite.protocol import Trained
 from robustsuite.registry import Entry
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
 from robustsuite.testing.law import Law, require
+from robustsuite.testing.leaky import LEAKY, LeakyBuild
 from robustsuite.testing.victims import tiny_recipe, tiny_samples
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
@@ -44,6 +46,7 @@ def defense_laws(name: str, **options: Any) -> list[Law]:
         "repeatable": _repeatable,
         "leaves-no-trace": _leaves_no_trace,
         "leaves-its-data": _leaves_its_data,
+        "private-where-it-says-so": _private_where_it_says_so,
     }
     return [Law(name, law, partial(check, entry, options)) for law, check in checks.items()]
 
@@ -113,6 +116,19 @@ def _leaves_no_trace(entry: Entry, options: dict[str, Any]) -> None:
     require(
         not any(k.startswith(("_module.", "module.")) for k in network.state_dict()), "no wrapper is left", entry.name
     )
+
+
+def _private_where_it_says_so(entry: Entry, options: dict[str, Any]) -> None:
+    """A training that names an epsilon refuses networks on which it would not hold, or says that it is not valid."""
+    if "epsilon" not in _trained(entry, options).facts:
+        return
+    for layer in LEAKY:
+        recipe = dataclasses.replace(_recipe(entry, options), build=LeakyBuild(layer))
+        try:
+            facts = Trainer(0)(recipe, tiny_samples(_TRAINED)).facts
+        except RequestError:
+            continue
+        require(facts.get("epsilon_valid") is False, f"epsilon does not hold for a network that {layer}", facts)
 
 
 def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
