@@ -96,14 +96,14 @@ def call_factory(
 
 
 def factory_digest(target: str) -> str:
-    """24 hexadecimal digits over the code of what `target` names: its file and what that imports of the user's own.
+    """24 hexadecimal digits over the code of what `target` names: its file and what that imports; empty without a file.
 
     Raises:
         RequestError: As for `load_factory`.
     """
     factory, place = load_factory(target), target.rpartition(":")[0]
     file = located(place).expanduser() if place.endswith(".py") else getattr(sys.modules[place], "__file__", None)
-    return source_digest(factory) if file is None else code_digest(file)
+    return code_digest(file) if file is not None and Path(file).is_file() else source_digest(factory)
 
 
 def source_digest(thing: Any) -> str:
@@ -191,12 +191,13 @@ def _fresh_code() -> Iterator[None]:
 
 def _remember(file: Path) -> None:
     for path in followed(file):
-        _READ.setdefault(path, file_digest(path))
+        if path.is_file():  # what was typed stands in none
+            _READ.setdefault(path, file_digest(path))
 
 
 def _forget_changed(file: Path) -> None:
     """Let modules of a user's code be imported anew where one of them was edited since it was run."""
-    files = set(followed(file))
+    files = {path for path in followed(file) if path.is_file()}
     if all(_READ.get(path) in (None, file_digest(path)) for path in files):
         return
     for name, module in list(sys.modules.items()):

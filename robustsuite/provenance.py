@@ -14,7 +14,7 @@ from types import CodeType, ModuleType
 from typing import Any, Final
 
 from robustsuite.canonical import digest
-from robustsuite.loading import factory_digest, source_digest
+from robustsuite.loading import factory_digest, load_factory, source_digest
 
 LIBRARIES: Final = ("torch", "torchvision", "adversarial-robustness-toolbox", "opacus", "numpy")
 _OWN: Final = "robustsuite"
@@ -82,14 +82,14 @@ def _sources(value: Any) -> Iterator[tuple[str, str]]:
         for field in dataclasses.fields(value):
             given = getattr(value, field.name)
             if field.name == "factory" and isinstance(given, str):
-                yield given, factory_digest(given)
+                yield given, factory_digest(given) or _typed_digest(load_factory(given))
             else:
                 yield from _sources(given)
 
 
-def _typed_digest(kind: type) -> str:
+def _typed_digest(thing: Any) -> str:
     """The digest of what was typed into a shell, a notebook or standard input, and stands in no file."""
-    content = _typed(sys.modules.get(kind.__module__))
+    content = _typed(sys.modules.get(getattr(thing, "__module__", None) or ""))
     return hashlib.sha256(content).hexdigest()[:24] if content else ""
 
 

@@ -124,9 +124,9 @@ class CarliniWagner:
         slope = 2 * way - mn.per_sample(at.constant * (missing > 0), x) * mn.unit(seen.gradient)
         first = torch.lerp(slope, at.first, _FIRST)
         second = torch.lerp(slope.flatten(1).square().sum(1), at.second, _SECOND)
-        count = (at.step + 1).to(x.dtype)  # a scalar to the power of integers has the default dtype
+        count = (at.step + 1).to(torch.float32)  # to the power of integers, a scalar has the default dtype
         scale = (second / (1 - _SECOND**count)).sqrt().clamp_min(torch.finfo(x.dtype).tiny) * (1 - _FIRST**count)
-        fade = _LAST_STEP + (1 - _LAST_STEP) * (1 + torch.cos(torch.pi * at.step.to(x.dtype) / self.steps)) / 2
+        fade = _LAST_STEP + (1 - _LAST_STEP) * (1 + torch.cos(torch.pi * at.step.to(torch.float32) / self.steps)) / 2
         rate = (self.step_size * fade * at.length).to(x.dtype)
         moved = x - mn.per_sample(rate, x) * (first / mn.per_sample(scale, x))  # zero where both are, and never NaN
         return at._replace(

@@ -104,7 +104,7 @@ def typed(text):
     sys.modules["typed"] = module
     try:
         exec(compile(text, "<stdin>", "exec"), vars(module))
-        return provenance._file_digest(module.build)
+        return provenance._typed_digest(module.build)
     finally:
         del sys.modules["typed"]
 
