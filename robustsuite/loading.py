@@ -173,8 +173,9 @@ def _from_package(place: str, target: str) -> ModuleType:
             module = importlib.import_module(place)
     except Exception as error:
         raise _failed(target, error) from error
-    if module.__file__ is not None and not installed(Path(module.__file__)):
-        _remember(Path(module.__file__))
+    file = getattr(module, "__file__", None)  # the main module may have been typed into none
+    if file is not None and not installed(Path(file)):
+        _remember(Path(file))
     return module
 
 
