@@ -68,8 +68,9 @@ def raises():
 def test_evaluate(busy, digits, witness, context):
     x, y = digits[2][:60].clone(), digits[3][:60].clone()
     seen = witness(busy, x, y)
+    followed_up = context is torch.no_grad  # once: what follows up takes most of the time
     with context():
-        report = rs.evaluate(busy, (x, y), ["fgsm", "pgd(steps=3)"], BALL)
+        report = rs.evaluate(busy, (x, y), ["fgsm", "pgd(steps=3)"], BALL, rules={"escalate": followed_up})
     seen.check()
     assert [r.status for r in report.records] == ["ok"] * 3
 
@@ -126,7 +127,7 @@ def test_perturb(raises, busy, digits, witness, context):
 
 
 def test_the_same_seed_gives_the_same_report_whatever_was_drawn_before(busy, digits):
-    x, y = digits[2][:60], digits[3][:60]
+    x, y = digits[2][:20], digits[3][:20]
     reports = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -73,7 +73,9 @@ def test_only_what_stands_goes_on(digits, view_of):
     assert view.meter.forwards < 40 * 30
 
 
-@pytest.mark.parametrize("norm", RADII)
+@pytest.mark.parametrize(
+    "norm", ["linf", pytest.param("l2", marks=pytest.mark.slow), pytest.param("l1", marks=pytest.mark.slow)]
+)
 def test_the_verdict_of_the_authors_code_from_a_fifth_of_its_passes(norm, digits, view_of):
     """Components at a tenth of their length, Square at less on both sides; `adaptive` at its own."""
     peer = imported("pyautoattack.autoattack")

@@ -14,6 +14,8 @@ QUICK = {"pgd": {"steps": 6, "restarts": 2}, "apgd": {"steps": 10, "restarts": 2
          "adaptive": {"steps": 4, "targets": 3, "promising": 1, "rounds": 1, "queries": 5},
          "hop-skip-jump": {"queries": 60, "evaluations": 8},
          "transfer": {"samples": 40, "epochs": 2, "steps": 3},
+         "fab": {"steps": 6}, "fmn": {"steps": 15}, "ddn": {"steps": 15}, "carlini-wagner": {"steps": 12},
+         "deepfool": {"steps": 10}, "bpda": {"steps": 4, "restarts": 1},
          "autoattack": {"steps": 3, "targets": 1, "queries": 5}}  # fmt: skip
 ENTRIES = [entry for entry in registry.attacks.all() if entry.scenario == "evasion"]
 attacks = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
@@ -83,10 +85,10 @@ def test_any_number_of_classes(entry, classes, setting):
 @in_its_norms
 def test_batch_size_and_order_change_nothing(entry, norm, setting):
     """In float64 the artefacts agree to rounding, so that verdicts do too; blind draws are bit-equal."""
-    n = 33
+    n = 17
     view, net = setting(entry, norm=norm, dtype=torch.float64, n=n)
     whole = made(entry)(view, Streams(0))
-    for size in (1, 7, 32):
+    for size in (1, 7):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(size))
         parts = [made(entry)(view.take(rows), Streams(0)) for rows in order.split(size)]
         again = torch.cat(parts)[order.argsort()]

@@ -68,7 +68,7 @@ def whole(folder):
     return {"report.html", "results.csv", "junit.xml"} <= {path.name for path in (folder / "runs" / "tiny").iterdir()}
 
 
-@pytest.mark.parametrize(("floor", "code"), [(0.0, 0), (1.0, 1)])
+@pytest.mark.parametrize(("floor", "code"), [pytest.param(0.0, 0, marks=pytest.mark.slow), (1.0, 1)])
 def test_a_run_that_nobody_reads_ends_as_its_gates_do(tmp_path, floor, code):
     suite(tmp_path, floor)
     with unread() as nowhere:
