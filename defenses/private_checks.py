@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SAME: Final = 1e-4  # of the greatest answer; rows of one batch differ by rounding only from rows of another
 _ROWS: Final = 8  # of a trial batch
 _FEW: Final = 3
+_MOST_ROWS: Final = 128  # of a trial without gradients
 _SHOWN: Final = 3
 _CONSTANTS: Final = {"bernoulli": 1.0, "rand": 0.5, "uniform": 0.5, "exponential": 1.0}  # others become 0
 
@@ -134,7 +135,23 @@ class Trials:
                     ends.append(self._gradient(answer, copied(network), trial, row))
             if not _alike(*ends):
                 return True
-        return False
+        return self._replaced_in_a_step(answer, network)
+
+    def _replaced_in_a_step(self, answer: Answer, network: nn.Module) -> bool:
+        """The same for answers alone, in a batch as great as a step's: what looks at its size may mix no small one."""
+        rows = min(self.training.batch_size, len(self.samples), _MOST_ROWS)
+        if rows <= _ROWS:
+            return False
+        batch, other = (self.batch(network, number, rows) for number in (0, 1))
+        x, y = other.x.clone(), other.y.clone()
+        x[-1], y[-1] = batch.x[-1], batch.y[-1]
+        ends = []
+        with torch.no_grad():
+            for trial in (batch, Batch(x, y, batch.ids)):
+                with seeded(0):
+                    out = answer(copied(network), trial)
+                ends.append(out.reshape(rows, -1)[-1] if out.numel() else out)
+        return not _alike(*ends)
 
     def _alone(self, network: nn.Module) -> bool:
         """Whether a row alone answers otherwise than in a batch; random draws are held at constants meanwhile."""

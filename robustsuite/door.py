@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from robustsuite.isolation import out_of_memory
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 3, 5, 6, 10, 12, 20, 24, 25, 48, 50, 96, 100, 200, 500)
 """Batch sizes that a network may have been fixed to, in the order in which they are tried."""
 _FREE: Final = 2  # batch sizes beyond 1 that were answered, from which on a network is known to take any
+_SAME: Final = 1e-3  # of the greatest logit; by so much may rounding differ between rows of a batch
 _LOW: Final = (torch.float16, torch.bfloat16)
 DTYPES: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -23,7 +25,7 @@ class Door(nn.Module):
 
     What goes in is a contiguous copy in the network's dtype, so that a layer may work in place. What comes out is a
     copy as an ordinary tensor, float64 where the network answers in that and float32 otherwise, so that a network may
-    use its buffers again. A tensor alone, as the only two-dimensional entry of a tuple or dict, or as `.logits` is
+    use its buffers again. A tensor alone, `logits` by name, or the first of a tuple whose others have another shape is
     read. A network that loses the axis of a lone row is given that row twice, and one of a fixed batch size its
     batches filled up; `notes` say so.
 
@@ -99,10 +101,11 @@ class Door(nn.Module):
         rows = torch.arange(size, device=x.device) % len(x)
         try:
             with torch.no_grad():
-                self._ask(x[rows])
+                there, back = self._ask(x[rows]), self._ask(x[rows.flip(0)])
         except (ModelError, RuntimeError, MemoryError):
             return False
-        return True
+        # Answers that do not go with their rows have lost the batch axis, and only look as if they had not.
+        return torch.allclose(there.flip(0), back, rtol=_SAME, atol=_SAME * float(there.abs().max()), equal_nan=True)
 
     def _filled(self, x: Tensor) -> Tensor:
         rows = torch.arange(self._size, device=x.device).clamp_max(len(x) - 1)
@@ -135,8 +138,15 @@ def working(dtype: torch.dtype) -> torch.dtype:
 
 
 def weights_dtype(network: nn.Module) -> torch.dtype | None:
-    """The dtype of the first floating weight, else of the first floating buffer; None where there is none."""
-    return next((t.dtype for t in (*network.parameters(), *network.buffers()) if t.dtype in DTYPES), None)
+    """The dtype of most floating weights, else of most floating buffers; None where there are none."""
+    for held in (network.parameters(), network.buffers()):
+        counts: Counter[torch.dtype] = Counter()
+        for tensor in held:
+            if tensor.dtype in DTYPES:
+                counts[tensor.dtype] += tensor.numel()
+        if counts:
+            return counts.most_common(1)[0][0]
+    return None
 
 
 def as_logits(answer: Any, n: int, device: torch.device | None = None) -> Tensor:
@@ -146,6 +156,8 @@ def as_logits(answer: Any, n: int, device: torch.device | None = None) -> Tensor
         ModelError: No logits; the message says how to make them.
     """
     found = tensor_of(answer, n)
+    if found.layout is not torch.strided:
+        found = found.to_dense()
     if type(found) is not Tensor:  # a subclass may compute in its own way
         found = found.as_subclass(Tensor)
     if found.dim() != 2 or len(found) != n:
@@ -170,8 +182,9 @@ def tensor_of(answer: Any, n: int) -> Tensor:
     named = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
     if isinstance(named, Tensor):
         return named
-    found = [part for part in _parts(answer) if isinstance(part, Tensor) and part.dim() == 2 and len(part) == n]
-    if len(found) == 1:
+    parts = list(_parts(answer))
+    found = [part for part in parts if isinstance(part, Tensor) and part.dim() == 2 and len(part) == n]
+    if len(found) == 1 and (len(parts) == 1 or (isinstance(answer, (tuple, list)) and parts[0] is found[0])):
         return found[0]
     raise ModelError(
         f"expected logits as a tensor, got {_told(answer)}; return only the logits, by a module around the model whose "

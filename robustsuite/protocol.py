@@ -20,7 +20,7 @@ from robustsuite.isolation import out_of_memory, seeded, untouched, weights_lent
 from robustsuite.models.probabilities import are_probabilities
 from robustsuite.serving import Deployed, ask
 from robustsuite.streams import Streams
-from robustsuite.threat import Threat
+from robustsuite.threat import Threat, inwards
 from robustsuite.training.recipe import Recipe
 
 _REPEATED = 64  # samples that are asked twice to see whether the model answers the same
@@ -140,7 +140,16 @@ class Victim:
 
     def given(self, x: Tensor) -> Tensor:
         """Inputs as the network is given them, in the dtype in which they are computed."""
-        return x.to(self.dtype) if self.test.whole is not None else x.to(self.model.dtype).to(self.dtype)
+        given = x.to(self.dtype)
+        if self.grid is None or self.test.whole is not None:
+            return given
+        snapped = x.to(self.grid).to(self.dtype)
+        low, high = self.test.bounds
+        out = (snapped < low) | (snapped > high)
+        if not out.any():
+            return snapped
+        middle = torch.full_like(given, (low + high) / 2).to(self.grid).to(self.dtype)
+        return torch.where(out, inwards(given, middle, self.grid), snapped)
 
     @property
     def grid(self) -> torch.dtype | None:
@@ -154,7 +163,9 @@ class Victim:
         """Answers to the test samples, computed once and shared by every game on this victim."""
         with untouched(self.model.network), torch.no_grad():
             parts = [self._answer(batch.x) for batch in self.test.batches(256, self.device)]
-            again = [self._answer(b.x)[3] for b in self.test.take(slice(0, _REPEATED)).batches(17, self.device)]
+            few = self.test.take(slice(0, _REPEATED))
+            size = min(17, max(1, len(few) - 1))  # another batch size than before
+            again = [self._answer(b.x)[3] for b in few.batches(size, self.device)]
         logits = torch.cat([part[3] for part in parts])
         judgeable(logits, self.test.classes)
         logits = logits[:_REPEATED]
@@ -164,7 +175,8 @@ class Victim:
         return CleanAnswers(prediction, rejected, confidence, same)
 
     def _answer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits, rejected = ask(self.model, self.given(x), strict=True)
+        whole, x = self.model.whole, self.given(x)
+        logits, rejected = ask(self.model, x if whole is None else x.to(whole), strict=True)
         confidence, prediction = logits.softmax(1).max(1)
         return prediction.cpu(), rejected.cpu(), confidence.float().cpu(), logits.double().cpu()
 

@@ -30,6 +30,7 @@ from robustsuite.training.precision import settled
 from robustsuite.training.recipe import Recipe
 
 _TRIED: Final = 8  # samples of the trial run
+_LOOKED_AT: Final = 256  # samples on which answers to floats and to integers are compared
 
 
 def existing(
@@ -184,15 +185,15 @@ def _of_integers(deployed: Served, samples: Samples, device: str) -> Served:
 
 def _answers(deployed: Deployed, samples: Samples, device: str) -> Tensor | None:
     try:
-        return _trial(deployed, samples, device)
+        return _trial(deployed, samples, device, _LOOKED_AT)
     except ModelError:
         return None
 
 
-def _trial(deployed: Deployed, samples: Samples, device: str) -> Tensor:
+def _trial(deployed: Deployed, samples: Samples, device: str, most: int = _TRIED) -> Tensor:
     """Logits of the first few samples."""
     dtype = deployed.dtype
-    x = samples.batch(slice(0, _TRIED), device).x.to(dtype)
+    x = samples.batch(slice(0, most), device).x.to(dtype)
     with untouched(deployed.network), torch.no_grad():
         return ask(deployed, x, strict=True).logits
 

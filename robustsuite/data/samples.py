@@ -73,6 +73,8 @@ class Samples:
         if float(flat.amin()) < low or float(flat.amax()) > high:
             inside = self.x.clamp(low, high)
             count = int((inside != self.x).flatten(1).any(1).sum())
+            if count == 0:  # a bound that its dtype does not have
+                return
             note = f"{count} inputs lay out of bounds by no more than rounding, and were clipped"
             object.__setattr__(self, "x", inside)
             object.__setattr__(self, "notes", (*self.notes, note))
@@ -150,7 +152,7 @@ class Samples:
     def _measured(self) -> str:
         state = hashlib.sha256(f"{tuple(self.x.shape)}{self.x.dtype}{self.classes}{self.bounds}".encode())
         for part in (self.x, self.y, self.ids):
-            state.update(part.contiguous().cpu().numpy().tobytes())
+            state.update(part.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         return state.hexdigest()[:24]
 
 

@@ -25,7 +25,7 @@ from robustsuite.loading import code_name
 _OF_MODULES: Final = frozenset(vars(nn.Module())) | {"_initializing", "_c", "_concrete_type", "_compiled_call_impl"}
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device)
 _CALLED: Final = (types.BuiltinFunctionType, types.MethodType, types.FunctionType)
-_DEEPEST: Final = 6  # levels of containers and objects in one attribute; deeper ones count by their class
+_DEEPEST: Final = 12  # levels of containers and objects in one attribute; deeper ones count by their class
 
 PARAMETER: Final = "parameter"
 BUFFER: Final = "buffer"
@@ -190,6 +190,9 @@ class _Digest:
 
     def _function(self, value: Any, depth: int) -> None:
         """Its name, and what it is made of where Python can see that."""
+        bound = getattr(value, "__self__", None)
+        if bound is not None and not isinstance(bound, types.ModuleType):
+            self._add(bound, depth)
         if isinstance(value, types.MethodType):
             value = value.__func__
         self._put(str(getattr(value, "__qualname__", "")))

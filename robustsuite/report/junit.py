@@ -90,7 +90,12 @@ def _cases(suite: str, cells: Sequence[Played]) -> Iterator[ET.Element]:
         yield _cell(suite, cell, _name(cell.record, repeats))
         for point in cell.points:
             if point.status == "error":
-                yield _cell(suite, Played(point), f"{_name(point, repeats)} at {point.norm} {point.radius:g}")
+                yield _cell(suite, Played(point), f"{_name(point, repeats)} at {_place(point)}")
+
+
+def _place(point: Record) -> str:
+    """The ball of a point of a curve; the start of the curve where it was not reached."""
+    return point.norm if point.radius is None else f"{point.norm} {point.radius:g}"
 
 
 def _name(record: Record, repeats: bool) -> str:
@@ -132,7 +137,7 @@ def _facts(cell: Played) -> dict[str, str]:
         found[f"{name}.n"] = str(metric.get("n") or "")
     for point in cell.points:
         value = point.metrics.get(point.headline, {}).get("value")
-        found[f"{point.headline} at {point.norm} {point.radius:g}"] = _number(value)
+        found[f"{point.headline} at {_place(point)}"] = _number(value)
     return found
 
 

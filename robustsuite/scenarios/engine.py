@@ -61,6 +61,7 @@ class Engine:
         self.network = network if isinstance(network, Door) else Door(network)
         self.notes: dict[str, None] = {} if notes is None else notes
         self.smooth = True
+        self.by_backward = False  # whether gradients come by `.backward()` alone, as through re-entrant checkpoints
         self._kind = "cpu" if like.device.type == "cpu" else "cuda"
         # By how much a copy may answer otherwise, relative to the greatest logit; on CUDA, float32 may mean TF32.
         dtype = self.network.dtype
@@ -210,8 +211,14 @@ class Engine:
             return saved
 
         weights = sum(p.numel() * p.element_size() for p in self.copy.parameters())
+        leaf = self.leaf(trial)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-            self.copy(self.leaf(trial))
+            logits = self.copy(leaf)
+        if logits.requires_grad:
+            try:
+                torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+            except RuntimeError:
+                self.by_backward = True
         size = max(1, (held[0] - weights) // len(trial), trial[0].numel() * trial.element_size())
         batch = _FEWEST
         while 2 * batch * size <= _CACHE[self._kind] and 2 * batch <= _MOST[self._kind]:

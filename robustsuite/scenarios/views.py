@@ -18,7 +18,7 @@ from robustsuite.data.samples import Samples
 from robustsuite.door import labels_of
 from robustsuite.errors import BudgetError
 from robustsuite.gradients import input_slope
-from robustsuite.isolation import differentiable, out_of_memory
+from robustsuite.isolation import differentiable
 from robustsuite.scenarios.engine import Engine
 from robustsuite.scenarios.passes import Owners, Passes
 from robustsuite.serving import Deployed, Outputs, Served, ask, door
@@ -43,7 +43,6 @@ class Meter:
         nearest: Where distances are judged, the least at which a sample was seen to reach the goal, by its id.
         notes: What the record should say, each once.
         passes: Passes by sample, where somebody wants to know.
-        by_backward: Whether the model was seen to give gradients by `.backward()` alone.
     """
 
     forwards: int = 0
@@ -56,7 +55,6 @@ class Meter:
     nearest: dict[int, float] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     passes: Passes | None = None
-    by_backward: bool = False
     _climbs: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property
@@ -306,12 +304,7 @@ class WhiteBox(Inputs):
             return self._others(x, rows, loss, target, wish, Ascent(values.detach(), torch.zeros_like(x), fallen))
         slope = None
         if values.requires_grad:  # not so where the model computes its answer outside of autograd
-            try:
-                slope = input_slope(values, leaf, by_backward=self.meter.by_backward)
-            except RuntimeError as error:
-                if not self._other_way(error):
-                    raise
-                return self._pass(x, rows, loss, target, wish)
+            slope = input_slope(values, leaf, by_backward=self._by_backward)
         return Ascent(values.detach(), self._sound(slope, x, ~fallen), fallen)
 
     def _others(
@@ -372,20 +365,14 @@ class WhiteBox(Inputs):
             for j in range(k):
                 with differentiable():
                     part = values[:, j]
-                try:
-                    slope = input_slope(part, leaf, keep=j + 1 < k, by_backward=self.meter.by_backward)
-                except RuntimeError as error:
-                    if not self._other_way(error):
-                        raise
-                    return self._several(x, rows, functions, standing, verify)
+                slope = input_slope(part, leaf, keep=j + 1 < k, by_backward=self._by_backward)
                 if slope is not None:
                     gradients[:, j] = slope
         return Jacobian(values.detach(), self._sound(gradients, x, wanted), fallen)
 
-    def _other_way(self, error: RuntimeError) -> bool:
-        """Whether to run the pass again with `.backward()`, which some networks (re-entrant checkpoints) ask for."""
-        first, self.meter.by_backward = not self.meter.by_backward, True
-        return first and not out_of_memory(error)
+    @property
+    def _by_backward(self) -> bool:
+        return self.engine is not None and self.engine.by_backward
 
     def _sound(self, slope: Tensor | None, x: Tensor, standing: Tensor) -> Tensor:
         """A finite gradient; how many were zero or not finite is counted."""

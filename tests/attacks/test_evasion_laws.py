@@ -14,8 +14,6 @@ QUICK = {"pgd": {"steps": 6, "restarts": 2}, "apgd": {"steps": 10, "restarts": 2
          "adaptive": {"steps": 4, "targets": 3, "promising": 1, "rounds": 1, "queries": 5},
          "hop-skip-jump": {"queries": 60, "evaluations": 8},
          "transfer": {"samples": 40, "epochs": 2, "steps": 3},
-         "fab": {"steps": 6}, "fmn": {"steps": 15}, "ddn": {"steps": 15}, "carlini-wagner": {"steps": 12},
-         "deepfool": {"steps": 10}, "bpda": {"steps": 4, "restarts": 1},
          "autoattack": {"steps": 3, "targets": 1, "queries": 5}}  # fmt: skip
 ENTRIES = [entry for entry in registry.attacks.all() if entry.scenario == "evasion"]
 attacks = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)

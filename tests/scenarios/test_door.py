@@ -1,5 +1,7 @@
 """What passes between the suite and a network."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -146,3 +148,76 @@ def test_inputs_out_of_bounds_by_rounding_are_clipped_and_counted():
     report = rs.evaluate(tiny_network(), (x, samples.y), ["ddn(steps=5)"], ("l2", 0.5), rules={"escalate": False})
     assert "2 inputs lay out of bounds by no more than rounding, and were clipped" in report.records[0].message
     assert "over-budget" not in report.records[1].flags
+
+
+def test_minimum_norm_attacks_go_through_re_entrant_checkpoints():
+    from robustsuite.testing.awkward import awkward_network
+
+    samples = tiny_samples(40, first=10_000)
+    found = [
+        rs.evaluate(net, (samples.x, samples.y), ["deepfool"], ("linf", 0.1), rules={"escalate": False}).records[1]
+        for net in (tiny_network(), awkward_network("computes again on the way back"))
+    ]
+    plain, checkpointed = (record.metrics["robust_accuracy"]["value"] for record in found)
+    assert plain == checkpointed
+
+
+def test_integers_are_asked_in_their_dtype_for_clean_answers_too():
+    class Wraps(nn.Module):
+        def forward(self, x):
+            if x.dtype == torch.uint8:
+                x = (x + 20).float() - 20  # 236 and more become small
+            return tiny_network()(x / 255)
+
+    samples = tiny_samples(60, first=10_000)
+    x = (samples.x * 255 + 60).clamp(0, 255).round().to(torch.uint8)
+    x[:8] = x[:8].clamp_max(100)
+    model = rs.wrap(Wraps().eval(), bounds=(0, 255))
+    report = rs.evaluate(model, (x, samples.y), ["fgsm"], rs.Ball("linf", 4), rules={"escalate": False})
+    right = float((model(x).argmax(1) == samples.y).double().mean())
+    assert report.records[0].metrics["clean_accuracy"]["value"] == pytest.approx(right)
+
+
+def test_a_lost_batch_axis_is_not_taken_for_a_fixed_batch_size():
+    class Turned(nn.Module):
+        def forward(self, x):
+            return tiny_network()(x).t()
+
+    samples = tiny_samples(4, first=10_000)
+    with pytest.raises(ModelError, match="keep the batch axis first|binary-logit"):
+        Door(Turned().eval())(tiny_samples(6, first=10_000).x)
+    assert len(samples) == 4
+
+
+def test_inputs_in_bfloat16_are_read():
+    samples = tiny_samples(20, first=10_000)
+    report = rs.evaluate(tiny_network(), (samples.x.bfloat16(), samples.y), ["fgsm"], ("linf", 0.1))
+    assert report.records[1].status == "ok"
+
+
+def test_what_a_16_bit_network_is_given_stays_within_bounds():
+    from robustsuite.testing import tiny_victim
+
+    victim = tiny_victim(12, dtype=torch.bfloat16)
+    narrow = dataclasses.replace(victim.test, x=victim.test.x.clamp(0.3013, 0.5017), bounds=(0.3013, 0.5017))
+    given = dataclasses.replace(victim, test=narrow).given(narrow.x)
+    assert float(given.min()) >= 0.3013
+    assert float(given.max()) <= 0.5017
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (torch.zeros(3, 4), torch.zeros(3, 4, 2)),
+        {"logits": torch.zeros(3, 4), "features": torch.zeros(3, 9)},
+        torch.zeros(3, 4).to_sparse(),
+        [torch.zeros(3, 4)],
+    ],
+)
+def test_logits_are_found(answer):
+    assert torch.equal(as_logits(answer, 3), torch.zeros(3, 4))
+
+
+def test_features_are_not_taken_for_logits():
+    with pytest.raises(ModelError, match="return only the logits"):
+        as_logits({"features": torch.zeros(3, 9), "out": torch.zeros(3, 4, 1, 1)}, 3)
