@@ -183,10 +183,8 @@ def test_a_lost_batch_axis_is_not_taken_for_a_fixed_batch_size():
         def forward(self, x):
             return tiny_network()(x).t()
 
-    samples = tiny_samples(4, first=10_000)
-    with pytest.raises(ModelError, match="keep the batch axis first|binary-logit"):
+    with pytest.raises(ModelError, match="keep the batch axis first"):
         Door(Turned().eval())(tiny_samples(6, first=10_000).x)
-    assert len(samples) == 4
 
 
 def test_inputs_in_bfloat16_are_read():
