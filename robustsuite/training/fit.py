@@ -115,7 +115,8 @@ def fit(
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)
     with differentiable():  # a judge may train inside a caller's `no_grad`
         run.epochs(Checkpoint(checkpoint), progress)
-    updater.finish()
+    with seeded(streams.child("finish").key):
+        updater.finish()
     for i, repair in enumerate(recipe.repair):
         network = repair(network, held_out if held_out is not None else train, streams.child("repair", i))
     network.eval()
