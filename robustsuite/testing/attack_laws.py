@@ -58,7 +58,9 @@ def _play(
 ) -> Metrics:  # fmt: skip
     """One game in the attack's own ball, or in that of another norm."""
     threat = Threat(ball=_ball(norm or entry.norms[0], victim.test.bounds, scale))
-    rules = {"batch_size": batch_size} if entry.scenario == "evasion" else {}
+    rules: dict[str, Any] = {"batch_size": batch_size} if entry.scenario == "evasion" else {}
+    if entry.scenario == "inversion":
+        rules = {"evaluator": "logistic"}  # trained anew in each game, and no law is about it
     return play(entry.make(options), game(entry, threat, rules), victim, seed=seed)
 
 

@@ -111,7 +111,13 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(told, id=name, marks=pytest.mark.slow if "pgd(steps=3)" in told else ())
+        for name, told in CASES.items()
+    ],
+)
 def test_the_suite_that_it_writes_gives_the_same_figures(arguments):
     data = load_digits()
     np.savez("own.npz", x=data.images[:90, None].astype(np.float32) / 16, y=data.target[:90] % 9)

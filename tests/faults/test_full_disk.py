@@ -68,6 +68,7 @@ def safe(error, total):
     return int(found[1])
 
 
+@pytest.mark.slow
 def test_records_that_do_not_fit(tmp_path):
     play(tmp_path / "whole", *MANY)
     records = tmp_path / "whole" / "records.jsonl"
@@ -95,7 +96,9 @@ def test_weights_that_do_not_fit(tmp_path, whole):
     assert table(tmp_path / "run") == whole[0]
 
 
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize(
+    "share", [0.05, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.3, 0.7, 0.9)), 0.5]
+)
 def test_a_disk_that_gets_full(disk, whole, share):
     """Whatever it is that does not fit: weights, samples or records."""
     place, resize = disk
@@ -144,6 +147,7 @@ def test_a_full_disk_for_the_cache_costs_the_cache_only(disk, whole, tmp_path, m
     assert any("could not keep" in what and "No space left on device" in what for what in outcome.mishaps)
 
 
+@pytest.mark.slow
 def test_a_report_that_does_not_fit(tmp_path, whole):
     """All cells are safe; the command says what it could not write, and writes it the next time."""
     play(tmp_path / "run", *SMALL)

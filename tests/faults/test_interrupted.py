@@ -50,7 +50,8 @@ def test_once(tmp_path, faults, workers):
     assert table(tmp_path / "run") == straight
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_twice(tmp_path, faults, workers):
     process = waiting(tmp_path, faults, workers)
     interrupt(process)

