@@ -170,10 +170,10 @@ class PrivateDescent(Update):
         Two trainings with one noise would give each other away: the noise of `2 a - b` cancels where b has twice that
         of a. So everything that may differ between two trainings keys it, the data among it.
         """
-        builds = [self._built(recipe, samples, Streams(seed).child("build", *more)) for more in ((), ("again",))]
-        parts = _told(recipe), provenance.sources(recipe), network_digest(builds[0]), samples.digest()
+        one, other = (self._built(recipe, samples, Streams(seed).child("build", *more)) for more in ((), ("again",)))
+        parts = _told(recipe), provenance.sources(recipe), network_digest(one), samples.digest()
         checked = recipe.training.init != "checkpoint"  # else all weights are named as what they are
-        loaded, brought = not_fresh(*builds, samples.shape) if checked else ((), ())
+        loaded, brought = not_fresh(one, other, samples.shape) if checked else ((), ())
         return replace(self, objective=recipe.objective, salt=digest(parts), loaded=loaded, brought=brought)
 
     def _built(self, recipe: Recipe, samples: Samples, streams: Streams) -> nn.Module:
