@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from robustsuite.errors import ModelError, RobustsuiteError
 from robustsuite.isolation import out_of_memory
@@ -142,7 +143,7 @@ def weights_dtype(network: nn.Module) -> torch.dtype | None:
     for held in (network.parameters(), network.buffers()):
         counts: Counter[torch.dtype] = Counter()
         for tensor in held:
-            if tensor.dtype in DTYPES:
+            if tensor.dtype in DTYPES and not is_lazy(tensor):
                 counts[tensor.dtype] += tensor.numel()
         if counts:
             return counts.most_common(1)[0][0]

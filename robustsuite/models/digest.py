@@ -98,7 +98,9 @@ def _held(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
     for name, buffer in module.named_buffers(recurse=False):
         yield BUFFER, name, buffer
     for name, value in plain_attributes(module).items():
-        yield ATTRIBUTE, name, value
+        # Counters and notes of what was seen, which a call may change, are private numbers and texts.
+        if not (name.startswith("_") and isinstance(value, _PLAIN)):
+            yield ATTRIBUTE, name, value
     if _scripted(module):
         yield from _of_script(module)
     elif type(module).get_extra_state is not nn.Module.get_extra_state:
