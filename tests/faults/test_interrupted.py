@@ -29,7 +29,8 @@ def undisturbed(tmp_path, faults):
     return table(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # tests/cli/test_processes.py interrupts the command by default
+@pytest.mark.parametrize("workers", [1, 2])
 def test_once(tmp_path, faults, workers):
     process = waiting(tmp_path, faults, workers)
     interrupt(process)

@@ -181,7 +181,7 @@ def test_an_attack_that_raises_in_a_later_batch_is_an_error_of_the_whole(given):
     model, data = given
     calls = []
 
-    @rs.register.attack("raises-later", scenario="evasion", access="white-box")
+    @rs.register.attack("raises-later", scenario="evasion", access="blind")
     @dataclass(frozen=True, kw_only=True)
     class RaisesLater:
         """Raise when asked for the second time."""
@@ -204,7 +204,7 @@ def test_doubts_of_any_batch_are_doubts_of_the_whole(given):
     model, data = given
     calls = []
 
-    @rs.register.attack("leaves-once", scenario="evasion", access="white-box")
+    @rs.register.attack("leaves-once", scenario="evasion", access="blind")
     @dataclass(frozen=True, kw_only=True)
     class LeavesOnce:
         """Hand in one input outside the ball, the first time."""
