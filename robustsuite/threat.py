@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite import checks
+from robustsuite.rounding import inwards, on_grid
 
 if TYPE_CHECKING:
     import torch
@@ -23,30 +24,6 @@ _ORDER: Final = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (like.dim() - 1)))
-
-
-def _on_grid(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The nearest numbers of another dtype, in the dtype of `x`."""
-    return x.to(dtype).to(x.dtype) if dtype.is_floating_point else x.round()
-
-
-def inwards(moved: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The numbers of a dtype that are nearest to `moved` and no further from `x`, coordinate by coordinate.
-
-    Args:
-        moved: Inputs `(N, …)`.
-        x: Centres `(N, …)`, numbers of that dtype.
-        dtype: A floating one, or one of integers.
-    """
-    import torch
-
-    nearest = _on_grid(moved, dtype)
-    far = (nearest.double() - x.double()).abs() > (moved.double() - x.double()).abs()
-    if dtype.is_floating_point:
-        inner = torch.nextafter(nearest.to(dtype), x.to(dtype)).to(x.dtype)
-    else:
-        inner = nearest + (x - nearest).sign()
-    return torch.where(far, inner, nearest)
 
 
 def _scaled(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
@@ -210,7 +187,7 @@ class Ball:
         """
         import torch
 
-        nearest = _on_grid(moved, dtype)
+        nearest = on_grid(moved, dtype)
         inside = self.contains(nearest, x)
         return torch.where(_per_sample(inside, x), nearest, inwards(moved, x, dtype))
 
@@ -350,56 +327,6 @@ def as_ball(given: BallLike, name: str = "ball") -> Ball:
 
 def _typed(norm: object, _: object, bounds: object = None) -> bool:
     return isinstance(norm, str) and (bounds is None or (isinstance(bounds, (tuple, list)) and len(bounds) == 2))
-
-
-def refuse_vacuous(
-    ball: Ball, bounds: tuple[float, float], shape: tuple[int, ...] | None = None, *, name: str = "radius"
-) -> None:
-    """Refuse a declared ball that holds every input there is, such as 8 typed for 8/255.
-
-    No model withstands it, so 0 % under it says nothing of the model. Diagnostics and curves, which ask for such balls
-    on purpose, do not come here.
-
-    Args:
-        ball: As the user declared it; bounds of its own count before those of the data.
-        bounds: Least and greatest input value.
-        shape: Of one input; None where it is not known yet, and then only linf is checked.
-        name: What the user calls the radius.
-
-    Raises:
-        RequestError: The radius reaches from one corner of the inputs' box to the opposite one.
-
-    Example:
-        >>> refuse_vacuous(Ball("linf", "8/255"), (0.0, 1.0))
-    """
-    low, high = ball.bounds or bounds
-    if shape is None and ball.norm != "linf":
-        return
-    span = ball.everywhere(shape or (), (low, high)).radius
-    if ball.radius < span:
-        return
-    pixels = (low, high) == (0.0, 1.0) and 1 <= ball.radius <= 255
-    remedy = f"write {ball.radius:g}/255 if pixel values were meant" if pixels else "give it in raw input units"
-    expected = f"an {ball.norm} radius below {span:.6g}, which joins opposite corners of inputs in [{low:g}, {high:g}]"
-    raise checks.fail(expected, name, ball.radius, f"{remedy}; a ball that holds every input says nothing of a model")
-
-
-def below_a_grey_level(ball: Ball, shape: tuple[int, ...]) -> bool:
-    """Whether a ball around images, of bounds of its own, is so small that a wrong unit is likely.
-
-    One grey level is 1/255 of the range. Half of it in linf, a tenth in every coordinate in l2 and one in l1 are
-    smaller than what is published; 8/255 or 0.5 on inputs in [0, 255] are smaller still. Radius 0 is asked for on
-    purpose.
-
-    Example:
-        >>> below_a_grey_level(Ball("linf", "8/255", (0, 255)), (3, 32, 32))
-        True
-    """
-    if ball.radius == 0 or ball.bounds is None or len(shape) < 2:
-        return False
-    level = (ball.bounds[1] - ball.bounds[0]) / 255
-    least = {"linf": 0.5, "l2": 0.1 * math.sqrt(math.prod(shape)), "l1": 1.0}[ball.norm]
-    return ball.radius < least * level
 
 
 @dataclass(frozen=True, kw_only=True)

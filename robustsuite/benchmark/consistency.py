@@ -12,8 +12,9 @@ from robustsuite.benchmark.uses import NONE, DefenseUse
 from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.errors import RequestError
 from robustsuite.models.build import ModelSpec
+from robustsuite.radii import refuse_vacuous
 from robustsuite.scenarios import has_norm
-from robustsuite.threat import Ball, refuse_vacuous
+from robustsuite.threat import Ball
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.suite import Suite

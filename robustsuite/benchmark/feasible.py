@@ -14,8 +14,8 @@ from robustsuite.data.samples import Samples, Splits
 from robustsuite.errors import RequestError
 from robustsuite.models.fitting import knowable, refuse_misfit
 from robustsuite.protocol import Attack, Scenario
+from robustsuite.radii import refuse_vacuous
 from robustsuite.refusing import check, check_defense
-from robustsuite.threat import refuse_vacuous
 from robustsuite.training.descent import GradientDescent, batch_sizes
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training

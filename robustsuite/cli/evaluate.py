@@ -76,7 +76,8 @@ def evaluate(
     from robustsuite.data.catalogue import called, load_part
     from robustsuite.isolation import seeded
     from robustsuite.models.build import ModelSpec
-    from robustsuite.threat import Ball, refuse_vacuous
+    from robustsuite.radii import refuse_vacuous
+    from robustsuite.threat import Ball
 
     load_plugins(plugins)
     checks.integer("samples", samples, low=1)

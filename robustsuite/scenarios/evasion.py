@@ -14,6 +14,7 @@ from robustsuite import checks
 from robustsuite.data.samples import Batch
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.radii import below_a_grey_level
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.passes import Passes
@@ -21,7 +22,7 @@ from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Served, ask
 from robustsuite.statistics import median, rate
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball, Threat, as_ball, below_a_grey_level
+from robustsuite.threat import Ball, Threat, as_ball
 
 ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")

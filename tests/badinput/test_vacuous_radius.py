@@ -12,9 +12,10 @@ import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.gates import Robustness
 from robustsuite.protocol import play
+from robustsuite.radii import refuse_vacuous
 from robustsuite.scenarios import Evasion
 from robustsuite.testing import tiny_samples, tiny_victim
-from robustsuite.threat import Ball, refuse_vacuous
+from robustsuite.threat import Ball
 
 SPAN = {"linf": 1.0, "l2": 8.0, "l1": 64.0}  # of (1, 8, 8) in [0, 1]
 SUITE = """

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 LAYERS = [
     {"errors", "checks", "canonical", "provenance", "store", "streams", "threat", "isolation", "files", "loading",
-     "outputs", "local_code", "losses", "metrics", "processor", "serving", "door", "gradients", "data", "models",
-     "expressions", "docstrings"},
+     "outputs", "local_code", "losses", "metrics", "processor", "serving", "door", "gradients", "radii", "rounding",
+     "data", "models", "expressions", "docstrings"},
     {"training"},
     {"protocol", "refusing", "statistics", "paired"},
     {"registry", "plugin_rules", "suites"},
