@@ -125,7 +125,7 @@ def evaluate(
 
     Raises:
         RequestError: Data or a request that cannot be judged; the message says how to mend it.
-        ModelError: Outputs that are no finite logits, a model that fails or writes to its input.
+        ModelError: Outputs that are no finite logits, or a model that fails.
     """
     seed = checks.integer("seed", seed, low=0)
     classes = None if classes is None else checks.integer("classes", classes, low=2)
@@ -198,7 +198,7 @@ def perturb(
     Raises:
         RequestError: Another kind of attack, a norm that it does not have, or inputs, labels or targets that cannot be
             attacked.
-        ModelError: Outputs that are no finite logits, a model that fails or writes to its input.
+        ModelError: Outputs that are no finite logits, or a model that fails.
     """
     seed = checks.integer("seed", seed, low=0)
     batch_size = checks.integer("batch_size", batch_size, low=1)

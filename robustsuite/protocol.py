@@ -18,9 +18,10 @@ from robustsuite.door import working
 from robustsuite.errors import ModelError, NotApplicableError
 from robustsuite.isolation import out_of_memory, seeded, untouched, weights_lent
 from robustsuite.models.probabilities import are_probabilities
+from robustsuite.rounding import inwards
 from robustsuite.serving import Deployed, ask
 from robustsuite.streams import Streams
-from robustsuite.threat import Threat, inwards
+from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
 
 _REPEATED = 64  # samples that are asked twice to see whether the model answers the same
@@ -190,17 +191,17 @@ class Victim:
 
 
 def judgeable(logits: Tensor, classes: int) -> None:
-    """Refuse what cannot be judged as logits: a wrong shape, non-finite numbers, probabilities.
+    """Refuse answers `(n, k)` that cannot be judged as logits: too few of them, non-finite numbers, probabilities.
 
     Raises:
         ModelError: With the wrap that mends it.
     """
-    if logits.dim() == 1 or (logits.dim() == 2 and logits.shape[1] == 1):
+    if logits.shape[1] == 1:
         raise ModelError(
             f"expected logits of shape (N, {classes}), got shape={tuple(logits.shape)}; a model with one logit is "
             f'declared by rs.wrap(model, output="binary-logit"), one with one probability by output="probabilities"'
         )
-    if logits.dim() != 2 or logits.shape[1] < classes:
+    if logits.shape[1] < classes:
         raise ModelError(
             f"expected logits of shape (N, {classes}), got shape={tuple(logits.shape)}; the model must score every "
             f"class that the labels name"

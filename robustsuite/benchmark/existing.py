@@ -23,8 +23,9 @@ from robustsuite.models.digest import network_digest
 from robustsuite.models.probabilities import are_probabilities
 from robustsuite.models.wrap import Wrapped
 from robustsuite.protocol import Victim, judgeable
+from robustsuite.radii import refuse_vacuous
 from robustsuite.serving import Deployed, Served, ask
-from robustsuite.threat import Ball, BallLike, as_ball, refuse_vacuous
+from robustsuite.threat import Ball, BallLike, as_ball
 from robustsuite.training.cache import Trainer
 from robustsuite.training.precision import settled
 from robustsuite.training.recipe import Recipe
@@ -47,8 +48,7 @@ def existing(
 ) -> Victim:
     """Put a user's model and data together, once they fit.
 
-    A few samples are run through the model to see that it answers, how many classes it scores, and that it leaves its
-    input alone.
+    A few samples are run through the model to see that it answers, and how many classes it scores.
 
     Args:
         model: From raw inputs `(N, …)` to logits `(N, classes)`; what answers every sample with probabilities, and
@@ -64,7 +64,7 @@ def existing(
 
     Raises:
         RequestError: Data that do not fit the model, the bounds or the ball.
-        ModelError: A model that fails, answers something other than finite logits, or writes to its input.
+        ModelError: A model that fails, or answers something other than finite logits.
     """
     ball = None if ball is None else as_ball(ball)
     deployed, where = _placed(model, device)
