@@ -219,3 +219,15 @@ def test_logits_are_found(answer):
 def test_features_are_not_taken_for_logits():
     with pytest.raises(ModelError, match="return only the logits"):
         as_logits({"features": torch.zeros(3, 9), "out": torch.zeros(3, 4, 1, 1)}, 3)
+
+
+def test_an_answer_stays_what_it_was_when_the_network_uses_its_memory_again():
+    from robustsuite.testing.awkward import awkward_network
+
+    door, samples = Door(awkward_network("hands out the same memory each time")), tiny_samples(12, first=10_000)
+    with torch.no_grad():
+        first = door(samples.x[:6])
+        before = first.clone()
+        door(samples.x[6:])
+    assert torch.equal(first, before)
+    assert not first.is_inference()
