@@ -66,7 +66,7 @@ class Reused(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner, self._out = inner, torch.zeros(4096, 4)
+        self.inner, self._out = inner, torch.zeros(4096, 4, device=_device(inner))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits in memory that the next call writes to."""
@@ -151,6 +151,14 @@ class Plain(nn.Module):
         return logits
 
 
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def _zeros(network: nn.Module, n: int) -> Tensor:
+    return torch.zeros(n, 1, 8, 8, device=_device(network))
+
+
 def _in_place(x: Tensor) -> Tensor:
     return x.clamp_(0, 1)
 
@@ -192,7 +200,7 @@ def _lone_refused(z: Tensor) -> Tensor:
 def _scripted(inner: nn.Module, *, frozen: bool = False) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made: Any = torch.jit.trace(inner, torch.zeros(2, 1, 8, 8), check_trace=False)  # type: ignore[no-untyped-call]
+        made: Any = torch.jit.trace(inner, _zeros(inner, 2), check_trace=False)  # type: ignore[no-untyped-call]
         script: nn.Module = torch.jit.freeze(made) if frozen else made
         return script
 
@@ -201,13 +209,13 @@ def _exported(inner: nn.Module) -> nn.Module:
     from torch.export import Dim, export
 
     rows = {0: Dim("n", min=1, max=4096)}
-    return export(inner, (torch.zeros(4, 1, 8, 8),), dynamic_shapes=(rows,)).module()
+    return export(inner, (_zeros(inner, 4),), dynamic_shapes=(rows,)).module()
 
 
 def _exported_for_eight(inner: nn.Module) -> nn.Module:
     from torch.export import export
 
-    return export(inner, (torch.zeros(_BATCH, 1, 8, 8),)).module()
+    return export(inner, (_zeros(inner, _BATCH),)).module()
 
 
 class Checkpointed(nn.Module):
@@ -281,7 +289,9 @@ _ROUGH = ("float16", "autocast", "bfloat16")
 _BLIND = ("inference mode",)
 
 
-def awkward_laws(played: tuple[str, ...] = ("fgsm", "pgd(steps=3)", "square(queries=10)")) -> list[Law]:
+def awkward_laws(
+    played: tuple[str, ...] = ("fgsm", "pgd(steps=3)", "square(queries=10)"), device: str = "cpu"
+) -> list[Law]:
     """For each awkward network: attacks run, and come to the verdicts that they come to on the plain one.
 
     Verdicts may differ where the network itself computes in another precision, and white-box ones where it gives no
@@ -289,24 +299,29 @@ def awkward_laws(played: tuple[str, ...] = ("fgsm", "pgd(steps=3)", "square(quer
 
     Args:
         played: Attacks, as expressions.
+        device: Where the networks are.
     """
-    return [Law(name, "judged-as-the-plain-one", partial(_judged_alike, name, played)) for name in AWKWARD]
+    return [Law(name, "judged-as-the-plain-one", partial(_judged_alike, name, played, device)) for name in AWKWARD]
 
 
-def awkward_network(name: str) -> nn.Module:
-    """One of `AWKWARD`, of a copy of `tiny_network`.
+def awkward_network(name: str, device: str = "cpu") -> nn.Module:
+    """One of `AWKWARD`, of a copy of `tiny_network` on this device.
 
     Raises:
         RequestError: No such name.
     """
     if name not in AWKWARD:
         raise RequestError(f"expected one of {', '.join(AWKWARD)}, got name={name!r}; choose one of them")
-    return AWKWARD[name](copy.deepcopy(tiny_network()).eval())
+    return AWKWARD[name](_copied(device))
 
 
-def _judged_alike(name: str, played: tuple[str, ...]) -> None:
+def _copied(device: str) -> nn.Module:
+    return copy.deepcopy(tiny_network()).eval().to(device)
+
+
+def _judged_alike(name: str, played: tuple[str, ...], device: str) -> None:
     for expression in played:
-        plain, awkward = (_robust(net, expression) for net in (tiny_network(), awkward_network(name)))
+        plain, awkward = (_robust(net, expression, device) for net in (_copied(device), awkward_network(name, device)))
         blind = any(word in name for word in _BLIND) and "square" not in expression
         if not blind:
             differ = int((plain.per_sample["robust"] != awkward.per_sample["robust"]).sum())
@@ -314,11 +329,11 @@ def _judged_alike(name: str, played: tuple[str, ...]) -> None:
             require(differ <= allowed, f"{expression} judges a network that {name} as the plain one", differ)
 
 
-def _robust(network: nn.Module, expression: str) -> Metrics:
+def _robust(network: nn.Module, expression: str, device: str) -> Metrics:
     import robustsuite as rs
     from robustsuite.expressions import parse_call
 
     entry = attacks.get(parse_call(expression)[0])
     scenario = game(entry, Threat(ball=Ball("linf", 0.1)), {})
-    victim = Victim(Served(network), tiny_samples(_SAMPLES, first=10_000))
+    victim = Victim(Served(network), tiny_samples(_SAMPLES, first=10_000), device=device)
     return play(rs.attack(expression), scenario, victim, seed=0)
