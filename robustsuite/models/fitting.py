@@ -13,6 +13,8 @@ from robustsuite.isolation import seeded, untouched
 from robustsuite.models.build import ModelSpec
 
 _BATCH = 2
+# Weights up to which a pass takes less than the 1.6 s in which torch imports what a pass on its meta device needs.
+_SMALL = 20_000_000
 
 
 def knowable(build: Any) -> bool:
@@ -23,7 +25,7 @@ def knowable(build: Any) -> bool:
 def refuse_misfit(
     build: Any, classes: int, shape: tuple[int, ...], bounds: tuple[float, float], *, smallest: int = _BATCH
 ) -> None:
-    """Build a network and send zeros through it; first without memory (on torch's meta device), where that does.
+    """Build a network and send zeros through it; a large one without memory (on torch's meta device), where that does.
 
     Args:
         build: As in a recipe.
@@ -39,22 +41,22 @@ def refuse_misfit(
     place = classes, shape, bounds
     if getattr(build, "checkpoint", None) is None:
         try:
-            with torch.device("meta"):
-                _tried(build, place, smallest)
+            with torch.device("meta"), seeded(0):
+                network = build(*place)
+                if sum(weights.numel() for weights in network.parameters()) > _SMALL:
+                    _passes(network, place, smallest)
+                    return
         except Exception:  # not every operation works without memory: only the real pass refuses
             pass
-        else:
-            return
-    _tried(build, place, smallest)
-
-
-def _tried(build: Any, place: tuple[int, tuple[int, ...], tuple[float, float]], smallest: int) -> None:
-    classes, shape, _ = place
     with seeded(0):
-        network = build(*place)
-        if smallest > 0:
-            _pass(network.train(), _zeros(network, min(smallest, _BATCH), shape), classes)
-        _pass(network.eval(), _zeros(network, 1, shape), classes)
+        _passes(build(*place), place, smallest)
+
+
+def _passes(network: nn.Module, place: tuple[int, tuple[int, ...], tuple[float, float]], smallest: int) -> None:
+    classes, shape, _ = place
+    if smallest > 0:
+        _pass(network.train(), _zeros(network, min(smallest, _BATCH), shape), classes)
+    _pass(network.eval(), _zeros(network, 1, shape), classes)
 
 
 def refuse_lone(network: nn.Module, x: Tensor, classes: int) -> None:
