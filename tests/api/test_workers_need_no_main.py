@@ -5,6 +5,8 @@ import subprocess
 import sys
 from types import ModuleType
 
+import pytest
+
 from robustsuite import provenance
 from robustsuite.benchmark.callers import main_hidden
 
@@ -76,6 +78,7 @@ def run(folder, *arguments, given=None):
     )
 
 
+@pytest.mark.slow  # in short by standard input
 def test_a_script_without_a_main_guard_runs_once(tmp_path):
     (tmp_path / "script.py").write_text(PLAIN)
     done = run(tmp_path, "script.py")

@@ -34,7 +34,7 @@ attacks: [{autoattack: {escalate: false}}, {adaptive: {escalate: false}}]
 """
 ON_GPU = [pytest.mark.gpu, pytest.mark.timeout(3000)]
 CASES = [
-    pytest.param("cpu", DIGITS, ("cnn", (1, 8, 8)), False, id="digits-cpu"),
+    pytest.param("cpu", DIGITS, ("cnn", (1, 8, 8)), False, id="digits-cpu", marks=pytest.mark.slow),
     pytest.param("cuda", CIFAR, ("resnet18", (3, 32, 32)), True, id="cifar10-cuda", marks=ON_GPU),
 ]
 

@@ -50,8 +50,9 @@ def made(entry):
 
 
 @in_its_norms
-@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("bounds", "dtype"), list(zip(BOUNDS, (torch.float32, torch.float64, torch.float32), strict=True)), ids=str
+)
 def test_in_the_ball_in_the_models_dtype_without_a_graph(entry, norm, bounds, dtype, setting):
     view, _ = setting(entry, norm=norm, bounds=bounds, dtype=dtype)
     moved = made(entry)(view, Streams(0))
@@ -71,7 +72,7 @@ def test_radius_zero_is_the_identity(entry, norm, setting):
 
 
 @attacks
-@pytest.mark.parametrize("classes", [2, 3, 4, 10, 200])
+@pytest.mark.parametrize("classes", [2, 4, 200])
 def test_any_number_of_classes(entry, classes, setting):
     view, net = setting(entry, classes=classes)
     moved = made(entry)(view, Streams(0))

@@ -239,7 +239,10 @@ def test_a_cell_that_failed_fails_again(folder, tmp_path, monkeypatch):
         "    '''Raise.'''\n    def __call__(self, view, streams):\n        raise ValueError('as planned')\n"
     )
     (tmp_path / "breaks.py").write_text(source)
-    suite = load_suite(folder / "suite.yaml", ["attacks=[breaks]", "repeats=1", "plugins=[breaks.py]"])
+    suite = load_suite(
+        folder / "suite.yaml",
+        ["attacks=[breaks]", "defenses=[none]", "repeats=1", "plugins=[breaks.py]", "threat.curve=[]"],
+    )
     run(suite, tmp_path / "failing", cached=False)
     record = next(r for r in records(tmp_path / "failing") if r.attack == "breaks")
     assert record.status == "error"

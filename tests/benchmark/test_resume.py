@@ -15,10 +15,10 @@ from robustsuite.benchmark import records as record_files
 
 SUITE = """
 name: small
-dataset: {name: digits, train: 600, test: 120}
+dataset: {name: digits, train: 600, test: 60}
 model: {name: mlp, hidden: [32]}
-training: {epochs: 8, lr: 5.0e-3, batch_size: 32}
-threat: {norm: linf, radius: 0.15, curve: [0.05], curve_samples: 60}
+training: {epochs: 3, lr: 5.0e-3, batch_size: 32}
+threat: {norm: linf, radius: 0.15, curve: [0.05], curve_samples: 30}
 defenses:
   - none
   - adversarial-training: {attack: fgsm-rs}
@@ -27,7 +27,7 @@ attacks:
   - noise
   - pgd: {steps: 10, escalate: false}
   - badnets: {fraction: 0.1, size: 2}
-  - model-inversion: {steps: 100}
+  - model-inversion: {steps: 20}
 """
 TIMES = {"seconds"}
 MEASURED = {"latency_ms", "train_seconds"}  # metrics that are times

@@ -14,7 +14,7 @@ SUITE = """\
 name: slow
 dataset: {name: digits}
 model: {name: mlp}
-training: {epochs: 150, batch_size: 16}
+training: {epochs: 25, batch_size: 16}
 threat: {norm: linf, radius: 0.1, curve_samples: 0}
 attacks: [noise]
 """

@@ -68,7 +68,8 @@ def test_the_noise_has_its_size_and_differs_between_inputs_and_draws():
     assert float(averaged.std()) == pytest.approx(0.025, rel=0.1)
 
 
-@pytest.mark.parametrize("name", [pytest.param("rounded", marks=pytest.mark.slow), "winners"])
+@pytest.mark.slow  # each attack by itself in tests/attacks and tests/contract
+@pytest.mark.parametrize("name", DECEPTIVE)
 def test_an_escalated_verdict_is_the_same_at_any_batch_size(name):
     data, found = tiny_samples(12, first=10_000), []
     for size in (7, 128):

@@ -16,7 +16,7 @@ from robustsuite.report.report import Report
 
 SUITE = """\
 name: masked
-dataset: {name: digits, train: 600, test: 150}
+dataset: {name: digits, train: 600, test: 80}
 model: {name: mlp, hidden: [32]}
 training: {epochs: 12, batch_size: 50, lr: 5.0e-3}
 threat: {norm: linf, radius: 0.2, curve_samples: 0}
@@ -110,7 +110,7 @@ def test_evaluate_does_not_let_it_pass(tmp_path, monkeypatch):
         nn.functional.cross_entropy(linear(data.inputs().flatten(1)), data.y).backward()
         optimizer.step()
     torch.save({f"net.1.{name}": value for name, value in linear.state_dict().items()}, "weights.pt")
-    asked = ["--data", "digits", "--radius", 0.2, "--samples", 150, "--attack", "pgd(steps=8, step_size=0.25)", "-q"]
+    asked = ["--data", "digits", "--radius", 0.2, "--samples", 60, "--attack", "pgd(steps=8, step_size=0.25)", "-q"]
     head = ["evaluate", "net.py:build", "--checkpoint", "weights.pt", *asked]
     named = "pgd:robust_accuracy>=0.4"
     for gate, code in (("robust_accuracy>=0.4", 1), (named, 1), (f"{named} own", 0)):

@@ -76,7 +76,9 @@ def test_the_undefended_network_falls(verdict):
     assert not record["flags"]
 
 
-@pytest.mark.parametrize("kind", FEW)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "levels" else ()) for kind in FEW]
+)
 def test_what_hides_its_gradient_falls_by_the_default(kind, verdict):
     record = verdict(kind)
     assert accuracy(record) <= 0.03
