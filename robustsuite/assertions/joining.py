@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,10 +56,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -
         status="inconclusive" if any(part.status == "inconclusive" for part in parts) else "ok",
         message="; ".join(dict.fromkeys(part.message for part in parts if part.message)),
         flags=tuple(flags),
-        metrics={
-            name: {key: value for key, value in asdict(metric).items() if value is not None}
-            for name, metric in _metrics(parts, columns)
-        },
+        metrics=dict(_metrics(parts, columns)),
         escalation=_escalation(parts),
         cost={name: sum(part.cost.get(name, 0) for part in parts) for name in first.cost},
         seconds=seconds,
@@ -104,15 +101,15 @@ def _metrics(parts: Sequence[Record], columns: Mapping[str, Tensor]) -> Iterator
     for name in dict.fromkeys(name for part in parts for name in part.metrics):
         found = [part.metrics[name] for part in parts if name in part.metrics]
         if name == "rejection_rate_clean":  # a part without rejections may not tell of it
-            found = [part.metrics.get(name, {**part.metrics["clean_accuracy"], "value": 0.0}) for part in parts]
+            found = [part.metrics.get(name, replace(part.metrics["clean_accuracy"], value=0.0)) for part in parts]
         elif name.endswith(FOLLOWED_UP):  # of a part that was not examined, what the attack found alone
             found = [part.metrics.get(name, part.metrics[name.removesuffix(FOLLOWED_UP)]) for part in parts]
         elif name == "rejection_rate_attack" and len(found) < len(parts):
             continue
-        n = sum(int(figure["n"]) for figure in found)
-        like = Metric(**next(part.metrics[name] for part in parts if name in part.metrics))
+        n = sum(figure.n for figure in found)
+        like = next(part.metrics[name] for part in parts if name in part.metrics)
         if like.unit == "rate":
-            successes = sum(round(figure["value"] * figure["n"]) for figure in found)
+            successes = sum(round(figure.value * figure.n) for figure in found)
             low, high = interval(successes, n)
             yield name, replace(like, value=successes / n, n=n, low=low, high=high)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,14 @@ from robustsuite.files import anchor, storing, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustsuite.protocol import Metric
+
 VERSION: Final = 2
 """What a record's figures mean: since 2 those of an evasion attack are its own, whatever follow-up attacks broke."""
 
 STATUSES: Final = ("ok", "error", "inconclusive", "not_applicable", "not_run")
-FINISHED: Final = ("ok", "inconclusive", "not_applicable")
+MEASURED: Final = ("ok", "inconclusive")
+FINISHED: Final = (*MEASURED, "not_applicable")
 _NOT_FINITE: Final = ("inf", "-inf", "nan")  # as `canonical.plain` writes them
 
 
@@ -49,7 +53,7 @@ class Record:
         status: One of `STATUSES`.
         message: Why, where the status is not ok; a traceback for an error.
         flags: Short codes of doubts.
-        metrics: Metric name -> {value, n, low, high, unit, better}.
+        metrics: Metric name -> figure.
         headline: Name of the metric that stands in the comparison table.
         cost: Counted passes: forwards, backwards, queries.
         seconds: Wall time of the cell; trainings that it shares with others stand apart.
@@ -86,7 +90,7 @@ class Record:
     status: str = "ok"
     message: str = ""
     flags: tuple[str, ...] = ()
-    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     headline: str = ""
     cost: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -102,9 +106,28 @@ class Record:
     data: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
+    @property
+    def measured(self) -> bool:
+        """Whether it was played to its end, so that its metrics stand."""
+        return self.status in MEASURED
+
+    @property
+    def figures(self) -> dict[str, Metric]:
+        """Metrics and counted passes of a record that was measured; what is no number is left out."""
+        from robustsuite.protocol import Metric
+
+        if not self.measured:
+            return {}
+        passes = {name: Metric(float(count), unit="passes") for name, count in self.cost.items() if count}
+        return {**{name: m for name, m in self.metrics.items() if not math.isnan(m.value)}, **passes}
+
     def line(self) -> str:
-        """The record as one line of JSON."""
+        """The record as one line of JSON; ends of an interval that is not there are left out."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["metrics"] = {
+            name: {part: value for part, value in dataclasses.asdict(metric).items() if value is not None}
+            for name, metric in self.metrics.items()
+        }
         return canonical_json(fields)
 
     @classmethod
@@ -113,7 +136,7 @@ class Record:
         values = json.loads(line)
         known = {f.name for f in dataclasses.fields(cls)}
         kept = {"version": 1, **{name: value for name, value in values.items() if name in known}}
-        kept["metrics"] = {name: _numbers(metric) for name, metric in kept.get("metrics", {}).items()}
+        kept["metrics"] = {name: _metric(figures) for name, figures in kept.get("metrics", {}).items()}
         kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
         if kept["version"] < VERSION and kept.get("scenario") == "evasion":
             kept["flags"] = dict.fromkeys((*kept.get("flags", ()), "outdated"))
@@ -121,6 +144,14 @@ class Record:
         for name in ("flags", "history"):
             kept[name] = tuple(kept.get(name, ()))
         return cls(**kept)
+
+
+def _metric(figures: Mapping[str, Any]) -> Metric:
+    from robustsuite.protocol import Metric
+
+    known = {f.name for f in dataclasses.fields(Metric)}
+    told = {name: value for name, value in _numbers(figures).items() if name in known and value is not None}
+    return Metric(**{"value": math.nan, **told})
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from robustsuite.report.report import Report
 
-MEASURED: Final = ("ok", "inconclusive")
 EVASION: Final = "evasion"
 ROBUST: Final = "robust_accuracy"
 RATES: Final = ("rate", "rate difference")
@@ -46,7 +45,7 @@ class Place(NamedTuple):
 
 def measured(record: Record) -> bool:
     """Whether it has figures."""
-    return record.status in MEASURED and bool(record.metrics)
+    return record.measured and bool(record.metrics)
 
 
 def gap(before: Mapping[int, Record], after: Mapping[int, Record]) -> Gap:
@@ -117,7 +116,7 @@ class Run:
         self.cells: dict[Place, dict[int, Record]] = {}
         self.balls: dict[tuple[str, str, str], dict[tuple[str, float | None], None]] = {}
         for record in report.records:
-            if record.status in MEASURED:
+            if record.measured:
                 balls_of = self.balls.setdefault((record.defense, record.attack, record.scenario), {})
                 balls_of[record.norm, record.radius] = None
             if curve or record.radius in (None, self.ball[1]):
@@ -160,7 +159,7 @@ class Run:
             column = self._columns(record).get(metric)
         except Unpaired:
             # What cannot be read may have been tampered with: its rates are not passed over.
-            return bool(record.samples) and record.metrics.get(metric, {}).get("unit") in RATES
+            return bool(record.samples) and metric in record.metrics and record.metrics[metric].unit in RATES
         return column is not None and column.dtype == bool
 
     def standing(self, records: Iterable[Record]) -> Outcomes:

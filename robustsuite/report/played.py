@@ -57,6 +57,22 @@ def sort_out(records: Iterable[Record]) -> dict[str, list[Played]]:
     return suites
 
 
+def main_records(records: Iterable[Record]) -> list[Record]:
+    """Records at each suite's own radius (the first in plan order), without the points of its curve.
+
+    Args:
+        records: In plan order.
+    """
+    main: dict[tuple[str, str], float] = {}
+    first: dict[tuple[object, ...], Record] = {}
+    for record in records:
+        suite = (record.suite, record.dataset)
+        if record.radius is None or record.radius == main.setdefault(suite, record.radius):
+            # A curve may visit the main radius again, on fewer samples: the first record counts.
+            first.setdefault((*suite, record.defense, record.attack, record.scenario, record.repeat), record)
+    return list(first.values())
+
+
 def several_repeats(cells: Sequence[Played]) -> bool:
     """Whether a cell is only named with its repeat."""
     return len({cell.record.repeat for cell in cells}) > 1
@@ -71,10 +87,8 @@ def finished(folder: Path) -> datetime | None:
 def figures(record: Record) -> str:
     """The headline in a sentence's half, such as `robust_accuracy 0.310 [0.282, 0.339] on 1000 samples`; or empty."""
     metric = record.metrics.get(record.headline)
-    if metric is None or metric.get("value") is None or math.isnan(metric["value"]):
+    if metric is None or math.isnan(metric.value):
         return ""
-    low, high = metric.get("low"), metric.get("high")
+    low, high = metric.low, metric.high
     interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-    return f"{record.headline} {metric['value']:.3f}{interval}" + (
-        f" on {metric['n']} samples" if metric.get("n") else ""
-    )
+    return f"{record.headline} {metric.value:.3f}{interval}" + (f" on {metric.n} samples" if metric.n else "")

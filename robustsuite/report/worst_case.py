@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record, load_samples
 from robustsuite.canonical import digest
@@ -15,12 +15,28 @@ from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report.falls import Falls
 from robustsuite.report.flags import believable
 
+if TYPE_CHECKING:
+    from robustsuite.protocol import Metric
+
 WORST: Final = "worst-case"
 OWN: Final = "robust_accuracy_own"
 """Of a verdict: what is left under the attacks that were asked for, without their follow-up attacks."""
 
 _METRIC: Final = "robust_accuracy"
-_MEASURED: Final = ("ok", "inconclusive")
+
+
+def with_worst_cases(records: Iterable[Record], folder: Path | str | None) -> list[Record]:
+    """The records in plan order, and behind those that it joins the worst case over attacks.
+
+    Args:
+        records: In any order.
+        folder: The run's folder with its per-sample files; None leaves out the worst cases.
+    """
+    ordered = sorted(records, key=lambda record: record.order)
+    if folder is None:
+        return ordered
+    # A derived record has the order of the last one that it joins, and a stable sort leaves it behind that one.
+    return sorted([*ordered, *worst_cases(ordered, Path(folder))], key=lambda record: record.order)
 
 
 def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
@@ -85,7 +101,7 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, fal
     columns, failures = _read(records, folder)
     if not columns:
         order = ("inconclusive", "error", "not_applicable")  # what was measured, and of which no file is at hand, first
-        there = {"inconclusive" if r.status in _MEASURED else r.status for r in records}
+        there = {"inconclusive" if r.measured else r.status for r in records}
         status = next((name for name in order if name in there), "not_run")
         flags = tuple(dict.fromkeys(flag for r in records for flag in r.flags))
         return replace(blank, status=status, message="; ".join(failures), flags=flags)
@@ -175,7 +191,7 @@ def _read(records: Sequence[Record], folder: Path) -> tuple[list[_Column], list[
     """What every attack that was judged says of each sample, and a phrase for each that was not."""
     columns, failures = [], []
     for record in records:
-        if record.status not in _MEASURED:
+        if not record.measured:
             failures.append(f"{record.attack} is not part of it ({record.status.replace('_', ' ')})")
             continue
         try:
@@ -219,14 +235,13 @@ def _is_settled(record: Record) -> bool:
 
 def _left(record: Record) -> float:
     """Robust accuracy under an attack and its follow-ups."""
-    figure = record.metrics.get(f"{_METRIC}{FOLLOWED_UP}") or record.metrics.get(_METRIC) or {}
-    return float(figure.get("value", 1.0))
+    figure = record.metrics.get(f"{_METRIC}{FOLLOWED_UP}") or record.metrics.get(_METRIC)
+    return 1.0 if figure is None else figure.value
 
 
-def _rate(robust: Mapping[int, bool]) -> Mapping[str, Any]:
+def _rate(robust: Mapping[int, bool]) -> Metric:
     import torch
 
     from robustsuite.statistics import rate
 
-    metric = rate(torch.tensor(list(robust.values()), dtype=torch.bool), "higher")
-    return {k: v for k, v in asdict(metric).items() if v is not None}
+    return rate(torch.tensor(list(robust.values()), dtype=torch.bool), "higher")

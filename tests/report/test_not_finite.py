@@ -37,8 +37,8 @@ def test_records_read_back_as_numbers(endless):
     text = (endless / "records.jsonl").read_text()
     assert all(strict(line) for line in text.splitlines())
     record = store.read(endless / "records.jsonl")[1]
-    assert record.metrics["epsilon"]["value"] == math.inf
-    assert record.metrics["epsilon"]["unit"] == "nats"
+    assert record.metrics["epsilon"].value == math.inf
+    assert record.metrics["epsilon"].unit == "nats"
     assert record.history[0]["train_loss"] == math.inf
     assert math.isnan(record.history[1]["train_loss"])
     assert Record.parse(record.line()).line() == record.line()
