@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record, load_samples, save_samples
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Metric
+from robustsuite.robust import VERDICT, rates
 from robustsuite.scenarios.chance import NEAR_CHANCE, doubt_chance
 from robustsuite.statistics import interval, median
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from robustsuite.protocol import Metric
 
 _FEW: Final = "few-samples"  # a doubt about a part that the whole may not share
 _ENOUGH: Final = 100
@@ -40,7 +42,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -
     if broken is not None:
         return replace(broken, key=blank.key, dataset=blank.dataset, data=blank.data, seconds=seconds)
     tables = [load_samples(folder, part) for part in parts]
-    if any("verdict" in table for table in tables):
+    if any(VERDICT in table for table in tables):
         tables = [_behind(table, parts[:i]) for i, table in enumerate(tables)]
     columns = _columns(tables)
     path, digest = save_samples(folder, blank.key, columns)
@@ -82,8 +84,8 @@ def _behind(table: Mapping[str, Tensor], before: Sequence[Record]) -> dict[str, 
     A part that could not be examined has no verdict but the attack's own.
     """
     found = table.get("found_by", table["id"].new_zeros(len(table["id"])))
-    verdict = table.get("verdict", table["robust"])
-    return {**table, "verdict": verdict, "found_by": found + len(_played(before)) * (found > 0)}
+    verdict = table.get(VERDICT, table["robust"])
+    return {**table, VERDICT: verdict, "found_by": found + len(_played(before)) * (found > 0)}
 
 
 def _columns(tables: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -98,7 +100,14 @@ def _columns(tables: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _metrics(parts: Sequence[Record], columns: Mapping[str, Tensor]) -> Iterator[tuple[str, Metric]]:
+    counted = rates(columns["clean_correct"], columns["robust"])
+    if VERDICT in columns:
+        followed_up = rates(columns["clean_correct"], columns[VERDICT])
+        counted |= {name + FOLLOWED_UP: metric for name, metric in followed_up.items()}
     for name in dict.fromkeys(name for part in parts for name in part.metrics):
+        if name in counted:
+            yield name, counted[name]
+            continue
         found = [part.metrics[name] for part in parts if name in part.metrics]
         if name == "rejection_rate_clean":  # a part without rejections may not tell of it
             found = [part.metrics.get(name, replace(part.metrics["clean_accuracy"], value=0.0)) for part in parts]

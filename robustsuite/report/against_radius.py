@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,9 +10,10 @@ from robustsuite.benchmark.records import Record
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report import words
 from robustsuite.report.charts import Axis, Chart, Point, Series, axis, draw
-from robustsuite.report.falls import Falls, fallen
+from robustsuite.report.falls import Falls
 from robustsuite.report.frame import listed
 from robustsuite.report.worst_case import OWN, WORST
+from robustsuite.robust import accuracy, at_radius, is_broken, worst
 
 if TYPE_CHECKING:
     from robustsuite.protocol import Metric
@@ -122,34 +123,32 @@ def _carried(records: Sequence[Record], falls: Falls, main: float | None) -> dic
         for record in curve if len(curve) > 1 else ():
             radius, radii = record.radius or 0.0, falls.radii(record)
             before = falls.within((r for r in curve if (r.radius or 0.0) < radius), radius)
-            if radius != main and any(not fallen(radii[i], radius) for i in before & radii.keys()):
-                found[record.key] = _standing(fallen(least, radius) or i in before for i, least in radii.items())
+            alone = at_radius(radii, radius)
+            if radius != main and any(alone[i] for i in before & alone.keys()):
+                found[record.key] = accuracy(worst([alone], before))
     return found
 
 
 def _told(records: Sequence[Record], falls: Falls, radii: Sequence[float]) -> dict[str, dict[str, Drawn]]:
     """Attack -> defence -> points and line, of attacks of minimum norm."""
-    repeats: dict[str, dict[str, list[list[float]]]] = {}
+    repeats: dict[str, dict[str, list[Mapping[int, float]]]] = {}
     for record in records:
-        least = list(falls.radii(record).values()) if record.closest else []
+        least = falls.radii(record) if record.closest else {}
         if least:
             repeats.setdefault(record.attack, {}).setdefault(record.defense, []).append(least)
     return {a: {d: _whole(runs, radii) for d, runs in of.items()} for a, of in repeats.items()}
 
 
-def _whole(runs: Sequence[Sequence[float]], radii: Sequence[float]) -> Drawn:
-    points = tuple(_success(r, [_standing(fallen(x, r) for x in run) for run in runs]) for r in radii if r > 0)
+def _whole(runs: Sequence[Mapping[int, float]], radii: Sequence[float]) -> Drawn:
+    points = tuple(_success(r, [accuracy(at_radius(run, r)) for run in runs]) for r in radii if r > 0)
     grid = sorted({*radii, *(max(radii) * step / _FINE for step in range(_FINE + 1))})
-    line = tuple((r, sum(sum(fallen(x, r) for x in run) / len(run) for run in runs) / len(runs)) for r in grid)
+    line = tuple((r, sum(_broken(run, r) for run in runs) / len(runs)) for r in grid)
     return points, line
 
 
-def _standing(fell: Iterable[bool]) -> Metric:
-    import torch
-
-    from robustsuite.statistics import rate
-
-    return rate(~torch.tensor(list(fell), dtype=torch.bool), "higher")
+def _broken(radii: Mapping[int, float], radius: float) -> float:
+    """The share of samples that are broken at a radius."""
+    return sum(is_broken(least, radius) for least in radii.values()) / len(radii)
 
 
 def _origin(joined: Sequence[Record], defense: str) -> Iterator[Point]:

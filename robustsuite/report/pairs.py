@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from robustsuite.benchmark.records import Record, load_samples
 from robustsuite.errors import RequestError
 from robustsuite.report.changes import Gap
+from robustsuite.robust import VERDICT, worst
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,6 @@ _COLUMNS: Final = {
 }
 _ONCE_ALL: Final = (("inversion", "inversion_accuracy"),)  # of which older records count every one
 _LABEL: Final = "label"
-_VERDICT: Final = "verdict"  # whether a sample is robust to the attack and all that followed it up
 
 
 class Place(NamedTuple):
@@ -168,17 +168,19 @@ class Run:
         Raises:
             Unpaired: Outcomes of one are not at hand.
         """
-        first, *others = (self.outcomes(record, ROBUST, _VERDICT) for record in records)
-        for other in others:
-            here, there = _common(first.ids, other.ids)
-            labels = None if first.labels is None else first.labels[here]
-            first = Outcomes(first.ids[here], first.holds[here] & other.holds[there], labels)
-        return first
+        import numpy as np
+
+        found = [self.outcomes(record, ROBUST, VERDICT) for record in records]
+        robust = worst([dict(zip(side.ids.tolist(), side.holds.tolist(), strict=True)) for side in found])
+        ids, labels = found[0].ids, found[0].labels
+        common = np.isin(ids, list(robust))
+        holds = np.array(list(robust.values()), dtype=bool)
+        return Outcomes(ids[common], holds, None if labels is None else labels[common])
 
     def followed_up(self, record: Record) -> bool:
         """Whether the record tells the attack's own number from the worst case with its follow-up attacks."""
         try:
-            return _VERDICT in self._columns(record)
+            return VERDICT in self._columns(record)
         except Unpaired:
             return False
 

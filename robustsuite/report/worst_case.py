@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from robustsuite.benchmark.records import Record, load_samples
 from robustsuite.canonical import digest
@@ -14,9 +14,7 @@ from robustsuite.errors import RequestError
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report.falls import Falls
 from robustsuite.report.flags import believable
-
-if TYPE_CHECKING:
-    from robustsuite.protocol import Metric
+from robustsuite.robust import Robust, accuracy, robust_to, worst
 
 WORST: Final = "worst-case"
 OWN: Final = "robust_accuracy_own"
@@ -105,10 +103,8 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, fal
         status = next((name for name in order if name in there), "not_run")
         flags = tuple(dict.fromkeys(flag for r in records for flag in r.flags))
         return replace(blank, status=status, message="; ".join(failures), flags=flags)
-    verdict = _Verdict.over(columns)
-    if others and known.radius is not None:
-        verdict = verdict.without(falls.within(others, known.radius))
-    return _judged(blank, records, verdict, failures)
+    broken = falls.within(others, known.radius) if known.radius is not None else frozenset[int]()
+    return _judged(blank, records, _Verdict.over(columns, broken), failures)
 
 
 @dataclass(frozen=True)
@@ -124,22 +120,22 @@ class _Column:
     """
 
     attack: str
-    own: Mapping[int, bool]
-    verdict: Mapping[int, bool]
+    own: Robust
+    verdict: Robust
     finder: Mapping[int, str]
     wrong: frozenset[int]
 
     @classmethod
     def read(cls, record: Record, table: Mapping[str, Any]) -> _Column:
-        ids, own = table["id"].tolist(), table["robust"].bool().tolist()
-        verdict = table["verdict"].bool().tolist() if "verdict" in table else own
+        ids = table["id"].tolist()
         played = [step["attack"] for step in record.escalation.get("played", ())]
         found = table["found_by"].tolist() if "found_by" in table else [0] * len(ids)
         named = [*played, *["a follow-up"] * len(ids)]  # a record that somebody has edited may name fewer
         finder = {i: f"{named[at - 1]} after {record.attack}" for i, at in zip(ids, found, strict=True) if at > 0}
         right = table["clean_correct"].bool().tolist() if "clean_correct" in table else [True] * len(ids)
         wrong = frozenset(i for i, is_right in zip(ids, right, strict=True) if not is_right)
-        return cls(record.attack, dict(zip(ids, own, strict=True)), dict(zip(ids, verdict, strict=True)), finder, wrong)
+        own, verdict = (robust_to(table, followed_up=followed_up) for followed_up in (False, True))
+        return cls(record.attack, own, verdict, finder, wrong)
 
     def broken_by(self, sample: int) -> str:
         """Who broke a sample; empty where nobody had to."""
@@ -159,32 +155,25 @@ class _Verdict:
         partial: Whether some samples had to be left out.
     """
 
-    robust: Mapping[int, bool]
-    own: Mapping[int, bool]
+    robust: Robust
+    own: Robust
     path: Mapping[str, int]
     partial: bool
 
     @classmethod
-    def over(cls, columns: Sequence[_Column]) -> _Verdict:
-        common = [i for i in columns[0].own if all(i in column.own for column in columns[1:])]
-        robust = {i: all(column.verdict[i] for column in columns) for i in common}
-        own = {i: all(column.own[i] for column in columns) for i in common}
+    def over(cls, columns: Sequence[_Column], broken: frozenset[int]) -> _Verdict:
+        """Join them; `broken` are samples that are known to be broken by something else."""
+        robust = worst([column.verdict for column in columns], broken)
+        own = worst([column.own for column in columns], broken)
         path: dict[str, int] = Counter()
         attacks = {column.attack for column in columns}
-        for i in common:
+        for i in robust:
             by = [found for column in columns if (found := column.broken_by(i))]
             if by:
                 path[next((found for found in by if found in attacks), by[0])] += 1
         order = [column.attack for column in columns]
         path = dict(sorted(path.items(), key=lambda item: order.index(item[0]) if item[0] in attacks else len(order)))
-        return cls(robust, own, path, any(len(column.own) != len(common) for column in columns))
-
-    def without(self, broken: frozenset[int]) -> _Verdict:
-        """The same once these samples are known to be broken."""
-        robust, own = (
-            {i: kept and i not in broken for i, kept in column.items()} for column in (self.robust, self.own)
-        )
-        return replace(self, robust=robust, own=own)
+        return cls(robust, own, path, any(len(column.own) != len(robust) for column in columns))
 
 
 def _read(records: Sequence[Record], folder: Path) -> tuple[list[_Column], list[str]]:
@@ -223,7 +212,7 @@ def _judged(blank: Record, records: Sequence[Record], verdict: _Verdict, failure
         status="inconclusive" if doubted or failures else "ok",
         message="; ".join(messages),
         flags=tuple(dict.fromkeys(flags)),
-        metrics={_METRIC: _rate(verdict.robust), OWN: _rate(verdict.own)} if verdict.robust else {},
+        metrics={_METRIC: accuracy(verdict.robust), OWN: accuracy(verdict.own)} if verdict.robust else {},
         escalation={"path": verdict.path},
     )
 
@@ -237,11 +226,3 @@ def _left(record: Record) -> float:
     """Robust accuracy under an attack and its follow-ups."""
     figure = record.metrics.get(f"{_METRIC}{FOLLOWED_UP}") or record.metrics.get(_METRIC)
     return 1.0 if figure is None else figure.value
-
-
-def _rate(robust: Mapping[int, bool]) -> Metric:
-    import torch
-
-    from robustsuite.statistics import rate
-
-    return rate(torch.tensor(list(robust.values()), dtype=torch.bool), "higher")
