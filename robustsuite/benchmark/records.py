@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
@@ -28,6 +28,8 @@ VERSION: Final = 2
 STATUSES: Final = ("ok", "error", "inconclusive", "not_applicable", "not_run")
 MEASURED: Final = ("ok", "inconclusive")
 FINISHED: Final = (*MEASURED, "not_applicable")
+RADIUS: Final = "radius"
+"""The one rule over which a suite sweeps: `Record.sweep` of a point of a curve."""
 _NOT_FINITE: Final = ("inf", "-inf", "nan")  # as `canonical.plain` writes them
 
 
@@ -47,6 +49,8 @@ class Record:
         knowledge: What the adversary saw (`white-box`, `scores`, …; empty for the clean evaluation).
         norm: Norm of the ball, empty where the game has none.
         radius: Radius of the ball, None where the game has none.
+        sweep: Over which rule of the game (`radius`) this is a point of a curve, played on fewer samples; empty for a
+            cell of the comparison, which is played by the suite's own rules.
         closest: Whether distances were judged; those in the per-sample file tell at which radius a sample falls.
         repeat: Index of the independent training, from 0.
         seed: Seed of this repeat.
@@ -84,6 +88,7 @@ class Record:
     knowledge: str = ""
     norm: str = ""
     radius: float | None = None
+    sweep: str = ""
     closest: bool = False
     repeat: int = 0
     seed: int = 0
@@ -123,7 +128,7 @@ class Record:
 
     def line(self) -> str:
         """The record as one line of JSON; ends of an interval that is not there are left out."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "sweep" or self.sweep}
         fields["metrics"] = {
             name: {part: value for part, value in dataclasses.asdict(metric).items() if value is not None}
             for name, metric in self.metrics.items()
@@ -200,7 +205,27 @@ def read(path: Path) -> list[Record]:
         record = _parsed(line)
         if record is not None:
             found[record.key] = record
-    return sorted(found.values(), key=lambda record: record.order)
+    return list(_swept(sorted(found.values(), key=lambda record: record.order)))
+
+
+def _swept(records: Iterable[Record]) -> Iterator[Record]:
+    """Records in plan order that say which are points of curves, also those from before records said so.
+
+    Of the others a suite's first radius is its own, and of each cell only the first record stands at it, since a curve
+    may visit it again.
+    """
+    own: dict[tuple[str, str], float] = {}
+    cells: set[tuple[object, ...]] = set()
+    for record in records:
+        suite = (record.suite, record.dataset)
+        cell = (*suite, record.defense, record.attack, record.scenario, record.repeat)
+        if record.sweep:
+            yield record
+        elif cell in cells or (record.radius is not None and record.radius != own.setdefault(suite, record.radius)):
+            yield dataclasses.replace(record, sweep=RADIUS)
+        else:
+            cells.add(cell)
+            yield record
 
 
 def unreadable(path: Path) -> int:

@@ -199,9 +199,8 @@ def _labels(cell: Cell, record: Record) -> bool:
 
 
 def _at(cell: Cell, record: Record) -> bool:
-    if record.radius is None or cell.threat is None:
-        return not cell.curve
-    return cell.threat.ball.radius == record.radius
+    alike = record.radius is None or cell.threat is None or cell.threat.ball.radius == record.radius
+    return alike and cell.curve == bool(record.sweep)
 
 
 def _changes(record: Record, cell: Cell, now: Mapping[str, Any]) -> Iterator[str]:

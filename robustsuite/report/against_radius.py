@@ -41,10 +41,10 @@ def against_radius(joined: Sequence[Record], folder: Path, look: Mapping[str, in
         folder: The run's folder.
         look: Number of each defence's colour and shape.
     """
-    main = next((record.radius for record in joined if record.radius is not None), None)
+    main = next((record.radius for record in joined if record.radius is not None and not record.sweep), None)
     norm = next((record.norm for record in joined if record.norm), "")
     falls = Falls(folder)
-    played = _played(joined, _carried(joined, falls, main), [r.attack for r in joined if r.closest])
+    played = _played(joined, _carried(joined, falls), [r.attack for r in joined if r.closest])
     told = _told(joined, falls, _radii(joined, main))
     charts = []
     for attack in sorted({**played, **told}, key=lambda name: name != WORST):
@@ -111,7 +111,7 @@ def _played(
     }
 
 
-def _carried(records: Sequence[Record], falls: Falls, main: float | None) -> dict[str, Metric]:
+def _carried(records: Sequence[Record], falls: Falls) -> dict[str, Metric]:
     """By key: robust accuracy of points of curves, once samples are out that fell at a smaller radius."""
     curves: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
@@ -124,7 +124,7 @@ def _carried(records: Sequence[Record], falls: Falls, main: float | None) -> dic
             radius, radii = record.radius or 0.0, falls.radii(record)
             before = falls.within((r for r in curve if (r.radius or 0.0) < radius), radius)
             alone = at_radius(radii, radius)
-            if radius != main and any(alone[i] for i in before & alone.keys()):
+            if record.sweep and any(alone[i] for i in before & alone.keys()):
                 found[record.key] = accuracy(worst([alone], before))
     return found
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from robustsuite.benchmark.records import Record, load_samples
 from robustsuite.errors import RequestError
 from robustsuite.report.changes import Gap
+from robustsuite.report.played import defense_name
+from robustsuite.report.worst_case import own_balls
 from robustsuite.robust import VERDICT, worst
 
 if TYPE_CHECKING:
@@ -106,28 +108,29 @@ class Run:
     Args:
         report: Its records, with their folder.
         curve: Whether points of curves are taken in, which are judged at other radii and on fewer samples.
+        several: Whether cells are named with their suite and data set, because one of the two runs has several.
     """
 
-    def __init__(self, report: Report, *, curve: bool = False) -> None:
-        self.records, self._folder = report.records, report.folder
+    def __init__(self, report: Report, *, curve: bool = False, several: bool = False) -> None:
+        self.records, self._folder, self._several = report.records, report.folder, several
         self._loaded: dict[str, dict[str, NDArray[Any]]] = {}
-        balls = [(r.norm, r.radius) for r in report.records if r.scenario == EVASION and r.radius is not None]
-        self.ball: tuple[str, float | None] = balls[0] if balls else ("", None)
+        self._balls = own_balls(report.records)
         self.cells: dict[Place, dict[int, Record]] = {}
         self.balls: dict[tuple[str, str, str], dict[tuple[str, float | None], None]] = {}
         for record in report.records:
+            place = self._place(record)
             if record.measured:
-                balls_of = self.balls.setdefault((record.defense, record.attack, record.scenario), {})
-                balls_of[record.norm, record.radius] = None
-            if curve or record.radius in (None, self.ball[1]):
+                self.balls.setdefault(place[:3], {})[record.norm, record.radius] = None
+            if curve or not record.sweep:
                 # A curve may visit the main radius again, on fewer samples: the first record counts.
-                self.cells.setdefault(self._place(record), {}).setdefault(record.repeat, record)
-        self.left_out = 0 if curve else sum(r.radius not in (None, self.ball[1]) for r in report.records)
+                self.cells.setdefault(place, {}).setdefault(record.repeat, record)
+        self.left_out = 0 if curve else sum(bool(record.sweep) for record in report.records)
 
     def _place(self, record: Record) -> Place:
-        lost = record.scenario == EVASION and record.radius is None  # it failed before it knew its ball
-        ball = self.ball if lost else (record.norm, record.radius)
-        return Place(record.defense, record.attack, record.scenario, *ball)
+        ball = record.norm, record.radius
+        if record.scenario == EVASION and record.radius is None:  # it failed before it knew its ball
+            ball = self._balls.get((record.suite, record.dataset), ball)
+        return Place(defense_name(record, self._several), record.attack, record.scenario, *ball)
 
     def outcomes(self, record: Record, metric: str, column: str = "") -> Outcomes:
         """The outcomes behind a rate.

@@ -37,40 +37,47 @@ def attack_name(record: Record) -> str:
 def sort_out(records: Iterable[Record]) -> dict[str, list[Played]]:
     """Suite -> its cells in plan order.
 
-    The first radius of a suite in plan order is its own, as in the comparison table; a point whose cell is missing
-    stands for itself, so that no record is lost.
+    A point whose cell is missing stands for itself, so that no record is lost.
     """
     suites: dict[str, list[Played]] = {}
-    main: dict[tuple[str, str], float] = {}
     cells: dict[tuple[object, ...], Played] = {}
     for record in sorted(records, key=lambda record: record.order):
-        place = (record.suite, record.dataset)
-        own = record.radius is None or record.radius == main.setdefault(place, record.radius)
-        cell = (*place, record.defense, record.attack, record.scenario, record.repeat)
+        cell = _cell(record)
         if cell in cells:
             cells[cell].points.append(record)
             continue
         played = Played(record)
-        if own:
+        if not record.sweep:
             cells[cell] = played
         suites.setdefault(record.suite, []).append(played)
     return suites
 
 
 def main_records(records: Iterable[Record]) -> list[Record]:
-    """Records at each suite's own radius (the first in plan order), without the points of its curve.
+    """Records of the comparison, without points of curves; of several with the same labels the first.
 
     Args:
         records: In plan order.
     """
-    main: dict[tuple[str, str], float] = {}
     first: dict[tuple[object, ...], Record] = {}
     for record in records:
-        suite = (record.suite, record.dataset)
-        if record.radius is None or record.radius == main.setdefault(suite, record.radius):
-            # A curve may visit the main radius again, on fewer samples: the first record counts.
-            first.setdefault((*suite, record.defense, record.attack, record.scenario, record.repeat), record)
+        if not record.sweep:
+            first.setdefault(_cell(record), record)
     return list(first.values())
+
+
+def _cell(record: Record) -> tuple[object, ...]:
+    return record.suite, record.dataset, record.defense, record.attack, record.scenario, record.repeat
+
+
+def several_suites(records: Iterable[Record]) -> bool:
+    """Whether a defence is only named with its suite and data set."""
+    return len({(record.suite, record.dataset) for record in records}) > 1
+
+
+def defense_name(record: Record, several: bool) -> str:
+    """What people call a record's defence: its label, led by suite and data set where there are several."""
+    return f"{record.suite}/{record.dataset}: {record.defense}" if several else record.defense
 
 
 def several_repeats(cells: Sequence[Played]) -> bool:

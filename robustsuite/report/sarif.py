@@ -117,7 +117,7 @@ def _weaknesses(suite: str, joined: Sequence[Record], rules: Rules, places: Plac
     table = comparison(joined)
     balls: dict[str, str] = {}
     for record in joined:
-        if record.radius is not None:  # the first of an attack is at the suite's own radius
+        if record.radius is not None and not record.sweep:
             balls.setdefault(record.attack, f" ({record.norm} {record.radius:g})")
     for label, cells in zip(table.rows, table.cells, strict=True):
         for column, cell in zip(table.columns, cells, strict=True):

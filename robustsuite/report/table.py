@@ -12,7 +12,7 @@ from robustsuite.report import flags as doubts
 from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
 from robustsuite.report.frame import listed, one_line
 from robustsuite.report.markup import latex, markdown
-from robustsuite.report.played import main_records
+from robustsuite.report.played import defense_name, main_records, several_suites
 from robustsuite.report.terminal import terminal
 from robustsuite.report.worst_case import WORST
 
@@ -41,24 +41,23 @@ def comparison(records: Iterable[Record]) -> ComparisonTable:
 
     Clean accuracy, epsilon where any defence has one, and counted passes come first; then the verdict on evasion (the
     worst case over all attacks and their follow-ups) and a column for each attack in plan order, which holds the
-    attack's own result, under the first metric of its records. Points of a curve (radii other than the first in plan
-    order) have no column. Repeats are merged by `statistics.over_repeats`. The best of a white-box attack's column is
-    the best once follow-up attacks and the verdict are counted: no defence is called best for masking its gradient.
+    attack's own result, under the first metric of its records. Points of a curve have no column. Repeats are merged by
+    `statistics.over_repeats`. The best of a white-box attack's column is the best once follow-up attacks and the
+    verdict are counted: no defence is called best for masking its gradient.
 
     Args:
         records: As `worst_case.with_worst_cases` gives them.
     """
     shown = main_records(records)
-    defended: dict[tuple[str, str, str], _Defended] = {}
+    several, defended = several_suites(shown), dict[str, _Defended]()
     for record in shown:
-        place = (record.suite, record.dataset, record.defense)
-        defended.setdefault(place, _Defended()).add(record)
+        defended.setdefault(defense_name(record, several), _Defended()).add(record)
     repeats = len({record.repeat for record in shown})
     columns = _columns(shown)
     grid = [[entry.cell(column, repeats) for column in columns] for entry in defended.values()]
     by_column = [_mark_best(column, cells) for column, cells in zip(columns, zip(*grid, strict=True), strict=True)]
     cells = tuple(tuple(row) for row in zip(*by_column, strict=True))
-    return ComparisonTable(_labels(list(defended)), tuple(columns), cells)
+    return ComparisonTable(tuple(defended), tuple(columns), cells)
 
 
 def _columns(records: Sequence[Record]) -> list[Column]:
@@ -187,9 +186,3 @@ def _mark_best(column: Column, cells: Sequence[Cell]) -> list[Cell]:
 
 def _eligible(cell: Cell) -> bool:
     return cell.value is not None and cell.status == "ok" and doubts.believable(cell.flags)
-
-
-def _labels(places: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
-    """Labels of the defences, led by suite or data set where there are several."""
-    several = len({place[:2] for place in places}) > 1
-    return tuple(f"{suite}/{dataset}: {defense}" if several else defense for suite, dataset, defense in places)

@@ -55,17 +55,25 @@ def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
     evasion = [r for r in records if r.scenario == "evasion"]
     falls = Falls(folder)
-    main = next(((r.norm, r.radius) for r in evasion if r.radius is not None), ("", None))
+    balls = own_balls(evasion)
     for record in evasion:
-        ball = (record.norm, record.radius) if record.radius is not None else main
-        group = groups.setdefault((record.suite, record.dataset, record.defense, record.repeat, *ball), {})
-        group.setdefault(record.attack, record)  # a curve may visit the main radius again, on fewer samples
+        suite, ball = (record.suite, record.dataset), (record.norm, record.radius)
+        ball = ball if record.radius is not None else balls.get(suite, ball)  # it failed before it knew its ball
+        group = groups.setdefault((*suite, record.defense, record.repeat, *ball), {})
+        group.setdefault(record.attack, record)  # a curve may visit the suite's own radius again, on fewer samples
     joined = []
     for place, group in groups.items():
-        others = [] if place[-2:] == main else [r for r in evasion if _place(r) == place[:-1] and _tells(r, place[-1])]
-        if place[-2:] == main or len(group) >= 2 or any(r.closest for r in others):
+        own = any(not record.sweep for record in group.values())
+        others = [] if own else [r for r in evasion if _place(r) == place[:-1] and _tells(r, place[-1])]
+        if own or len(group) >= 2 or any(r.closest for r in others):
             joined.append(_join(list(group.values()), others, folder, falls))
     return joined
+
+
+def own_balls(records: Iterable[Record]) -> dict[tuple[str, str], tuple[str, float | None]]:
+    """Suite and data set -> norm and radius at which evasion is compared, as far as any record of it knows."""
+    known = [r for r in records if r.scenario == "evasion" and r.radius is not None and not r.sweep]
+    return {(record.suite, record.dataset): (record.norm, record.radius) for record in reversed(known)}
 
 
 def _place(record: Record) -> tuple[object, ...]:
@@ -91,6 +99,7 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, fal
         knowledge="+".join(dict.fromkeys(r.knowledge for r in records if r.knowledge)),
         norm=known.norm,
         radius=known.radius,
+        sweep="" if any(not r.sweep for r in records) else known.sweep,
         repeat=known.repeat,
         seed=known.seed,
         headline=_METRIC,

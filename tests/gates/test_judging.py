@@ -98,7 +98,7 @@ def test_without_a_defence_every_one_must_hold():
 
 
 def test_points_of_a_curve_are_not_judged():
-    found = verdicts(FLOOR, record(successes=90), record(successes=0, radius=0.5, order=1))
+    found = verdicts(FLOOR, record(successes=90), record(successes=0, radius=0.5, sweep="radius", order=1))
     assert outcomes(found) == [("pgd:robust_accuracy>=0.5", "passed")]
 
 

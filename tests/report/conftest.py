@@ -28,7 +28,7 @@ class Maker:
     """Writes records of a fake run, one after the other in plan order."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.order, self.records = folder, 0, []
+        self.folder, self.order, self.records, self.radii = folder, 0, [], {}
 
     @staticmethod
     def number(value, unit="", better="", n=0):
@@ -37,6 +37,9 @@ class Maker:
 
     def add(self, defense, attack, scenario, columns=None, **fields):
         key = fields.pop("key", f"{self.order:024x}")
+        radius, suite = fields.get("radius"), fields.get("suite")
+        if radius is not None and radius != self.radii.setdefault(suite, radius):
+            fields = {"sweep": "radius", **fields}
         record = Record(
             **{
                 "key": key,
@@ -155,7 +158,7 @@ def made(tmp_path_factory):
 def run(made, tmp_path):
     """A copy of that run which a test may change."""
     copy = Maker(Path(shutil.copytree(made.folder, tmp_path / "run")))
-    copy.order, copy.records = made.order, list(made.records)
+    copy.order, copy.records, copy.radii = made.order, list(made.records), dict(made.radii)
     return copy
 
 

@@ -467,6 +467,26 @@ def test_other_figures_stand_beside(old, new):
     assert found.outcome == "passed"
 
 
+# --- Several suites in one run
+
+
+def test_suites_of_different_radii_are_compared_beside_each_other(tmp_path):
+    for name, left in (("old", 200), ("new", 100)):
+        for count, suite, radius, right in ((0, "near", 0.1, 200), (10, "far", 0.2, left)):
+            side = Side(tmp_path / name, suite=suite)
+            side.count = count
+            side.clean(outcomes(380))
+            side.cell("pgd", outcomes(right), radius=radius)
+    found = compare(tmp_path / "old", tmp_path / "new")
+    assert [(row.defense, row.metric, row.radius, row.verdict) for row in found.rows] == [
+        ("near/digits: ours", "clean_accuracy", None, Change.NO_EVIDENCE),
+        ("near/digits: ours", "robust_accuracy", 0.1, Change.NO_EVIDENCE),
+        ("far/digits: ours", "clean_accuracy", None, Change.NO_EVIDENCE),
+        ("far/digits: ours", "robust_accuracy", 0.2, Change.REGRESSION),
+    ]
+    assert found.notes == ()
+
+
 # --- What a user asks for
 
 

@@ -31,6 +31,17 @@ def figures(maker, name, better, values, **fields):
         maker.add(defense, name, "poisoning", headline="figure", metrics={"figure": metric}, **fields)
 
 
+def test_suites_of_different_radii_have_a_verdict_each(maker):
+    for suite, radius, left in (("near", 0.1, 60), ("far", 0.2, 30)):
+        maker.evasion("none", "pgd", ALL, torch.arange(100) < left, suite=suite, radius=radius, images=False)
+    table = comparison(with_worst_cases(maker.records, maker.folder))
+    assert table.rows == ("near/digits: none", "far/digits: none")
+    assert [[table.cell(row, column).value for column in ("verdict", "pgd")] for row in table.rows] == [
+        [0.6, 0.6],
+        [0.3, 0.3],
+    ]
+
+
 def test_rows_are_defences_and_columns_headlines(table):
     assert table.rows[0] == "none"
     assert table.rows[-1] == "input-validation+adversarial-training"
