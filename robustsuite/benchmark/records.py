@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
@@ -208,20 +208,20 @@ def read(path: Path) -> list[Record]:
     return list(_swept(sorted(found.values(), key=lambda record: record.order)))
 
 
-def _swept(records: Iterable[Record]) -> Iterator[Record]:
+def _swept(records: Sequence[Record]) -> Iterator[Record]:
     """Records in plan order that say which are points of curves, also those from before records said so.
 
-    Of the others a suite's first radius is its own, and of each cell only the first record stands at it, since a curve
-    may visit it again.
+    Of a suite in which none does, the first radius is its own, and of each cell only the first record stands at it,
+    since a curve may visit it again.
     """
+    said = {(record.suite, record.dataset) for record in records if record.sweep}
     own: dict[tuple[str, str], float] = {}
     cells: set[tuple[object, ...]] = set()
     for record in records:
         suite = (record.suite, record.dataset)
         cell = (*suite, record.defense, record.attack, record.scenario, record.repeat)
-        if record.sweep:
-            yield record
-        elif cell in cells or (record.radius is not None and record.radius != own.setdefault(suite, record.radius)):
+        away = record.radius is not None and record.radius != own.setdefault(suite, record.radius)
+        if suite not in said and (away or cell in cells):
             yield dataclasses.replace(record, sweep=RADIUS)
         else:
             cells.add(cell)
