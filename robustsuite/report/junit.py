@@ -136,8 +136,8 @@ def _facts(cell: Played) -> dict[str, str]:
         found[f"{name}.low"], found[f"{name}.high"] = _number(metric.low), _number(metric.high)
         found[f"{name}.n"] = str(metric.n or "")
     for point in cell.points:
-        metric = point.metrics.get(point.headline)
-        found[f"{point.headline} at {_place(point)}"] = "" if metric is None else _number(metric.value)
+        value = point.metrics[point.headline].value if point.headline in point.metrics else None
+        found[f"{point.headline} at {_place(point)}"] = _number(value)
     return found
 
 
