@@ -61,7 +61,7 @@ def play(name: str) -> Iterator[dict[str, Any]]:
         if found.status == "error":
             yield {**told, "message": found.message.strip().splitlines()[-1]}
         else:
-            yield {**told, "cost": dict(found.cost), "robust": found.metrics["robust_accuracy"]["value"]}
+            yield {**told, "cost": dict(found.cost), "robust": found.metrics["robust_accuracy"].value}
 
 
 def apart(name: str) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def test_recorded_within_the_claim(folder):
     records = [record for record in Report.load(folder).records if "epsilon" in record.metrics]
     assert records, f"no record in {folder} has an epsilon"
     for record in records:
-        epsilon, delta = (record.metrics[name]["value"] for name in ("epsilon", "delta"))
+        epsilon, delta = (record.metrics[name].value for name in ("epsilon", "delta"))
         assert "epsilon-not-valid" not in record.flags, f"{record.defense}: the accounting does not cover what was done"
         assert epsilon <= CLAIMED_EPSILON, f"{record.defense}: epsilon {epsilon:.3f} ran, {CLAIMED_EPSILON} is claimed"
         assert delta <= CLAIMED_DELTA, f"{record.defense}: delta {delta:g} ran, {CLAIMED_DELTA:g} is claimed"
@@ -59,6 +59,6 @@ def test_computed_again(folder, trainings):
         again.append(accountant.get_epsilon(facts["delta"]))
     for record in Report.load(folder).records:
         if "epsilon" in record.metrics:
-            told = record.metrics["epsilon"]["value"]
+            told = record.metrics["epsilon"].value
             near = min(again, key=lambda epsilon: abs(epsilon - told))
             assert abs(near - told) <= ROUNDING, f"{record.defense} records epsilon {told:.3f}, but {near:.3f} ran"

@@ -23,5 +23,5 @@ def test_noise(service, data, require_rate):
 
 
 def test_calibration(model, data):
-    error = rs.evaluate(model, data, "none").records[0].metrics["expected_calibration_error"]["value"]
+    error = rs.evaluate(model, data, "none").records[0].metrics["expected_calibration_error"].value
     assert error <= CALIBRATION, f"expected calibration error {error:.3f}, asked for at most {CALIBRATION}"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record, load_samples, save_samples
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Metric
+from robustsuite.robust import VERDICT, rates
 from robustsuite.scenarios.chance import NEAR_CHANCE, doubt_chance
 from robustsuite.statistics import interval, median
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from robustsuite.protocol import Metric
 
 _FEW: Final = "few-samples"  # a doubt about a part that the whole may not share
 _ENOUGH: Final = 100
@@ -40,7 +42,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -
     if broken is not None:
         return replace(broken, key=blank.key, dataset=blank.dataset, data=blank.data, seconds=seconds)
     tables = [load_samples(folder, part) for part in parts]
-    if any("verdict" in table for table in tables):
+    if any(VERDICT in table for table in tables):
         tables = [_behind(table, parts[:i]) for i, table in enumerate(tables)]
     columns = _columns(tables)
     path, digest = save_samples(folder, blank.key, columns)
@@ -56,10 +58,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -
         status="inconclusive" if any(part.status == "inconclusive" for part in parts) else "ok",
         message="; ".join(dict.fromkeys(part.message for part in parts if part.message)),
         flags=tuple(flags),
-        metrics={
-            name: {key: value for key, value in asdict(metric).items() if value is not None}
-            for name, metric in _metrics(parts, columns)
-        },
+        metrics=dict(_metrics(parts, columns)),
         escalation=_escalation(parts),
         cost={name: sum(part.cost.get(name, 0) for part in parts) for name in first.cost},
         seconds=seconds,
@@ -85,8 +84,8 @@ def _behind(table: Mapping[str, Tensor], before: Sequence[Record]) -> dict[str, 
     A part that could not be examined has no verdict but the attack's own.
     """
     found = table.get("found_by", table["id"].new_zeros(len(table["id"])))
-    verdict = table.get("verdict", table["robust"])
-    return {**table, "verdict": verdict, "found_by": found + len(_played(before)) * (found > 0)}
+    verdict = table.get(VERDICT, table["robust"])
+    return {**table, VERDICT: verdict, "found_by": found + len(_played(before)) * (found > 0)}
 
 
 def _columns(tables: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -101,18 +100,25 @@ def _columns(tables: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _metrics(parts: Sequence[Record], columns: Mapping[str, Tensor]) -> Iterator[tuple[str, Metric]]:
+    counted = rates(columns["clean_correct"], columns["robust"])
+    if VERDICT in columns:
+        followed_up = rates(columns["clean_correct"], columns[VERDICT])
+        counted |= {name + FOLLOWED_UP: metric for name, metric in followed_up.items()}
     for name in dict.fromkeys(name for part in parts for name in part.metrics):
+        if name in counted:
+            yield name, counted[name]
+            continue
         found = [part.metrics[name] for part in parts if name in part.metrics]
         if name == "rejection_rate_clean":  # a part without rejections may not tell of it
-            found = [part.metrics.get(name, {**part.metrics["clean_accuracy"], "value": 0.0}) for part in parts]
+            found = [part.metrics.get(name, replace(part.metrics["clean_accuracy"], value=0.0)) for part in parts]
         elif name.endswith(FOLLOWED_UP):  # of a part that was not examined, what the attack found alone
             found = [part.metrics.get(name, part.metrics[name.removesuffix(FOLLOWED_UP)]) for part in parts]
         elif name == "rejection_rate_attack" and len(found) < len(parts):
             continue
-        n = sum(int(figure["n"]) for figure in found)
-        like = Metric(**next(part.metrics[name] for part in parts if name in part.metrics))
+        n = sum(figure.n for figure in found)
+        like = next(part.metrics[name] for part in parts if name in part.metrics)
         if like.unit == "rate":
-            successes = sum(round(figure["value"] * figure["n"]) for figure in found)
+            successes = sum(round(figure.value * figure.n) for figure in found)
             low, high = interval(successes, n)
             yield name, replace(like, value=successes / n, n=n, low=low, high=high)
         else:

@@ -158,8 +158,8 @@ class _Sequence:
 
 def _figure(found: Record, look: Look, own: bool) -> Metric:
     """The robust accuracy that is judged, with the interval that this look may give."""
-    alone = Metric(**found.metrics[METRIC])
+    alone = found.metrics[METRIC]
     followed = found.metrics.get(METRIC + FOLLOWED_UP)
-    figure = alone if own or followed is None else min(alone, Metric(**followed), key=lambda metric: metric.value)
+    figure = alone if own or followed is None else min(alone, followed, key=lambda metric: metric.value)
     low, high = look.interval(round(figure.value * figure.n))
     return replace(figure, low=low, high=high)

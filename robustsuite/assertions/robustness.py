@@ -238,7 +238,7 @@ def _whose(seen: Measurement, own: bool) -> str:
     """Whose number is judged, where one might think of another."""
     if own:
         return f" (own: {seen.found.attack} alone, without its follow-up attacks)"
-    alone = seen.found.metrics[_METRIC]["value"]
+    alone = seen.found.metrics[_METRIC].value
     lower = seen.metric is not None and seen.metric.value < alone
     return f" with follow-up attacks ({seen.found.attack} alone: {alone:.3f})" if lower else ""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from robustsuite.benchmark.records import Record, save_samples
 from robustsuite.canonical import plain
 from robustsuite.diagnostics.escalation import doubted
 from robustsuite.errors import NotApplicableError, StorageError
-from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
+from robustsuite.protocol import Attack, Metrics, Scenario, Victim, play
 
 Game = tuple[Attack[Any, Any], Scenario[Any, Any]]
 
@@ -80,13 +80,12 @@ def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None
     if folder is not None and columns:
         path, content = save_samples(folder, blank.key, columns)
     trained = victim.trained
-    values = {name: _metric(value) for name, value in metrics.values.items() if not math.isnan(value.value)}
     return replace(
         blank,
         status=metrics.status,
         message="; ".join(part for part in (metrics.message, blank.message) if part),
         flags=tuple(dict.fromkeys((*metrics.flags, *(trained.flags if trained is not None else ())))),
-        metrics=values,
+        metrics={name: value for name, value in metrics.values.items() if not math.isnan(value.value)},
         headline=next(iter(metrics.values), ""),
         cost=dict(metrics.cost),
         history=tuple(trained.history) if trained is not None else (),
@@ -94,7 +93,3 @@ def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None
         samples=path,
         samples_digest=content,
     )
-
-
-def _metric(value: Metric) -> Mapping[str, Any]:
-    return {k: v for k, v in asdict(value).items() if v is not None}

@@ -70,7 +70,7 @@ def _not_run(records: Sequence[Record], defense: str, attack: Use, repeat: int) 
     """What is known of a cell without a record."""
     label, name = attack
     beside = [record for record in records if record.defense == defense] or records
-    like = next((record for record in records if record.attack == label), None)
+    like = next((record for record in records if record.attack == label and not record.sweep), None)
     seed = next((record.seed for record in records if record.repeat == repeat), records[0].seed)
     known = Record(
         key=digest(["not run", records[0].suite, defense, label, repeat]),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
@@ -19,11 +20,16 @@ from robustsuite.files import anchor, storing, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustsuite.protocol import Metric
+
 VERSION: Final = 2
 """What a record's figures mean: since 2 those of an evasion attack are its own, whatever follow-up attacks broke."""
 
 STATUSES: Final = ("ok", "error", "inconclusive", "not_applicable", "not_run")
-FINISHED: Final = ("ok", "inconclusive", "not_applicable")
+MEASURED: Final = ("ok", "inconclusive")
+FINISHED: Final = (*MEASURED, "not_applicable")
+RADIUS: Final = "radius"
+"""The one rule over which a suite sweeps: `Record.sweep` of a point of a curve."""
 _NOT_FINITE: Final = ("inf", "-inf", "nan")  # as `canonical.plain` writes them
 
 
@@ -43,13 +49,15 @@ class Record:
         knowledge: What the adversary saw (`white-box`, `scores`, …; empty for the clean evaluation).
         norm: Norm of the ball, empty where the game has none.
         radius: Radius of the ball, None where the game has none.
+        sweep: Over which rule of the game (`radius`) this is a point of a curve, played on fewer samples; empty for a
+            cell of the comparison, which is played by the suite's own rules.
         closest: Whether distances were judged; those in the per-sample file tell at which radius a sample falls.
         repeat: Index of the independent training, from 0.
         seed: Seed of this repeat.
         status: One of `STATUSES`.
         message: Why, where the status is not ok; a traceback for an error.
         flags: Short codes of doubts.
-        metrics: Metric name -> {value, n, low, high, unit, better}.
+        metrics: Metric name -> figure.
         headline: Name of the metric that stands in the comparison table.
         cost: Counted passes: forwards, backwards, queries.
         seconds: Wall time of the cell; trainings that it shares with others stand apart.
@@ -80,13 +88,14 @@ class Record:
     knowledge: str = ""
     norm: str = ""
     radius: float | None = None
+    sweep: str = ""
     closest: bool = False
     repeat: int = 0
     seed: int = 0
     status: str = "ok"
     message: str = ""
     flags: tuple[str, ...] = ()
-    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     headline: str = ""
     cost: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -102,9 +111,28 @@ class Record:
     data: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
+    @property
+    def measured(self) -> bool:
+        """Whether it was played to its end, so that its metrics stand."""
+        return self.status in MEASURED
+
+    @property
+    def figures(self) -> dict[str, Metric]:
+        """Metrics and counted passes of a record that was measured; what is no number is left out."""
+        from robustsuite.protocol import Metric
+
+        if not self.measured:
+            return {}
+        passes = {name: Metric(float(count), unit="passes") for name, count in self.cost.items() if count}
+        return {**{name: m for name, m in self.metrics.items() if not math.isnan(m.value)}, **passes}
+
     def line(self) -> str:
-        """The record as one line of JSON."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """The record as one line of JSON; ends of an interval that is not there are left out."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "sweep" or self.sweep}
+        fields["metrics"] = {
+            name: {part: value for part, value in dataclasses.asdict(metric).items() if value is not None}
+            for name, metric in self.metrics.items()
+        }
         return canonical_json(fields)
 
     @classmethod
@@ -113,7 +141,7 @@ class Record:
         values = json.loads(line)
         known = {f.name for f in dataclasses.fields(cls)}
         kept = {"version": 1, **{name: value for name, value in values.items() if name in known}}
-        kept["metrics"] = {name: _numbers(metric) for name, metric in kept.get("metrics", {}).items()}
+        kept["metrics"] = {name: _metric(figures) for name, figures in kept.get("metrics", {}).items()}
         kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
         if kept["version"] < VERSION and kept.get("scenario") == "evasion":
             kept["flags"] = dict.fromkeys((*kept.get("flags", ()), "outdated"))
@@ -121,6 +149,14 @@ class Record:
         for name in ("flags", "history"):
             kept[name] = tuple(kept.get(name, ()))
         return cls(**kept)
+
+
+def _metric(figures: Mapping[str, Any]) -> Metric:
+    from robustsuite.protocol import Metric
+
+    known = {f.name for f in dataclasses.fields(Metric)}
+    told = {name: value for name, value in _numbers(figures).items() if name in known and value is not None}
+    return Metric(**{"value": math.nan, **told})
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +205,27 @@ def read(path: Path) -> list[Record]:
         record = _parsed(line)
         if record is not None:
             found[record.key] = record
-    return sorted(found.values(), key=lambda record: record.order)
+    return list(_swept(sorted(found.values(), key=lambda record: record.order)))
+
+
+def _swept(records: Sequence[Record]) -> Iterator[Record]:
+    """Records in plan order that say which are points of curves, also those from before records said so.
+
+    Of a suite in which none does, the first radius is its own, and of each cell only the first record stands at it,
+    since a curve may visit it again.
+    """
+    said = {(record.suite, record.dataset) for record in records if record.sweep}
+    own: dict[tuple[str, str], float] = {}
+    cells: set[tuple[object, ...]] = set()
+    for record in records:
+        suite = (record.suite, record.dataset)
+        cell = (*suite, record.defense, record.attack, record.scenario, record.repeat)
+        away = record.radius is not None and record.radius != own.setdefault(suite, record.radius)
+        if suite not in said and (away or cell in cells):
+            yield dataclasses.replace(record, sweep=RADIUS)
+        else:
+            cells.add(cell)
+            yield record
 
 
 def unreadable(path: Path) -> int:

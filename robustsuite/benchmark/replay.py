@@ -6,7 +6,7 @@ import difflib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,8 @@ from robustsuite.training.cache import KIND as MODELS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from robustsuite.protocol import Metric
 
 _TIMES: Final = ("seconds", "milliseconds")  # units of what no two runs agree on
 _SHOWN: Final = 5
@@ -197,9 +199,8 @@ def _labels(cell: Cell, record: Record) -> bool:
 
 
 def _at(cell: Cell, record: Record) -> bool:
-    if record.radius is None or cell.threat is None:
-        return not cell.curve
-    return cell.threat.ball.radius == record.radius
+    alike = record.radius is None or cell.threat is None or cell.threat.ball.radius == record.radius
+    return alike and cell.curve == bool(record.sweep)
 
 
 def _changes(record: Record, cell: Cell, now: Mapping[str, Any]) -> Iterator[str]:
@@ -273,8 +274,8 @@ def _figures(record: Record, repeated: Record) -> Iterator[Difference]:
         yield from _unequal(name, record.cost.get(name), repeated.cost.get(name))
 
 
-def _timeless(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    kept = {name: metric for name, metric in metrics.items() if metric.get("unit") not in _TIMES}
+def _timeless(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    kept = {name: asdict(metric) for name, metric in metrics.items() if metric.unit not in _TIMES}
     return dict(plain(kept))  # as lines hold them: of what is not finite, none equals itself
 
 

@@ -19,7 +19,7 @@ from robustsuite.benchmark.environment import environment
 from robustsuite.benchmark.games import rules_of
 from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.plan import Cell, Node, is_trained, make_recipe
-from robustsuite.benchmark.records import Record
+from robustsuite.benchmark.records import RADIUS, Record
 from robustsuite.benchmark.suite import Suite
 from robustsuite.canonical import plain
 from robustsuite.data.catalogue import load
@@ -154,6 +154,7 @@ class Worker:
             attack=cell.attack.label,
             scenario=entry.scenario,
             knowledge="" if entry.access == "none" else entry.access,
+            sweep=RADIUS if cell.curve else "",
             repeat=cell.repeat,
             seed=self.suite.seed + cell.repeat,
             recipe=plain(recipe.description()),
@@ -229,5 +230,6 @@ def placed(record: Record, cell: Cell, suite: Suite) -> Record:
         suite=suite.name,
         defense=cell.defense.label,
         attack=cell.attack.label,
+        sweep=RADIUS if cell.curve else "",
         repeat=cell.repeat,
     )

@@ -22,6 +22,7 @@ from robustsuite.isolation import seeded, untouched
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
 from robustsuite.registry import Entry
+from robustsuite.robust import rates
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.serving import Deployed
 from robustsuite.statistics import rate
@@ -237,12 +238,7 @@ class _Escalation:
 
     def _followed_up(self) -> dict[str, Metric]:
         """The rates that follow-up attacks may change, as they are with them."""
-        broken = self._clean & ~self._robust
-        values = {
-            "robust_accuracy": rate(self._robust, "higher"),
-            "attack_success_rate": rate(broken[self._clean], "lower"),
-            "attack_success_rate_all": rate(~self._robust, "lower"),
-        }
+        values = rates(self._clean, self._robust)
         hits = self._metrics.values.get("target_hit_rate")
         if hits is not None:
             reached = torch.arange(hits.n) < round(hits.value * hits.n) + self._hits

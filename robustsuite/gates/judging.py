@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from robustsuite.benchmark.gates import WORST, Gate, gives
 from robustsuite.gates.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Metric
 from robustsuite.report.flags import RESOLVED, concerning
-from robustsuite.report.table import main_rows, plain_rows
+from robustsuite.report.frame import listed, one_line
+from robustsuite.report.played import main_records
 from robustsuite.statistics import interval, over_repeats
 
 if TYPE_CHECKING:
+    from robustsuite.benchmark.records import Record
     from robustsuite.report.report import Report
 
-Row = Mapping[str, Any]
 _CLEAN: Final = "none"
 _UNTOUCHED: Final = ("clean_accuracy", "rejection_rate_clean")  # no attack takes part in them
 _ROBUST: Final = "robust_accuracy"  # asked for without an attack, it is the verdict's
 _OPEN: Final = ("distance_median", "queries_median", "rejection_rate_attack")  # doubts may move them either way
-_MEASURED: Final = ("ok", "inconclusive")
 
 
 class Place(NamedTuple):
@@ -48,11 +48,11 @@ def judge(gates: Iterable[Gate], report: Report) -> tuple[Verdict, ...]:
     Returns:
         In the order of the gates, one verdict for each defence and attack that a gate is about, its `gate` filled in.
     """
-    rows = main_rows(plain_rows(report.frame))
-    cells: dict[Place, list[Row]] = {}
-    for row in rows:
-        cells.setdefault(Place(*(row[name] for name in Place._fields)), []).append(row)
-    repeats = len({row["repeat"] for row in rows})
+    records = main_records(report.joined)
+    cells: dict[Place, list[Record]] = {}
+    for record in records:
+        cells.setdefault(Place(record.suite, record.dataset, record.defense, record.attack), []).append(record)
+    repeats = len({record.repeat for record in records})
     return tuple(verdict for gate in gates for verdict in _verdicts(gate, cells, repeats))
 
 
@@ -63,20 +63,20 @@ def worst(verdicts: Iterable[Verdict]) -> Outcome | None:
     return next((outcome for outcome in order if outcome in outcomes), None)
 
 
-def _verdicts(gate: Gate, cells: Mapping[Place, Sequence[Row]], repeats: int) -> Iterator[Verdict]:
+def _verdicts(gate: Gate, cells: Mapping[Place, Sequence[Record]], repeats: int) -> Iterator[Verdict]:
     defended = {place[:3]: None for place in cells if gate.defense in ("", place.defense)}
     several = len({place[:2] for place in defended}) > 1
     if not defended:
         yield _unknown(gate, f"no record of the defence {gate.defense!r}" if gate.defense else "no records")
     for suite, dataset, defense in defended:
-        beside = {place.attack: rows for place, rows in cells.items() if place[:3] == (suite, dataset, defense)}
+        beside = {place.attack: found for place, found in cells.items() if place[:3] == (suite, dataset, defense)}
         where = f"{suite}/{dataset}: " if several else ""
         for attack in _attacks(gate, beside) or ("",):
             asked = replace(gate, defense=defense, attack=attack)
             yield _verdict(asked, where, beside.get(attack, ()), repeats)
 
 
-def _attacks(gate: Gate, beside: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
+def _attacks(gate: Gate, beside: Mapping[str, Sequence[Record]]) -> tuple[str, ...]:
     """The attacks that the gate is about: the one it names, the clean evaluation, or all that give its metric.
 
     Robust accuracy without an attack is that of the verdict, wherever there is one.
@@ -85,12 +85,12 @@ def _attacks(gate: Gate, beside: Mapping[str, Sequence[Row]]) -> tuple[str, ...]
         return (gate.attack,)
     if gate.metric == _ROBUST and WORST in beside:
         return (WORST,)
-    giving = tuple(attack for attack, rows in beside.items() if _gives(rows, gate.metric, attack))
+    giving = tuple(attack for attack, records in beside.items() if _gives(records, gate.metric, attack))
     return (_CLEAN,) if _CLEAN in giving else giving
 
 
-def _gives(rows: Sequence[Row], metric: str, attack: str) -> bool:
-    return metric in gives(rows[0]["scenario"], attack) or any(row["metric"] == metric for row in rows)
+def _gives(records: Sequence[Record], metric: str, attack: str) -> bool:
+    return metric in gives(records[0].scenario, attack) or any(metric in listed(record) for record in records)
 
 
 def _unknown(gate: Gate, why: str) -> Verdict:
@@ -99,22 +99,23 @@ def _unknown(gate: Gate, why: str) -> Verdict:
     return Verdict(Outcome.INCONCLUSIVE, f"inconclusive: {head} asked for {sign} {gate.bound:g}; {why}", gate)
 
 
-def _verdict(gate: Gate, where: str, rows: Sequence[Row], repeats: int) -> Verdict:
-    measured = [row for row in rows if row["metric"] == gate.metric and row["value"] is not None]
-    lacking = _lacking(gate, rows, measured, repeats)
+def _verdict(gate: Gate, where: str, records: Sequence[Record], repeats: int) -> Verdict:
+    measured = [record for record in records if gate.metric in record.figures]
+    lacking = _lacking(gate, records, measured, repeats)
     if not measured:
         return _unknown(gate, lacking)
-    own, followed_up = [_metric(row) for row in measured], _followed_up(gate, rows)
+    own, followed_up = [record.figures[gate.metric] for record in measured], _followed_up(gate, records)
     metrics = own if gate.own else _worse(own, followed_up)
     if not gate.own and _lost(gate, measured, followed_up):
-        told = f"{gate.attack} was followed up, and what is left then is not told of every repeat"
-        lacking = "; ".join(part for part in (lacking, told) if part)
+        lost = f"{gate.attack} was followed up, and what is left then is not told of every repeat"
+        lacking = "; ".join(part for part in (lacking, lost) if part)
     merged = over_repeats(metrics)
-    codes = [code for row in measured for code in row["flags"].split(";") if code]
-    flags = concerning(codes, gate.metric, {row["metric"] for row in rows})
-    if gate.metric in _UNTOUCHED and rows[0]["scenario"] == "evasion":
+    codes = [code for record in measured for code in record.flags]
+    flags = concerning(codes, gate.metric, {name for record in records for name in listed(record)})
+    if gate.metric in _UNTOUCHED and records[0].scenario == "evasion":
         flags = tuple(flag for flag in flags if flag == "nondeterministic")
-    doubt = "; ".join(dict.fromkeys(r["message"] for r in measured if r["status"] == "inconclusive" and r["message"]))
+    told = (one_line(record) for record in measured if record.status == "inconclusive")
+    doubt = "; ".join(dict.fromkeys(filter(None, told)))
     found = decide(
         replace(merged, better="") if gate.metric in _OPEN else merged,  # a doubt tells nothing of its direction
         gate.at_least,
@@ -129,17 +130,17 @@ def _verdict(gate: Gate, where: str, rows: Sequence[Row], repeats: int) -> Verdi
     return replace(found, gate=gate, metric=merged)
 
 
-def _followed_up(gate: Gate, rows: Sequence[Row]) -> list[Metric]:
+def _followed_up(gate: Gate, records: Sequence[Record]) -> list[Metric]:
     """What the gate's figure is once follow-up attacks are counted; empty where none were played."""
     name = gate.metric + FOLLOWED_UP
-    return [_metric(row) for row in rows if row["metric"] == name and row["value"] is not None]
+    return [record.figures[name] for record in records if name in record.figures]
 
 
-def _lost(gate: Gate, measured: Sequence[Row], followed_up: Sequence[Metric]) -> bool:
+def _lost(gate: Gate, measured: Sequence[Record], followed_up: Sequence[Metric]) -> bool:
     """Whether a figure with follow-up attacks is missing where such attacks were played."""
     if gate.attack == WORST or gate.metric + FOLLOWED_UP not in gives("evasion", gate.attack):
         return False
-    settled = any(code.startswith(RESOLVED) for row in measured for code in row["flags"].split(";"))
+    settled = any(code.startswith(RESOLVED) for record in measured for code in record.flags)
     return len(followed_up) != len(measured) and (bool(followed_up) or settled)
 
 
@@ -160,27 +161,23 @@ def _whose(gate: Gate, own: Sequence[Metric], judged: Sequence[Metric]) -> str:
     return "" if judged is own else f" with follow-up attacks ({gate.attack} alone: {alone:.3f})"
 
 
-def _lacking(gate: Gate, rows: Sequence[Row], measured: Sequence[Row], repeats: int) -> str:
+def _lacking(gate: Gate, records: Sequence[Record], measured: Sequence[Record], repeats: int) -> str:
     """Which of the records that the gate is about have no figure, and why; empty where none lacks."""
     name = "the clean evaluation" if gate.attack == _CLEAN else gate.attack or gate.metric
-    if not rows:
+    if not records:
         return f"no record of {name}" if gate.attack else "no attack gives it"
-    got = {row["repeat"] for row in measured}
-    silent = {row["repeat"]: row for row in rows if row["repeat"] not in got}
+    got = {record.repeat for record in measured}
+    silent = {record.repeat: record for record in records if record.repeat not in got}
     told = []
-    for repeat, row in silent.items():
+    for repeat, record in silent.items():
         which = f"{name} (repeat {repeat})" if repeats > 1 else name
-        if row["status"] in _MEASURED:
+        if record.measured:
             told.append(f"{which} gives no {gate.metric} here")
         else:
-            why = f": {row['message']}" if row["message"] else ""
-            told.append(f"{which} has status {row['status'].replace('_', ' ')}{why}")
+            why = f": {one_line(record)}" if one_line(record) else ""
+            told.append(f"{which} has status {record.status.replace('_', ' ')}{why}")
     absent = repeats - len(got) - len(silent)
     return "; ".join([*told, *([f"{name} has no record of {absent} of {repeats} repeats"] if absent > 0 else [])])
-
-
-def _metric(row: Row) -> Metric:
-    return Metric(row["value"], int(row["n"] or 0), row["low"], row["high"], row["unit"], row["better"])
 
 
 def _repeating(metrics: Sequence[Metric], merged: Metric, threshold: float) -> str | None:

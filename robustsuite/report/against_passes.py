@@ -30,11 +30,9 @@ def against_passes(records: Sequence[Record], folder: Path, look: Mapping[str, i
         folder: The run's folder.
         look: Number of each defence's colour and shape.
     """
-    white = [r for r in records if r.scenario == "evasion" and r.knowledge == "white-box" and r.radius is not None]
-    main = next((record.radius for record in white), None)
     runs: dict[str, dict[str, dict[int, Record]]] = {}
-    for record in white:
-        if record.radius == main:  # a curve may visit it again, on fewer samples: the first record counts
+    for record in records:
+        if record.scenario == "evasion" and record.knowledge == "white-box" and not record.sweep:
             runs.setdefault(record.attack, {}).setdefault(record.defense, {}).setdefault(record.repeat, record)
     charts = []
     for attack, defended in runs.items():

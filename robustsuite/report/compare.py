@@ -14,6 +14,7 @@ from robustsuite.paired import holm, repeats_needed
 from robustsuite.report.changes import Change, Gap, Row
 from robustsuite.report.differences import sentence
 from robustsuite.report.pairs import EVASION, Run, measured
+from robustsuite.report.played import several_suites
 from robustsuite.report.report import Report
 from robustsuite.report.worst_case import WORST
 from robustsuite.report.worst_rows import rows as found_rows
@@ -209,7 +210,9 @@ def compare(
     """
     checks.real("min_effect", min_effect, low=0.0, high=1.0)
     checks.real("alpha", alpha, low=0.0, high=1.0, open_low=True, open_high=True)
-    before, after = (Run(side if isinstance(side, Report) else Report.load(side), curve=curve) for side in (old, new))
+    reports = [side if isinstance(side, Report) else Report.load(side) for side in (old, new)]
+    several = any(several_suites(report.records) for report in reports)
+    before, after = (Run(report, curve=curve, several=several) for report in reports)
     known = sorted({name for run in (before, after) for record in run.records for name in record.metrics})
     for name in metrics:
         checks.one_of("metric", name, known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from robustsuite.benchmark.records import Record
 from robustsuite.report import words
@@ -11,7 +11,6 @@ from robustsuite.report.cells import Cell, Column, ComparisonTable
 from robustsuite.report.charts import Axis, Chart, Point, Series, axis, draw
 from robustsuite.report.worst_case import WORST
 
-Row = Mapping[str, Any]
 _PANELS: Final = 6  # charts of training histories that are shown
 
 
@@ -20,16 +19,16 @@ def looks(defenses: Sequence[str]) -> dict[str, int]:
     return {defense: number for number, defense in enumerate(dict.fromkeys(defenses))}
 
 
-def costs(table: ComparisonTable, rows: Sequence[Row], look: Mapping[str, int]) -> list[Chart]:
+def costs(table: ComparisonTable, records: Sequence[Record], look: Mapping[str, int]) -> list[Chart]:
     """What robustness costs: against clean accuracy, and against training time (or counted passes of the attacks)."""
     robust = robust_column(table)
     if robust is None:
         return []
     y = Axis("robust accuracy, %", 0.0, 1.0, percent=True)
-    seconds = {
-        d: [r["value"] for r in rows if r["defense"] == d and r["metric"] == "train_seconds" and r["value"] is not None]
-        for d in look
-    }
+    seconds: dict[str, list[float]] = {defense: [] for defense in look}
+    for record in records:
+        if "train_seconds" in record.figures:
+            seconds[record.defense].append(record.figures["train_seconds"].value)
     prices: list[tuple[str, dict[str, float], bool]] = [("clean accuracy, %", _values(table, "clean accuracy"), True)]
     if any(seconds.values()):
         prices.append(("training time, s", {d: sum(v) / len(v) for d, v in seconds.items() if v}, False))

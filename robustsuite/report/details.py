@@ -9,12 +9,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustsuite.benchmark.records import Record
 from robustsuite.report import flags as doubts
 from robustsuite.report import words
 from robustsuite.report.flags import Flag
+
+if TYPE_CHECKING:
+    from robustsuite.protocol import Metric
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,11 @@ def _detail(record: Record, shared: bool) -> Detail:
     )
 
 
-def _figures(metric: Mapping[str, Any]) -> tuple[str, str, str]:
-    unit, value = str(metric.get("unit") or ""), metric.get("value")
-    if value is None or math.isnan(value):
+def _figures(metric: Metric) -> tuple[str, str, str]:
+    if math.isnan(metric.value):
         return "–", "", ""
-    low, high = metric.get("low"), metric.get("high")
-    figure = f"{words.figure(float(value), unit)} {words.suffix(unit)}".strip()
-    return figure, words.interval(low, high, unit), f"{metric['n']:,}" if metric.get("n") else ""
+    figure = f"{words.figure(metric.value, metric.unit)} {words.suffix(metric.unit)}".strip()
+    return figure, words.interval(metric.low, metric.high, metric.unit), f"{metric.n:,}" if metric.n else ""
 
 
 def _value(value: Any) -> str:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.paired import crossed, mcnemar, paired_interval
-from robustsuite.protocol import Metric
 from robustsuite.report.changes import Change, Gap, Row
 from robustsuite.report.flags import believable, concerning
 from robustsuite.report.frame import one_line
-from robustsuite.report.pairs import EVASION, MEASURED, RATES, Outcomes, Place, Run, Unpaired, gap, measured, pair
+from robustsuite.report.pairs import EVASION, RATES, Outcomes, Place, Run, Unpaired, gap, measured, pair
 from robustsuite.statistics import over_repeats
 
 if TYPE_CHECKING:
@@ -38,14 +37,14 @@ def cell(place: Place, old: Run, new: Run, metrics: Collection[str] = ()) -> Ite
         yield from _one_sided(place, before, after, old, new, metrics)
         return
     for repeat in common:
-        if before[repeat].status in MEASURED and after[repeat].status == "error":
+        if before[repeat].measured and after[repeat].status == "error":
             yield from _broken(place, before[repeat], after[repeat], metrics)
-    joined = [(before[r], after[r]) for r in common if {before[r].status, after[r].status} <= set(MEASURED)]
+    joined = [(before[r], after[r]) for r in common if before[r].measured and after[r].measured]
     lost = gap(before, after)
     if joined:
         for row in _figures(place, joined, old, new, _unmatched(before, after, len(joined)), metrics):
             yield replace(row, gap=row.gap | lost) if row.old is not None else row
-    elif lost or after[common[0]].status != "error" or before[common[0]].status not in MEASURED:
+    elif lost or after[common[0]].status != "error" or not before[common[0]].measured:
         yield from _unmeasured(place, before, after, lost, metrics)
 
 
@@ -79,7 +78,7 @@ def _lost(metric: str, joined: Sequence[Joined]) -> Gap:
     """Whether a rate, or what a cell is about, was measured in a repeat and is not now; costs and distances may be."""
     for before, after in joined:
         figure = before.metrics.get(metric)
-        counts = figure is not None and (metric == before.headline or figure.get("unit") in RATES)
+        counts = figure is not None and (metric == before.headline or figure.unit in RATES)
         if counts and metric not in after.metrics:
             return Gap.MISSING
     return Gap.NONE
@@ -142,15 +141,15 @@ def blank_row(place: Place, metric: str, joined: Sequence[Joined], told: str = "
         told: What has to be said beside.
     """
     sides = [[side.metrics[metric] for side in run if metric in side.metrics] for run in zip(*joined, strict=True)]
-    known: Mapping[str, Any] = next((figures[0] for figures in sides if figures), {})
-    old, new = (sum(float(f["value"]) for f in figures) / len(figures) if figures else None for figures in sides)
+    known = next((figures[0] for figures in sides if figures), None)
+    old, new = (sum(f.value for f in figures) / len(figures) if figures else None for figures in sides)
     difference = None if old is None or new is None else new - old
     before, after = (_doubts(run, metric) for run in zip(*joined, strict=True))
     return Row(
         *place,
         metric,
-        better=str(known.get("better") or ""),
-        unit=str(known.get("unit") or ""),
+        better="" if known is None else known.better,
+        unit="" if known is None else known.unit,
         repeats=len(joined),
         old=old,
         new=new,
@@ -187,8 +186,7 @@ def _beside(blank: Row, joined: Sequence[Joined]) -> Row:
 
 def _apart(metric: str, joined: Sequence[Joined]) -> bool:
     old, new = (
-        over_repeats([Metric(**r.metrics[metric]) for r in run if metric in r.metrics])
-        for run in zip(*joined, strict=True)
+        over_repeats([r.metrics[metric] for r in run if metric in r.metrics]) for run in zip(*joined, strict=True)
     )
     if old.low is None or old.high is None or new.low is None or new.high is None:
         return False
@@ -233,7 +231,7 @@ def _one_sided(
     side = before or after
     record = next((r for r in side.values() if measured(r)), next(iter(side.values())))
     told = "" if not (before and after) else "no repeat is in both"
-    if record.status not in MEASURED:
+    if not record.measured:
         told = sentence(told, f"{record.status.replace('_', ' ')}: {one_line(record)}")
     gone = {"new": None, "verdict": Change.ONLY_OLD} if before else {"old": None, "verdict": Change.ONLY_NEW}
     for metric in _named(record, metrics):
@@ -258,12 +256,12 @@ def _unmeasured(
     old, new = before[repeat], after[repeat]
     was, now = (record.status.replace("_", " ") for record in (old, new))
     verdict = Change.NOT_COMPARABLE
-    if old.status in MEASURED or lost:
+    if old.measured or lost:
         verdict = Change.ONLY_OLD
-    elif new.status in MEASURED:
+    elif new.measured:
         verdict = Change.ONLY_NEW
     told = was if was == now else f"{was}, now {now}"
-    reason = next((one_line(r) for r in (new, old) if r.status not in MEASURED and one_line(r)), "")
+    reason = next((one_line(r) for r in (new, old) if not r.measured and one_line(r)), "")
     known = next((r for r in (*before.values(), *after.values()) if measured(r)), old)
     for metric in _named(known, metrics):
         yield Row(*place, metric, verdict=verdict, gap=lost, message=sentence(told, reason))

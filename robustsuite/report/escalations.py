@@ -71,7 +71,7 @@ def _row(record: Record, twin: Record | None) -> Row:
 
 def _rate(record: Record, name: str) -> str:
     metric = record.metrics.get(name)
-    return "" if metric is None else f"{100 * metric['value']:.1f}"
+    return "" if metric is None else f"{100 * metric.value:.1f}"
 
 
 def markdown(records: Iterable[Record]) -> str:

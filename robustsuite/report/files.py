@@ -21,6 +21,7 @@ from robustsuite.report.junit import junit
 from robustsuite.report.sarif import sarif
 from robustsuite.report.table import comparison, latex, markdown
 from robustsuite.report.verdicts import Verdict
+from robustsuite.report.worst_case import with_worst_cases
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +64,7 @@ def write(
     found = complete(store.read(folder / "records.jsonl"), folder) if records is None else list(records)
     if not found:
         raise checks.fail("a folder with records", "folder", str(folder), "name the folder of a run")
-    run = _Run(folder, found, tidy(found, folder), judged)
+    run = _Run(folder, found, with_worst_cases(found, folder), judged)
     written = []
     for name in formats:
         content = _MAKERS[name](run)
@@ -79,8 +80,12 @@ class _Run:
 
     folder: Path
     records: list[Record]
-    frame: pd.DataFrame
+    joined: list[Record]
     given: Sequence[Verdict] | None
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        return tidy(self.joined)
 
     @cached_property
     def judged(self) -> Sequence[Verdict]:
@@ -107,7 +112,7 @@ def csv(frame: pd.DataFrame) -> str:
 
 def _tables(run: _Run) -> str:
     """The comparison, and below it what follow-up attacks found, where there were any."""
-    compared, found = markdown(comparison(run.frame)), escalations.markdown(run.records)
+    compared, found = markdown(comparison(run.joined)), escalations.markdown(run.records)
     return f"{compared}\nFollow-up attacks, robust accuracy in %:\n\n{found}" if found else compared
 
 
@@ -123,8 +128,8 @@ _MAKERS: Final[dict[str, Callable[[_Run], bytes | None]]] = {
     "csv": lambda run: csv(run.frame).encode(),
     "parquet": lambda run: _parquet(run.frame),
     "md": lambda run: _tables(run).encode(),
-    "latex": lambda run: latex(comparison(run.frame)).encode(),
-    "html": lambda run: html.page(run.folder, run.records, run.frame, run.judged).encode(),
+    "latex": lambda run: latex(comparison(run.joined)).encode(),
+    "html": lambda run: html.page(run.folder, run.records, run.joined, run.judged).encode(),
     "junit": lambda run: junit(run.folder, run.records, run.judged).encode(),
-    "sarif": lambda run: sarif(run.folder, run.records, run.frame, run.judged).encode(),
+    "sarif": lambda run: sarif(run.folder, run.records, run.joined, run.judged).encode(),
 }

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record
 from robustsuite.report import words
-from robustsuite.report.worst_case import worst_cases
+from robustsuite.report.worst_case import with_worst_cases
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from robustsuite.protocol import Metric
 
 COLUMNS: Final = (
     *("suite", "dataset", "model", "defense", "attack", "scenario", "knowledge", "norm", "radius", "repeat"),
     *("metric", "value", "low", "high", "n", "unit", "better", "status", "flags", "message", "seconds", "key"),
 )
-_MEASURED: Final = ("ok", "inconclusive")
 _NUMBERS: Final = ("radius", "value", "low", "high", "seconds")
 _COUNTS: Final = ("repeat", "n")
 
@@ -38,11 +39,7 @@ def tidy(records: Iterable[Record], folder: Path | str | None = None) -> pd.Data
     """
     import pandas as pd
 
-    ordered = sorted(records, key=lambda record: record.order)
-    if folder is not None:
-        # A derived record has the order of the last one that it joins, and a stable sort leaves it behind that one.
-        ordered = sorted([*ordered, *worst_cases(ordered, Path(folder))], key=lambda record: record.order)
-    rows = [row for record in ordered for row in _rows(record)]
+    rows = [row for record in with_worst_cases(records, folder) for row in _rows(record)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for name in COLUMNS:
         kind = "float64" if name in _NUMBERS else "Int64" if name in _COUNTS else "str"
@@ -58,33 +55,23 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         # A derived record took no time of its own.
         "seconds": record.seconds if record.seconds else None,
     }
-    empty = {"metric": record.headline, "value": None, "low": None, "high": None, "n": None, "unit": "", "better": ""}
-    figures = {**record.metrics, **_passes(record)} if record.status in _MEASURED else {}
-    if record.headline not in figures and (record.headline or not figures):
-        yield {**common, **empty}
-    for name in sorted(figures, key=lambda name: _place(name, record.headline)):
-        yield {**common, **_figure(name, figures[name])}
+    figures = record.figures
+    for name in listed(record):
+        yield {**common, "metric": name, **_numbers(figures.get(name))}
 
 
-def _place(name: str, headline: str) -> tuple[bool, int, str]:
-    """The headline first, then the metrics in the order in which they are documented, then the others by name."""
-    return name != headline, words.ORDER.get(name, len(words.ORDER)), name
+def listed(record: Record) -> list[str]:
+    """Names of a record's figures: the headline first (also where it has no value), then as they are documented."""
+    figures = record.figures
+    names = sorted(figures, key=lambda name: (words.ORDER.get(name, len(words.ORDER)), name))
+    headed = record.headline in figures or record.headline or not figures
+    return list(dict.fromkeys([record.headline, *names] if headed else names))
 
 
-def _passes(record: Record) -> dict[str, Mapping[str, Any]]:
-    return {name: {"value": count, "unit": "passes"} for name, count in record.cost.items() if count}
-
-
-def _figure(name: str, metric: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {end: _number(metric.get(end)) for end in ("value", "low", "high")}
-    words_of = {end: str(metric.get(end) or "") for end in ("unit", "better")}
-    return {"metric": name, **numbers, "n": metric.get("n") or None, **words_of}
-
-
-def _number(value: Any) -> float | None:
-    """A finite or infinite number; records write what is not finite as text."""
-    number = math.nan if value is None else float(value)
-    return None if math.isnan(number) else number
+def _numbers(metric: Metric | None) -> dict[str, Any]:
+    if metric is None:
+        return {"value": None, "low": None, "high": None, "n": None, "unit": "", "better": ""}
+    return {**asdict(metric), "n": metric.n or None}
 
 
 def one_line(record: Record) -> str:

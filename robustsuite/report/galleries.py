@@ -57,11 +57,9 @@ def galleries(records: Iterable[Record], folder: Path) -> list[Gallery]:
         folder: The run's folder.
     """
     found: dict[tuple[str, str], list[Strip]] = {}
-    main: float | None = None
     for record in records:
-        main = record.radius if main is None else main
         place = (record.attack, record.scenario)
-        if record.repeat > 0 or not record.samples or (record.radius is not None and record.radius != main):
+        if record.repeat > 0 or not record.samples or record.sweep:
             continue
         known = found.get(place, [])
         if known and (record.scenario == "poisoning" or any(s.defense == record.defense for s in known)):

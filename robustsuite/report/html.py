@@ -20,36 +20,35 @@ from robustsuite.report.against_passes import against_passes
 from robustsuite.report.against_radius import against_radius
 from robustsuite.report.details import command, details, provenance
 from robustsuite.report.galleries import galleries
-from robustsuite.report.table import comparison, plain_rows
+from robustsuite.report.table import comparison
 from robustsuite.report.verdicts import Verdict
 
 if TYPE_CHECKING:
     import jinja2
-    import pandas as pd
 
     from robustsuite.report.cells import ComparisonTable
 
 _HERE: Final = Path(__file__).parent
 
 
-def page(folder: Path, records: Sequence[Record], frame: pd.DataFrame, judged: Iterable[Verdict] = ()) -> str:
+def page(folder: Path, records: Sequence[Record], joined: Sequence[Record], judged: Iterable[Verdict] = ()) -> str:
     """The page as text.
 
     Args:
         folder: The run's folder, for its per-sample files and its suite.
         records: Records of the run.
-        frame: As `report.frame.tidy` makes it.
+        joined: As `worst_case.with_worst_cases` makes them of these records.
         judged: Verdicts on the gates that the run was asked to pass.
     """
     ordered = sorted(records, key=lambda record: record.order)
-    rows, table = plain_rows(frame), comparison(frame)
+    table = comparison(joined)
     under = curves.robust_column(table)
     look = curves.looks([record.defense for record in ordered])
     style, script = _asset("report.css"), _asset("report.js")
     known: dict[str, Any] = {
         "title": ordered[0].suite or "robustness report",
-        "facts": _facts(ordered, rows),
-        "sentences": summary.sentences(table, rows),
+        "facts": _facts(ordered),
+        "sentences": summary.sentences(table, joined),
         "tiles": summary.tiles(table),
         "gates": [(verdicts.outcome(v), verdicts.gate_name(v), verdicts.measured(v)) for v in judged],
         "followed": (escalations.HEADINGS, escalations.rows(ordered)),
@@ -58,10 +57,10 @@ def page(folder: Path, records: Sequence[Record], frame: pd.DataFrame, judged: I
         "firsts": _firsts(table),
         "robust_under": under.title if under is not None else "",
         "look": look,
-        "radius": against_radius(rows, ordered, folder, look),
+        "radius": against_radius(joined, folder, look),
         "passes": against_passes(ordered, folder, look),
         "galleries": galleries(ordered, folder),
-        "costs": curves.costs(table, rows, look),
+        "costs": curves.costs(table, ordered, look),
         "histories": curves.histories(ordered, look),
         "details": details(ordered),
         "provenance": provenance(ordered),
@@ -101,10 +100,11 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _facts(records: Sequence[Record], rows: Sequence[dict[str, Any]]) -> list[str]:
+def _facts(records: Sequence[Record]) -> list[str]:
     """A line of facts under the title."""
-    ball = next((f"{row['norm']} radius {row['radius']:g}" for row in rows if row["radius"] is not None), "")
-    judged = next((row["n"] for row in rows if row["metric"] == "clean_accuracy" and row["n"]), 0)
+    ball = next((f"{r.norm} radius {r.radius:g}" for r in records if r.radius is not None), "")
+    counts = (r.figures["clean_accuracy"].n for r in records if "clean_accuracy" in r.figures)
+    judged = next(filter(None, counts), 0)
     repeats = len({record.repeat for record in records})
     models = ", ".join(dict.fromkeys(record.model for record in records))
     facts = [

@@ -132,11 +132,11 @@ def _facts(cell: Played) -> dict[str, str]:
     found["flags"] = ";".join(record.flags)
     for name in sorted(record.metrics, key=lambda name: (words.ORDER.get(name, len(words.ORDER)), name)):
         metric = record.metrics[name]
-        found[name] = _number(metric.get("value"))
-        found[f"{name}.low"], found[f"{name}.high"] = _number(metric.get("low")), _number(metric.get("high"))
-        found[f"{name}.n"] = str(metric.get("n") or "")
+        found[name] = _number(metric.value)
+        found[f"{name}.low"], found[f"{name}.high"] = _number(metric.low), _number(metric.high)
+        found[f"{name}.n"] = str(metric.n or "")
     for point in cell.points:
-        value = point.metrics.get(point.headline, {}).get("value")
+        value = point.metrics[point.headline].value if point.headline in point.metrics else None
         found[f"{point.headline} at {_place(point)}"] = _number(value)
     return found
 
@@ -150,7 +150,7 @@ def _properties(element: ET.Element, facts: Mapping[str, Any]) -> None:
             ET.SubElement(holder, "property", {"name": legal(name), "value": legal(value)})
 
 
-def _number(value: Any) -> str:
+def _number(value: float | None) -> str:
     """A figure with all its digits; infinity is `inf`."""
     return "" if value is None else repr(float(value))
 

@@ -21,9 +21,8 @@ from robustsuite.errors import RequestError, RobustsuiteError
 from robustsuite.report import mlflow_values as told
 from robustsuite.report import verdicts
 from robustsuite.report.files import NAMES
-from robustsuite.report.played import finished
+from robustsuite.report.played import finished, main_records
 from robustsuite.report.step_summary import step_summary, within
-from robustsuite.report.table import main_rows, plain_rows
 from robustsuite.report.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -107,13 +106,13 @@ def _export(report: Report, folder: Path, judged: Sequence[Verdict], store: _Sto
     store.write(parent, asked, {}, facts)
     for artefact in artefacts:
         store.client.log_artifact(parent, str(folder / artefact))
-    rows = main_rows(plain_rows(report.frame))
+    shown = main_records(report.joined)
     children = {}
     for defense in dict.fromkeys(record.defense for record in report.records):
         records = [record for record in report.records if record.defense == defense]
         own = digest([key, defense])
         recipe = told.recipe_parameters(records)
-        figures = told.figures([row for row in rows if row["defense"] == defense])
+        figures = told.figures([record for record in shown if record.defense == defense])
         children[defense] = child = store.run(own, defense, records, ended, (recipe, figures, ()))
         tags = {**told.doubts(records), "defense": defense, _RUN: key, _KEY: own, "mlflow.parentRunId": parent}
         store.write(child, recipe, figures, tags)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark import yaml_lines
 from robustsuite.benchmark.records import Record
 from robustsuite.canonical import digest
 from robustsuite.errors import RequestError
-from robustsuite.protocol import Metric
 from robustsuite.report import details
 from robustsuite.statistics import over_repeats
+
+if TYPE_CHECKING:
+    from robustsuite.protocol import Metric
 
 TAGS: Final = ("gate.", "status.", "flags.", "not_finite.", "robustsuite.")  # how tags begin that an export writes
 _LONGEST_NAME: Final = 250
@@ -85,14 +87,13 @@ def recipe_parameters(records: Sequence[Record]) -> dict[str, str]:
     return {name(f"{prefix}.{key}"): value for prefix, key, value in pairs}
 
 
-def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def figures(records: Sequence[Record]) -> dict[str, float]:
     """Metrics of one defence over all repeats: `clean_accuracy`, `pgd/robust_accuracy`, and `….low`, `….high`."""
     groups: dict[tuple[str, str], list[Metric]] = {}
-    for row in rows:
-        if row["value"] is not None:
-            place = ("" if row["scenario"] == "utility" else row["attack"], row["metric"])
-            metric = Metric(row["value"], int(row["n"] or 0), row["low"], row["high"], row["unit"], row["better"])
-            groups.setdefault(place, []).append(metric)
+    for record in records:
+        for metric_name, metric in record.figures.items():
+            attack = "" if record.scenario == "utility" else record.attack
+            groups.setdefault((attack, metric_name), []).append(metric)
     found = {}
     for (attack, metric_name), metrics in groups.items():
         merged = over_repeats(metrics)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from robustsuite.benchmark.records import Record, load_samples
 from robustsuite.errors import RequestError
 from robustsuite.report.changes import Gap
+from robustsuite.report.played import defense_name
+from robustsuite.report.worst_case import own_balls
+from robustsuite.robust import VERDICT, worst
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
 
     from robustsuite.report.report import Report
 
-MEASURED: Final = ("ok", "inconclusive")
 EVASION: Final = "evasion"
 ROBUST: Final = "robust_accuracy"
 RATES: Final = ("rate", "rate difference")
@@ -31,7 +33,6 @@ _COLUMNS: Final = {
 }
 _ONCE_ALL: Final = (("inversion", "inversion_accuracy"),)  # of which older records count every one
 _LABEL: Final = "label"
-_VERDICT: Final = "verdict"  # whether a sample is robust to the attack and all that followed it up
 
 
 class Place(NamedTuple):
@@ -46,7 +47,7 @@ class Place(NamedTuple):
 
 def measured(record: Record) -> bool:
     """Whether it has figures."""
-    return record.status in MEASURED and bool(record.metrics)
+    return record.measured and bool(record.metrics)
 
 
 def gap(before: Mapping[int, Record], after: Mapping[int, Record]) -> Gap:
@@ -107,28 +108,29 @@ class Run:
     Args:
         report: Its records, with their folder.
         curve: Whether points of curves are taken in, which are judged at other radii and on fewer samples.
+        several: Whether cells are named with their suite and data set, because one of the two runs has several.
     """
 
-    def __init__(self, report: Report, *, curve: bool = False) -> None:
-        self.records, self._folder = report.records, report.folder
+    def __init__(self, report: Report, *, curve: bool = False, several: bool = False) -> None:
+        self.records, self._folder, self._several = report.records, report.folder, several
         self._loaded: dict[str, dict[str, NDArray[Any]]] = {}
-        balls = [(r.norm, r.radius) for r in report.records if r.scenario == EVASION and r.radius is not None]
-        self.ball: tuple[str, float | None] = balls[0] if balls else ("", None)
+        self._balls = own_balls(report.records)
         self.cells: dict[Place, dict[int, Record]] = {}
         self.balls: dict[tuple[str, str, str], dict[tuple[str, float | None], None]] = {}
         for record in report.records:
-            if record.status in MEASURED:
-                balls_of = self.balls.setdefault((record.defense, record.attack, record.scenario), {})
-                balls_of[record.norm, record.radius] = None
-            if curve or record.radius in (None, self.ball[1]):
+            place = self._place(record)
+            if record.measured:
+                self.balls.setdefault(place[:3], {})[record.norm, record.radius] = None
+            if curve or not record.sweep:
                 # A curve may visit the main radius again, on fewer samples: the first record counts.
-                self.cells.setdefault(self._place(record), {}).setdefault(record.repeat, record)
-        self.left_out = 0 if curve else sum(r.radius not in (None, self.ball[1]) for r in report.records)
+                self.cells.setdefault(place, {}).setdefault(record.repeat, record)
+        self.left_out = 0 if curve else sum(bool(record.sweep) for record in report.records)
 
     def _place(self, record: Record) -> Place:
-        lost = record.scenario == EVASION and record.radius is None  # it failed before it knew its ball
-        ball = self.ball if lost else (record.norm, record.radius)
-        return Place(record.defense, record.attack, record.scenario, *ball)
+        ball = record.norm, record.radius
+        if record.scenario == EVASION and record.radius is None:  # it failed before it knew its ball
+            ball = self._balls.get((record.suite, record.dataset), ball)
+        return Place(defense_name(record, self._several), record.attack, record.scenario, *ball)
 
     def outcomes(self, record: Record, metric: str, column: str = "") -> Outcomes:
         """The outcomes behind a rate.
@@ -160,7 +162,7 @@ class Run:
             column = self._columns(record).get(metric)
         except Unpaired:
             # What cannot be read may have been tampered with: its rates are not passed over.
-            return bool(record.samples) and record.metrics.get(metric, {}).get("unit") in RATES
+            return bool(record.samples) and metric in record.metrics and record.metrics[metric].unit in RATES
         return column is not None and column.dtype == bool
 
     def standing(self, records: Iterable[Record]) -> Outcomes:
@@ -169,17 +171,19 @@ class Run:
         Raises:
             Unpaired: Outcomes of one are not at hand.
         """
-        first, *others = (self.outcomes(record, ROBUST, _VERDICT) for record in records)
-        for other in others:
-            here, there = _common(first.ids, other.ids)
-            labels = None if first.labels is None else first.labels[here]
-            first = Outcomes(first.ids[here], first.holds[here] & other.holds[there], labels)
-        return first
+        import numpy as np
+
+        found = [self.outcomes(record, ROBUST, VERDICT) for record in records]
+        robust = worst([dict(zip(side.ids.tolist(), side.holds.tolist(), strict=True)) for side in found])
+        ids, labels = found[0].ids, found[0].labels
+        common = np.isin(ids, list(robust))
+        holds = np.array(list(robust.values()), dtype=bool)
+        return Outcomes(ids[common], holds, None if labels is None else labels[common])
 
     def followed_up(self, record: Record) -> bool:
         """Whether the record tells the attack's own number from the worst case with its follow-up attacks."""
         try:
-            return _VERDICT in self._columns(record)
+            return VERDICT in self._columns(record)
         except Unpaired:
             return False
 

@@ -37,24 +37,47 @@ def attack_name(record: Record) -> str:
 def sort_out(records: Iterable[Record]) -> dict[str, list[Played]]:
     """Suite -> its cells in plan order.
 
-    The first radius of a suite in plan order is its own, as in the comparison table; a point whose cell is missing
-    stands for itself, so that no record is lost.
+    A point whose cell is missing stands for itself, so that no record is lost.
     """
     suites: dict[str, list[Played]] = {}
-    main: dict[tuple[str, str], float] = {}
     cells: dict[tuple[object, ...], Played] = {}
     for record in sorted(records, key=lambda record: record.order):
-        place = (record.suite, record.dataset)
-        own = record.radius is None or record.radius == main.setdefault(place, record.radius)
-        cell = (*place, record.defense, record.attack, record.scenario, record.repeat)
+        cell = _cell(record)
         if cell in cells:
             cells[cell].points.append(record)
             continue
         played = Played(record)
-        if own:
+        if not record.sweep:
             cells[cell] = played
         suites.setdefault(record.suite, []).append(played)
     return suites
+
+
+def main_records(records: Iterable[Record]) -> list[Record]:
+    """Records of the comparison, without points of curves; of several with the same labels the first.
+
+    Args:
+        records: In plan order.
+    """
+    first: dict[tuple[object, ...], Record] = {}
+    for record in records:
+        if not record.sweep:
+            first.setdefault(_cell(record), record)
+    return list(first.values())
+
+
+def _cell(record: Record) -> tuple[object, ...]:
+    return record.suite, record.dataset, record.defense, record.attack, record.scenario, record.repeat
+
+
+def several_suites(records: Iterable[Record]) -> bool:
+    """Whether a defence is only named with its suite and data set."""
+    return len({(record.suite, record.dataset) for record in records}) > 1
+
+
+def defense_name(record: Record, several: bool) -> str:
+    """What people call a record's defence: its label, led by suite and data set where there are several."""
+    return f"{record.suite}/{record.dataset}: {record.defense}" if several else record.defense
 
 
 def several_repeats(cells: Sequence[Played]) -> bool:
@@ -71,10 +94,8 @@ def finished(folder: Path) -> datetime | None:
 def figures(record: Record) -> str:
     """The headline in a sentence's half, such as `robust_accuracy 0.310 [0.282, 0.339] on 1000 samples`; or empty."""
     metric = record.metrics.get(record.headline)
-    if metric is None or metric.get("value") is None or math.isnan(metric["value"]):
+    if metric is None or math.isnan(metric.value):
         return ""
-    low, high = metric.get("low"), metric.get("high")
+    low, high = metric.low, metric.high
     interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-    return f"{record.headline} {metric['value']:.3f}{interval}" + (
-        f" on {metric['n']} samples" if metric.get("n") else ""
-    )
+    return f"{record.headline} {metric.value:.3f}{interval}" + (f" on {metric.n} samples" if metric.n else "")

@@ -50,18 +50,25 @@ class Report:
         return cls(found, folder)
 
     @cached_property
+    def joined(self) -> tuple[Record, ...]:
+        """The records, and behind those that it joins the worst case over attacks."""
+        from robustsuite.report.worst_case import with_worst_cases
+
+        return tuple(with_worst_cases(self.records, self.folder))
+
+    @cached_property
     def frame(self) -> pd.DataFrame:
         """The tidy table: one row a metric."""
         from robustsuite.report.frame import tidy
 
-        return tidy(self.records, self.folder)
+        return tidy(self.joined)
 
     @cached_property
     def comparison(self) -> ComparisonTable:
         """The comparison table as data."""
         from robustsuite.report.table import comparison
 
-        return comparison(self.frame)
+        return comparison(self.joined)
 
     def table(self) -> pd.DataFrame:
         """The comparison table as text: a row per defence, a column per headline."""
@@ -123,4 +130,4 @@ class Report:
         """The comparison table for notebooks with norm, radius and the meaning of its marks, escaped."""
         from robustsuite.report.notebook import notebook
 
-        return notebook(self.comparison, self.frame)
+        return notebook(self.comparison, self.joined)

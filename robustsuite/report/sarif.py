@@ -9,7 +9,7 @@ not results about the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,8 +27,6 @@ from robustsuite.report.verdicts import Verdict
 from robustsuite.report.worst_case import WORST
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from robustsuite.benchmark.records import Record
 
 Json = dict[str, Any]
@@ -41,13 +39,13 @@ _NOTIFICATIONS: Final = (
 )
 
 
-def sarif(folder: Path, records: Sequence[Record], frame: pd.DataFrame, judged: Sequence[Verdict] = ()) -> str:
+def sarif(folder: Path, records: Sequence[Record], joined: Sequence[Record], judged: Sequence[Verdict] = ()) -> str:
     """The whole log, with a run for each suite among the records.
 
     Args:
         folder: The run's folder; results point at lines of its `suite.yaml`, or of its records.
         records: In any order.
-        frame: The tidy table of these records.
+        joined: As `worst_case.with_worst_cases` makes them of these records.
         judged: Verdicts on the gates that were asked for; they stand with the first suite.
     """
     places = Places(folder)
@@ -55,17 +53,17 @@ def sarif(folder: Path, records: Sequence[Record], frame: pd.DataFrame, judged: 
     for record in sorted(records, key=lambda record: record.order):
         suites.setdefault(record.suite, []).append(record)
     runs = [
-        _run(found, frame[frame["suite"] == suite], () if number else judged, places)
+        _run(found, [record for record in joined if record.suite == suite], () if number else judged, places)
         for number, (suite, found) in enumerate(suites.items())
     ]
     return json.dumps(plain({"$schema": SCHEMA, "version": "2.1.0", "runs": runs}), indent=1, allow_nan=False) + "\n"
 
 
-def _run(records: Sequence[Record], frame: pd.DataFrame, judged: Sequence[Verdict], places: Places) -> Json:
+def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[Verdict], places: Places) -> Json:
     first = records[0]
     asked = [verdict.gate.attack for verdict in judged if verdict.gate is not None]
-    rules = Rules(records, [WORST, *asked] if WORST in set(frame["attack"]) else asked)
-    found = _gates(first.suite, judged, rules, places) if judged else _weaknesses(first.suite, frame, rules, places)
+    rules = Rules(records, [WORST, *asked] if any(record.attack == WORST for record in joined) else asked)
+    found = _gates(first.suite, judged, rules, places) if judged else _weaknesses(first.suite, joined, rules, places)
     driver = {
         "name": "robustsuite",
         "version": __version__,
@@ -114,10 +112,13 @@ def _gates(suite: str, judged: Sequence[Verdict], rules: Rules, places: Places) 
         }
 
 
-def _weaknesses(suite: str, frame: pd.DataFrame, rules: Rules, places: Places) -> Iterator[Json]:
+def _weaknesses(suite: str, joined: Sequence[Record], rules: Rules, places: Places) -> Iterator[Json]:
     """A note for each figure of the comparison at which an attack had any success."""
-    table = comparison(frame)
-    balls = {row["attack"]: f" ({row['norm']} {row['radius']:g})" for row in _with_ball(frame)}
+    table = comparison(joined)
+    balls: dict[str, str] = {}
+    for record in joined:
+        if record.radius is not None and not record.sweep:
+            balls.setdefault(record.attack, f" ({record.norm} {record.radius:g})")
     for label, cells in zip(table.rows, table.cells, strict=True):
         for column, cell in zip(table.columns, cells, strict=True):
             if column.attack and not rules.is_control(column.attack) and _succeeded(cell, column):
@@ -131,12 +132,6 @@ def _weaknesses(suite: str, frame: pd.DataFrame, rules: Rules, places: Places) -
                     "properties": _figures(label, column, cell),
                     **_rank(cell, column),
                 }
-
-
-def _with_ball(frame: pd.DataFrame) -> list[Mapping[str, Any]]:
-    # The first row of an attack is at the suite's own radius.
-    played: Any = frame[frame["radius"].notna()].drop_duplicates("attack")
-    return list(played.to_dict("records"))
 
 
 def _succeeded(cell: Cell, column: Column) -> bool:

@@ -15,7 +15,6 @@ from robustsuite.report.frame import one_line
 from robustsuite.report.markup import escape_markdown, markdown
 from robustsuite.report.played import attack_name
 from robustsuite.report.report import Report
-from robustsuite.report.table import plain_rows
 from robustsuite.report.verdicts import Verdict
 
 VARIABLE: Final = "GITHUB_STEP_SUMMARY"
@@ -110,7 +109,7 @@ def _measured(verdict: Verdict) -> str:
 def _sentences(table: ComparisonTable, report: Report) -> str:
     if not table.rows:
         return ""
-    return escape_markdown(" ".join(summary.sentences(table, plain_rows(report.frame))))
+    return escape_markdown(" ".join(summary.sentences(table, report.joined)))
 
 
 def _errors(records: Sequence[Record]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from robustsuite.benchmark.records import Record
 from robustsuite.report import flags as doubts
 from robustsuite.report import words
 from robustsuite.report.cells import Cell, Column, ComparisonTable
@@ -80,9 +80,9 @@ def _is_believed(cell: Cell) -> bool:
     return cell.value is not None and cell.status == "ok" and doubts.believable(cell.flags)
 
 
-def sentences(table: ComparisonTable, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def sentences(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
     """The verdict in words: robustness, what could not be measured, what is in doubt and what was settled."""
-    told = [*_robustness(table, rows), _measured(rows)]
+    told = [*_robustness(table, records), _measured(records)]
     marked = [cell for row in table.cells for cell in row if cell.mark]
     doubted = sum(any(not code.startswith(doubts.RESOLVED) for code in cell.flags) for cell in marked)
     if any("outdated" in cell.flags for cell in marked):
@@ -98,12 +98,12 @@ def sentences(table: ComparisonTable, rows: Sequence[Mapping[str, Any]]) -> list
     return told
 
 
-def _robustness(table: ComparisonTable, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _robustness(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
     evasion = [c for c in table.columns if c.metric == "robust_accuracy" and c.attack]
     if not evasion:
         return []
     column = next((c for c in evasion if c.attack == WORST), evasion[-1])
-    ball = next((f"{r['norm']} radius {r['radius']:g}" for r in rows if r["radius"] is not None), "the ball")
+    ball = next((f"{r.norm} radius {r.radius:g}" for r in records if r.radius is not None), "the ball")
     under = "all attacks and their follow-ups, sample by sample" if column.attack == WORST else column.attack
     place = _best(table, column)
     if place is None:
@@ -122,8 +122,8 @@ def _robustness(table: ComparisonTable, rows: Sequence[Mapping[str, Any]]) -> li
     return [told + "."]
 
 
-def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
-    statuses = {row["key"]: row["status"] for row in rows if row["attack"] != WORST}
+def _measured(records: Sequence[Record]) -> str:
+    statuses = {record.key: record.status for record in records if record.attack != WORST}
     counts = Counter(statuses.values())
     troubles = [f"{counts[status]} {word}" for status, word in _STATUS.items() if counts[status]]
     head = (

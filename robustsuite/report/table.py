@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from robustsuite.benchmark.records import Record
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report import flags as doubts
 from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
+from robustsuite.report.frame import listed, one_line
 from robustsuite.report.markup import latex, markdown
+from robustsuite.report.played import defense_name, main_records, several_suites
 from robustsuite.report.terminal import terminal
 from robustsuite.report.worst_case import WORST
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from robustsuite.protocol import Metric
 
 __all__ = [
@@ -25,142 +26,124 @@ __all__ = [
     "ComparisonTable",
     "comparison",
     "latex",
-    "main_rows",
     "markdown",
-    "plain_rows",
     "terminal",
 ]
 
-Row = dict[str, Any]
 _UTILITY: Final = "utility"
 _EVASION: Final = "evasion"
 _WHITE: Final = "white-box"
 _PASSES: Final = ("forwards", "backwards")
 
 
-def comparison(frame: pd.DataFrame) -> ComparisonTable:
-    """Build the table from the tidy frame.
+def comparison(records: Iterable[Record]) -> ComparisonTable:
+    """Build the table from records and their worst cases.
 
     Clean accuracy, epsilon where any defence has one, and counted passes come first; then the verdict on evasion (the
     worst case over all attacks and their follow-ups) and a column for each attack in plan order, which holds the
-    attack's own result, under the first metric of its records. Points of a curve (radii other than the first in plan
-    order) have no column. Repeats are merged by `statistics.over_repeats`. The best of a white-box attack's column is
-    the best once follow-up attacks and the verdict are counted: no defence is called best for masking its gradient.
+    attack's own result, under the first metric of its records. Points of a curve have no column. Repeats are merged by
+    `statistics.over_repeats`. The best of a white-box attack's column is the best once follow-up attacks and the
+    verdict are counted: no defence is called best for masking its gradient.
 
     Args:
-        frame: As `report.frame.tidy` makes it.
+        records: As `worst_case.with_worst_cases` gives them.
     """
-    rows = main_rows(plain_rows(frame))
-    defended: dict[tuple[str, str, str], _Defended] = {}
-    for row in rows:
-        place = (row["suite"], row["dataset"], row["defense"])
-        defended.setdefault(place, _Defended()).add(row)
-    repeats = len({row["repeat"] for row in rows})
-    columns = _columns(rows)
+    shown = main_records(records)
+    several, defended = several_suites(shown), dict[str, _Defended]()
+    for record in shown:
+        defended.setdefault(defense_name(record, several), _Defended()).add(record)
+    repeats = len({record.repeat for record in shown})
+    columns = _columns(shown)
     grid = [[entry.cell(column, repeats) for column in columns] for entry in defended.values()]
     by_column = [_mark_best(column, cells) for column, cells in zip(columns, zip(*grid, strict=True), strict=True)]
     cells = tuple(tuple(row) for row in zip(*by_column, strict=True))
-    return ComparisonTable(_labels(list(defended)), tuple(columns), cells)
+    return ComparisonTable(tuple(defended), tuple(columns), cells)
 
 
-def plain_rows(frame: pd.DataFrame) -> list[Row]:
-    """Rows as dictionaries in which a missing number is None."""
-    import pandas as pd
-
-    return [{str(name): None if pd.isna(v) else v for name, v in row.items()} for row in frame.to_dict("records")]
-
-
-def main_rows(rows: Iterable[Row]) -> list[Row]:
-    """Rows at each suite's own radius (the first in plan order), without the points of its curve."""
-    main: dict[tuple[str, str], float] = {}
-    first: dict[tuple[Any, ...], str] = {}
-    kept = []
-    for row in rows:
-        suite = (row["suite"], row["dataset"])
-        if row["radius"] is not None and row["radius"] != main.setdefault(suite, row["radius"]):
-            continue
-        # A curve may visit the main radius again, on fewer samples: the first record counts.
-        cell = (*suite, row["defense"], row["attack"], row["scenario"], row["repeat"])
-        if first.setdefault(cell, row["key"]) == row["key"]:
-            kept.append(row)
-    return kept
-
-
-def _columns(rows: Sequence[Row]) -> list[Column]:
+def _columns(records: Sequence[Record]) -> list[Column]:
     """Utility first, then attacks by plan order, the verdict first in its family."""
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(row["key"], row)
-    heads: dict[tuple[str, str], Row] = {}
-    for row in first.values():
-        place = (row["scenario"], row["attack"])
-        if place not in heads or (heads[place]["value"] is None and row["value"] is not None):
-            heads[place] = row
-    attacks = [row for row in heads.values() if row["scenario"] != _UTILITY]
-    order = {scenario: i for i, scenario in enumerate(dict.fromkeys(row["scenario"] for row in attacks))}
-    attacks.sort(key=lambda row: (order[row["scenario"]], row["attack"] != WORST))
+    heads: dict[tuple[str, str], Column] = {}
+    for record in [*filter(_has_head, records), *records]:  # a record with a value says what its column is about
+        heads.setdefault((record.scenario, record.attack), _column(record))
+    places = dict.fromkeys((record.scenario, record.attack) for record in records)
+    attacks = [heads[place] for place in places if place[0] != _UTILITY]
+    order = {scenario: i for i, scenario in enumerate(dict.fromkeys(column.scenario for column in attacks))}
+    attacks.sort(key=lambda column: (order[column.scenario], column.attack != WORST))
     found = [Column("", "clean_accuracy", "rate", "higher", _UTILITY)]
-    if any(row["scenario"] == _UTILITY and row["metric"] == "epsilon" for row in rows):
+    if any(record.scenario == _UTILITY and "epsilon" in record.figures for record in records):
         found.append(Column("", "epsilon", "nats", "lower", _UTILITY))
-    if any(row["scenario"] == _EVASION and row["metric"] in _PASSES for row in rows):
+    if any(record.scenario == _EVASION and not record.figures.keys().isdisjoint(_PASSES) for record in records):
         found.append(Column("", "passes_per_sample", "passes per sample", "", _UTILITY))
-    found += [Column(r["attack"], r["metric"], r["unit"], r["better"], r["scenario"]) for r in attacks]
-    return found if rows else []
+    return [*found, *attacks] if records else []
+
+
+def _has_head(record: Record) -> bool:
+    return listed(record)[0] in record.figures
+
+
+def _column(record: Record) -> Column:
+    name = listed(record)[0]
+    metric = record.figures.get(name)
+    unit, better = ("", "") if metric is None else (metric.unit, metric.better)
+    return Column(record.attack, name, unit, better, record.scenario)
 
 
 @dataclass
 class _Defended:
-    """All rows of one defence, by game and attack."""
+    """All records of one defence, by game and attack."""
 
-    rows: dict[tuple[str, str], list[Row]] = field(default_factory=dict)
+    records: dict[tuple[str, str], list[Record]] = field(default_factory=dict)
 
-    def add(self, row: Row) -> None:
-        self.rows.setdefault((row["scenario"], row["attack"]), []).append(row)
+    def add(self, record: Record) -> None:
+        self.records.setdefault((record.scenario, record.attack), []).append(record)
 
     def cell(self, column: Column, repeats: int) -> Cell:
         if column.metric == "passes_per_sample":
             return self._passes()
         if column.attack:
-            cell = _merged(self.rows.get((column.scenario, column.attack), []), column, repeats)
+            cell = _merged(self.records.get((column.scenario, column.attack), []), column, repeats)
             return replace(cell, judged=self._judged(column, cell.value))
-        found = [row for (scenario, _), rows in self.rows.items() if scenario == _UTILITY for row in rows]
+        found = [record for (scenario, _), some in self.records.items() if scenario == _UTILITY for record in some]
         if not found and column.metric == "clean_accuracy":
             # Without a clean evaluation every evasion record still says how many it found standing.
-            attacks = (rows for (scenario, name), rows in self.rows.items() if scenario == _EVASION and name != WORST)
-            found = next(attacks, [])
+            found = next(iter(self._evasion()), [])
         return _merged(found, column, repeats)
+
+    def _evasion(self) -> list[list[Record]]:
+        """Of every evasion attack, its records."""
+        return [some for (game, name), some in self.records.items() if game == _EVASION and name != WORST]
 
     def _judged(self, column: Column, own: float | None) -> float | None:
         """The worst of a white-box attack's own figure, that with its follow-up attacks, and the verdict."""
-        rows = self.rows.get((column.scenario, column.attack), [])
-        if own is None or column.attack == WORST or not any(row["knowledge"] == _WHITE for row in rows):
+        records = self.records.get((column.scenario, column.attack), [])
+        if own is None or column.attack == WORST or not any(record.knowledge == _WHITE for record in records):
             return None
-        verdict = self.rows.get((column.scenario, WORST), [])
-        known = [own, *_mean(rows, column.metric + FOLLOWED_UP), *_mean(verdict, column.metric)]
+        verdict = self.records.get((column.scenario, WORST), [])
+        known = [own, *_mean(records, column.metric + FOLLOWED_UP), *_mean(verdict, column.metric)]
         return max(known) if column.better == "lower" else min(known)
 
     def _passes(self) -> Cell:
         """Forward and backward passes of all evasion attacks together, per sample judged."""
-        attacks = [group for (game, name), group in self.rows.items() if game == _EVASION and name != WORST]
-        rows = [row for group in attacks for row in group]
-        judged = {row["repeat"]: row["n"] for row in rows if row["metric"] == "robust_accuracy" and row["n"]}
-        spent = sum(row["value"] for row in rows if row["metric"] in _PASSES and row["value"] is not None)
+        records = [record for some in self._evasion() for record in some]
+        robust = ((record.repeat, figure.n) for record in records for figure in _of([record], "robust_accuracy"))
+        judged = {repeat: n for repeat, n in robust if n}
+        spent = sum(figure.value for name in _PASSES for figure in _of(records, name))
         if not judged:
-            return Cell(status="not_run" if not rows else "absent")
+            return Cell(status="not_run" if not records else "absent")
         n = sum(judged.values())
         return Cell(value=spent / n, n=n, unit="passes per sample", status="ok")
 
 
-def _merged(rows: Sequence[Row], column: Column, repeats: int) -> Cell:
-    """One cell from the rows of all repeats."""
+def _merged(records: Sequence[Record], column: Column, repeats: int) -> Cell:
+    """One cell from the records of all repeats."""
     from robustsuite.statistics import over_repeats
 
-    measured = [row for row in rows if row["metric"] == column.metric and row["value"] is not None]
-    message = "; ".join(dict.fromkeys(row["message"] for row in rows if row["message"]))
+    measured = [record for record in records if column.metric in record.figures]
+    message = "; ".join(dict.fromkeys(filter(None, map(one_line, records))))
     if not measured:
-        return Cell(unit=column.unit, status=_absence(rows), message=message)
-    merged = over_repeats([_metric(row) for row in measured])
-    codes = [code for row in measured for code in row["flags"].split(";") if code]
+        return Cell(unit=column.unit, status=_absence(records), message=message)
+    merged = over_repeats(_of(measured, column.metric))
+    codes = [code for record in measured for code in record.flags]
     codes += ["missing-repeats"] if len(measured) < repeats else []
     return Cell(
         merged.value,
@@ -168,27 +151,26 @@ def _merged(rows: Sequence[Row], column: Column, repeats: int) -> Cell:
         merged.high,
         merged.n,
         merged.unit,
-        doubts.concerning(codes, column.metric, {row["metric"] for row in rows}),
-        "inconclusive" if any(row["status"] == "inconclusive" for row in measured) else "ok",
+        doubts.concerning(codes, column.metric, {name for record in records for name in listed(record)}),
+        "inconclusive" if any(record.status == "inconclusive" for record in measured) else "ok",
         message=message,
     )
 
 
-def _mean(rows: Sequence[Row], metric: str) -> list[float]:
-    """The mean over repeats of a figure, as the only item; nothing where no row has it."""
-    values = [row["value"] for row in rows if row["metric"] == metric and row["value"] is not None]
+def _of(records: Sequence[Record], metric: str) -> list[Metric]:
+    """This figure of each record that has it."""
+    return [record.figures[metric] for record in records if metric in record.figures]
+
+
+def _mean(records: Sequence[Record], metric: str) -> list[float]:
+    """The mean over repeats of a figure, as the only item; nothing where no record has it."""
+    values = [figure.value for figure in _of(records, metric)]
     return [sum(values) / len(values)] if values else []
 
 
-def _metric(row: Row) -> Metric:
-    from robustsuite.protocol import Metric
-
-    return Metric(row["value"], int(row["n"] or 0), row["low"], row["high"], row["unit"], row["better"])
-
-
-def _absence(rows: Sequence[Row]) -> str:
-    statuses = {row["status"] for row in rows}
-    if not rows:
+def _absence(records: Sequence[Record]) -> str:
+    statuses = {record.status for record in records}
+    if not records:
         return "not_run"
     return next((s for s in ("error", "inconclusive", "not_applicable", "not_run") if s in statuses), "absent")
 
@@ -204,9 +186,3 @@ def _mark_best(column: Column, cells: Sequence[Cell]) -> list[Cell]:
 
 def _eligible(cell: Cell) -> bool:
     return cell.value is not None and cell.status == "ok" and doubts.believable(cell.flags)
-
-
-def _labels(places: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
-    """Labels of the defences, led by suite or data set where there are several."""
-    several = len({place[:2] for place in places}) > 1
-    return tuple(f"{suite}/{dataset}: {defense}" if several else defense for suite, dataset, defense in places)

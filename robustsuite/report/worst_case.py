@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +14,27 @@ from robustsuite.errors import RequestError
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report.falls import Falls
 from robustsuite.report.flags import believable
+from robustsuite.robust import Robust, accuracy, robust_to, worst
 
 WORST: Final = "worst-case"
 OWN: Final = "robust_accuracy_own"
 """Of a verdict: what is left under the attacks that were asked for, without their follow-up attacks."""
 
 _METRIC: Final = "robust_accuracy"
-_MEASURED: Final = ("ok", "inconclusive")
+
+
+def with_worst_cases(records: Iterable[Record], folder: Path | str | None) -> list[Record]:
+    """The records in plan order, and behind those that it joins the worst case over attacks.
+
+    Args:
+        records: In any order.
+        folder: The run's folder with its per-sample files; None leaves out the worst cases.
+    """
+    ordered = sorted(records, key=lambda record: record.order)
+    if folder is None:
+        return ordered
+    # A derived record has the order of the last one that it joins, and a stable sort leaves it behind that one.
+    return sorted([*ordered, *worst_cases(ordered, Path(folder))], key=lambda record: record.order)
 
 
 def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
@@ -41,17 +55,25 @@ def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
     evasion = [r for r in records if r.scenario == "evasion"]
     falls = Falls(folder)
-    main = next(((r.norm, r.radius) for r in evasion if r.radius is not None), ("", None))
+    balls = own_balls(evasion)
     for record in evasion:
-        ball = (record.norm, record.radius) if record.radius is not None else main
-        group = groups.setdefault((record.suite, record.dataset, record.defense, record.repeat, *ball), {})
-        group.setdefault(record.attack, record)  # a curve may visit the main radius again, on fewer samples
+        suite, ball = (record.suite, record.dataset), (record.norm, record.radius)
+        ball = ball if record.radius is not None else balls.get(suite, ball)  # it failed before it knew its ball
+        group = groups.setdefault((*suite, record.defense, record.repeat, *ball), {})
+        group.setdefault(record.attack, record)  # a curve may visit the suite's own radius again, on fewer samples
     joined = []
     for place, group in groups.items():
-        others = [] if place[-2:] == main else [r for r in evasion if _place(r) == place[:-1] and _tells(r, place[-1])]
-        if place[-2:] == main or len(group) >= 2 or any(r.closest for r in others):
+        own = any(not record.sweep for record in group.values())
+        others = [] if own else [r for r in evasion if _place(r) == place[:-1] and _tells(r, place[-1])]
+        if own or len(group) >= 2 or any(r.closest for r in others):
             joined.append(_join(list(group.values()), others, folder, falls))
     return joined
+
+
+def own_balls(records: Iterable[Record]) -> dict[tuple[str, str], tuple[str, float | None]]:
+    """Suite and data set -> norm and radius at which evasion is compared, as far as any record of it knows."""
+    known = [r for r in records if r.scenario == "evasion" and r.radius is not None and not r.sweep]
+    return {(record.suite, record.dataset): (record.norm, record.radius) for record in reversed(known)}
 
 
 def _place(record: Record) -> tuple[object, ...]:
@@ -77,6 +99,7 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, fal
         knowledge="+".join(dict.fromkeys(r.knowledge for r in records if r.knowledge)),
         norm=known.norm,
         radius=known.radius,
+        sweep="" if any(not r.sweep for r in records) else known.sweep,
         repeat=known.repeat,
         seed=known.seed,
         headline=_METRIC,
@@ -85,14 +108,12 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, fal
     columns, failures = _read(records, folder)
     if not columns:
         order = ("inconclusive", "error", "not_applicable")  # what was measured, and of which no file is at hand, first
-        there = {"inconclusive" if r.status in _MEASURED else r.status for r in records}
+        there = {"inconclusive" if r.measured else r.status for r in records}
         status = next((name for name in order if name in there), "not_run")
         flags = tuple(dict.fromkeys(flag for r in records for flag in r.flags))
         return replace(blank, status=status, message="; ".join(failures), flags=flags)
-    verdict = _Verdict.over(columns)
-    if others and known.radius is not None:
-        verdict = verdict.without(falls.within(others, known.radius))
-    return _judged(blank, records, verdict, failures)
+    broken = falls.within(others, known.radius) if known.radius is not None else frozenset[int]()
+    return _judged(blank, records, _Verdict.over(columns, broken), failures)
 
 
 @dataclass(frozen=True)
@@ -108,22 +129,22 @@ class _Column:
     """
 
     attack: str
-    own: Mapping[int, bool]
-    verdict: Mapping[int, bool]
+    own: Robust
+    verdict: Robust
     finder: Mapping[int, str]
     wrong: frozenset[int]
 
     @classmethod
     def read(cls, record: Record, table: Mapping[str, Any]) -> _Column:
-        ids, own = table["id"].tolist(), table["robust"].bool().tolist()
-        verdict = table["verdict"].bool().tolist() if "verdict" in table else own
+        ids = table["id"].tolist()
         played = [step["attack"] for step in record.escalation.get("played", ())]
         found = table["found_by"].tolist() if "found_by" in table else [0] * len(ids)
         named = [*played, *["a follow-up"] * len(ids)]  # a record that somebody has edited may name fewer
         finder = {i: f"{named[at - 1]} after {record.attack}" for i, at in zip(ids, found, strict=True) if at > 0}
         right = table["clean_correct"].bool().tolist() if "clean_correct" in table else [True] * len(ids)
         wrong = frozenset(i for i, is_right in zip(ids, right, strict=True) if not is_right)
-        return cls(record.attack, dict(zip(ids, own, strict=True)), dict(zip(ids, verdict, strict=True)), finder, wrong)
+        own, verdict = (robust_to(table, followed_up=followed_up) for followed_up in (False, True))
+        return cls(record.attack, own, verdict, finder, wrong)
 
     def broken_by(self, sample: int) -> str:
         """Who broke a sample; empty where nobody had to."""
@@ -143,39 +164,32 @@ class _Verdict:
         partial: Whether some samples had to be left out.
     """
 
-    robust: Mapping[int, bool]
-    own: Mapping[int, bool]
+    robust: Robust
+    own: Robust
     path: Mapping[str, int]
     partial: bool
 
     @classmethod
-    def over(cls, columns: Sequence[_Column]) -> _Verdict:
-        common = [i for i in columns[0].own if all(i in column.own for column in columns[1:])]
-        robust = {i: all(column.verdict[i] for column in columns) for i in common}
-        own = {i: all(column.own[i] for column in columns) for i in common}
+    def over(cls, columns: Sequence[_Column], broken: frozenset[int]) -> _Verdict:
+        """Join them; `broken` are samples that are known to be broken by something else."""
+        robust = worst([column.verdict for column in columns], broken)
+        own = worst([column.own for column in columns], broken)
         path: dict[str, int] = Counter()
         attacks = {column.attack for column in columns}
-        for i in common:
+        for i in robust:
             by = [found for column in columns if (found := column.broken_by(i))]
             if by:
                 path[next((found for found in by if found in attacks), by[0])] += 1
         order = [column.attack for column in columns]
         path = dict(sorted(path.items(), key=lambda item: order.index(item[0]) if item[0] in attacks else len(order)))
-        return cls(robust, own, path, any(len(column.own) != len(common) for column in columns))
-
-    def without(self, broken: frozenset[int]) -> _Verdict:
-        """The same once these samples are known to be broken."""
-        robust, own = (
-            {i: kept and i not in broken for i, kept in column.items()} for column in (self.robust, self.own)
-        )
-        return replace(self, robust=robust, own=own)
+        return cls(robust, own, path, any(len(column.own) != len(robust) for column in columns))
 
 
 def _read(records: Sequence[Record], folder: Path) -> tuple[list[_Column], list[str]]:
     """What every attack that was judged says of each sample, and a phrase for each that was not."""
     columns, failures = [], []
     for record in records:
-        if record.status not in _MEASURED:
+        if not record.measured:
             failures.append(f"{record.attack} is not part of it ({record.status.replace('_', ' ')})")
             continue
         try:
@@ -207,7 +221,7 @@ def _judged(blank: Record, records: Sequence[Record], verdict: _Verdict, failure
         status="inconclusive" if doubted or failures else "ok",
         message="; ".join(messages),
         flags=tuple(dict.fromkeys(flags)),
-        metrics={_METRIC: _rate(verdict.robust), OWN: _rate(verdict.own)} if verdict.robust else {},
+        metrics={_METRIC: accuracy(verdict.robust), OWN: accuracy(verdict.own)} if verdict.robust else {},
         escalation={"path": verdict.path},
     )
 
@@ -219,14 +233,5 @@ def _is_settled(record: Record) -> bool:
 
 def _left(record: Record) -> float:
     """Robust accuracy under an attack and its follow-ups."""
-    figure = record.metrics.get(f"{_METRIC}{FOLLOWED_UP}") or record.metrics.get(_METRIC) or {}
-    return float(figure.get("value", 1.0))
-
-
-def _rate(robust: Mapping[int, bool]) -> Mapping[str, Any]:
-    import torch
-
-    from robustsuite.statistics import rate
-
-    metric = rate(torch.tensor(list(robust.values()), dtype=torch.bool), "higher")
-    return {k: v for k, v in asdict(metric).items() if v is not None}
+    figure = record.metrics.get(f"{_METRIC}{FOLLOWED_UP}") or record.metrics.get(_METRIC)
+    return 1.0 if figure is None else figure.value

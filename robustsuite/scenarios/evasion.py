@@ -15,6 +15,7 @@ from robustsuite.data.samples import Batch
 from robustsuite.errors import BudgetError, RequestError
 from robustsuite.protocol import Metric, Metrics, Scenario, Victim
 from robustsuite.radii import below_a_grey_level
+from robustsuite.robust import rates
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
 from robustsuite.scenarios.passes import Passes
@@ -293,9 +294,7 @@ class _Judge:
     def _values(self, broken: Tensor, queries: Tensor) -> dict[str, Metric]:
         clean, test = self._victim.clean, self._victim.test
         values = {
-            "robust_accuracy": rate(self._robust, "higher"),
-            "attack_success_rate": rate(broken[self._clean], "lower"),
-            "attack_success_rate_all": rate(~self._robust, "lower"),
+            **rates(self._clean, self._robust),
             "clean_accuracy": rate(self._clean, "higher"),
         }
         if self._game.goal == "targeted":

@@ -15,7 +15,7 @@ from robustsuite.api import evaluate
 from robustsuite.benchmark.existing import existing
 from robustsuite.gates import decide
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Metric, Metrics, Victim, play
+from robustsuite.protocol import Metrics, Victim, play
 from robustsuite.scenarios import Evasion
 from robustsuite.scenarios.views import Inputs, WhiteBox
 from robustsuite.selftest.canary import Finding, at_least, at_most, near, same
@@ -51,7 +51,7 @@ def masked() -> Iterator[Finding]:
         alone = evaluate(network, test, "pgd", _BALL, rules={"escalate": False}).records[1]
         yield at_least(f"{name}: robust accuracy as pgd sees it", 0.5, figure(alone, "robust_accuracy"))
         yield same(f"{name}: zero-gradients is flagged", True, "zero-gradients" in alone.flags)
-        gate = decide(Metric(**alone.metrics["robust_accuracy"]), 0.3, name="robust_accuracy", flags=alone.flags)
+        gate = decide(alone.metrics["robust_accuracy"], 0.3, name="robust_accuracy", flags=alone.flags)
         yield same(f"{name}: a gate at 0.3", "inconclusive", gate.outcome.value)
         examined = evaluate(network, test, "pgd", _BALL).records[1]
         followed_up = figure(examined, "robust_accuracy" + FOLLOWED_UP)

@@ -86,7 +86,7 @@ def figure(record: Record, name: str) -> float:
     """
     if name not in record.metrics:
         raise _lacks(record, name)
-    return float(record.metrics[name]["value"])
+    return record.metrics[name].value
 
 
 def column(report: Report, record: Record, name: str) -> Tensor:

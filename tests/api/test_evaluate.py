@@ -22,7 +22,7 @@ BALL = rs.Ball("linf", 0.1)
 def rate(report, attack, metric="robust_accuracy"):
     record = next(r for r in report.records if r.attack == attack)
     assert record.status == "ok", record.message
-    return record.metrics[metric]["value"]
+    return record.metrics[metric].value
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_inputs_that_are_no_images(digits, fitted):
 def test_fewer_samples_than_a_batch(network, digits, n):
     _, _, x, y = digits
     report = rs.evaluate(network, (x[:n], y[:n]), ["pgd(steps=3)"], BALL, rules={"escalate": n < 17})
-    assert report.records[1].metrics["robust_accuracy"]["n"] == n
+    assert report.records[1].metrics["robust_accuracy"].n == n
 
 
 def test_batch_size_is_a_rule_that_changes_nothing(network, digits):

@@ -57,6 +57,6 @@ def test_macro_figures_are_those_of_torchmetrics(classes, occurring):
         ("f1_macro", multiclass_f1_score),
     ):
         each = figure(prediction, y, num_classes=classes + 1, average=None)
-        assert metrics[name]["value"] == pytest.approx(
+        assert metrics[name].value == pytest.approx(
             float(each[:classes][y.bincount(minlength=classes) > 0].mean()), abs=1e-6
         )

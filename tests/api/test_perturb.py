@@ -98,4 +98,4 @@ def test_targeted_and_untargeted_game_against_the_judge(network, digits):
     clean = network(x).argmax(1) == y
     moved = rs.perturb("pgd(steps=20)", network, x, y, BALL)
     robust = (clean & (network(moved).argmax(1) == y)).float().mean()
-    assert report.records[1].metrics["robust_accuracy"]["value"] == pytest.approx(float(robust), abs=0.0051)
+    assert report.records[1].metrics["robust_accuracy"].value == pytest.approx(float(robust), abs=0.0051)

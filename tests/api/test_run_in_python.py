@@ -19,7 +19,7 @@ def test_runs_goes_on_and_reads_back(tmp_path):
     out = tmp_path / "run"
     report = rs.run(tmp_path / "suite.yaml", out=out, overrides=["dataset.test=80", "attacks=[fgsm, noise]"])
     assert [r.attack for r in report.records] == ["none", "fgsm", "noise"]
-    assert report.records[1].metrics["robust_accuracy"]["n"] == 80
+    assert report.records[1].metrics["robust_accuracy"].n == 80
     assert (out / "report.html").is_file()
     again = rs.run(out / "suite.yaml", out=out)
     assert [r.seconds for r in again.records] == [r.seconds for r in report.records], "nothing was played again"

@@ -21,7 +21,7 @@ def figures(model, data, ball=BALL, attack=ATTACK, **options):
     record = report.records[1]
     assert record.status == "ok", record.message
     robust = load_samples(report.folder, record)["robust"]
-    return record.metrics["clean_accuracy"]["value"], record.metrics["robust_accuracy"]["value"], robust
+    return record.metrics["clean_accuracy"].value, record.metrics["robust_accuracy"].value, robust
 
 
 class Normalises(nn.Module):
@@ -85,7 +85,7 @@ def test_batchnorm_in_training_mode_is_evaluated_in_eval_mode_and_put_back(batch
     seen = witness(training, x)
     report = rs.evaluate(training, (x, y), ATTACK, BALL)
     seen.check()
-    assert report.records[1].metrics["robust_accuracy"]["value"] == expected[1]
+    assert report.records[1].metrics["robust_accuracy"].value == expected[1]
     assert [r.message[-len(NOTE) :] for r in report.records] == [NOTE, NOTE], "the note is not lost when metrics come"
     assert {m[-len(NOTE) :] for m in report.frame[report.frame.attack == "pgd"].message} == {NOTE}
     assert not any(NOTE in r.message for r in rs.evaluate(evaluating, (x, y), ATTACK, BALL).records)

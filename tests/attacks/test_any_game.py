@@ -85,7 +85,7 @@ def test_one_logit(entry, norm):
     model = rs.wrap(given.model.network, output="binary-logit")
     report = rs.evaluate(model, (x, y), quick(entry), Ball(norm, RADII[norm]), classes=2, rules={"escalate": False})
     clean, record = report.records
-    assert clean.metrics["clean_accuracy"]["value"] == 1
+    assert clean.metrics["clean_accuracy"].value == 1
     assert (record.status, record.message.startswith("Traceback")) == ("ok", False), record.message
 
 

@@ -40,7 +40,7 @@ def evaluate(model, data, **options):
 
 
 def value(record):
-    return record.metrics["robust_accuracy"]["value"]
+    return record.metrics["robust_accuracy"].value
 
 
 def every_way_in(model, data):
@@ -111,7 +111,7 @@ def test_the_wrap_mends_both(model, data):
     x, y = data
     plain = evaluate(model, data).records[1].metrics
     scaled = rs.evaluate(rs.wrap(model, std=255.0, bounds=(0, 255)), (x * 255, y), "fgsm", rs.Ball("linf", 0.05 * 255))
-    assert scaled.records[1].metrics["robust_accuracy"]["value"] == plain["robust_accuracy"]["value"]
+    assert scaled.records[1].metrics["robust_accuracy"].value == plain["robust_accuracy"].value
 
 
 # NaN or infinite inputs, weights or logits
@@ -229,7 +229,7 @@ def test_a_radius_of_zero(model, data, attack, norm):
     assert torch.equal(rs.perturb(attack, model, *data, ball), data[0])
     metrics = rs.evaluate(model, data, attack, ball).records[1].metrics
     assert metrics["robust_accuracy"] == metrics["clean_accuracy"]
-    assert metrics["attack_success_rate"]["value"] == 0
+    assert metrics["attack_success_rate"].value == 0
 
 
 # a checkpoint that is a pickle with code, an HTML page, or has missing keys

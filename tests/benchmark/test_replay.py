@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def rewrite(folder, record, **changes):
     for line in lines:
         if line["key"] == record.key:
             line.update(changes)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(line, default=asdict) + "\n" for line in lines))
 
 
 def told(found):
@@ -104,7 +105,7 @@ def test_it_does_not_believe_what_runs_share(suite, tmp_path, monkeypatch):
     monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "cache"))
     run(load_suite(suite, ["defenses=[none]", "attacks=[noise]", "repeats=1"]), tmp_path / "run")
     record = chosen(tmp_path / "run", "noise", 0.1)
-    forged = {**record.metrics, "robust_accuracy": {**record.metrics["robust_accuracy"], "value": 1.0}}
+    forged = {**record.metrics, "robust_accuracy": replace(record.metrics["robust_accuracy"], value=1.0)}
     for file in (tmp_path / "cache" / "cells").glob("*.json"):
         assert json.loads(file.read_text())["facts"]["key"]
     rewrite(tmp_path / "run", record, metrics=forged)
@@ -113,8 +114,8 @@ def test_it_does_not_believe_what_runs_share(suite, tmp_path, monkeypatch):
 
 def test_a_forged_metric_flag_or_status_is_found_out(folder):
     record = chosen(folder, "pgd", 0.1)
-    value = record.metrics["robust_accuracy"]["value"]
-    forged = {**record.metrics, "robust_accuracy": {**record.metrics["robust_accuracy"], "value": value + 1e-12}}
+    value = record.metrics["robust_accuracy"].value
+    forged = {**record.metrics, "robust_accuracy": replace(record.metrics["robust_accuracy"], value=value + 1e-12)}
     rewrite(folder, record, metrics=forged)
     found = replay(folder, record.key)
     assert told(found) == ["robust_accuracy (value)"]
@@ -129,7 +130,7 @@ def test_a_forged_metric_flag_or_status_is_found_out(folder):
 
 def test_times_are_not_held_against_anybody(folder):
     record = chosen(folder, "none")
-    slow = {name: {**record.metrics[name], "value": 1e9} for name in ("latency_ms", "train_seconds")}
+    slow = {name: replace(record.metrics[name], value=1e9) for name in ("latency_ms", "train_seconds")}
     rewrite(folder, record, metrics={**record.metrics, **slow}, seconds=1e9)
     assert replay(folder, record.key).agrees
 

@@ -18,11 +18,6 @@ from robustsuite.statistics import rate
 N, ATTACKS, DEFENSES = 120, ("fgsm", "pgd"), ("none", "ours")
 
 
-def figure(holds, better="higher"):
-    made = rate(holds, better)
-    return {"value": made.value, "n": made.n, "low": made.low, "high": made.high, "unit": "rate", "better": better}
-
-
 def write(folder, key, order, columns, metric, **fields):
     holds = next(column for name, column in columns.items() if name not in ("id", "counted"))
     record = Record(
@@ -33,7 +28,7 @@ def write(folder, key, order, columns, metric, **fields):
             "dataset": "digits",
             "model": "cnn",
             "headline": metric,
-            "metrics": {metric: figure(holds)},
+            "metrics": {metric: rate(holds, "higher")},
             **fields,
         }
     )
@@ -128,7 +123,7 @@ LOST = {
     "repeat": (lambda h: change(h / "new", lambda r: r.repeat == 0), "none x none, clean_accuracy (missing: 1 of 2"),
     "interrupted": (lambda h: change(h / "new", lambda r: r.order < 8), "ours x none, clean_accuracy (missing"),
     "metric": (
-        lambda h: change(h / "new", metrics=lambda r: {"other": figure(torch.ones(9))} if pgd(r) else r.metrics),
+        lambda h: change(h / "new", metrics=of(pgd, {"other": rate(torch.ones(9), "higher")}, lambda r: r.metrics)),
         "ours x pgd, robust_accuracy (missing",
     ),
 }

@@ -15,7 +15,7 @@ LAYERS = [
      "outputs", "local_code", "losses", "metrics", "processor", "serving", "door", "gradients", "radii", "rounding",
      "data", "models", "expressions", "docstrings"},
     {"training"},
-    {"protocol", "refusing", "statistics", "paired"},
+    {"protocol", "refusing", "statistics", "paired", "robust"},
     {"registry", "plugin_rules", "suites"},
     {"scenarios"},
     {"diagnostics"},

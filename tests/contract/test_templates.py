@@ -62,7 +62,7 @@ def test_they_play_in_a_suite(folder, monkeypatch):
     (folder / "s.yaml").write_text(SUITE)
     records = run(load_suite("s.yaml"), folder / "run", device="cpu", cached=False).records
     assert {record.status for record in records} == {"ok"}, [record.message for record in records]
-    robust = {(r.defense, r.attack): r.metrics["robust_accuracy"]["value"] for r in records if r.attack != "none"}
+    robust = {(r.defense, r.attack): r.metrics["robust_accuracy"].value for r in records if r.attack != "none"}
     for defense in ("none", "my-defence"):
         assert robust[defense, "my-attack"] < robust[defense, "noise"] - 0.1
         assert abs(robust[defense, "my-attack"] - robust[defense, "pgd"]) <= 0.15

@@ -119,7 +119,7 @@ def judged(model, data, **rules):
 
 
 def value(record, name="robust_accuracy_followed_up"):
-    return record.metrics[name]["value"]
+    return record.metrics[name].value
 
 
 def own(record):

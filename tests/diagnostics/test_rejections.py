@@ -97,7 +97,7 @@ def test_where_nothing_is_rejected_there_is_nothing_to_bring_down(samples):
 
 def test_the_default_evaluation_gets_past_what_it_was_not_told_of(samples):
     record = rs.evaluate(Guarded(Sum()), samples, "pgd(steps=10, random_start=False)", BALL).records[-1]
-    values = {name: metric["value"] for name, metric in record.metrics.items()}
+    values = {name: metric.value for name, metric in record.metrics.items()}
     assert values["robust_accuracy"] == 1
     assert values["robust_accuracy_followed_up"] == 0
     assert record.status == "ok"
@@ -107,7 +107,7 @@ def test_the_default_evaluation_gets_past_what_it_was_not_told_of(samples):
 
 def test_a_detector_that_nobody_sees_through_leaves_no_verdict(samples):
     record = rs.evaluate(Hidden(Sum()), samples, "pgd(steps=10, random_start=False)", BALL).records[-1]
-    assert record.metrics["robust_accuracy_followed_up"]["value"] > 0.02
+    assert record.metrics["robust_accuracy_followed_up"].value > 0.02
     assert record.status == "inconclusive"
     assert "not-adaptive" in record.flags
     assert "not-adaptive" in record.message.partition("unresolved: ")[2]

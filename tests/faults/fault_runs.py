@@ -67,7 +67,7 @@ def table(folder):
         (
             *(record.key, record.order, record.defense, record.attack, record.radius, record.repeat, record.status),
             record.flags,
-            {n: m for n, m in record.metrics.items() if m.get("unit") not in _TIMES},
+            {n: m for n, m in record.metrics.items() if m.unit not in _TIMES},
             dict(record.cost),
             record.samples_digest,
         )

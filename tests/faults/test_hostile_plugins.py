@@ -7,6 +7,7 @@ from fault_runs import records, table
 from typer.testing import CliRunner
 
 from robustsuite.cli.app import app
+from robustsuite.protocol import Metric
 from robustsuite.testing import LawBroken, attack_laws, defense_laws
 
 PLUGINS = Path(__file__).with_name("hostile_plugins.py")
@@ -87,8 +88,8 @@ def test_a_poisoner_that_writes_into_its_view_poisons_the_one_row_that_it_return
     _, found = played
     record = found["none", "poison-write"]
     assert record.status == "ok"
-    assert record.metrics["poisoned"] == {"value": 1.0, "n": 200, "unit": "count", "better": ""}
-    assert abs(record.metrics["accuracy_drop"]["value"]) < 0.2
+    assert record.metrics["poisoned"] == Metric(1.0, 200, unit="count")
+    assert abs(record.metrics["accuracy_drop"].value) < 0.2
     assert "the budget is 20 rows, and the attack changed 1" in record.message
 
 
@@ -97,7 +98,7 @@ def test_budgets_and_balls_are_the_judges_own(played):
     assert "at most 20 of 200 training samples changed, got 200" in found["none", "poison-over-budget"].message
     record = found["none", "evasion-write"]
     assert "over-budget" in record.flags
-    assert record.metrics["robust_accuracy"]["value"] == record.metrics["clean_accuracy"]["value"]
+    assert record.metrics["robust_accuracy"].value == record.metrics["clean_accuracy"].value
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_triggers_are_judged_only_where_they_give_inputs(played, does, said):
 def test_a_trigger_that_stamps_its_input_in_place_is_judged_like_any_other(played):
     record = played[1]["none", "poison-trigger"]
     assert record.status == "ok"
-    assert record.metrics["backdoor_success_rate"]["n"] < 60
+    assert record.metrics["backdoor_success_rate"].n < 60
 
 
 def test_written_weights_are_an_error_that_names_the_attack(played):
@@ -131,7 +132,7 @@ def test_written_weights_are_an_error_that_names_the_attack(played):
 def test_members_and_labels_of_an_inversion_are_copies(played):
     record = played[1]["none", "hostile-inversion"]
     assert record.status == "ok"
-    assert record.metrics["inversion_accuracy"]["value"] <= 0.2  # one grey image for all ten classes
+    assert record.metrics["inversion_accuracy"].value <= 0.2  # one grey image for all ten classes
 
 
 def test_a_defence_that_writes_into_its_data_costs_nobody_else(played):

@@ -14,8 +14,7 @@ FLOOR = Gate(metric="robust_accuracy", at_least=0.5)
 
 
 def rate(successes, n, better="higher"):
-    low, high = interval(successes, n)
-    return {"value": successes / n, "n": n, "low": low, "high": high, "unit": "rate", "better": better}
+    return Metric(successes / n, n, *interval(successes, n), "rate", better)
 
 
 def record(attack="pgd", successes=90, *, n=100, defense="none", repeat=0, **fields):
@@ -99,7 +98,7 @@ def test_without_a_defence_every_one_must_hold():
 
 
 def test_points_of_a_curve_are_not_judged():
-    found = verdicts(FLOOR, record(successes=90), record(successes=0, radius=0.5, order=1))
+    found = verdicts(FLOOR, record(successes=90), record(successes=0, radius=0.5, sweep="radius", order=1))
     assert outcomes(found) == [("pgd:robust_accuracy>=0.5", "passed")]
 
 
@@ -224,9 +223,7 @@ def test_a_doubt_about_the_attack_is_none_about_clean_inputs():
 def test_doubts_whose_direction_nobody_knows():
     given = record(
         flags=("zero-gradients",),
-        metrics={
-            "distance_median": {"value": 0.01, "n": 9, "low": 0.005, "high": 0.02, "unit": "linf", "better": "higher"}
-        },
+        metrics={"distance_median": Metric(0.01, 9, 0.005, 0.02, "linf", "higher")},
     )
     (found,) = verdicts(Gate(metric="distance_median", at_least=0.05), given)
     assert found.outcome is Outcome.INCONCLUSIVE
@@ -236,7 +233,7 @@ def test_a_privacy_guarantee_under_its_own_doubt():
     def trained(*flags):
         metrics = {
             "clean_accuracy": rate(90, 100),
-            "epsilon": {"value": 2.9, "n": 0, "unit": "nats", "better": "lower"},
+            "epsilon": Metric(2.9, unit="nats", better="lower"),
         }
         return record("none", flags=flags, metrics=metrics)
 

@@ -77,7 +77,7 @@ def test_a_suites_gate_judges_the_attack_with_its_follow_ups(run):
     assert own.startswith("passed: masked/pgd: robust_accuracy (own: pgd alone, without its follow-up attacks) 0.")
     for suffix in ("", "_followed_up"):
         (found,) = [r for r in Report.load(folder).records if (r.defense, r.attack) == ("masked", "pgd")]
-        value = found.metrics["robust_accuracy" + suffix]["value"]
+        value = found.metrics["robust_accuracy" + suffix].value
         assert value < 0.05 if suffix else value > 0.85
 
 

@@ -211,7 +211,7 @@ def test_what_was_measured_is_written_for_every_gate(ran):
         inside = {p.name for p in (folder / "seen" / name).iterdir()}
         assert inside >= {"records.jsonl", "results.csv", "table.md", "report.html"}
     report = Report.load(folder / "seen" / "test_gates.test_cannot_tell")
-    assert report.records[1].metrics["robust_accuracy"]["value"] == 0.6
+    assert report.records[1].metrics["robust_accuracy"].value == 0.6
 
 
 def test_two_gates_in_one_test_keep_their_properties_apart(ran):

@@ -1,6 +1,6 @@
 """Batches that are joined are what one evaluation of the same samples would have been."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pytest
 import torch
@@ -93,9 +93,9 @@ def test_joined_batches_are_one_evaluation(given, attack):
         torch.testing.assert_close(columns[column], told, equal_nan=True, rtol=1e-5, atol=1e-6)
     assert dict(seen.found.metrics).keys() == dict(straight.metrics).keys()
     for metric, told in straight.metrics.items():
-        numbers = {name: value for name, value in told.items() if isinstance(value, (int, float))}
-        same = {name: value for name, value in told.items() if name not in numbers}
-        joined = seen.found.metrics[metric]
+        numbers = {name: value for name, value in asdict(told).items() if isinstance(value, (int, float))}
+        same = {name: value for name, value in asdict(told).items() if name not in numbers}
+        joined = asdict(seen.found.metrics[metric])
         assert {name: joined[name] for name in numbers} == pytest.approx(numbers, rel=1e-5), metric
         assert {name: value for name, value in joined.items() if name not in numbers} == same
     assert dict(seen.found.cost) == pytest.approx(dict(straight.cost), rel=0.05)  # the last bits may cost a step
@@ -122,14 +122,14 @@ def test_it_stops_as_soon_as_it_is_settled(given):
     told = []
 
     def second(metric, found):
-        told.append((metric.n, found.metrics["robust_accuracy"]["n"]))
+        told.append((metric.n, found.metrics["robust_accuracy"].n))
         return len(told) == 2
 
     seen = measure(model, data, "fgsm", BALL, second)
     assert told == [(125, 125), (250, 250)]
     assert (seen.look.n, seen.last.n, seen.given) == (250, 500, 500)
     assert len(load_samples(seen.report.folder, seen.found)["id"].unique()) == 250
-    assert seen.report.records[0].metrics["clean_accuracy"]["n"] == 250
+    assert seen.report.records[0].metrics["clean_accuracy"].n == 250
 
 
 def test_an_early_look_is_part_of_a_later_one(given):
@@ -225,7 +225,7 @@ def test_doubts_of_any_batch_are_doubts_of_the_whole(given):
 def test_a_floor_decides_early_or_takes_all(given):
     """The same model against floors far from and near to its rate."""
     model, data = given
-    truth = rs.evaluate(model, data, ["fgsm"], BALL).records[1].metrics["robust_accuracy"]["value"]
+    truth = rs.evaluate(model, data, ["fgsm"], BALL).records[1].metrics["robust_accuracy"].value
     gate = Robustness("t")
     far = gate.assert_robust(model, data, attack="fgsm", ball=BALL, at_least=truth - 0.25)
     assert far.metric.n < 500

@@ -68,9 +68,9 @@ def test_the_gauntlet(tmp_path):
     report = rs.run("gauntlet", tmp_path / "run", workers=2)
     played = {record.defense: record for record in report.records if record.attack == "adaptive"}
     assert {record.status for record in played.values()} == {"ok"}
-    undefended = played["none"].metrics["robust_accuracy_followed_up"]["value"]
+    undefended = played["none"].metrics["robust_accuracy_followed_up"].value
     for label, record in played.items():
-        verdict = record.metrics["robust_accuracy_followed_up"]["value"]
+        verdict = record.metrics["robust_accuracy_followed_up"].value
         if label in CONTROLS:
             assert verdict > undefended + 0.1, label
             continue

@@ -89,7 +89,7 @@ def test_rounded_probabilities_are_read_by_their_logarithms_wherever_the_model_i
     for attack in ("fgsm", "square(queries=20)"):
         assert torch.equal(rs.perturb(attack, model, x, y, BALL), rs.perturb(attack, declared, x, y, BALL))
     clean, fgsm = rs.evaluate(model, (x, y), "fgsm", BALL).records
-    assert clean.metrics["clean_accuracy"]["value"] > 0.9
+    assert clean.metrics["clean_accuracy"].value > 0.9
     assert "probabilities" in fgsm.flags
     assert fgsm.status == "inconclusive"
 

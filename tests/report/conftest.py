@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from robustsuite.benchmark.records import Record, append, save_samples
+from robustsuite.protocol import Metric
 from robustsuite.statistics import rate
 
 SUITE = """\
@@ -23,25 +24,22 @@ STRENGTH = {"none": 0.0, "adversarial-training": 0.8, "dp-sgd": 0.15, "input-val
 ENVIRONMENT = {"python": "3.11", "device": "cpu", "threads": 1, "versions": {"robustsuite": "0.1.0", "torch": "2.15.0"}}
 
 
-def metric(outcomes, better):
-    """A rate as a record holds it."""
-    made = rate(outcomes, better)
-    return {"value": made.value, "n": made.n, "low": made.low, "high": made.high, "unit": made.unit, "better": better}
-
-
 class Maker:
     """Writes records of a fake run, one after the other in plan order."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.order, self.records = folder, 0, []
+        self.folder, self.order, self.records, self.radii = folder, 0, [], {}
 
     @staticmethod
     def number(value, unit="", better="", n=0):
         """A figure without an interval, as a record holds it."""
-        return {"value": value, "n": n, "unit": unit, "better": better}
+        return Metric(value, n, unit=unit, better=better)
 
     def add(self, defense, attack, scenario, columns=None, **fields):
         key = fields.pop("key", f"{self.order:024x}")
+        radius, suite = fields.get("radius"), fields.get("suite")
+        if radius is not None and radius != self.radii.setdefault(suite, radius):
+            fields = {"sweep": "radius", **fields}
         record = Record(
             **{
                 "key": key,
@@ -66,7 +64,7 @@ class Maker:
         return record
 
     def utility(self, defense, right, flags=(), **more):
-        values = {"clean_accuracy": metric(right, "higher"), "parameters": self.number(52_394, "count"), **more}
+        values = {"clean_accuracy": rate(right, "higher"), "parameters": self.number(52_394, "count"), **more}
         pace = 0.9 - 0.3 * float(right.float().mean())
         history = tuple(
             {"epoch": float(e), "train_loss": 2.3 * pace**e, "validation_accuracy": 1 - 0.8 * pace**e} for e in range(8)
@@ -88,9 +86,9 @@ class Maker:
         n = len(robust)
         broken = clean & ~robust
         values = {
-            "robust_accuracy": metric(robust, "higher"),
-            "attack_success_rate": metric(broken[clean], "lower"),
-            "clean_accuracy": metric(clean, "higher"),
+            "robust_accuracy": rate(robust, "higher"),
+            "attack_success_rate": rate(broken[clean], "lower"),
+            "clean_accuracy": rate(clean, "higher"),
         }
         columns = {
             "id": torch.arange(n),
@@ -160,7 +158,7 @@ def made(tmp_path_factory):
 def run(made, tmp_path):
     """A copy of that run which a test may change."""
     copy = Maker(Path(shutil.copytree(made.folder, tmp_path / "run")))
-    copy.order, copy.records = made.order, list(made.records)
+    copy.order, copy.records, copy.radii = made.order, list(made.records), dict(made.radii)
     return copy
 
 
@@ -190,10 +188,10 @@ def _poisoning(maker, defense, clean, place):
         shown = blobs(8).clone()
         shown[:, :, -3:, -3:] = 1.0
         images = {"clean": blobs(8), "triggered": shown, "labels": torch.arange(8)}
-        success = metric(verdicts(0.99 - 0.1 * place, 180), "lower")
-        fields = {"metrics": {"backdoor_success_rate": success, "clean_accuracy": metric(clean, "higher")}}
+        success = rate(verdicts(0.99 - 0.1 * place, 180), "lower")
+        fields = {"metrics": {"backdoor_success_rate": success, "clean_accuracy": rate(clean, "higher")}}
         maker.add(defense, "badnets", "poisoning", images, headline="backdoor_success_rate", **fields)
-    drop = {"low": -0.01, "high": 0.03 + 0.01 * place, **Maker.number(0.015 * place, "rate difference", "lower", 200)}
+    drop = Metric(0.015 * place, 200, -0.01, 0.03 + 0.01 * place, "rate difference", "lower")
     maker.add(defense, "label-flip", "poisoning", headline="accuracy_drop", metrics={"accuracy_drop": drop})
 
 
@@ -205,7 +203,7 @@ def _inversion(maker, defense, place):
     made = (0.6 * blobs(8) + 0.4 * noise).clamp(0, 1)
     images = {"reconstruction": made, "class_mean": blobs(8), "labels": torch.arange(8)}
     status = {"status": "inconclusive", "message": "the evaluator is weak"} if place == 4 else {}
-    fields = {"metrics": {"inversion_accuracy": metric(torch.arange(10) < 8 - 2 * place, "lower")}, **status}
+    fields = {"metrics": {"inversion_accuracy": rate(torch.arange(10) < 8 - 2 * place, "lower")}, **status}
     maker.add(defense, "model-inversion", "inversion", images, headline="inversion_accuracy", **fields)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 import robustsuite as rs
 from robustsuite.benchmark.records import Record, append, save_samples
 from robustsuite.paired import crossed, holm, mcnemar, paired_interval, repeats_needed, sign_flip
+from robustsuite.protocol import Metric
 from robustsuite.report.compare import Change, Report, compare
 from robustsuite.report.compare_text import markdown, terminal
 from robustsuite.statistics import interval
@@ -63,9 +64,7 @@ class Side:
 
 
 def rate(holds, better):
-    low, high = interval(int(holds.sum()), len(holds))
-    value = float(holds.double().mean())
-    return {"value": value, "n": len(holds), "low": low, "high": high, "unit": "rate", "better": better}
+    return Metric(float(holds.double().mean()), len(holds), *interval(int(holds.sum()), len(holds)), "rate", better)
 
 
 def outcomes(right, n=N):
@@ -164,7 +163,7 @@ def test_a_rate_of_a_plug_ins_own_game_is_tested_where_a_column_has_its_name(old
     for side, right in ((old, 200), (new, 150)):
         holds = outcomes(right)
         columns = {"id": torch.arange(N), "caught": holds, "queries": torch.arange(N)}
-        counts = {"queries": {"value": 3.0, "unit": "queries", "better": "higher"}}
+        counts = {"queries": Metric(3.0, unit="queries", better="higher")}
         side.add("mine", "a-game", "caught", rate(holds, "higher"), columns, more=counts)
     found = compare(old.folder, new.folder)
     assert only(found, "caught").verdict is Change.REGRESSION
@@ -433,7 +432,7 @@ def test_a_new_hole_shows_in_the_worst_case(old, new):
 
 
 def epsilon(value):
-    return {"epsilon": {"value": value, "unit": "nats", "better": "lower"}}
+    return {"epsilon": Metric(value, unit="nats", better="lower")}
 
 
 @pytest.mark.parametrize(
@@ -458,14 +457,34 @@ def test_a_privacy_guarantee_needs_no_test(old, new, before, after, flags, verdi
 
 def test_other_figures_stand_beside(old, new):
     for side, latency, share in ((old, 1.0, 0.1), (new, 9.0, 0.5)):
-        wide = {"value": share, "n": N, "low": share - 0.05, "high": share + 0.05, "unit": "rate", "better": "lower"}
-        figures = {"latency_ms": {"value": latency, "unit": "milliseconds", "better": "lower"}, "rejected": wide}
+        wide = Metric(share, N, share - 0.05, share + 0.05, "rate", "lower")
+        figures = {"latency_ms": Metric(latency, unit="milliseconds", better="lower"), "rejected": wide}
         side.clean(outcomes(380), metrics=figures)
     found = compare(old.folder, new.folder)
     assert only(found, "latency_ms").difference == 8.0
     assert only(found, "rejected").message == "worse, the intervals lie apart"
     assert {only(found, name).verdict for name in ("latency_ms", "rejected")} == {Change.BESIDE}
     assert found.outcome == "passed"
+
+
+# --- Several suites in one run
+
+
+def test_suites_of_different_radii_are_compared_beside_each_other(tmp_path):
+    for name, left in (("old", 200), ("new", 100)):
+        for count, suite, radius, right in ((0, "near", 0.1, 200), (10, "far", 0.2, left)):
+            side = Side(tmp_path / name, suite=suite)
+            side.count = count
+            side.clean(outcomes(380))
+            side.cell("pgd", outcomes(right), radius=radius)
+    found = compare(tmp_path / "old", tmp_path / "new")
+    assert [(row.defense, row.metric, row.radius, row.verdict) for row in found.rows] == [
+        ("near/digits: ours", "clean_accuracy", None, Change.NO_EVIDENCE),
+        ("near/digits: ours", "robust_accuracy", 0.1, Change.NO_EVIDENCE),
+        ("far/digits: ours", "clean_accuracy", None, Change.NO_EVIDENCE),
+        ("far/digits: ours", "robust_accuracy", 0.2, Change.REGRESSION),
+    ]
+    assert found.notes == ()
 
 
 # --- What a user asks for

@@ -13,10 +13,8 @@ from robustsuite.report.against_passes import against_passes
 from robustsuite.report.against_radius import against_radius
 from robustsuite.report.falls import Falls
 from robustsuite.report.files import write
-from robustsuite.report.frame import tidy
-from robustsuite.report.table import plain_rows
-from robustsuite.report.worst_case import worst_cases
-from robustsuite.statistics import interval
+from robustsuite.report.worst_case import with_worst_cases, worst_cases
+from robustsuite.statistics import interval, rate
 
 INF, NAN = math.inf, math.nan
 LOOK = {"none": 0}
@@ -30,15 +28,9 @@ def nearest(maker, distances=DISTANCES, radius=0.3, attack="fab", extra=None, ro
     distance = torch.tensor(distances)
     stands = CLEAN & ~(distance <= radius + 1e-6) if robust is None else robust
     columns = {"id": torch.arange(10), "clean_correct": CLEAN, "robust": stands, "distance": distance, **(extra or {})}
-    values = {"robust_accuracy": rates(stands)}
+    values = {"robust_accuracy": rate(stands, "higher")}
     given = {"knowledge": "white-box", "norm": "linf", "radius": radius, "closest": True, "metrics": values}
     return maker.add("none", attack, "evasion", columns, headline="robust_accuracy", **{**given, **fields})
-
-
-def rates(outcomes):
-    n, k = len(outcomes), int(outcomes.sum())
-    low, high = interval(k, n)
-    return {"value": k / n, "n": n, "low": low, "high": high, "unit": "rate", "better": "higher"}
 
 
 def played(maker, radius, standing, attack="pgd", **fields):
@@ -49,8 +41,8 @@ def played(maker, radius, standing, attack="pgd", **fields):
 
 
 def radii(maker):
-    rows = plain_rows(tidy(maker.records, maker.folder))
-    return {chart.title: chart for chart in against_radius(rows, maker.records, maker.folder, LOOK)}
+    joined = with_worst_cases(maker.records, maker.folder)
+    return {chart.title: chart for chart in against_radius(joined, maker.folder, LOOK)}
 
 
 def told(chart):
@@ -134,7 +126,7 @@ def test_lines_show_the_attack_alone_and_the_verdict_stands_apart(maker):
     verdict = torch.tensor([i > 8 for i in range(10)])
     columns = {"id": torch.arange(10), "clean_correct": CLEAN, "robust": own, "verdict": verdict}
     columns |= {"found_by": (own & ~verdict).long(), "distance": torch.full((10,), 0.3)}
-    values = {"robust_accuracy": rates(own), "robust_accuracy_followed_up": rates(verdict)}
+    values = {"robust_accuracy": rate(own, "higher"), "robust_accuracy_followed_up": rate(verdict, "higher")}
     given = {"knowledge": "white-box", "norm": "linf", "radius": 0.3, "headline": "robust_accuracy"}
     examined = {"rules": "some", "played": [{"attack": "bpda", "broke": 4, "of": 5}]}
     maker.add("none", "pgd", "evasion", columns, metrics=values, escalation=examined, **given)
@@ -154,7 +146,7 @@ def test_a_verdict_below_the_line_is_a_mark_of_its_own(maker):
     own, verdict = CLEAN.clone(), CLEAN & False
     columns = {"id": torch.arange(10), "clean_correct": CLEAN, "robust": own, "verdict": verdict}
     columns |= {"found_by": own.long(), "distance": torch.full((10,), 0.3)}
-    values = {"robust_accuracy": rates(own), "robust_accuracy_followed_up": rates(verdict)}
+    values = {"robust_accuracy": rate(own, "higher"), "robust_accuracy_followed_up": rate(verdict, "higher")}
     given = {"knowledge": "white-box", "norm": "linf", "radius": 0.3, "headline": "robust_accuracy"}
     maker.utility("none", CLEAN)
     maker.add("none", "pgd", "evasion", columns, metrics=values, escalation={"rules": "some"}, **given)
@@ -185,7 +177,7 @@ def test_the_worst_case_of_a_curve_knows_the_distances_and_what_fell_before(make
     played(maker, 0.1, {2, 3, 4, 5, 6, 7}, n=8)
     played(maker, 0.6, {3, 4, 5, 6, 7}, n=8)
     worst = {r.radius: r.metrics["robust_accuracy"] for r in worst_cases(maker.records, maker.folder)}
-    assert {radius: (round(m["value"] * m["n"]), m["n"]) for radius, m in worst.items()} == {
+    assert {radius: (round(m.value * m.n), m.n) for radius, m in worst.items()} == {
         0.3: (3, 10),  # 4 falls to the nearest, at 0.2
         0.1: (5, 8),  # 2 falls to the nearest, at 0.1
         0.6: (0, 8),  # 3, 5 and 6 fell at 0.3 already, 4 and 7 to the nearest

@@ -104,8 +104,8 @@ def test_cells_carry_their_figures(run):
     told = properties(case)
     record = next(r for r in run.records if (r.defense, r.attack, r.radius) == ("none", "pgd", 0.3))
     assert (told["key"], told["seed"], told["status"], told["radius"]) == (record.key, "0", "ok", "0.3")
-    assert float(told["robust_accuracy"]) == record.metrics["robust_accuracy"]["value"]
-    assert float(told["robust_accuracy.high"]) == record.metrics["robust_accuracy"]["high"]
+    assert float(told["robust_accuracy"]) == record.metrics["robust_accuracy"].value
+    assert float(told["robust_accuracy.high"]) == record.metrics["robust_accuracy"].high
     assert case.get("time") == "1.500"
     assert case.find("system-out").text.startswith("robust_accuracy 0.000 [0.000, 0.018] on 200 samples")
     suite = properties(tree(run.folder)[0])

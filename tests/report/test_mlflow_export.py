@@ -18,7 +18,9 @@ import pytest
 
 from robustsuite import gates
 from robustsuite.errors import RequestError, RobustsuiteError
+from robustsuite.protocol import Metric
 from robustsuite.report.mlflow_values import figures, flat, name, recipe_parameters, shortened
+from robustsuite.report.played import main_records
 from robustsuite.report.report import Report
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
@@ -116,7 +118,7 @@ def test_a_file_store_holds_a_run_for_each_defence(run, files):
     record = next(r for r in run.records if (r.defense, r.attack, r.radius) == ("none", "fgsm", 0.3))
     for end in ("value", "low", "high"):
         key = "fgsm/robust_accuracy" + ("" if end == "value" else f".{end}")
-        assert bare.metrics[key] == pytest.approx(record.metrics["robust_accuracy"][end])
+        assert bare.metrics[key] == pytest.approx(getattr(record.metrics["robust_accuracy"], end))
     assert bare.params["recipe.training.epochs"] == "8"
     assert bare.params["attack.pgd.steps"] == "40"
     assert bare.tags["status.pgd"] == "ok"
@@ -199,7 +201,7 @@ def test_more_parameters_and_longer_values_than_one_request_takes(maker, files):
 
 def test_labels_that_mlflow_refuses_are_told_apart(maker, files):
     for label in ("pgd(steps=5)", "pgd(steps,5)", "../../x"):
-        half = {"value": 0.5, "n": 10, "unit": "rate", "better": "higher"}
+        half = Metric(0.5, 10, unit="rate", better="higher")
         maker.add("a/b'c", label, "evasion", norm="l2", radius=0.1, metrics={"robust_accuracy": half})
     done = export(maker.folder, files)
     metrics = client(files).get_run(done.children["a/b'c"]).data.metrics
@@ -244,11 +246,9 @@ def test_names_and_values():
 
 def test_figures_are_means_over_repeats(maker):
     for repeat, value in enumerate((0.4, 0.6)):
-        rate = {"value": value, "n": 100, "low": value - 0.1, "high": value + 0.1, "unit": "rate", "better": "higher"}
+        rate = Metric(value, 100, value - 0.1, value + 0.1, "rate", "higher")
         maker.add("none", "pgd", "evasion", repeat=repeat, metrics={"robust_accuracy": rate})
-    from robustsuite.report.table import main_rows, plain_rows
-
-    found = figures(main_rows(plain_rows(Report(maker.records).frame)))
+    found = figures(main_records(maker.records))
     assert found["pgd/robust_accuracy"] == pytest.approx(0.5)
     assert found["pgd/robust_accuracy.low"] < 0.4
     assert recipe_parameters(maker.records) == {}

@@ -8,6 +8,7 @@ import pytest
 
 from robustsuite.benchmark import records as store
 from robustsuite.benchmark.records import Record
+from robustsuite.protocol import Metric
 from robustsuite.report.files import write
 from robustsuite.report.outcome import outcome
 from robustsuite.report.report import Report
@@ -27,7 +28,7 @@ def endless(maker):
     for defense in ("none", "dp-sgd"):
         facts = {"clean_accuracy": maker.number(0.9, "rate", "higher", 10)}
         if defense == "dp-sgd":
-            facts["epsilon"] = {**maker.number(math.inf, "nats", "lower"), "low": 1.0, "high": math.inf}
+            facts["epsilon"] = Metric(math.inf, low=1.0, high=math.inf, unit="nats", better="lower")
         history = ({"epoch": 0.0, "train_loss": math.inf}, {"epoch": 1.0, "train_loss": math.nan})
         maker.add(defense, "none", "utility", headline="clean_accuracy", metrics=facts, history=history)
     return maker.folder
@@ -37,8 +38,8 @@ def test_records_read_back_as_numbers(endless):
     text = (endless / "records.jsonl").read_text()
     assert all(strict(line) for line in text.splitlines())
     record = store.read(endless / "records.jsonl")[1]
-    assert record.metrics["epsilon"]["value"] == math.inf
-    assert record.metrics["epsilon"]["unit"] == "nats"
+    assert record.metrics["epsilon"].value == math.inf
+    assert record.metrics["epsilon"].unit == "nats"
     assert record.history[0]["train_loss"] == math.inf
     assert math.isnan(record.history[1]["train_loss"])
     assert Record.parse(record.line()).line() == record.line()

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from robustsuite.errors import RequestError
+from robustsuite.protocol import Metric
 from robustsuite.report import charts, images
 from robustsuite.report.details import command
 from robustsuite.report.files import write
@@ -136,7 +137,7 @@ def test_everything_from_records_is_escaped(maker):
                 EVIL, attack, clean, ~clean, radius=radius, message=EVIL, attack_parameters=parameters, **named
             )
     maker.add(EVIL, "x", EVIL, status="error", message=EVIL, environment={EVIL: EVIL}, metrics={})
-    maker.add(EVIL, "y", EVIL, headline=EVIL, metrics={EVIL: {"value": 1.0, "unit": EVIL, "better": EVIL}})
+    maker.add(EVIL, "y", EVIL, headline=EVIL, metrics={EVIL: Metric(1.0, unit=EVIL, better=EVIL)})
     (maker.folder / "suite.yaml").write_text(f"name: {json.dumps(EVIL)}")
     write(maker.folder)
     page = Page((maker.folder / "report.html").read_text())

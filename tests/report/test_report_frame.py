@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustsuite.benchmark.records import Record, read, save_samples
+from robustsuite.protocol import Metric
 from robustsuite.report.files import csv
 from robustsuite.report.frame import COLUMNS, tidy
 from robustsuite.statistics import interval
@@ -50,7 +51,7 @@ def test_missing_is_one_empty_row_and_not_0(maker, status):
 
 
 def test_headline_that_could_not_be_measured_keeps_its_row(maker):
-    maker.add("none", "pgd", "evasion", headline="robust_accuracy", metrics={"clean_accuracy": {"value": 0.5, "n": 2}})
+    maker.add("none", "pgd", "evasion", headline="robust_accuracy", metrics={"clean_accuracy": Metric(0.5, 2)})
     frame = tidy(maker.records)
     assert list(frame.metric) == ["robust_accuracy", "clean_accuracy"]
     assert math.isnan(frame.value[0])
@@ -58,9 +59,7 @@ def test_headline_that_could_not_be_measured_keeps_its_row(maker):
 
 
 def test_counted_passes_are_rows(maker):
-    maker.add(
-        "none", "pgd", "evasion", headline="a", metrics={"a": {"value": 1.0}}, cost={"forwards": 80, "queries": 0}
-    )
+    maker.add("none", "pgd", "evasion", headline="a", metrics={"a": Metric(1.0)}, cost={"forwards": 80, "queries": 0})
     frame = tidy(maker.records)
     assert list(frame.metric) == ["a", "forwards"]
     assert frame.value[1] == 80

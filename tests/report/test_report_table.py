@@ -7,8 +7,8 @@ from rich.console import Console
 
 from robustsuite.protocol import Metric
 from robustsuite.report import flags, words
-from robustsuite.report.frame import tidy
 from robustsuite.report.table import MARK, comparison, latex, markdown, terminal
+from robustsuite.report.worst_case import with_worst_cases
 from robustsuite.statistics import over_repeats
 
 ALL = torch.ones(100, dtype=torch.bool)
@@ -16,7 +16,7 @@ ALL = torch.ones(100, dtype=torch.bool)
 
 @pytest.fixture
 def table(run):
-    return comparison(tidy(run.records, run.folder))
+    return comparison(with_worst_cases(run.records, run.folder))
 
 
 def printed(table, width=80, **options):
@@ -27,8 +27,19 @@ def printed(table, width=80, **options):
 
 def figures(maker, name, better, values, **fields):
     for defense, value in values.items():
-        metric = {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 10, "unit": "rate", "better": better}
+        metric = Metric(value, 10, value - 0.1, value + 0.1, "rate", better)
         maker.add(defense, name, "poisoning", headline="figure", metrics={"figure": metric}, **fields)
+
+
+def test_suites_of_different_radii_have_a_verdict_each(maker):
+    for suite, radius, left in (("near", 0.1, 60), ("far", 0.2, 30)):
+        maker.evasion("none", "pgd", ALL, torch.arange(100) < left, suite=suite, radius=radius, images=False)
+    table = comparison(with_worst_cases(maker.records, maker.folder))
+    assert table.rows == ("near/digits: none", "far/digits: none")
+    assert [[table.cell(row, column).value for column in ("verdict", "pgd")] for row in table.rows] == [
+        [0.6, 0.6],
+        [0.3, 0.3],
+    ]
 
 
 def test_rows_are_defences_and_columns_headlines(table):
@@ -63,8 +74,8 @@ def test_status_words(table):
 
 def test_a_cell_that_never_ran_is_not_run_and_not_0(maker):
     figures(maker, "flip", "lower", {"none": 0.5, "other": 0.5})
-    maker.add("none", "flop", "poisoning", headline="figure", metrics={"figure": {"value": 0.1}})
-    cell = comparison(tidy(maker.records)).cell("other", "flop")
+    maker.add("none", "flop", "poisoning", headline="figure", metrics={"figure": Metric(0.1)})
+    cell = comparison(maker.records).cell("other", "flop")
     assert cell.value is None
     assert cell.text == "not run"
 
@@ -72,7 +83,7 @@ def test_a_cell_that_never_ran_is_not_run_and_not_0(maker):
 @pytest.mark.parametrize(("better", "best"), [("higher", "b"), ("lower", "a"), ("", None)])
 def test_best_honours_the_direction(maker, better, best):
     figures(maker, "flip", better, {"a": 0.2, "b": 0.7, "c": 0.5})
-    table = comparison(tidy(maker.records))
+    table = comparison(maker.records)
     assert [row for row in table.rows if table.cell(row, "flip").best] == ([best] if best else [])
 
 
@@ -80,27 +91,27 @@ def test_best_goes_to_no_number_that_cannot_be_believed(maker):
     figures(maker, "flip", "higher", {"honest": 0.2, "weaker": 0.1})
     figures(maker, "flip", "higher", {"masked": 0.9}, flags=("zero-gradients",))
     figures(maker, "flip", "higher", {"random": 0.95}, status="inconclusive")
-    table = comparison(tidy(maker.records))
+    table = comparison(maker.records)
     assert [row for row in table.rows if table.cell(row, "flip").best] == ["honest"]
 
 
 def test_a_mild_doubt_does_not_take_the_best(maker):
     figures(maker, "flip", "higher", {"a": 0.2})
     figures(maker, "flip", "higher", {"b": 0.9}, flags=("few-samples",))
-    cell = comparison(tidy(maker.records)).cell("b", "flip")
+    cell = comparison(maker.records).cell("b", "flip")
     assert cell.best
     assert cell.mark == MARK
 
 
 def test_equal_figures_have_no_best(maker):
     figures(maker, "flip", "higher", {"a": 0.5, "b": 0.5})
-    assert not any(cell.best for row in comparison(tidy(maker.records)).cells for cell in row)
+    assert not any(cell.best for row in comparison(maker.records).cells for cell in row)
 
 
 def test_repeats_are_merged_with_both_spreads(maker):
     for repeat, value in enumerate((0.4, 0.6)):
         figures(maker, "flip", "lower", {"none": value}, repeat=repeat)
-    cell = comparison(tidy(maker.records)).cell("none", "flip")
+    cell = comparison(maker.records).cell("none", "flip")
     expected = over_repeats([Metric(v, 10, v - 0.1, v + 0.1, "rate", "lower") for v in (0.4, 0.6)])
     assert (cell.value, cell.low, cell.high, cell.n) == (expected.value, expected.low, expected.high, expected.n)
     assert cell.flags == ()
@@ -109,21 +120,21 @@ def test_repeats_are_merged_with_both_spreads(maker):
 def test_a_missing_repeat_is_marked(maker):
     figures(maker, "flip", "lower", {"none": 0.4}, repeat=0)
     maker.add("none", "flip", "poisoning", repeat=1, status="error", message="boom")
-    cell = comparison(tidy(maker.records)).cell("none", "flip")
+    cell = comparison(maker.records).cell("none", "flip")
     assert cell.value == 0.4
     assert cell.flags == ("missing-repeats",)
 
 
 def test_doubt_about_epsilon_marks_epsilon_and_not_accuracy(maker):
     maker.utility("dp-sgd", ALL, flags=("epsilon-not-valid",), epsilon=maker.number(3.0, "nats", "lower"))
-    table = comparison(tidy(maker.records, maker.folder))
+    table = comparison(with_worst_cases(maker.records, maker.folder))
     assert table.cell("dp-sgd", "epsilon").flags == ("epsilon-not-valid",)
     assert table.cell("dp-sgd", "clean accuracy").flags == ()
 
 
 def test_doubt_about_a_figure_that_is_not_there_is_not_lost(maker):
     maker.utility("dp-sgd", ALL, flags=("epsilon-not-valid",))
-    table = comparison(tidy(maker.records, maker.folder))
+    table = comparison(with_worst_cases(maker.records, maker.folder))
     assert table.cell("dp-sgd", "clean accuracy").flags == ("epsilon-not-valid",)
 
 
@@ -134,7 +145,7 @@ def test_passes_count_every_evasion_attack_once_per_sample(table):
 
 def test_unknown_flags_show_their_code(maker):
     figures(maker, "flip", "higher", {"a": 0.2}, flags=("brand-new",))
-    table = comparison(tidy(maker.records))
+    table = comparison(maker.records)
     (flag, where), *_ = table.legend()
     assert flag.code == "brand-new"
     assert where == "everywhere"
@@ -178,12 +189,12 @@ def test_terminal_in_ascii(table):
 
 
 def test_terminal_without_records():
-    assert "no records" in printed(comparison(tidy([])))
+    assert "no records" in printed(comparison([]))
 
 
 def test_terminal_does_not_read_markup_in_names(maker):
     figures(maker, "[red]flip[/red]", "higher", {"[bold]a": 0.2})
-    text = printed(comparison(tidy(maker.records)))
+    text = printed(comparison(maker.records))
     assert "[bold]a" in text
     assert "[red]flip" in text
 
@@ -211,7 +222,7 @@ def test_latex_is_a_booktabs_table(table):
 
 def test_markup_escapes_names(maker):
     figures(maker, "a|b<script>_x", "higher", {"50%_&*\n#1": 0.2})
-    table = comparison(tidy(maker.records))
+    table = comparison(maker.records)
     marked = markdown(table)
     assert "<script>" not in marked
     assert r"a\|b&lt;script&gt;\_x" in marked
@@ -227,7 +238,7 @@ def test_frame_is_text_by_defence(table):
 
 def test_without_clean_evaluation_the_evasion_records_say_it(maker):
     maker.evasion("none", "pgd", torch.arange(100) < 90, torch.arange(100) < 10, images=False)
-    assert comparison(tidy(maker.records)).cell("none", "clean accuracy").value == 0.9
+    assert comparison(maker.records).cell("none", "clean accuracy").value == 0.9
 
 
 @pytest.mark.parametrize(
@@ -256,7 +267,7 @@ def test_no_defence_is_best_of_an_attacks_column_for_masking_its_gradient(maker)
         maker.evasion(defense, "noise", clean, clean, images=False, knowledge="blind")
         maker.evasion(defense, "pgd", clean, torch.arange(100) < own, images=False)
         maker.evasion(defense, "apgd", clean, torch.arange(100) < verdict, images=False)
-    table = comparison(tidy(maker.records, maker.folder))
+    table = comparison(with_worst_cases(maker.records, maker.folder))
     best = {column: [row for row in table.rows if table.cell(row, column).best] for column in ("verdict", "pgd")}
     assert best == {"verdict": ["trained"], "pgd": ["trained"]}
     assert table.cell("masked", "pgd").value == 0.9

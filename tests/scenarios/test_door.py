@@ -34,14 +34,14 @@ def test_integers_stay_integers(strict, dtype):
     y = model(x).argmax(1)
     tiny = rs.Ball("linf", 0.1, bounds=(0, 256))
     record = rs.evaluate(model, (x, y), ["square(queries=20)"], tiny, rules={"escalate": False}).records[1]
-    assert record.metrics["robust_accuracy"]["value"] == 1.0, "no other integer lies in the ball"
+    assert record.metrics["robust_accuracy"].value == 1.0, "no other integer lies in the ball"
     wide = rs.Ball("linf", 40, bounds=(0, 256))
     moved = rs.perturb("square(queries=20)", model, x, y, wide)
     assert moved.dtype == dtype
     assert 1 <= int((moved.long() - x.long()).abs().max()) <= 40
     judged = rs.evaluate(model, (x, y), ["square(queries=20)"], wide, rules={"escalate": False}).records[1]
     robust = float((model(moved).argmax(1) == y).double().mean())
-    assert judged.metrics["robust_accuracy"]["value"] == pytest.approx(robust)
+    assert judged.metrics["robust_accuracy"].value == pytest.approx(robust)
 
 
 def test_images_in_bytes_are_judged_in_bytes():
@@ -58,7 +58,7 @@ def test_images_in_bytes_are_judged_in_bytes():
     assert moved.dtype == torch.uint8
     assert int((moved.int() - x.int()).abs().max()) == 20
     robust = float((model(moved).argmax(1) == samples.y).float().mean())
-    assert report.records[1].metrics["robust_accuracy"]["value"] == pytest.approx(robust)
+    assert report.records[1].metrics["robust_accuracy"].value == pytest.approx(robust)
     assert "whole numbers (uint8)" in report.records[0].message
 
 
@@ -158,7 +158,7 @@ def test_minimum_norm_attacks_go_through_re_entrant_checkpoints():
         rs.evaluate(net, (samples.x, samples.y), ["deepfool"], ("linf", 0.1), rules={"escalate": False}).records[1]
         for net in (tiny_network(), awkward_network("computes again on the way back"))
     ]
-    plain, checkpointed = (record.metrics["robust_accuracy"]["value"] for record in found)
+    plain, checkpointed = (record.metrics["robust_accuracy"].value for record in found)
     assert plain == checkpointed
 
 
@@ -175,7 +175,7 @@ def test_integers_are_asked_in_their_dtype_for_clean_answers_too():
     model = rs.wrap(Wraps().eval(), bounds=(0, 255))
     report = rs.evaluate(model, (x, samples.y), ["fgsm"], rs.Ball("linf", 4), rules={"escalate": False})
     right = float((model(x).argmax(1) == samples.y).double().mean())
-    assert report.records[0].metrics["clean_accuracy"]["value"] == pytest.approx(right)
+    assert report.records[0].metrics["clean_accuracy"].value == pytest.approx(right)
 
 
 def test_a_lost_batch_axis_is_not_taken_for_a_fixed_batch_size():

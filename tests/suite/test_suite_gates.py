@@ -151,7 +151,7 @@ def test_every_game_says_which_metrics_it_gives():
     for record in published:
         for name, figure in record.metrics.items():
             told = GIVEN[record.scenario][name]
-            assert figure["unit"] == (record.norm if told == "distance" else told), (record.scenario, name)
+            assert figure.unit == (record.norm if told == "distance" else told), (record.scenario, name)
     assert {name for game in GIVEN.values() for name in game} <= words.TITLES.keys()
     assert set(gives("evasion", "worst-case")) == {"robust_accuracy"}
 

@@ -1,0 +1,80 @@
+"""Whether a record is a point of a curve: the run says so, and of older records it is derived in one place."""
+
+import json
+
+import pytest
+
+from robustsuite.benchmark.records import Record, append, read
+from robustsuite.benchmark.runner import run
+from robustsuite.benchmark.suite import load_suite
+
+SUITE = """\
+name: small
+dataset: {name: digits, train: 100, test: 50}
+model: logistic
+training: {epochs: 1}
+threat: {norm: linf, radius: 0.1, curve: [0.05, 0.1], curve_samples: 20}
+attacks: [noise, fgsm]
+"""
+
+
+def record(key, attack="pgd", radius=None, **fields):
+    given = {"suite": "s", "dataset": "d", "model": "m", "defense": "none", "scenario": "evasion"}
+    return Record(key=key, order=int(key), attack=attack, radius=radius, **{**given, **fields})
+
+
+def without_sweeps(path):
+    """The records as runs wrote them before they said so."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{json.dumps({k: v for k, v in line.items() if k != 'sweep'})}\n" for line in lines))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("swept") / "s.yaml"
+    path.write_text(SUITE)
+    run(load_suite(path), path.parent / "run", cached=False)
+    return path.parent
+
+
+def test_a_run_says_which_of_its_records_are_points_of_curves(folder):
+    found = read(folder / "run" / "records.jsonl")
+    assert [(r.attack, r.radius, r.data["n"], r.sweep) for r in found] == [
+        ("none", None, 50, ""),
+        ("noise", 0.1, 50, ""),
+        ("fgsm", 0.1, 50, ""),
+        ("fgsm", 0.05, 20, "radius"),
+        ("fgsm", 0.1, 20, "radius"),
+    ]
+
+
+def test_a_line_says_so_where_it_is_one(folder):
+    lines = (folder / "run" / "records.jsonl").read_text().splitlines()
+    assert ["sweep" in json.loads(line) for line in lines].count(True) == 2
+    assert all(Record.parse(line).line() == line for line in lines)
+
+
+def test_of_older_records_it_is_derived_and_a_resumed_run_says_it(folder):
+    path = folder / "run" / "records.jsonl"
+    before, found = path.read_text(), read(path)
+    without_sweeps(path)
+    assert read(path) == found
+    run(load_suite(folder / "s.yaml"), folder / "run", cached=False)
+    assert path.read_text() == "".join(f"{r.line()}\n" for r in found)
+    assert sorted(path.read_text().splitlines()) == sorted(before.splitlines())
+
+
+def test_each_suite_has_a_radius_of_its_own(tmp_path):
+    path = tmp_path / "records.jsonl"
+    made = [
+        record("0", radius=0.1, suite="near"),
+        record("1", radius=0.2, suite="near"),
+        record("2", attack="none", scenario="utility", suite="far"),
+        record("3", status="error", suite="far"),  # it failed before it knew its ball
+        record("4", attack="fgsm", radius=0.2, suite="far"),
+        record("5", radius=0.1, suite="far"),
+        record("6", status="error", suite="far"),
+    ]
+    for one in made:
+        append(path, one)
+    assert [r.key for r in read(path) if r.sweep] == ["1", "5", "6"]
