@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from robustsuite.canonical import canonical_json
 from robustsuite.errors import RequestError
 from robustsuite.files import anchor, storing, write_atomically
+from robustsuite.suspicions import Suspicion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +117,7 @@ class Record:
         kept["metrics"] = {name: _numbers(metric) for name, metric in kept.get("metrics", {}).items()}
         kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
         if kept["version"] < VERSION and kept.get("scenario") == "evasion":
-            kept["flags"] = dict.fromkeys((*kept.get("flags", ()), "outdated"))
+            kept["flags"] = dict.fromkeys((*kept.get("flags", ()), Suspicion.OUTDATED.value))
         kept["training"] = _numbers(kept.get("training", {}))
         for name in ("flags", "history"):
             kept[name] = tuple(kept.get(name, ()))

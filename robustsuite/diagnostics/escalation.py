@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustsuite import registry
 from robustsuite.canonical import digest, plain
 from robustsuite.diagnostics.looking import FEW, Look
-from robustsuite.diagnostics.search import MILD, StandIn, find
+from robustsuite.diagnostics.search import StandIn, find
 from robustsuite.diagnostics.stand_ins import Rerouted
 from robustsuite.diagnostics.standing import Doubts, examine
 from robustsuite.errors import RobustsuiteError
@@ -26,15 +26,12 @@ from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.serving import Deployed
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
+from robustsuite.suspicions import RESOLVED, Effect, Suspicion
 
-RESOLVED: Final = "resolved:"
 SANITY: Final = "sanity checks"
 _EDITION: Final = 1  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
-_STARTS: Final = frozenset({
-    "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "gradients-in-forward",
-    "nondeterministic", "not-adaptive", "one-step-better", "black-box-better", "huge-radius", "unconverged",
-    "probabilities",
-})  # fmt: skip
+_STARTING: Final = Suspicion.that(Effect.STARTS)
+_MILD: Final = Suspicion.that(Effect.MILD)
 _DRAWS: Final = 11  # times that a random model is asked; the majority decides
 _ROUTES: Final = 3  # stand-ins that are attacked through, at most
 _QUERIES: Final = 1000  # a sample, of an attack without gradients
@@ -86,7 +83,7 @@ def doubted(
             with _counted(victim.model) as spent:
                 escalation.run()
         except Exception as error:  # a number that could not be examined is still a number, under a doubt
-            flags = (*metrics.flags, "unexamined")
+            flags = (*metrics.flags, Suspicion.UNEXAMINED)
             told = {"rules": rules(), "error": f"{type(error).__name__}: {error}"}
             return Judged(replace(metrics, flags=flags), told)
     return escalation.judged(checked, spent)
@@ -104,7 +101,7 @@ def _is_looked_at(attack: Any, game: Evasion) -> bool:
 def rules() -> str:
     """What decides which follow-up attacks are played, as a short digest; under other rules verdicts do not compare."""
     resolving = sorted((e.name, sorted(e.resolves)) for e in registry.attacks.all() if e.resolves)
-    return digest([_EDITION, sorted(_STARTS), resolving, _DRAWS, _ROUTES, _QUERIES, _OUTDONE, _FLOOR])[:12]
+    return digest([_EDITION, sorted(_STARTING), resolving, _DRAWS, _ROUTES, _QUERIES, _OUTDONE, _FLOOR])[:12]
 
 
 class _Escalation:
@@ -114,7 +111,7 @@ class _Escalation:
         self._metrics, self._doubts, self._attack = metrics, doubts, attack
         self._game, self._victim, self._seed = game, victim, seed
         self._flags = dict.fromkeys((*metrics.flags, *doubts.flags))
-        self._causes = frozenset(self._flags) & _STARTS
+        self._causes = frozenset(suspicion for suspicion in _STARTING if suspicion in self._flags)
         self._random = victim.model.random or not victim.clean.deterministic
         self._clean = metrics.per_sample["clean_correct"]
         self._robust = self._clean.clone() if self._random else metrics.per_sample["robust"].clone()
@@ -131,7 +128,7 @@ class _Escalation:
             return
         routes: list[StandIn] = []
         for entry in _resolving(self._causes, self._game):
-            if self._sound and self._causes <= MILD:
+            if self._sound and self._causes <= _MILD:
                 return  # the gradient was never in doubt, and a stronger attack has followed it
             if not self._robust.any() or not self._is_worth(entry):
                 continue
@@ -188,7 +185,7 @@ class _Escalation:
             self._sound &= told["broke"] <= max(1, _OUTDONE * len(rows))
         else:
             whole = self._victim.model.fully_differentiable or "joint" in via
-            self._sound |= whole and "zero-gradients" not in found.flags
+            self._sound |= whole and Suspicion.ZERO_GRADIENTS not in found.flags
 
     def _take(self, rows: Tensor, found: Metrics) -> None:
         """Keep what the follow-up attack that was played last has broken."""
@@ -213,9 +210,9 @@ class _Escalation:
             cost |= {f"{name}_{kind}": passes[kind] for kind in ("forwards", "backwards") if passes[kind]}
         left, flags = self._left(), []
         for code in self._flags:
-            if self._random and code == "lost-adversarial":
+            if self._random and code == Suspicion.LOST_ADVERSARIAL:
                 continue  # one lucky draw, and this verdict is the majority's
-            flags.append(code if code in left or code not in self._causes else RESOLVED + code)
+            flags.append(str(code) if code in left or code not in self._causes else RESOLVED + code)
         columns = {**metrics.per_sample, "verdict": self._robust, "found_by": self._found_by}
         values = {**metrics.values, **self._followed_up()}
         changed = replace(metrics, values=values, per_sample=columns, cost=cost, flags=tuple(flags))
@@ -225,7 +222,7 @@ class _Escalation:
         status, message = self._status(left)
         return Judged(replace(changed, status=status, message=message), {**facts, "played": self._played})
 
-    def _left(self) -> frozenset[str]:
+    def _left(self) -> frozenset[Suspicion]:
         """Causes that nothing resolved: no sound gradient was found, and more than a little still stands.
 
         A gradient is sound where it is one of the whole defence, and whoever knows less does not break more than it
@@ -233,7 +230,7 @@ class _Escalation:
         """
         if float(self._robust.float().mean()) <= _FLOOR:
             return frozenset()
-        return self._causes & {"gradients-in-forward"} if self._sound else self._causes
+        return self._causes & {Suspicion.GRADIENTS_IN_FORWARD} if self._sound else self._causes
 
     def _followed_up(self) -> dict[str, Metric]:
         """The rates that follow-up attacks may change, as they are with them."""
@@ -255,7 +252,7 @@ class _Escalation:
         why = ", ".join(sorted(self._causes)) or SANITY
         steps = ", ".join(_told(p) for p in self._played if p.get("broke")) or "no follow-up attack broke more"
         message = f"followed up ({why}): robust accuracy {before:.4g} -> {after:.4g}; {steps}"
-        lost = "lost-adversarial" in self._metrics.flags and not self._random
+        lost = Suspicion.LOST_ADVERSARIAL in self._metrics.flags and not self._random
         kept = lost and float(self._robust.float().mean()) > _FLOOR
         unresolved = sorted(left)
         if unresolved:
@@ -269,14 +266,14 @@ def _told(step: Mapping[str, Any]) -> str:
     return f"{step['attack']}{through} broke {step['broke']} of {step['of']}"
 
 
-def _resolving(causes: frozenset[str], game: Evasion) -> Iterator[Entry]:
+def _resolving(causes: frozenset[Suspicion], game: Evasion) -> Iterator[Entry]:
     """Registered attacks that resolve these doubts: white boxes first, then scores, transfer and labels.
 
     Where the gradient itself is in doubt, a white box must resolve every such doubt, and those that resolve the most
     come first; else those that resolve the least, because they do more of what was done.
     """
     order = {"white-box": 0, "scores": 1, "transfer": 2, "labels": 3, "blind": 4}
-    hard = causes - MILD
+    hard = causes - _MILD
     sought, sign = (hard, -1) if hard else (causes, 1)
     entries = [e for e in registry.attacks.all() if e.scenario == "evasion" and sought & set(e.resolves)]
     for entry in sorted(entries, key=lambda e: (order.get(e.access, 5), sign * len(e.resolves), e.name)):

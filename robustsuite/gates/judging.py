@@ -11,9 +11,10 @@ from robustsuite.benchmark.gates import WORST, Gate, gives
 from robustsuite.gates.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.protocol import Metric
-from robustsuite.report.flags import RESOLVED, concerning
+from robustsuite.report.flags import concerning
 from robustsuite.report.table import main_rows, plain_rows
 from robustsuite.statistics import interval, over_repeats
+from robustsuite.suspicions import RESOLVED, Suspicion
 
 if TYPE_CHECKING:
     from robustsuite.report.report import Report
@@ -113,7 +114,7 @@ def _verdict(gate: Gate, where: str, rows: Sequence[Row], repeats: int) -> Verdi
     codes = [code for row in measured for code in row["flags"].split(";") if code]
     flags = concerning(codes, gate.metric, {row["metric"] for row in rows})
     if gate.metric in _UNTOUCHED and rows[0]["scenario"] == "evasion":
-        flags = tuple(flag for flag in flags if flag == "nondeterministic")
+        flags = tuple(flag for flag in flags if flag == Suspicion.NONDETERMINISTIC)
     doubt = "; ".join(dict.fromkeys(r["message"] for r in measured if r["status"] == "inconclusive" and r["message"]))
     found = decide(
         replace(merged, better="") if gate.metric in _OPEN else merged,  # a doubt tells nothing of its direction

@@ -12,6 +12,7 @@ from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
 from robustsuite.report.markup import latex, markdown
 from robustsuite.report.terminal import terminal
 from robustsuite.report.worst_case import WORST
+from robustsuite.suspicions import Suspicion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +162,7 @@ def _merged(rows: Sequence[Row], column: Column, repeats: int) -> Cell:
         return Cell(unit=column.unit, status=_absence(rows), message=message)
     merged = over_repeats([_metric(row) for row in measured])
     codes = [code for row in measured for code in row["flags"].split(";") if code]
-    codes += ["missing-repeats"] if len(measured) < repeats else []
+    codes += [Suspicion.MISSING_REPEATS] if len(measured) < repeats else []
     return Cell(
         merged.value,
         merged.low,

@@ -22,6 +22,7 @@ from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Served, ask
 from robustsuite.statistics import median, rate
 from robustsuite.streams import Streams
+from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Ball, Threat, as_ball
 
 ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
@@ -201,7 +202,7 @@ class _Judge:
         inside = self._searched.contains(moved, x) & finite
         self._outside += int((~inside).sum())
         if not finite.all():
-            self._flags["non-finite"] = None
+            self._flags[Suspicion.NON_FINITE] = None
         # A row over budget is never clipped: it counts as no adversarial input, so the clean one is judged instead.
         judged = torch.where(inside.reshape(-1, *[1] * (moved.dim() - 1)), moved, x)
         if self._victim.grid is not None:
@@ -245,7 +246,7 @@ class _Judge:
                 labelled = torch.stack([a.labels() for a in answers])
                 turned_away = torch.stack([a.rejected for a in answers])
                 if bool(((labelled == answers[0].logits.shape[1]) & ~turned_away).any()):
-                    self._flags["non-finite-answers"] = None
+                    self._flags[Suspicion.NON_FINITE_ANSWERS] = None
                 failures = ((labelled != labels) & ~turned_away).sum(0)
                 wrong.append(failures * 2 >= self._game.draws)
                 rejected.append(turned_away.sum(0) * 2 > self._game.draws)
@@ -311,7 +312,7 @@ class _Judge:
             values["rejection_rate_clean"] = rate(clean.rejected, "lower")
             values["rejection_rate_attack"] = rate(self._rejected[self._attacked], "higher")
         if len(test) < 100:
-            self._flags["few-samples"] = None
+            self._flags[Suspicion.FEW_SAMPLES] = None
         return values
 
     def _doubt(self) -> None:
@@ -320,17 +321,17 @@ class _Judge:
         test = self._victim.test
         self._flags.update(dict.fromkeys(doubt_chance(self._clean, test.y, test.classes)))
         if self._outside:
-            self._flags["over-budget"] = None
+            self._flags[Suspicion.OVER_BUDGET] = None
         if below_a_grey_level(self._ball, test.shape):
-            self._flags["tiny-radius"] = None
+            self._flags[Suspicion.TINY_RADIUS] = None
         if meter.gradients and meter.zero_gradients > _MASKED * meter.gradients:
-            self._flags["zero-gradients"] = None
+            self._flags[Suspicion.ZERO_GRADIENTS] = None
         if not self._victim.model.fully_differentiable and self._game.access == "white-box":
-            self._flags["not-adaptive"] = None
+            self._flags[Suspicion.NOT_ADAPTIVE] = None
         if (self._victim.model.random or not self._victim.clean.deterministic) and self._game.draws == 1:
-            self._flags["nondeterministic"] = None
+            self._flags[Suspicion.NONDETERMINISTIC] = None
         if bool(self._lost().any()):
-            self._flags["lost-adversarial"] = None
+            self._flags[Suspicion.LOST_ADVERSARIAL] = None
 
     def _lost(self) -> Tensor:
         """Which samples the attack saw reach the goal where it counts, and did not hand in so; bool `(N,)`."""
@@ -345,13 +346,13 @@ class _Judge:
         )
 
     def _status(self) -> tuple[str, str]:
-        if "nondeterministic" in self._flags:
+        if Suspicion.NONDETERMINISTIC in self._flags:
             return "inconclusive", (
                 "the model answers differently when asked twice; judge it over several draws (draws: 10)"
             )
-        if "probabilities" in self._flags:
+        if Suspicion.PROBABILITIES in self._flags:
             return "inconclusive", "the model answers with probabilities that are rounded; attack its logits"
-        if "lost-adversarial" in self._flags:
+        if Suspicion.LOST_ADVERSARIAL in self._flags:
             return "inconclusive", "the attack met adversarial inputs that it did not hand in"
         if self._outside:
             return "ok", f"{self._outside} adversarial inputs lay outside the ball or its bounds and were not counted"

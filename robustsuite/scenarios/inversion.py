@@ -18,6 +18,7 @@ from robustsuite.protocol import Metric, Metrics, Scenario, Terms, Trained, Vict
 from robustsuite.scenarios.views import Counted, Meter
 from robustsuite.serving import ask
 from robustsuite.statistics import median, rate
+from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
@@ -150,7 +151,7 @@ class Inversion(Scenario[Classes, Tensor]):
             "inversion_distance_members": _nearest(shown, labels.cpu(), train),
             "evaluator_accuracy": competence,
         }
-        flags = ("evaluator-weak",) if competence.value < _WEAK_EVALUATOR else ()
+        flags = (Suspicion.EVALUATOR_WEAK,) if competence.value < _WEAK_EVALUATOR else ()
         columns = {"id": view.ids, "predicted": top[:, 0], "recognised": top[:, 0] == labels, "counted": counted}
         gallery = {"reconstruction": made[:_GALLERY], "class_mean": means[:_GALLERY], "labels": labels[:_GALLERY]}
         meter = view.meter

@@ -19,6 +19,7 @@ from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Terms, Train
 from robustsuite.scenarios.evasion import correct
 from robustsuite.serving import ask
 from robustsuite.statistics import least_rate, rate
+from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Threat, poison_budget
 from robustsuite.training.recipe import Recipe
 
@@ -163,7 +164,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         values["recall_worst_class"] = _worst_recall(victim.test.y, right)
         count = int(changed(train, poisoned, poison.index).sum())
         values["poisoned"] = Metric(float(count), len(train), unit="count")
-        flags = tuple(f for f in trained.flags) + (("few-samples",) if len(victim.test) < 100 else ())
+        flags = tuple(f for f in trained.flags) + ((Suspicion.FEW_SAMPLES,) if len(victim.test) < 100 else ())
         message = self._shortfall(train, poison, count)
         return Metrics(values, flags, message=message, per_sample=columns, artefacts=artefacts)
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 LAYERS = [
     {"errors", "checks", "canonical", "provenance", "store", "streams", "threat", "isolation", "files", "loading",
      "outputs", "local_code", "losses", "metrics", "processor", "serving", "door", "gradients", "radii", "rounding",
-     "data", "models", "expressions", "docstrings"},
+     "data", "models", "expressions", "docstrings", "suspicions"},
     {"training"},
     {"protocol", "refusing", "statistics", "paired"},
     {"registry", "plugin_rules", "suites"},

@@ -6,10 +6,11 @@ import torch
 from rich.console import Console
 
 from robustsuite.protocol import Metric
-from robustsuite.report import flags, words
+from robustsuite.report import words
 from robustsuite.report.frame import tidy
 from robustsuite.report.table import MARK, comparison, latex, markdown, terminal
 from robustsuite.statistics import over_repeats
+from robustsuite.suspicions import Suspicion
 
 ALL = torch.ones(100, dtype=torch.bool)
 
@@ -144,7 +145,7 @@ def test_unknown_flags_show_their_code(maker):
 
 
 def test_every_flag_says_what_it_means_and_what_settles_it():
-    for flag in flags.KNOWN.values():
+    for flag in Suspicion:
         assert flag.meaning
         assert flag.remedy
         assert not flag.meaning.endswith(".")

@@ -12,11 +12,11 @@ from robustsuite import protocol, registry, statistics
 from robustsuite.cli.app import app
 from robustsuite.errors import RequestError
 from robustsuite.gates import deciding
-from robustsuite.report.flags import KNOWN
 from robustsuite.scenarios import evasion, poisoning
 from robustsuite.selftest import canaries, canary, doubtful
 from robustsuite.serving import Outputs
 from robustsuite.streams import Streams
+from robustsuite.suspicions import Effect, Suspicion
 from robustsuite.threat import Ball
 
 
@@ -111,7 +111,7 @@ def what_was_seen_is_forgotten(patch):
 
 
 def flags_are_ignored(patch):
-    patch.setitem(KNOWN, "zero-gradients", replace(KNOWN["zero-gradients"], withholds=False))
+    patch.setattr(Suspicion.ZERO_GRADIENTS, "effects", Effect.STARTS)
 
 
 def nothing_is_restored(patch):
