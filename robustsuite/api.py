@@ -155,7 +155,7 @@ def _played(
             if progress is not None:
                 what = "measuring clean accuracy" if game.entry.name == CLEAN else f"playing {blank.attack}"
                 progress(what, blank.order, len(games))
-            records.append(judge(blank, lambda made=game: made[1:], lambda: victim, folder))  # type: ignore[misc]
+            records.append(judge(blank, game, victim, folder))
         if progress is not None:
             progress("finished", len(games), len(games))
         report = Report(records, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -289,6 +289,20 @@ class Scenario(ABC, Generic[V, A]):
             RequestError: What is refused, and the way out.
         """
 
+    @classmethod
+    def has_curve(cls, access: str, *, minimum_norm: bool) -> bool:  # noqa: ARG003
+        """Whether games at other radii draw a curve of what attacks of this kind do; by default there is no radius."""
+        return False
+
+    def require(self, victim: Victim) -> None:
+        """Refuse a victim that lacks what this game `needs`.
+
+        Raises:
+            NotApplicableError: What is missing, what it is for, and how to give it.
+        """
+        for need in self.needs:
+            victim.need(need, f"{self.name} is judged with it")
+
     @abstractmethod
     def views(self, victim: Victim) -> Iterator[V]:
         """The views of one game, as a generator; a split or a batch size never changes the result."""
@@ -315,9 +329,9 @@ class Scenario(ABC, Generic[V, A]):
         """An artefact as tensors and JSON values; None where it cannot be kept."""
         return None
 
-    def unpack(self, attack: Attack[V, A], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> A | None:  # noqa: ARG002
-        """What `pack` took apart, made by this attack; None where it cannot be put together again."""
-        return None
+    def unpack(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> A:
+        """What `pack` took apart, put together again; asked only for what this game has packed."""
+        raise NotImplementedError
 
 
 def craft(attack: Attack[V, A], view: V, *, seed: int) -> A:
@@ -356,17 +370,38 @@ def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed
         BudgetError: The artefact is over budget and the game cannot go on without it.
         TamperingError: Data or weights were written to.
     """
-    streams, network = Streams(seed).child("attack"), victim.model.network
-    who, data = f"attack={_name(attack)!r}", (victim.test, victim.train, victim.public)
-    # A caller's inference mode would make tensors that no training or attack can differentiate through.
-    foreign = (lent(who, *data), weights_lent(network, who), untouched(network), seeded(streams.key))
-    with torch.inference_mode(False), ExitStack() as stack:
-        for context in foreign:
-            stack.enter_context(context)
-        notes = dict(victim.model.notes)
+    streams = Streams(seed).child("attack")
+    with _fenced(attack, victim, streams) as notes:
         made = (move for view in scenario.views(victim) for move in moves(attack, view, streams, notes))
         metrics = scenario.score(victim, made)
+    return _noted(metrics, notes)
+
+
+def play_crafted(artefact: A, attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed: int) -> Metrics:
+    """Play one whole game, as `play`, with an artefact that the attack made beforehand by `craft`."""
+    with _fenced(attack, victim, Streams(seed).child("attack")) as notes:
+        metrics = scenario.score(victim, ((view, artefact) for view in scenario.views(victim)))
+    return _noted(metrics, notes)
+
+
+@contextmanager
+def _fenced(attack: object, victim: Victim, streams: Streams) -> Iterator[dict[str, None]]:
+    """What foreign code does to this victim in the block is undone; yields notes, those of the model among them."""
+    network, who = victim.model.network, f"attack={_name(attack)!r}"
+    # A caller's inference mode would make tensors that no training or attack can differentiate through.
+    with (
+        torch.inference_mode(False),
+        lent(who, victim.test, victim.train, victim.public),
+        weights_lent(network, who),
+        untouched(network),
+        seeded(streams.key),
+    ):
+        notes = dict(victim.model.notes)
+        yield notes
     notes |= victim.model.notes
+
+
+def _noted(metrics: Metrics, notes: Mapping[str, None]) -> Metrics:
     return replace(metrics, message="; ".join(part for part in (metrics.message, *notes) if part))
 
 

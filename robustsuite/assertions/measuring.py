@@ -129,7 +129,7 @@ class _Sequence:
             if metric is None or look is plan[-1] or settled(metric, found):
                 break
         seen = self._seen()
-        first = judge(clean, lambda: self._games[0][1:], lambda: seen, self._folder)
+        first = judge(clean, self._games[0], seen, self._folder)
         return Report([first, found], self._folder), metric, look
 
     def _take(self, rows: Tensor) -> None:
@@ -137,7 +137,7 @@ class _Sequence:
         self._clean.append(batch.clean)  # every answer is looked at before the attack
         self._rows.append(rows)
         _, blank = blank_records(self._games, batch, "model", self._seed)
-        self._parts.append(judge(blank, lambda: self._games[1][1:], lambda: batch, self._folder))
+        self._parts.append(judge(blank, self._games[1], batch, self._folder))
 
     def _blanks(self) -> list[Record]:
         return blank_records(self._games, self._seen(), "model", self._seed)

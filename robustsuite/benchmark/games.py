@@ -103,15 +103,23 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
         check(attack, scenario, victim.test, train=victim.train)
 
 
-def rules_of(scenario: Scenario[Any, Any]) -> dict[str, Any]:
-    """What a game allows and asks for, as its record says it; only what differs from nothing.
+def facts_of(game: Game) -> dict[str, Any]:
+    """What a record says of a game before it is played, by the record's fields.
+
+    Of the rules it says only what differs from nothing; ball, knowledge and follow-up attacks have fields of their own.
 
     Example:
-        >>> rules_of(SCENARIOS["poisoning"](fraction=0.05))
+        >>> facts_of(arrange_all("label-flip", None, {"fraction": 0.05})[1])["rules"]
         {'fraction': 0.05}
     """
+    scenario = game.scenario
     told: dict[str, Any] = plain(scenario) if dataclasses.is_dataclass(scenario) else {}
-    return {name: value for name, value in told.items() if name not in _NO_RULES and value is not None}
+    rules = {name: value for name, value in told.items() if name not in _NO_RULES and value is not None}
+    facts = {"rules": rules, "attack_parameters": plain(game.attack)}
+    ball = getattr(scenario, "ball", None)
+    if ball is not None:
+        facts |= {"norm": ball.norm, "radius": ball.radius, "closest": getattr(scenario, "closest", False)}
+    return facts
 
 
 def labels(games: Sequence[Game]) -> list[str]:

@@ -108,6 +108,11 @@ class Evasion(Scenario[Inputs, Tensor]):
         rules = {"query_budget": threat.query_budget, **options}
         return cls(ball=threat.ball, goal=threat.goal, target=threat.target, access=access, **rules)
 
+    @classmethod
+    def has_curve(cls, access: str, *, minimum_norm: bool) -> bool:
+        """White boxes have one; an attack of minimum norm tells it by the distances of one pass."""
+        return access == "white-box" and not minimum_norm
+
     def views(self, victim: Victim) -> Iterator[Inputs]:
         """One view per batch of samples that still stand, all sharing one meter."""
         ball = self.searched(victim)
