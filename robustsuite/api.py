@@ -25,14 +25,13 @@ from robustsuite.isolation import seeded, untouched, weights_lent
 from robustsuite.processor import fair_threads
 from robustsuite.protocol import Victim, moves
 from robustsuite.refusing import check
-from robustsuite.registry import DEFAULT_ATTACKS, Entry
+from robustsuite.registry import DEFAULT_ATTACKS
 from robustsuite.report.report import Report
-from robustsuite.scenarios import game, has_norm
-from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
-from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
+from robustsuite.scenarios import evasion_game, expect_evasion
+from robustsuite.scenarios.views import Inputs
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
-from robustsuite.threat import Ball, BallLike, Threat, as_ball
+from robustsuite.threat import BallLike, Threat, as_ball
 from robustsuite.training.precision import settled
 from robustsuite.training.recipe import Recipe
 
@@ -202,26 +201,19 @@ def perturb(
     """
     seed = checks.integer("seed", seed, low=0)
     batch_size = checks.integer("batch_size", batch_size, low=1)
-    checks.one_of("precision", precision, PRECISIONS)
     ball = as_ball(ball)
     entry, options = resolve(attack)
-    if entry.scenario != "evasion":
-        raise checks.fail("an evasion attack", "attack", entry.name, f"{entry.scenario} is played by rs.evaluate")
-    has_norm(entry, ball.norm)
+    expect_evasion(entry, f"{entry.scenario} is played by rs.evaluate")
+    rules = evasion_game(entry, Threat(ball=ball), {"batch_size": batch_size, "precision": precision})
     made = entry.make(options) if isinstance(attack, str) else checks.settled(attack)
-    streams, meter = Streams(seed).child("attack"), Meter()
+    streams = Streams(seed).child("attack")
     with fair_threads(), seeded(streams.key), torch.inference_mode(False):
         victim = existing(model, (x, y), ball=ball, seed=seed)
-        check(made, game(entry, Threat(ball=ball), {}), victim.test, targeted=target is not None)
+        check(made, rules, victim.test, targeted=target is not None)
         wanted = None if target is None else _targets(target, victim)
         network, who = victim.model.network, f"attack={entry.name!r}"
         with lent(who, victim.test), weights_lent(network, who), untouched(network):
-            engine = _engine(victim, batch_size, precision) if entry.access == "white-box" else None
-            known = Known((victim.public or victim.test).copy()) if entry.access == "transfer" else None
-            views = (
-                _view(entry, victim, ball, slice(start, start + batch_size), wanted, meter, engine, known)
-                for start in range(0, len(victim.test), batch_size)
-            )
+            views = rules.views_of(victim, torch.arange(len(victim.test)), ball.within(victim.test.bounds), wanted)
             found = [_given(seen, moved) for view in views for seen, moved in moves(made, view, streams)]
     moved = torch.cat(found)
     return moved.to(x.device, x.dtype) if isinstance(x, Tensor) else moved.cpu()
@@ -245,37 +237,6 @@ def _targets(target: Any, victim: Victim) -> Tensor:
         remedy = f"y[{index}] is that label: {len(same)} of {len(wanted)} samples would have nothing to reach"
         raise checks.fail("targets other than the labels", f"target[{index}]", int(wanted[index]), remedy)
     return wanted.to(victim.device, torch.int64)
-
-
-def _engine(victim: Victim, batch_size: int, precision: str) -> Engine:
-    some = victim.test.batch(slice(0, TRIAL), victim.device).x.clone()
-    some = victim.given(some)
-    return Engine(victim.model.surrogate(), some, precision=precision, most=batch_size)
-
-
-def _view(
-    entry: Entry,
-    victim: Victim,
-    ball: Ball,
-    rows: slice,
-    target: Tensor | None,
-    meter: Meter,
-    engine: Engine | None,
-    known: Known | None,
-) -> Inputs:
-    batch = victim.test.batch(rows, victim.device)
-    common = {
-        "x": victim.given(batch.x),
-        "y": batch.y,
-        "ids": batch.ids,
-        "ball": ball.within(victim.test.bounds),
-        "classes": victim.test.classes,
-        "target": None if target is None else target[rows],
-        "meter": meter,
-        "closest": entry.minimum_norm,
-        "grid": victim.grid,
-    }
-    return make_view(entry.access, victim.model, common, engine=engine, known=known)
 
 
 def run(

@@ -265,6 +265,18 @@ class Metrics:
     cost: Mapping[str, int] = field(default_factory=dict)
 
 
+class Reviewed(NamedTuple):
+    """A judgement after a second look.
+
+    Args:
+        metrics: The judge's own figures, and beside them what was found besides.
+        facts: What was looked at, what was played and what it found; empty where there was no second look.
+    """
+
+    metrics: Metrics
+    facts: Mapping[str, Any] = {}  # never written to
+
+
 class Scenario(ABC, Generic[V, A]):
     """The rules of one game: it makes the views and judges the artefacts; a frozen dataclass."""
 
@@ -276,6 +288,8 @@ class Scenario(ABC, Generic[V, A]):
     options: ClassVar[tuple[str, ...]] = ()
     #: Fields of the victim without which the game cannot be played.
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Whether it is played under a threat model, whose ball the attacks must have the norm of.
+    needs_threat: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -310,6 +324,17 @@ class Scenario(ABC, Generic[V, A]):
     @abstractmethod
     def score(self, victim: Victim, moves: Iterable[tuple[V, A]]) -> Metrics:
         """Judge the artefacts without asking the attack how it went."""
+
+    def review(self, attack: Attack[V, A], victim: Victim, metrics: Metrics, *, seed: int) -> Reviewed:  # noqa: ARG002
+        """Look at a judgement again, and start what settles a suspicion; by default nothing is looked at.
+
+        Args:
+            attack: Who attacked.
+            victim: Who was attacked.
+            metrics: What the judge measured.
+            seed: Keys every random draw, as in `play`.
+        """
+        return Reviewed(metrics)
 
     def data_view(self, train: Samples) -> V | None:  # noqa: ARG002
         """The view where it holds nothing but training data, so that one artefact serves every defence; else None."""

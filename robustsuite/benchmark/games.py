@@ -77,10 +77,10 @@ def _arrange(item: AttackLike, threat: Threat | None, rules: Mapping[str, Any]) 
     entry, options = resolve(item)
     own, written = sort_options(entry, options)
     made = entry.make(own) if isinstance(item, str) else checks.settled(item)
-    if threat is None and entry.scenario == "evasion":
-        remedy = "add threat=('linf', 8 / 255), say"
-        raise checks.fail(f"a ball for the evasion attack {entry.name!r}", "threat", None, remedy)
     kind = SCENARIOS[entry.scenario]
+    if threat is None and kind.needs_threat:
+        remedy = "add threat=('linf', 8 / 255), say"
+        raise checks.fail(f"a ball for the {kind.name} attack {entry.name!r}", "threat", None, remedy)
     shared = {key: value for key, value in rules.items() if key in kind.options}
     return Game(entry, made, game(entry, threat, {**shared, **written}))
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from robustsuite.benchmark.games import Game
 from robustsuite.benchmark.records import Record, save_samples
-from robustsuite.diagnostics.escalation import doubted
 from robustsuite.errors import NotApplicableError, StorageError
 from robustsuite.protocol import Metric, Metrics, Victim, play, play_crafted
 
@@ -83,7 +82,7 @@ def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artef
         metrics = play(attack, scenario, victim, seed=blank.seed)
     else:
         metrics = play_crafted(artefact, attack, scenario, victim, seed=blank.seed)
-    metrics, facts = doubted(metrics, attack, scenario, victim, seed=blank.seed)
+    metrics, facts = scenario.review(attack, victim, metrics, seed=blank.seed)
     record = replace(_filled(blank, metrics, victim, folder), escalation=facts)
     record.line()  # what no line can hold is an error of this cell, not of the run
     return record

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,9 @@ from robustsuite.diagnostics.looking import FEW, Look
 from robustsuite.diagnostics.search import StandIn, find
 from robustsuite.diagnostics.stand_ins import Rerouted
 from robustsuite.diagnostics.standing import Doubts, examine
-from robustsuite.errors import RobustsuiteError
 from robustsuite.isolation import seeded, untouched
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
+from robustsuite.protocol import Attack, Metric, Metrics, Reviewed, Victim, play
 from robustsuite.registry import Entry
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.serving import Deployed
@@ -41,61 +40,38 @@ _OUTDONE: Final = 0.05  # share of samples left, from which on knowing less and 
 _FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
 
 
-class Judged(NamedTuple):
-    """A judgement after doubt.
-
-    Args:
-        metrics: The attack's own figures; behind each rate that follow-up attacks may lower, one of the same name and
-            `FOLLOWED_UP`, and per sample `verdict` (robust after them) and `found_by` (which of `facts["played"]` broke
-            it, from 1; 0 for none of them). Flags are the doubts that are left.
-        facts: By which `rules` it was examined, what was looked at, what was played and what it broke; empty where
-            the judgement was not examined.
-    """
-
-    metrics: Metrics
-    facts: Mapping[str, Any] = {}  # never written to
-
-
-def doubted(
-    metrics: Metrics, attack: Attack[Any, Any], scenario: Scenario[Any, Any], victim: Victim, *, seed: int
-) -> Judged:
+def followed_up(metrics: Metrics, attack: Attack[Any, Any], game: Evasion, victim: Victim, *, seed: int) -> Reviewed:
     """Look at a judgement with the sanity checks, and play follow-up attacks where one of them raises a doubt.
 
-    Only evasion games of white-box attacks of more than one step are looked at, and only where the game's `escalate`
-    is on. Random draws are keyed as in `play`.
+    Random draws are keyed as in `play`.
 
     Args:
         metrics: What the judge measured.
         attack: Who attacked.
-        scenario: The game.
+        game: The rules under which it did.
         victim: Who was attacked.
         seed: Keys random draws.
+
+    Returns:
+        The attack's own figures; behind each rate that follow-up attacks may lower, one of the same name and
+        `FOLLOWED_UP`, and per sample `verdict` (robust after them) and `found_by` (which of the facts' `played` broke
+        it, from 1; 0 for none of them). Flags are the doubts that are left. The facts say by which `rules` it was
+        examined, what was looked at, what was played and what it broke.
     """
-    if not isinstance(scenario, Evasion) or not _is_looked_at(attack, scenario) or "robust" not in metrics.per_sample:
-        return Judged(metrics)
     network = victim.model.network
     with torch.inference_mode(False), untouched(network), seeded(Streams(seed).child("doubt").key):
         try:
             with _counted(victim.model) as checked:
                 robust, passes = metrics.per_sample["robust"], metrics.per_sample.get("passes")
-                doubts = examine(attack, scenario, victim, robust, seed=seed, passes=passes)
-            escalation = _Escalation(metrics, doubts, attack, scenario, victim, seed)
+                doubts = examine(attack, game, victim, robust, seed=seed, passes=passes)
+            escalation = _Escalation(metrics, doubts, attack, game, victim, seed)
             with _counted(victim.model) as spent:
                 escalation.run()
         except Exception as error:  # a number that could not be examined is still a number, under a doubt
             flags = (*metrics.flags, Suspicion.UNEXAMINED)
             told = {"rules": rules(), "error": f"{type(error).__name__}: {error}"}
-            return Judged(replace(metrics, flags=flags), told)
+            return Reviewed(replace(metrics, flags=flags), told)
     return escalation.judged(checked, spent)
-
-
-def _is_looked_at(attack: Any, game: Evasion) -> bool:
-    if not game.escalate or game.access != "white-box" or game.ball.radius == 0 or getattr(attack, "one_step", False):
-        return False
-    try:
-        return not registry.attacks.get(getattr(attack, "plugin_name", "")).control
-    except RobustsuiteError:
-        return True
 
 
 def rules() -> str:
@@ -202,7 +178,7 @@ class _Escalation:
             self._robust &= ~broken
             self._found_by[broken] = len(self._played)
 
-    def judged(self, checked: Counter[str], spent: Counter[str]) -> Judged:
+    def judged(self, checked: Counter[str], spent: Counter[str]) -> Reviewed:
         """The stronger figures, the doubts that are left, and what was done."""
         metrics = self._metrics
         cost = dict(metrics.cost)
@@ -218,9 +194,9 @@ class _Escalation:
         changed = replace(metrics, values=values, per_sample=columns, cost=cost, flags=tuple(flags))
         facts: dict[str, Any] = {"rules": rules(), "checks": dict(self._doubts.flags)}
         if not self._played and not self._causes:
-            return Judged(changed, facts)
+            return Reviewed(changed, facts)
         status, message = self._status(left)
-        return Judged(replace(changed, status=status, message=message), {**facts, "played": self._played})
+        return Reviewed(replace(changed, status=status, message=message), {**facts, "played": self._played})
 
     def _left(self) -> frozenset[Suspicion]:
         """Causes that nothing resolved: no sound gradient was found, and more than a little still stands.
@@ -275,7 +251,7 @@ def _resolving(causes: frozenset[Suspicion], game: Evasion) -> Iterator[Entry]:
     order = {"white-box": 0, "scores": 1, "transfer": 2, "labels": 3, "blind": 4}
     hard = causes - _MILD
     sought, sign = (hard, -1) if hard else (causes, 1)
-    entries = [e for e in registry.attacks.all() if e.scenario == "evasion" and sought & set(e.resolves)]
+    entries = [e for e in registry.attacks.all() if e.scenario == game.name and sought & set(e.resolves)]
     for entry in sorted(entries, key=lambda e: (order.get(e.access, 5), sign * len(e.resolves), e.name)):
         able = entry.access != "white-box" or not hard or hard <= set(entry.resolves)
         if able and game.ball.norm in entry.norms:

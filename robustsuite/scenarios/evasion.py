@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor
 
-from robustsuite import checks
+from robustsuite import checks, registry
 from robustsuite.data.samples import Batch
-from robustsuite.errors import BudgetError, RequestError
-from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.errors import BudgetError, RequestError, RobustsuiteError
+from robustsuite.protocol import Attack, Metric, Metrics, Reviewed, Scenario, Victim
 from robustsuite.radii import below_a_grey_level
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
@@ -71,6 +71,7 @@ class Evasion(Scenario[Inputs, Tensor]):
     name: ClassVar[str] = "evasion"
     accesses: ClassVar[tuple[str, ...]] = ACCESSES
     options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size", "precision", "escalate")
+    needs_threat: ClassVar[bool] = True
 
     ball: Ball
     access: str = "white-box"
@@ -114,15 +115,24 @@ class Evasion(Scenario[Inputs, Tensor]):
         return access == "white-box" and not minimum_norm
 
     def views(self, victim: Victim) -> Iterator[Inputs]:
-        """One view per batch of samples that still stand, all sharing one meter."""
-        ball = self.searched(victim)
-        standing = (correct(victim)).nonzero()[:, 0]
+        """One view per batch of samples that the model gets right, all sharing one meter."""
+        yield from self.views_of(victim, correct(victim).nonzero()[:, 0], self.searched(victim))
+
+    def views_of(self, victim: Victim, rows: Tensor, ball: Ball, target: Tensor | None = None) -> Iterator[Inputs]:
+        """One view per batch of these test samples, all sharing one meter.
+
+        Args:
+            victim: Who is attacked.
+            rows: Places of the samples among the victim's `(n,)`.
+            ball: Where adversarial inputs may lie.
+            target: Labels to reach `(N,)`, of all of the victim's samples; None for those that the goal asks for.
+        """
         reach = self.ball.radius if self.closest else None
-        meter = Meter(passes=Passes(victim.test.ids[standing], reach=reach, device=victim.device))
-        engine = self._engine(victim, standing, meter)
+        meter = Meter(passes=Passes(victim.test.ids[rows], reach=reach, device=victim.device))
+        engine = self._engine(victim, rows, meter)
         known = Known((victim.public or victim.train or victim.test).copy()) if self.access == "transfer" else None
         at_once = self.batch_size or max(_VIEW, engine.batch if engine is not None else 0)
-        for index in torch.split(standing, at_once) if len(standing) > 0 else ():
+        for index in torch.split(rows, at_once) if len(rows) > 0 else ():
             batch = victim.test.batch(index, victim.device)
             common: dict[str, Any] = {
                 "x": victim.given(batch.x),
@@ -130,7 +140,7 @@ class Evasion(Scenario[Inputs, Tensor]):
                 "ids": batch.ids,
                 "ball": ball,
                 "classes": victim.test.classes,
-                "target": self.targets(victim, batch),
+                "target": self.targets(victim, batch) if target is None else target[index],
                 "meter": meter,
                 "closest": self.closest,
                 "grid": victim.grid,
@@ -143,12 +153,12 @@ class Evasion(Scenario[Inputs, Tensor]):
             return self.ball.everywhere(victim.test.shape, victim.test.bounds)
         return self.ball.within(victim.test.bounds)
 
-    def _engine(self, victim: Victim, standing: Tensor, meter: Meter) -> Engine | None:
+    def _engine(self, victim: Victim, rows: Tensor, meter: Meter) -> Engine | None:
         # An oracle's answers may come from a copy where the network's logits are all that decides them.
         asked = self.access in _ASKED and isinstance(victim.model, Served)
-        if len(standing) == 0 or not (asked or self.access == "white-box"):
+        if len(rows) == 0 or not (asked or self.access == "white-box"):
             return None
-        some = victim.given(victim.test.batch(standing[:TRIAL], victim.device).x)
+        some = victim.given(victim.test.batch(rows[:TRIAL], victim.device).x)
         network, most = victim.model.surrogate(), self.batch_size
         return Engine(network, some, precision=self.precision, most=most, notes=meter.notes)
 
@@ -172,6 +182,27 @@ class Evasion(Scenario[Inputs, Tensor]):
         for view, artefact in moves:
             judge.take(view, artefact)
         return judge.verdict()
+
+    def review(self, attack: Attack[Inputs, Tensor], victim: Victim, metrics: Metrics, *, seed: int) -> Reviewed:
+        """Let sanity checks examine the verdict, and follow-up attacks resolve what they suspect.
+
+        Only white-box attacks of more than one step are examined, and only where `escalate` is on.
+        """
+        if not self._is_examined(attack) or "robust" not in metrics.per_sample:
+            return Reviewed(metrics)
+        from robustsuite.diagnostics.escalation import followed_up
+
+        return followed_up(metrics, attack, self, victim, seed=seed)
+
+    def _is_examined(self, attack: object) -> bool:
+        if not self.escalate or self.access != "white-box" or self.ball.radius == 0:
+            return False
+        if getattr(attack, "one_step", False):
+            return False
+        try:
+            return not registry.attacks.get(getattr(attack, "plugin_name", "")).control
+        except RobustsuiteError:
+            return True
 
 
 def correct(victim: Victim) -> Tensor:

@@ -17,8 +17,7 @@ LAYERS = [
     {"training"},
     {"protocol", "refusing", "statistics", "paired"},
     {"registry", "plugin_rules", "suites"},
-    {"scenarios"},
-    {"diagnostics"},
+    {"scenarios", "diagnostics"},  # evasion reviews its verdicts by the diagnostics
     {"benchmark"},
     {"report", "gates"},
     {"api"},
