@@ -30,12 +30,13 @@ from robustsuite.data.samples import Samples
 from robustsuite.diagnostics.standing import examine
 from robustsuite.isolation import untouched
 from robustsuite.models.build import ModelSpec
-from robustsuite.protocol import Victim, play
+from robustsuite.play import play
 from robustsuite.scenarios.evasion import Evasion
 from robustsuite.serving import Served
 from robustsuite.threat import Ball
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
+from robustsuite.victim import Victim
 
 TITLE = "## What doubting costs"
 TARGET = 0.1

@@ -54,9 +54,10 @@ def bare(path):
     from robustsuite.benchmark.plan import plan
     from robustsuite.benchmark.suite import load_suite
     from robustsuite.data.catalogue import load
-    from robustsuite.protocol import Victim, play
+    from robustsuite.play import play
     from robustsuite.scenarios import arrange
     from robustsuite.training.cache import Trainer
+    from robustsuite.victim import Victim
 
     torch.set_num_threads(1)
     loaded = load_suite(path)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record, load_samples, save_samples
+from robustsuite.metric import Metric
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Metric
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.statistics import interval, median
 from robustsuite.suspicions import Suspicion

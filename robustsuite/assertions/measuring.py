@@ -22,13 +22,14 @@ from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.records import Record
 from robustsuite.data.samples import stratified
 from robustsuite.isolation import seeded
+from robustsuite.metric import Metric
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.processor import fair_threads
-from robustsuite.protocol import CleanAnswers, Metric, Victim
 from robustsuite.report.report import Report
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
 from robustsuite.threat import BallLike
+from robustsuite.victim import CleanAnswers, Victim
 
 METRIC: Final = "robust_accuracy"
 

@@ -13,7 +13,7 @@ from robustsuite.benchmark.existing import model_digest
 from robustsuite.benchmark.games import CLEAN, Game, facts_of, labels
 from robustsuite.benchmark.records import Record
 from robustsuite.canonical import digest, plain
-from robustsuite.protocol import Victim
+from robustsuite.victim import Victim
 
 
 def blank_records(

@@ -10,11 +10,12 @@ from robustsuite import checks, registry
 from robustsuite.canonical import plain
 from robustsuite.errors import RequestError
 from robustsuite.expressions import parse_call
-from robustsuite.protocol import Attack, Scenario, Victim
+from robustsuite.protocol import Attack, Scenario
 from robustsuite.refusing import check
 from robustsuite.registry import Entry
 from robustsuite.scenarios import SCENARIOS, game, sort_options
 from robustsuite.threat import BallLike, Threat, as_ball
+from robustsuite.victim import Victim
 
 AttackLike = str | Attack[Any, Any]
 CLEAN: Final = "none"

@@ -14,7 +14,9 @@ from typing import Any
 from robustsuite.benchmark.games import Game
 from robustsuite.benchmark.records import Record, save_samples
 from robustsuite.errors import NotApplicableError, StorageError
-from robustsuite.protocol import Metric, Metrics, Victim, play, play_crafted
+from robustsuite.metric import Metric, Metrics
+from robustsuite.play import play, play_crafted
+from robustsuite.victim import Victim
 
 
 @dataclass

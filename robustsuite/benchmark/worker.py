@@ -26,12 +26,14 @@ from robustsuite.data.catalogue import load
 from robustsuite.data.copies import lent
 from robustsuite.data.samples import Samples, Splits, stratified
 from robustsuite.errors import NotApplicableError, StorageError
-from robustsuite.protocol import Trained, Victim, craft
+from robustsuite.play import craft
 from robustsuite.serving import Deployed, Served
 from robustsuite.store import Store
 from robustsuite.streams import Streams
 from robustsuite.training.cache import Trainer
 from robustsuite.training.fit import Progress, deploy, divide, make_network
+from robustsuite.training.trained import Trained
+from robustsuite.victim import Victim
 
 ARTEFACTS: Final = "artefacts"
 _KEPT: Final = 4  # victims kept in memory by each worker

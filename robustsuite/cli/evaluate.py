@@ -70,7 +70,7 @@ def evaluate(
     """Attack a model that already exists and judge how it holds up."""
     set_up(verbose=verbose)
     from robustsuite import checks
-    from robustsuite.api import evaluate as judge
+    from robustsuite.api.evaluate import evaluate as judge
     from robustsuite.benchmark.again import Request, write_where_possible
     from robustsuite.benchmark.environment import resolve_device
     from robustsuite.data.catalogue import called, load_part

@@ -64,9 +64,9 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     from robustsuite.data.catalogue import load
     from robustsuite.files import write_atomically
     from robustsuite.models.checkpoint import save
-    from robustsuite.protocol import Victim
     from robustsuite.store import Store, cache
     from robustsuite.training.cache import Trainer
+    from robustsuite.victim import Victim
 
     where = resolve_device(device)
     suite, notes = settled_suite(suite, where)

@@ -18,14 +18,17 @@ from robustsuite.diagnostics.search import StandIn, find
 from robustsuite.diagnostics.stand_ins import Rerouted
 from robustsuite.diagnostics.standing import Doubts, examine
 from robustsuite.isolation import seeded, untouched
+from robustsuite.metric import Metric, Metrics
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Attack, Metric, Metrics, Reviewed, Victim, play
+from robustsuite.play import play
+from robustsuite.protocol import Attack, Reviewed
 from robustsuite.registry import Entry
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.serving import Deployed
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
 from robustsuite.suspicions import RESOLVED, Effect, Suspicion
+from robustsuite.victim import Victim
 
 SANITY: Final = "sanity checks"
 _EDITION: Final = 1  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find

@@ -14,11 +14,13 @@ from robustsuite import losses
 from robustsuite.diagnostics.looking import Look
 from robustsuite.diagnostics.passing import Passing
 from robustsuite.diagnostics.search import tapped
-from robustsuite.protocol import Attack, Victim, play
+from robustsuite.play import play
+from robustsuite.protocol import Attack
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.statistics import median
 from robustsuite.streams import Streams
 from robustsuite.suspicions import Suspicion
+from robustsuite.victim import Victim
 
 _MASKED: Final = 0.1  # share of samples from which a gradient is doubted
 _MISLED: Final = 0.25  # share of samples whose slope is not the loss's, or whose loss is too rough for slopes

@@ -10,7 +10,7 @@ from typing import Final
 
 from robustsuite import checks
 from robustsuite.benchmark.gates import Gate
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report.flags import describe
 from robustsuite.statistics import interval, least_count
 from robustsuite.suspicions import Effect, Suspicion

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from robustsuite.benchmark.gates import WORST, Gate, gives
 from robustsuite.gates.deciding import Outcome, Verdict, decide, more_samples, samples_needed
+from robustsuite.metric import Metric
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Metric
 from robustsuite.report.flags import concerning
 from robustsuite.report.table import main_rows, plain_rows
 from robustsuite.statistics import interval, over_repeats

@@ -14,7 +14,7 @@ from robustsuite.report.falls import Falls, fallen
 from robustsuite.report.worst_case import OWN, WORST
 
 if TYPE_CHECKING:
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 Row = Mapping[str, Any]
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the suite's radius, where no attack was played at others
@@ -160,7 +160,7 @@ def _origin(rows: Sequence[Row], defense: str) -> Iterator[Point]:
 
 
 def _metric(row: Row) -> Metric:
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
     return Metric(row["value"], int(row["n"] or 0), row["low"], row["high"], "rate", "higher")
 

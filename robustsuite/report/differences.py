@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from robustsuite.metric import Metric
 from robustsuite.paired import crossed, mcnemar, paired_interval
-from robustsuite.protocol import Metric
 from robustsuite.report.changes import Change, Gap, Row
 from robustsuite.report.flags import believable, concerning
 from robustsuite.report.frame import one_line

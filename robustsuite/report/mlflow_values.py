@@ -11,7 +11,7 @@ from robustsuite.benchmark import yaml_lines
 from robustsuite.benchmark.records import Record
 from robustsuite.canonical import digest
 from robustsuite.errors import RequestError
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report import details
 from robustsuite.statistics import over_repeats
 

@@ -17,7 +17,7 @@ from robustsuite.suspicions import Suspicion
 if TYPE_CHECKING:
     import pandas as pd
 
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 __all__ = [
     "MARK",
@@ -182,7 +182,7 @@ def _mean(rows: Sequence[Row], metric: str) -> list[float]:
 
 
 def _metric(row: Row) -> Metric:
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
     return Metric(row["value"], int(row["n"] or 0), row["low"], row["high"], row["unit"], row["better"])
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from robustsuite import checks, registry
 from robustsuite.data.samples import Batch
 from robustsuite.errors import BudgetError, RequestError, RobustsuiteError
-from robustsuite.protocol import Attack, Metric, Metrics, Reviewed, Scenario, Victim
+from robustsuite.metric import Metric, Metrics
+from robustsuite.protocol import Attack, Reviewed, Scenario
 from robustsuite.radii import below_a_grey_level
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
@@ -24,6 +25,7 @@ from robustsuite.statistics import median, rate
 from robustsuite.streams import Streams
 from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Ball, Threat, as_ball
+from robustsuite.victim import Victim
 
 ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.errors import BudgetError, RequestError
+from robustsuite.metric import Metric, Metrics
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
-from robustsuite.protocol import Metric, Metrics, Scenario, Terms, Trained, Victim
+from robustsuite.protocol import Scenario, Terms
 from robustsuite.scenarios.views import Counted, Meter
 from robustsuite.serving import ask
 from robustsuite.statistics import median, rate
@@ -22,6 +23,8 @@ from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
+from robustsuite.training.trained import Trained
+from robustsuite.victim import Victim
 
 ACCESSES: Final = ("white-box", "scores", "members", "blind")
 _WEAK_EVALUATOR: Final = 0.9  # below this accuracy the evaluator's word is doubted

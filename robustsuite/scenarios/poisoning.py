@@ -12,14 +12,17 @@ from torch import Tensor
 from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.errors import BudgetError
+from robustsuite.metric import Metric, Metrics
 from robustsuite.paired import paired_interval
-from robustsuite.protocol import Metric, Metrics, Scenario, Terms, Trained, Victim
+from robustsuite.protocol import Scenario, Terms
 from robustsuite.scenarios.evasion import correct
 from robustsuite.serving import ask
 from robustsuite.statistics import least_rate, rate
 from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Threat, poison_budget
 from robustsuite.training.recipe import Recipe
+from robustsuite.training.trained import Trained
+from robustsuite.victim import Victim
 
 Trigger = Callable[[Tensor], Tensor]
 """Raw inputs `(n, …)` to inputs that carry the trigger."""

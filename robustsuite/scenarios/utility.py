@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from robustsuite.data.overlap import shared_inputs
-from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.metric import Metric, Metrics
+from robustsuite.protocol import Scenario
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.evasion import correct
 from robustsuite.statistics import median, rate
 from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Threat
+from robustsuite.victim import Victim
 
 _TIMED: Final = 20  # single-sample calls whose median is the latency
 

@@ -17,7 +17,8 @@ from robustsuite.canonical import canonical_json
 from robustsuite.data.copies import shown, written
 from robustsuite.errors import RequestError, TamperingError
 from robustsuite.isolation import seeded
-from robustsuite.protocol import Metrics, Victim, play
+from robustsuite.metric import Metrics
+from robustsuite.play import play
 from robustsuite.registry import Entry
 from robustsuite.scenarios import SCENARIOS, game
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
@@ -26,6 +27,7 @@ from robustsuite.streams import Streams
 from robustsuite.testing.law import Law, LawBroken, require
 from robustsuite.testing.victims import tiny_samples, tiny_victim
 from robustsuite.threat import NORMS, Ball, Threat
+from robustsuite.victim import Victim
 
 _RADII = {"linf": 0.1, "l2": 0.8, "l1": 3.0}
 Check = Callable[[Entry, dict[str, Any]], None]

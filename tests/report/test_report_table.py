@@ -5,7 +5,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report import words
 from robustsuite.report.frame import tidy
 from robustsuite.report.table import MARK, comparison, latex, markdown, terminal

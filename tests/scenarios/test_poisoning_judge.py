@@ -7,7 +7,7 @@ import torch
 
 from robustsuite.data.samples import Samples
 from robustsuite.errors import BudgetError, NotApplicableError, RequestError, RobustsuiteError
-from robustsuite.protocol import play
+from robustsuite.play import play
 from robustsuite.registry import attacks
 from robustsuite.scenarios import Poisoning
 from robustsuite.scenarios.poisoning import Poison, Stamp, TrainingSet, changed

@@ -8,7 +8,8 @@ import robustsuite as rs
 from robustsuite.benchmark.games import Game
 from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.records import Record
-from robustsuite.protocol import Reviewed, play
+from robustsuite.play import play
+from robustsuite.protocol import Reviewed
 from robustsuite.registry import attacks
 from robustsuite.scenarios import Evasion, Poisoning, Utility
 from robustsuite.suspicions import Effect, Suspicion
