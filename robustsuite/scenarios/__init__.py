@@ -18,19 +18,7 @@ from robustsuite.threat import Threat
 SCENARIOS: dict[str, type[Scenario[Any, Any]]] = {s.name: s for s in (Utility, Evasion, Poisoning, Inversion)}
 GAMES.update({name: kind.accesses for name, kind in SCENARIOS.items()})
 
-__all__ = [
-    "SCENARIOS",
-    "Evasion",
-    "Inversion",
-    "Poisoning",
-    "Utility",
-    "arrange",
-    "evasion_game",
-    "expect_evasion",
-    "game",
-    "has_norm",
-    "sort_options",
-]
+__all__ = ["SCENARIOS", "Evasion", "Inversion", "Poisoning", "Utility", "arrange", "game", "sort_options"]
 
 
 def sort_options(entry: Entry, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
