@@ -227,10 +227,7 @@ class Suspicion(enum.StrEnum):
             >>> Suspicion.of("zero-gradients") is Suspicion.ZERO_GRADIENTS, Suspicion.of("resolved:zero-gradients")
             (True, None)
         """
-        try:
-            return cls(code)
-        except ValueError:
-            return None
+        return next((known for known in cls if known.value == code), None)
 
     @classmethod
     def that(cls, effect: Effect) -> frozenset[Suspicion]:

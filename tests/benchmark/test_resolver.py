@@ -14,7 +14,7 @@ from robustsuite.benchmark.suite import load_suite
 SMALL = [
     "dataset={name: digits, train: 200, test: 20}",
     "model={name: logistic}",
-    "training={epochs: 1}",
+    "training={epochs: 1, validation: 0.2}",
     "threat.curve_samples=0",
     "defenses=[none, input-validation]",
     "attacks=[noise, {badnets: {fraction: 0.1, size: 2}}]",
