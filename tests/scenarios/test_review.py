@@ -84,3 +84,9 @@ def test_evasion_examines_a_white_box():
 def test_what_starts_follow_ups_is_about_the_model_or_the_attack_and_withholds_the_verdict():
     assert Suspicion.that(Effect.STARTS) <= Suspicion.that(Effect.WITHHOLDS)
     assert Suspicion.that(Effect.MILD) | Suspicion.that(Effect.BLURS) <= Suspicion.that(Effect.STARTS)
+
+
+def test_what_attacks_resolve_is_what_starts_follow_ups():
+    starting = Suspicion.that(Effect.STARTS)
+    resolved = [entry.resolves for entry in attacks.all()]
+    assert {code for codes in resolved for code in codes} == starting
