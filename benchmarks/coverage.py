@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, multinomial, norm
 
+from robustsuite.metric import Metric
 from robustsuite.paired import crossed, holm, mcnemar, paired_interval
-from robustsuite.protocol import Metric
 from robustsuite.statistics import clopper_pearson, interval, over_repeats, wilson
 
 Rule = Callable[[int, int], tuple[float, float]]

@@ -27,16 +27,16 @@ import attacks
 import robustsuite as rs
 from robustsuite.data.catalogue import DatasetSpec, load
 from robustsuite.data.samples import Samples
-from robustsuite.diagnostics.escalation import doubted
 from robustsuite.diagnostics.standing import examine
 from robustsuite.isolation import untouched
 from robustsuite.models.build import ModelSpec
-from robustsuite.protocol import Victim, play
+from robustsuite.play import play
 from robustsuite.scenarios.evasion import Evasion
 from robustsuite.serving import Served
 from robustsuite.threat import Ball
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
+from robustsuite.victim import Victim
 
 TITLE = "## What doubting costs"
 TARGET = 0.1
@@ -83,7 +83,7 @@ def measure(case: str, net: nn.Module, test: Samples, ball: Ball) -> Row:
     with untouched(net):
         examine(attack, game, victim, columns["robust"], seed=0, passes=columns.get("passes"))
     marks.append(time.process_time())
-    judged = doubted(found, attack, game, victim, seed=0).metrics
+    judged = game.review(attack, victim, found, seed=0).metrics
     marks.append(time.process_time())
     attacked, looked, both = (end - start for start, end in itertools.pairwise(marks))
     passes = [

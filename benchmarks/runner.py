@@ -51,18 +51,19 @@ def bare(path):
     """Seconds a cell of the same games, played one after the other without the runner."""
     import torch
 
-    from robustsuite.benchmark.plan import make_recipe, plan
+    from robustsuite.benchmark.plan import plan
     from robustsuite.benchmark.suite import load_suite
     from robustsuite.data.catalogue import load
-    from robustsuite.protocol import Victim, play
+    from robustsuite.play import play
     from robustsuite.scenarios import arrange
     from robustsuite.training.cache import Trainer
+    from robustsuite.victim import Victim
 
     torch.set_num_threads(1)
     loaded = load_suite(path)
     splits = load(loaded.dataset, seed=loaded.seed)
     layout = plan(loaded, "cpu", splits)
-    trained = Trainer(0)(make_recipe(loaded, loaded.defenses[0]), splits.train)
+    trained = Trainer(0)(layout.resolver.recipe(loaded.defenses[0]), splits.train)
     games = [arrange(c.attack.entry, dict(c.attack.options), c.threat) for c in layout.cells if c.repeat == 0]
     victim = Victim(trained.model, splits.test, train=splits.train, trained=trained)
     started = time.perf_counter()

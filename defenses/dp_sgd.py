@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -28,13 +28,12 @@ from robustsuite.models.fitting import knowable
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.streams import Streams
+from robustsuite.suspicions import Suspicion
 from robustsuite.training.recipe import CleanLoss, Objective, Recipe, Update
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-NOT_VALID: Final = "epsilon-not-valid"
 
 
 @register.defense("dp-sgd", taxonomy=("NISTAML.032", "NISTAML.033", "ML03:2023", "ML04:2023"))
@@ -217,7 +216,7 @@ class PrivateDescent(Update):
         if recipe.training.init == "checkpoint":
             outside.append("whatever the starting checkpoint was trained on")
         said = {"epsilon_valid": not reasons, "epsilon_reasons": reasons, "outside_guarantee": outside}
-        return {**facts, **said}, (NOT_VALID,) if reasons else ()
+        return {**facts, **said}, (Suspicion.EPSILON_NOT_VALID,) if reasons else ()
 
 
 def _told(recipe: Recipe) -> str:

@@ -16,12 +16,12 @@ _LAZY = {
     "Training": "robustsuite.training.settings",
     "wrap": "robustsuite.models.wrap",
     "register": "robustsuite.registry",
-    "attack": "robustsuite.api",
-    "defense": "robustsuite.api",
-    "evaluate": "robustsuite.api",
+    "attack": "robustsuite.api.plugins",
+    "defense": "robustsuite.api.plugins",
+    "evaluate": "robustsuite.api.evaluate",
     "load_data": "robustsuite.data.catalogue",
-    "perturb": "robustsuite.api",
-    "run": "robustsuite.api",
+    "perturb": "robustsuite.api.perturb",
+    "run": "robustsuite.api.run",
     "Report": "robustsuite.report.report",
     "compare": "robustsuite.report.compare",
     "RobustsuiteError": "robustsuite.errors",
@@ -30,7 +30,10 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
-    from robustsuite.api import attack, defense, evaluate, perturb, run
+    from robustsuite.api.evaluate import evaluate
+    from robustsuite.api.perturb import perturb
+    from robustsuite.api.plugins import attack, defense
+    from robustsuite.api.run import run
     from robustsuite.data.catalogue import load_data
     from robustsuite.data.samples import Samples
     from robustsuite.errors import ModelError, RequestError, RobustsuiteError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 VERDICT: Final = "verdict"
 """Column of samples that are robust to an attack and its follow-up attacks; those robust to it alone are `robust`."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor

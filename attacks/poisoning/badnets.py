@@ -4,31 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 
 from robustsuite import checks
+from robustsuite.data.samples import Samples
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
-from robustsuite.scenarios.poisoning import Poison, TrainingSet
+from robustsuite.scenarios.poisoning import Poison, Stamp, TrainingSet
 from robustsuite.streams import Streams
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A square of the greatest input value in the lower right corner of images `(n, C, H, W)`."""
-
-    size: int
-    value: float
-    margin: int
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Stamped copies."""
-        stamped = x.clone()
-        height, width = x.shape[-2:]
-        rows = slice(height - self.margin - self.size, height - self.margin)
-        columns = slice(width - self.margin - self.size, width - self.margin)
-        stamped[..., rows, columns] = self.value
-        return stamped
 
 
 @register.attack(
@@ -77,6 +60,15 @@ class BadNets:
         self.check(Terms("poisoning", samples.classes, samples.shape, samples.bounds))
         rows = (samples.y != self.target).nonzero()[:, 0]
         index = rows[streams.child("rows").permutation(len(rows))[: view.budget]].sort().values
-        trigger = Patch(self.size, samples.bounds[1], self.margin)
+        trigger = self._patch(samples)
         labels = samples.y[index].clone().fill_(self.target)
         return Poison(index, trigger(samples.inputs(index)), labels, trigger, self.target)
+
+    def _patch(self, samples: Samples) -> Stamp:
+        """A square of the greatest input value in the lower right corner."""
+        height, width = samples.shape[-2:]
+        rows = slice(height - self.margin - self.size, height - self.margin)
+        columns = slice(width - self.margin - self.size, width - self.margin)
+        mask = torch.zeros(height, width, dtype=torch.bool)
+        mask[rows, columns] = True
+        return Stamp(mask, torch.tensor(samples.bounds[1], dtype=torch.float64))

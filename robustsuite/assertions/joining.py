@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.benchmark.records import Record, load_samples, save_samples
+from robustsuite.metric import Metric
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.robust import VERDICT, rates
-from robustsuite.scenarios.chance import NEAR_CHANCE, doubt_chance
+from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.statistics import interval, median
+from robustsuite.suspicions import Suspicion
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustsuite.protocol import Metric
-
-_FEW: Final = "few-samples"  # a doubt about a part that the whole may not share
+_FEW: Final = Suspicion.FEW_SAMPLES  # a doubt about a part that the whole may not share
 _ENOUGH: Final = 100
 
 
@@ -46,7 +46,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -
         tables = [_behind(table, parts[:i]) for i, table in enumerate(tables)]
     columns = _columns(tables)
     path, digest = save_samples(folder, blank.key, columns)
-    flags = dict.fromkeys(flag for part in parts for flag in part.flags if flag != NEAR_CHANCE)
+    flags = dict.fromkeys(flag for part in parts for flag in part.flags if flag != Suspicion.NEAR_CHANCE)
     flags.update(dict.fromkeys(doubt_chance(columns["clean_correct"], columns["label"], classes)))
     if len(columns["id"]) >= _ENOUGH:
         flags.pop(_FEW, None)

@@ -22,13 +22,14 @@ from robustsuite.benchmark.judging import judge
 from robustsuite.benchmark.records import Record
 from robustsuite.data.samples import stratified
 from robustsuite.isolation import seeded
+from robustsuite.metric import Metric
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.processor import fair_threads
-from robustsuite.protocol import CleanAnswers, Metric, Victim
 from robustsuite.report.report import Report
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
 from robustsuite.threat import BallLike
+from robustsuite.victim import CleanAnswers, Victim
 
 METRIC: Final = "robust_accuracy"
 
@@ -129,7 +130,7 @@ class _Sequence:
             if metric is None or look is plan[-1] or settled(metric, found):
                 break
         seen = self._seen()
-        first = judge(clean, lambda: self._games[0][1:], lambda: seen, self._folder)
+        first = judge(clean, self._games[0], seen, self._folder)
         return Report([first, found], self._folder), metric, look
 
     def _take(self, rows: Tensor) -> None:
@@ -137,7 +138,7 @@ class _Sequence:
         self._clean.append(batch.clean)  # every answer is looked at before the attack
         self._rows.append(rows)
         _, blank = blank_records(self._games, batch, "model", self._seed)
-        self._parts.append(judge(blank, lambda: self._games[1][1:], lambda: batch, self._folder))
+        self._parts.append(judge(blank, self._games[1], batch, self._folder))
 
     def _blanks(self) -> list[Record]:
         return blank_records(self._games, self._seen(), "model", self._seed)

@@ -262,8 +262,7 @@ def _raised(found: Record) -> str:
 
 def _refuse_other_games(attack: AttackLike) -> None:
     from robustsuite.benchmark.games import resolve
+    from robustsuite.scenarios import expect_evasion
 
     entry, _ = resolve(attack)
-    if entry.scenario != "evasion":
-        remedy = f"robust accuracy is measured under evasion, and this one plays {entry.scenario}"
-        raise checks.fail("an evasion attack", "attack", entry.name, remedy)
+    expect_evasion(entry, f"robust accuracy is measured under evasion, and this one plays {entry.scenario}")

@@ -10,10 +10,10 @@ import torch
 from robustsuite import __version__, checks
 from robustsuite.benchmark.environment import environment
 from robustsuite.benchmark.existing import model_digest
-from robustsuite.benchmark.games import CLEAN, Game, labels, rules_of
+from robustsuite.benchmark.games import CLEAN, Game, facts_of, labels
 from robustsuite.benchmark.records import Record
 from robustsuite.canonical import digest, plain
-from robustsuite.protocol import Victim
+from robustsuite.victim import Victim
 
 
 def blank_records(
@@ -60,7 +60,7 @@ def blank_records(
             attack=label,
             scenario=game.entry.scenario,
             knowledge="" if game.entry.access == "none" else game.entry.access,
-            rules=rules_of(game.scenario),
+            **facts_of(game),
             **{**common, "data": {**common["data"], **(names if game.entry.name == CLEAN else {})}},
         )
         for order, (label, game) in enumerate(zip(labels(games), games, strict=True))

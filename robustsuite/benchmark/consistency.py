@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from robustsuite.benchmark import gates
-from robustsuite.benchmark.plan import is_trained, make_recipe
 from robustsuite.benchmark.problems import Problem, ProblemsError
+from robustsuite.benchmark.resolver import is_trained, make_recipe
 from robustsuite.benchmark.uses import NONE, DefenseUse
 from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.errors import RequestError
 from robustsuite.models.build import ModelSpec
 from robustsuite.radii import refuse_vacuous
-from robustsuite.scenarios import has_norm
+from robustsuite.scenarios import SCENARIOS, has_norm
 from robustsuite.threat import Ball
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def _without_threat(suite: Suite) -> list[Problem]:
     return [
         Problem(
             ("attacks", index),
-            f"expected a threat for the evasion attack {use.label!r}, got none; add a line "
+            f"expected a threat for the {use.entry.scenario} attack {use.label!r}, got none; add a line "
             f"`threat: {{norm: linf, radius: 8/255}}`",
         )
         for index, use in enumerate(suite.attacks)
-        if use.entry.scenario == "evasion"
+        if SCENARIOS[use.entry.scenario].needs_threat
     ]
 
 
@@ -51,7 +51,7 @@ def _norms(suite: Suite) -> Iterator[Problem]:
     ball = suite.threat.ball()
     for index, use in enumerate(suite.attacks):
         try:
-            if ball is not None and use.entry.scenario == "evasion":
+            if ball is not None:
                 has_norm(use.entry, ball.norm)
         except RequestError as error:
             yield Problem(("attacks", index), str(error))

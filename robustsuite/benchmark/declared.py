@@ -12,6 +12,7 @@ from robustsuite.isolation import seeded, untouched
 from robustsuite.models.probabilities import are_probabilities, rounded_to
 from robustsuite.models.wrap import wrap
 from robustsuite.serving import Deployed, Served, ask
+from robustsuite.suspicions import RESOLVED, Suspicion
 
 _TRIED: Final = 8  # samples that are looked at first
 _LOST: Final = 0.1  # share of samples of which all but one probability may be too small to be told from 0
@@ -43,5 +44,7 @@ def as_logits(model: Deployed, samples: Samples, device: str) -> Deployed:
                 return model
             decimals = decimals and rounded_to(answer) > 0
             lost += int((answer.topk(2, dim=1).values[:, 1] < torch.finfo(answer.dtype).tiny).sum())
-    code = "probabilities" if decimals or lost > _LOST * len(samples) else "resolved:probabilities"
+    code = Suspicion.PROBABILITIES.value
+    if not decimals and lost <= _LOST * len(samples):
+        code = RESOLVED + code
     return Served(wrap(model.network, output="probabilities", bounds=samples.bounds), doubts=(code,))

@@ -22,13 +22,13 @@ from robustsuite.isolation import untouched
 from robustsuite.models.digest import network_digest
 from robustsuite.models.probabilities import are_probabilities
 from robustsuite.models.wrap import Wrapped
-from robustsuite.protocol import Victim, judgeable
 from robustsuite.radii import refuse_vacuous
 from robustsuite.serving import Deployed, Served, ask
 from robustsuite.threat import Ball, BallLike, as_ball
 from robustsuite.training.cache import Trainer
 from robustsuite.training.precision import settled
 from robustsuite.training.recipe import Recipe
+from robustsuite.victim import Victim, judgeable
 
 _TRIED: Final = 8  # samples of the trial run
 _LOOKED_AT: Final = 256  # samples on which answers to floats and to integers are compared

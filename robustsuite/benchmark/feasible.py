@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustsuite import checks
+from robustsuite.benchmark.games import Game
 from robustsuite.benchmark.problems import Problem, locate
 from robustsuite.benchmark.uses import DefenseUse
 from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.data.samples import Samples, Splits
 from robustsuite.errors import RequestError
 from robustsuite.models.fitting import knowable, refuse_misfit
-from robustsuite.protocol import Attack, Scenario
 from robustsuite.radii import refuse_vacuous
 from robustsuite.refusing import check, check_defense
 from robustsuite.training.descent import GradientDescent, batch_sizes
@@ -22,8 +22,6 @@ from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.suite import Suite
-
-Game = tuple[Attack[Any, Any], Scenario[Any, Any]]
 
 
 def infeasible(
@@ -58,9 +56,9 @@ def _of_attack(
     suite: Suite, index: int, game: Game, splits: Splits, recipes: Sequence[tuple[DefenseUse, Recipe]]
 ) -> Iterator[Problem]:
     """What the attack and its game refuse, and networks of the judge that cannot be trained."""
-    use, (attack, scenario) = suite.attacks[index], game
+    use, scenario = suite.attacks[index], game.scenario
     try:
-        check(attack, scenario, splits.test, train=splits.train)
+        check(game.attack, scenario, splits.test, train=splits.train)
         if scenario.data_view(splits.train) is None:
             for _, recipe in recipes:
                 for wanted, samples in scenario.trainings(splits.train, recipe, None):

@@ -10,11 +10,12 @@ from robustsuite import checks, registry
 from robustsuite.canonical import plain
 from robustsuite.errors import RequestError
 from robustsuite.expressions import parse_call
-from robustsuite.protocol import Attack, Scenario, Victim
+from robustsuite.protocol import Attack, Scenario
 from robustsuite.refusing import check
 from robustsuite.registry import Entry
 from robustsuite.scenarios import SCENARIOS, game, sort_options
 from robustsuite.threat import BallLike, Threat, as_ball
+from robustsuite.victim import Victim
 
 AttackLike = str | Attack[Any, Any]
 CLEAN: Final = "none"
@@ -77,10 +78,10 @@ def _arrange(item: AttackLike, threat: Threat | None, rules: Mapping[str, Any]) 
     entry, options = resolve(item)
     own, written = sort_options(entry, options)
     made = entry.make(own) if isinstance(item, str) else checks.settled(item)
-    if threat is None and entry.scenario == "evasion":
-        remedy = "add threat=('linf', 8 / 255), say"
-        raise checks.fail(f"a ball for the evasion attack {entry.name!r}", "threat", None, remedy)
     kind = SCENARIOS[entry.scenario]
+    if threat is None and kind.needs_threat:
+        remedy = "add threat=('linf', 8 / 255), say"
+        raise checks.fail(f"a ball for the {kind.name} attack {entry.name!r}", "threat", None, remedy)
     shared = {key: value for key, value in rules.items() if key in kind.options}
     return Game(entry, made, game(entry, threat, {**shared, **written}))
 
@@ -103,15 +104,23 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
         check(attack, scenario, victim.test, train=victim.train)
 
 
-def rules_of(scenario: Scenario[Any, Any]) -> dict[str, Any]:
-    """What a game allows and asks for, as its record says it; only what differs from nothing.
+def facts_of(game: Game) -> dict[str, Any]:
+    """What a record says of a game before it is played, by the record's fields.
+
+    Of the rules it says only what differs from nothing; ball, knowledge and follow-up attacks have fields of their own.
 
     Example:
-        >>> rules_of(SCENARIOS["poisoning"](fraction=0.05))
+        >>> facts_of(arrange_all("label-flip", None, {"fraction": 0.05})[1])["rules"]
         {'fraction': 0.05}
     """
+    scenario = game.scenario
     told: dict[str, Any] = plain(scenario) if dataclasses.is_dataclass(scenario) else {}
-    return {name: value for name, value in told.items() if name not in _NO_RULES and value is not None}
+    rules = {name: value for name, value in told.items() if name not in _NO_RULES and value is not None}
+    facts = {"rules": rules, "attack_parameters": plain(game.attack)}
+    ball = getattr(scenario, "ball", None)
+    if ball is not None:
+        facts |= {"norm": ball.norm, "radius": ball.radius, "closest": getattr(scenario, "closest", False)}
+    return facts
 
 
 def labels(games: Sequence[Game]) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WORST: Final = "worst-case"
 _CLEAN: Final = ("none", "utility")
+_ROBUST: Final = "robust_accuracy"  # the metric that attacks are joined by
 _TEXT: Final = re.compile(r"(?:(?P<attack>.*\S)\s*:)?\s*(?P<metric>[A-Za-z_][\w.]*)\s*(?P<side>>=|<=)\s*(?P<value>.+)")
 _OWN: Final = " own"
 _SIDES: Final = {">=": "at_least", "<=": "at_most"}
@@ -159,14 +160,14 @@ def places(attacks: Sequence[tuple[str, str]]) -> dict[str, str]:
     Args:
         attacks: Label and game of every attack that is played.
     """
-    evasion = any(game == "evasion" for _, game in attacks)
-    return dict([_CLEAN, *attacks, *([(WORST, "evasion")] if evasion else [])])
+    joined = [(WORST, game) for _, game in attacks if _ROBUST in GIVEN.get(game, ())][:1]
+    return dict([_CLEAN, *attacks, *joined])
 
 
 def gives(game: str, label: str) -> Mapping[str, str]:
     """The metrics of an attack -> their units; the worst case over attacks has one."""
     known = GIVEN.get(game, {})
-    return {name: unit for name, unit in known.items() if label != WORST or name == "robust_accuracy"}
+    return {name: unit for name, unit in known.items() if label != WORST or name == _ROBUST}
 
 
 def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) -> Iterator[Problem]:

@@ -5,73 +5,89 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from robustsuite.benchmark.games import Game
 from robustsuite.benchmark.records import Record, save_samples
-from robustsuite.canonical import plain
-from robustsuite.diagnostics.escalation import doubted
 from robustsuite.errors import NotApplicableError, StorageError
-from robustsuite.protocol import Attack, Metrics, Scenario, Victim, play
-
-Game = tuple[Attack[Any, Any], Scenario[Any, Any]]
-
-
-Crafted = Callable[[Attack[Any, Any], Scenario[Any, Any]], Any]
-"""Hands out the artefact of this attack in this game."""
+from robustsuite.metric import Metrics
+from robustsuite.play import play, play_crafted
+from robustsuite.victim import Victim
 
 
-def judge(
-    blank: Record,
-    arrange: Callable[[], Game],
-    victim: Callable[[], Victim],
-    folder: Path | None,
-    crafted: Crafted | None = None,
-) -> Record:
+@dataclass
+class Sheet:
+    """Where the record of a cell is filled in."""
+
+    record: Record
+
+
+@contextmanager
+def recorded(blank: Record) -> Iterator[Sheet]:
+    """A sheet to fill in; an exception in the block becomes a record of its own.
+
+    Args:
+        blank: The record with everything that is known beforehand.
+
+    Raises:
+        StorageError: What was trained, or a per-sample file, cannot be kept.
+    """
+    started, sheet = time.perf_counter(), Sheet(blank)
+    try:
+        yield sheet
+    except NotApplicableError as error:
+        sheet.record = replace(blank, status="not_applicable", message=str(error))
+    except (KeyboardInterrupt, StorageError):
+        raise
+    except BaseException:  # a plug-in may even ask to exit
+        sheet.record = replace(blank, status="error", message=traceback.format_exc(limit=-8))
+    sheet.record = replace(sheet.record, seconds=time.perf_counter() - started)
+
+
+def judge(blank: Record, game: Game, victim: Victim, folder: Path | None) -> Record:
     """Play one game and fill in its record; an exception becomes a record of its own.
 
     Args:
         blank: The record with everything that is known beforehand; its message is kept behind that of the judge.
-        arrange: Makes the attack and the scenario.
-        victim: Makes (trains, recalls) the victim.
+        game: Who attacks, and the rules.
+        victim: Who is attacked.
         folder: Where the per-sample file goes; None keeps none.
-        crafted: Gives the artefact, where one serves every victim; else the attack is asked in the game.
 
     Raises:
-        StorageError: The per-sample file or what was trained cannot be kept.
+        StorageError: The per-sample file cannot be kept.
     """
-    started = time.perf_counter()
-    try:
-        attack, scenario = arrange()
-        blank = replace(blank, attack_parameters=plain(attack), **_threat(scenario))
-        player = victim()
-        for need in scenario.needs:
-            player.need(need, f"{scenario.name} is judged with it")
-        if crafted is not None:
-            artefact = crafted(attack, scenario)
-            attack = lambda view, streams: artefact  # noqa: E731, ARG005
-        metrics = play(attack, scenario, player, seed=blank.seed)
-        metrics, facts = doubted(metrics, attack, scenario, player, seed=blank.seed)
-        record = replace(_filled(blank, metrics, player, folder), escalation=facts)
-        record.line()  # what no line can hold is an error of this cell, not of the run
-    except NotApplicableError as error:
-        record = replace(blank, status="not_applicable", message=str(error))
-    except (KeyboardInterrupt, StorageError):
-        raise
-    except BaseException:  # a plug-in may even ask to exit
-        record = replace(blank, status="error", message=traceback.format_exc(limit=-8))
-    return replace(record, seconds=time.perf_counter() - started)
+    with recorded(blank) as sheet:
+        game.scenario.require(victim)
+        sheet.record = judged(blank, game, victim, folder)
+    return sheet.record
 
 
-def _threat(scenario: Scenario[Any, Any]) -> dict[str, Any]:
-    ball = getattr(scenario, "ball", None)
-    return (
-        {}
-        if ball is None
-        else {"norm": ball.norm, "radius": ball.radius, "closest": getattr(scenario, "closest", False)}
-    )
+def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artefact: Any = None) -> Record:
+    """The record of one game.
+
+    Args:
+        blank: As for `judge`.
+        game: As for `judge`.
+        victim: One that has what the game needs.
+        folder: As for `judge`.
+        artefact: What the attack crafted beforehand, where one serves every victim; else it is asked in the game.
+
+    Raises:
+        Exception: Whatever attack, judge and victim raise.
+    """
+    attack, scenario = game.attack, game.scenario
+    if artefact is None:
+        metrics = play(attack, scenario, victim, seed=blank.seed)
+    else:
+        metrics = play_crafted(artefact, attack, scenario, victim, seed=blank.seed)
+    metrics, facts = scenario.review(attack, victim, metrics, seed=blank.seed)
+    record = replace(_filled(blank, metrics, victim, folder), escalation=facts)
+    record.line()  # what no line can hold is an error of this cell, not of the run
+    return record
 
 
 def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None) -> Record:

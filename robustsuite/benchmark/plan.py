@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from robustsuite import provenance
 from robustsuite.benchmark.feasible import infeasible
+from robustsuite.benchmark.games import Game
 from robustsuite.benchmark.precision import settled_suite
 from robustsuite.benchmark.problems import Problem, locate
+from robustsuite.benchmark.resolver import Resolver, is_trained, make_threat
 from robustsuite.benchmark.suite import Suite
 from robustsuite.benchmark.uses import DefenseUse, PluginUse
 from robustsuite.canonical import digest, plain
@@ -18,8 +20,7 @@ from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Samples, Splits
 from robustsuite.errors import RequestError, UntrustedFileError
 from robustsuite.models.build import ModelSpec
-from robustsuite.protocol import Attack, Scenario
-from robustsuite.scenarios import arrange
+from robustsuite.scenarios import SCENARIOS
 from robustsuite.threat import Threat
 from robustsuite.training.built import built_digest
 from robustsuite.training.cache import Trainer
@@ -58,11 +59,6 @@ class Cell:
     curve: bool = False
     artefact: str = ""
 
-    def arranged(self) -> tuple[Attack[Any, Any], Scenario[Any, Any]]:
-        """The attack and the game that it plays; a point of a curve is drawn as the attack alone finds it."""
-        rules = {"escalate": False} if self.curve else {}
-        return arrange(self.attack.entry, {**self.attack.options, **self.attack.rules, **rules}, self.threat)
-
 
 @dataclass(frozen=True)
 class Node:
@@ -88,7 +84,7 @@ class Plan:
     """Everything that a run will do, known before it starts.
 
     Args:
-        suite: The resolved suite, its trainings in a precision that the device has units for.
+        resolver: Makes what the suite names, its trainings in a precision that the device has units for.
         device: Where it runs.
         cells: In table order.
         nodes: Trainings, crafted artefacts and cells, each after what it needs.
@@ -96,12 +92,17 @@ class Plan:
         notes: By label of a defence, what its records should say of its training.
     """
 
-    suite: Suite
+    resolver: Resolver
     device: str
     cells: tuple[Cell, ...]
     nodes: tuple[Node, ...]
     sizes: tuple[int, int]
     notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def suite(self) -> Suite:
+        """The resolved suite."""
+        return self.resolver.suite
 
     def within(self, cells: Iterable[Cell]) -> tuple[Node, ...]:
         """The nodes that these cells need, and those cells; each after what it needs."""
@@ -140,29 +141,6 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def make_recipe(suite: Suite, defense: DefenseUse) -> Recipe:
-    """The suite's recipe, changed by every part of the defence from left to right."""
-    threat = make_threat(suite)
-    recipe = Recipe(
-        build=ModelSpec.parse(suite.model_for(defense).written()),
-        training=suite.training_for(defense),
-        threat=None if threat is None else threat.ball,
-    )
-    for part in defense.parts:
-        recipe = part.make()(recipe)
-    return recipe
-
-
-def make_threat(suite: Suite, radius: float | None = None) -> Threat | None:
-    """The suite's threat model, at another radius for a point of a curve; None where it declares no ball."""
-    ball = suite.threat.ball()
-    if ball is None:
-        return None
-    told = suite.threat
-    scaled = ball if radius is None else ball.scaled(radius)
-    return Threat(ball=scaled, goal=told.goal, target=told.target, query_budget=told.query_budget)
-
-
 def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
     """Lay out every cell of a suite and what it needs; building each recipe and each game refuses what cannot run.
 
@@ -177,17 +155,17 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
     """
     splits = splits if splits is not None else read_data(suite)
     suite, notes = settled_suite(suite, device)
-    recipes = [(defense, make_recipe(suite, defense)) for defense in suite.defenses]
-    games = [arrange(use.entry, {**use.options, **use.rules}, make_threat(suite)) for use in suite.attacks]
+    resolver, blanks = Resolver(suite), list(_blanks(suite))
+    recipes = [(defense, resolver.recipe(defense)) for defense in suite.defenses]
+    firsts = {cell.attack.label: cell for cell in reversed(blanks) if not cell.curve}
+    games = [resolver.game(firsts[use.label]) for use in suite.attacks]
     problems = infeasible(suite, splits, recipes, games)
     if problems:
         raise suite.refusal(problems)
-    layout = _Layout(suite, device, splits)
-    for repeat in range(suite.repeats):
-        for defense, recipe in recipes:
-            for attack, threat, curve in _games(suite):
-                layout.add(Cell("", "", 0, defense, attack, repeat, threat, "", curve), recipe)
-    trained = {use.label for use in suite.defenses if is_trained(make_recipe(suite, use))}
+    layout = _Layout(resolver, device, splits)
+    for cell in blanks:
+        layout.add(cell)
+    trained = {defense.label for defense, recipe in recipes if is_trained(recipe)}
     return replace(layout.plan(), notes={label: note for label, note in notes.items() if label in trained})
 
 
@@ -206,6 +184,14 @@ def read_data(suite: Suite) -> Splits:
         raise suite.refusal([Problem(path, str(error))]) from error
 
 
+def _blanks(suite: Suite) -> Iterator[Cell]:
+    """Every cell, before anything is known of its result."""
+    for repeat in range(suite.repeats):
+        for defense in suite.defenses:
+            for attack, threat, curve in _games(suite):
+                yield Cell("", "", 0, defense, attack, repeat, threat, "", curve)
+
+
 def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
     """Attack, threat model, and whether it is a point of a curve."""
     ball = suite.threat.ball()
@@ -216,16 +202,15 @@ def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
     for radius in suite.threat.curve or tuple(share * ball.radius for share in _CURVE):
         for attack in suite.attacks:
             entry = attack.entry
-            # An attack of minimum norm tells its whole curve by the distances of one pass.
-            if entry.scenario == "evasion" and entry.access == "white-box" and not entry.minimum_norm:
+            if SCENARIOS[entry.scenario].has_curve(entry.access, minimum_norm=entry.minimum_norm):
                 yield attack, make_threat(suite, radius), True
 
 
 class _Layout:
     """Collects cells with the nodes that they need."""
 
-    def __init__(self, suite: Suite, device: str, splits: Splits) -> None:
-        self._suite, self._device, self._train = suite, device, splits.train
+    def __init__(self, resolver: Resolver, device: str, splits: Splits) -> None:
+        self._resolver, self._suite, self._device, self._train = resolver, resolver.suite, device, splits.train
         self._sizes = len(splits.train), len(splits.test)
         self._data = digest([splits.train.digest(), splits.test.digest()])
         self._cells: list[tuple[Cell, tuple[str, ...]]] = []
@@ -242,26 +227,26 @@ class _Layout:
             placed = replace(cell, order=order)
             cells.append(placed)
             self._node(Node(placed.content, "cell", _told(placed), placed, needs))
-        return Plan(self._suite, self._device, tuple(cells), tuple(self._nodes.values()), self._sizes)
+        return Plan(self._resolver, self._device, tuple(cells), tuple(self._nodes.values()), self._sizes)
 
-    def add(self, blank: Cell, recipe: Recipe) -> None:
+    def add(self, blank: Cell) -> None:
         """One cell, and what is trained and crafted before it is played."""
-        attack, scenario = blank.arranged()
+        game, recipe = self._resolver.game(blank), self._resolver.recipe(blank.defense)
         trainer = Trainer(self._suite.seed + blank.repeat, self._device)
         trained = is_trained(recipe)
         training = self._training(trainer, recipe, self._train) if trained else ""
         cell = replace(blank, training=training)
-        content = digest(self._parts(cell, recipe, attack, scenario))
+        content = digest(self._parts(cell, recipe, game))
         cell = replace(cell, content=content, key=digest([content, cell.defense.label, cell.attack.label, cell.repeat]))
         needs = []
         if trained:
             needs.append(self._node(Node(training, "training", f"training {_row(cell)}", cell)))
-        if scenario.data_view(self._train) is not None:
-            cell = replace(cell, artefact=self._artefact(cell, attack, scenario))
+        if game.scenario.data_view(self._train) is not None:
+            cell = replace(cell, artefact=self._artefact(cell, game))
             if trained:
                 needs += self._retraining(cell, recipe)
         else:
-            for wanted, samples in scenario.trainings(self._train, recipe if trained else None, None):
+            for wanted, samples in game.scenario.trainings(self._train, recipe if trained else None, None):
                 key = self._training(trainer, wanted, samples)
                 needs.append(self._node(Node(key, "evaluator", f"training a judge for {_told(cell)}", cell)))
         self._cells.append((cell, tuple(needs)))
@@ -281,11 +266,11 @@ class _Layout:
             self._built[place] = built_digest(recipe, train.classes, train.shape, train.bounds, seed)
         return self._built[place]
 
-    def _artefact(self, cell: Cell, attack: Any, scenario: Any) -> str:
+    def _artefact(self, cell: Cell, game: Game) -> str:
         """Key of what the attack makes of the training data alone."""
-        game = [plain(attack), scenario.name, plain(scenario)]
+        parts = [plain(game.attack), game.scenario.name, plain(game.scenario)]
         place = [self._suite.threads, self._device.partition(":")[0]]
-        return digest(["artefact", self._train.digest(), game, self._seed(cell), place, self._code(attack)])
+        return digest(["artefact", self._train.digest(), parts, self._seed(cell), place, self._code(game.attack)])
 
     def _retraining(self, cell: Cell, recipe: Recipe) -> tuple[str, str]:
         """The artefact that all defences share, and the judge's training on it."""
@@ -294,20 +279,20 @@ class _Layout:
         self._node(Node(key, "retraining", f"training for {_told(cell)}", cell, (cell.artefact,)))
         return cell.artefact, key
 
-    def _parts(self, cell: Cell, recipe: Recipe, attack: Any, scenario: Any) -> dict[str, Any]:
+    def _parts(self, cell: Cell, recipe: Recipe, game: Game) -> dict[str, Any]:
         return {
             "data": self._data,
             "recipe": recipe.description(),
             "training": cell.training,
             "weights": recipe.build.weights_digest() if isinstance(recipe.build, ModelSpec) else "",
             "network": "" if cell.training else self._untrained(recipe, self._seed(cell)),
-            "attack": plain(attack),
-            "scenario": {"is": scenario.name, **plain(scenario)},
+            "attack": plain(game.attack),
+            "scenario": {"is": game.scenario.name, **plain(game.scenario)},
             "seed": self._seed(cell),
             "threads": self._suite.threads,
             "device": self._device.partition(":")[0],
             "samples": self._suite.threat.curve_samples if cell.curve else 0,
-            "code": self._code(attack, recipe),
+            "code": self._code(game.attack, recipe),
         }
 
     def _seed(self, cell: Cell) -> int:
@@ -330,9 +315,3 @@ def _told(cell: Cell) -> str:
     radius = f" at {cell.threat.ball.radius:g}" if cell.curve and cell.threat is not None else ""
     attack = "clean accuracy" if cell.attack.label == "none" else cell.attack.label
     return f"{_row(cell)} x {attack}{radius}"
-
-
-def is_trained(recipe: Recipe) -> bool:
-    """Whether this recipe trains: always, but for a checkpoint that is used as it is."""
-    has_checkpoint = getattr(recipe.build, "checkpoint", None) is not None
-    return not has_checkpoint or recipe.training.init == "checkpoint"

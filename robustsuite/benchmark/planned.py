@@ -94,10 +94,9 @@ def _not_run(records: Sequence[Record], defense: str, attack: Use, repeat: int) 
 
 def _scenario(name: str) -> str:
     from robustsuite import registry
+    from robustsuite.scenarios import Evasion
 
-    if name == "none":
-        return "utility"
     try:
         return registry.attacks.get(name).scenario
     except RobustsuiteError:
-        return "evasion"  # whatever it is: an attack that nobody here knows must not be left out of the verdict
+        return Evasion.name  # whatever it is: an attack that nobody here knows must not be left out of the verdict

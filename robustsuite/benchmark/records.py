@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 from robustsuite.canonical import canonical_json
 from robustsuite.errors import RequestError
 from robustsuite.files import anchor, storing, write_atomically
+from robustsuite.suspicions import Suspicion
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 VERSION: Final = 2
 """What a record's figures mean: since 2 those of an evasion attack are its own, whatever follow-up attacks broke."""
@@ -119,7 +120,7 @@ class Record:
     @property
     def figures(self) -> dict[str, Metric]:
         """Metrics and counted passes of a record that was measured; what is no number is left out."""
-        from robustsuite.protocol import Metric
+        from robustsuite.metric import Metric
 
         if not self.measured:
             return {}
@@ -144,7 +145,7 @@ class Record:
         kept["metrics"] = {name: _metric(figures) for name, figures in kept.get("metrics", {}).items()}
         kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
         if kept["version"] < VERSION and kept.get("scenario") == "evasion":
-            kept["flags"] = dict.fromkeys((*kept.get("flags", ()), "outdated"))
+            kept["flags"] = dict.fromkeys((*kept.get("flags", ()), Suspicion.OUTDATED.value))
         kept["training"] = _numbers(kept.get("training", {}))
         for name in ("flags", "history"):
             kept[name] = tuple(kept.get(name, ()))
@@ -152,7 +153,7 @@ class Record:
 
 
 def _metric(figures: Mapping[str, Any]) -> Metric:
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
     known = {f.name for f in dataclasses.fields(Metric)}
     told = {name: value for name, value in _numbers(figures).items() if name in known and value is not None}

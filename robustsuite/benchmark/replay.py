@@ -28,7 +28,7 @@ from robustsuite.training.cache import KIND as MODELS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 _TIMES: Final = ("seconds", "milliseconds")  # units of what no two runs agree on
 _SHOWN: Final = 5
@@ -129,15 +129,14 @@ def replay(
     where = resolve_device(device or str(record.environment.get("device", "auto")))
     splits = load(suite.dataset, seed=suite.seed)
     layout = plan(suite, where, splits)
-    suite = layout.suite
     cell = _planned(layout, record, folder)
-    changed = tuple(_changes(record, cell, environment(where, suite.threads)))
+    changed = tuple(_changes(record, cell, environment(where, layout.suite.threads)))
     if announce is not None:
         announce(record, changed)
     with tempfile.TemporaryDirectory(prefix="robustsuite-replay-") as scratch:
         room = Path(scratch)
         copied = set() if retrain else _lend(folder / MODELS, room / MODELS)
-        worker = Worker(suite, room, where, Store(room / ".cache"), splits)
+        worker = Worker(layout.resolver, room, where, Store(room / ".cache"), splits)
         repeated, notes = _repeat(layout, cell, worker, apart=record.status == "error")
         weights = (file for file in (room / MODELS).glob("*.json") if not file.is_symlink())
         trained = sum(file.name not in copied for file in weights)

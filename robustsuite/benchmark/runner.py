@@ -161,15 +161,14 @@ def run(
     """
     asked = Options(**options)
     layout, splits = _plan(suite, asked)
-    suite = layout.suite
     folder = folder.resolve()  # workers have to agree on it
     with _taken(folder), _counted(folder / "records.jsonl", layout):
         if asked.fresh:
             _clear(folder)
-        write_atomically(folder / "suite.yaml", suite.to_yaml().encode())
+        write_atomically(folder / "suite.yaml", layout.suite.to_yaml().encode())
         if announce is not None:
             announce(layout)
-        worker = Worker(suite, folder, layout.device, _cache(folder, asked), splits)
+        worker = Worker(layout.resolver, folder, layout.device, _cache(folder, asked), splits)
         outcome = _Run(layout, worker, progress, tell).play(partial(_engine, worker, asked))
         settled(folder)
         return outcome

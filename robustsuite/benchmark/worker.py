@@ -6,7 +6,6 @@ import time
 import traceback
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,22 +15,25 @@ from safetensors.torch import save as save_tensors
 
 from robustsuite.benchmark.declared import as_logits
 from robustsuite.benchmark.environment import environment
-from robustsuite.benchmark.games import rules_of
-from robustsuite.benchmark.judging import judge
-from robustsuite.benchmark.plan import Cell, Node, is_trained, make_recipe
+from robustsuite.benchmark.games import facts_of
+from robustsuite.benchmark.judging import judged, recorded
+from robustsuite.benchmark.plan import Cell, Node
 from robustsuite.benchmark.records import RADIUS, Record
+from robustsuite.benchmark.resolver import Resolver, is_trained
 from robustsuite.benchmark.suite import Suite
 from robustsuite.canonical import plain
 from robustsuite.data.catalogue import load
 from robustsuite.data.copies import lent
 from robustsuite.data.samples import Samples, Splits, stratified
 from robustsuite.errors import NotApplicableError, StorageError
-from robustsuite.protocol import Trained, Victim, craft
+from robustsuite.play import craft
 from robustsuite.serving import Deployed, Served
 from robustsuite.store import Store
 from robustsuite.streams import Streams
 from robustsuite.training.cache import Trainer
 from robustsuite.training.fit import Progress, deploy, divide, make_network
+from robustsuite.training.trained import Trained
+from robustsuite.victim import Victim
 
 ARTEFACTS: Final = "artefacts"
 _KEPT: Final = 4  # victims kept in memory by each worker
@@ -61,7 +63,7 @@ class Worker:
     """Trains and plays for one run.
 
     Args:
-        suite: The suite.
+        resolver: Makes what the suite names.
         folder: The run's folder.
         device: Where to work.
         cache: What runs share.
@@ -69,7 +71,7 @@ class Worker:
         progress: Told after each epoch.
     """
 
-    suite: Suite
+    resolver: Resolver
     folder: Path
     device: str
     cache: Store
@@ -80,6 +82,11 @@ class Worker:
 
     def __post_init__(self) -> None:
         self._own = Store(self.folder)
+
+    @property
+    def suite(self) -> Suite:
+        """The suite."""
+        return self.resolver.suite
 
     @property
     def data(self) -> Splits:
@@ -112,25 +119,27 @@ class Worker:
 
     def _prepare(self, node: Node) -> None:
         cell, train = node.cell, self.data.train
-        recipe, trainer = make_recipe(self.suite, cell.defense), self._trainer(cell.repeat)
+        recipe, trainer = self.resolver.recipe(cell.defense), self._trainer(cell.repeat)
         if node.kind == "training":
             trainer.fit(recipe, train)
             return
-        attack, scenario = cell.arranged()
-        artefact = None
-        if node.kind in ("artefact", "retraining"):
-            artefact = self._artefact(cell, attack, scenario)
+        artefact = self._artefact(cell)
         if node.kind != "artefact":
+            scenario = self.resolver.game(cell).scenario
             for wanted, samples in scenario.trainings(train, recipe if is_trained(recipe) else None, artefact):
                 trainer.fit(wanted, samples)
 
-    def _artefact(self, cell: Cell, attack: Any, scenario: Any) -> Any:
-        """What this attack makes of the training data, crafted once for all defences where it can be kept."""
+    def _artefact(self, cell: Cell) -> Any:
+        """What this attack makes of the training data, crafted once for all defences where it can be kept.
+
+        None where the attack is asked in the game.
+        """
+        if not cell.artefact:
+            return None
+        _, attack, scenario = self.resolver.game(cell)
         kept = self.cache.get(ARTEFACTS, cell.artefact)
         if kept is not None:
-            found = scenario.unpack(attack, load_tensors(kept.payload), kept.facts)
-            if found is not None:
-                return found
+            return scenario.unpack(load_tensors(kept.payload), kept.facts)
         made = craft(attack, scenario.data_view(self.data.train), seed=self.suite.seed + cell.repeat)
         packed = scenario.pack(made)
         if packed is not None:
@@ -143,7 +152,7 @@ class Worker:
     def blank(self, cell: Cell) -> Record:
         """The record of a cell with everything that is known before it is played."""
         entry = cell.attack.entry
-        recipe = make_recipe(self.suite, cell.defense)
+        recipe = self.resolver.recipe(cell.defense)
         return Record(
             key=cell.key,
             order=cell.order,
@@ -172,10 +181,13 @@ class Worker:
 
     def play(self, cell: Cell) -> Record:
         """Play one cell; whatever happens becomes its record."""
-        crafted = partial(self._artefact, cell) if cell.artefact else None
-        record = judge(self.blank(cell), cell.arranged, partial(self.victim, cell), self.folder, crafted)
-        arranged = bool(record.attack_parameters)  # else the game itself raised
-        return replace(record, rules=rules_of(cell.arranged()[1])) if arranged else record
+        game = self.resolver.game(cell)
+        blank = replace(self.blank(cell), **facts_of(game))
+        with recorded(blank) as sheet:
+            victim = self.victim(cell)
+            game.scenario.require(victim)
+            sheet.record = judged(blank, game, victim, self.folder, self._artefact(cell))
+        return sheet.record
 
     def victim(self, cell: Cell) -> Victim:
         """The trained (or loaded) and deployed model of this cell's defence and repeat."""
@@ -188,7 +200,7 @@ class Worker:
         return self._victims[place]
 
     def _make_victim(self, cell: Cell) -> Victim:
-        recipe, trainer = make_recipe(self.suite, cell.defense), self._trainer(cell.repeat)
+        recipe, trainer = self.resolver.recipe(cell.defense), self._trainer(cell.repeat)
         known: dict[str, Any] = {"trainer": trainer, "device": self.device, "recipe": recipe}
         test, train = self._test(cell), self.data.train
         if is_trained(recipe):

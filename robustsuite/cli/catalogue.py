@@ -28,7 +28,7 @@ def _plugins(entries: tuple[Entry, ...]) -> list[Row]:
             "taxonomy": list(entry.taxonomy),
         }
         for entry in entries
-        if entry.scenario != "utility"
+        if entry.access != "none"
     ]
 
 
@@ -55,7 +55,7 @@ def _attacks_in_full() -> list[Row]:
     found += [(registry.attacks.get(offer.name), offer.needs) for offer in offers if not offer.refused]
     rows = []
     for entry, needs in found:
-        norms = list(entry.norms) if entry.scenario == "evasion" else []
+        norms = list(entry.norms) if SCENARIOS[entry.scenario].needs_threat else []
         rows += [{**row, "norms": norms, "needs": list(needs), "refused": ""} for row in _plugins((entry,))]
     blank: Row = {"scenario": "evasion", "access": "", "taxonomy": [], "norms": [], "needs": []}
     for name, _, why in offers:

@@ -165,7 +165,7 @@ def _devices() -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     from robustsuite import registry
 
-    attacks = [entry for entry in registry.attacks.all() if entry.scenario != "utility"]
+    attacks = [entry for entry in registry.attacks.all() if entry.access != "none"]
     defenses = registry.defenses.all()
     yield Finding("plug-ins", OK, f"{len(attacks)} attacks, {len(defenses)} defences")
 

@@ -70,7 +70,7 @@ def evaluate(
     """Attack a model that already exists and judge how it holds up."""
     set_up(verbose=verbose)
     from robustsuite import checks
-    from robustsuite.api import evaluate as judge
+    from robustsuite.api.evaluate import evaluate as judge
     from robustsuite.benchmark.again import Request, write_where_possible
     from robustsuite.benchmark.environment import resolve_device
     from robustsuite.data.catalogue import called, load_part
@@ -86,7 +86,7 @@ def evaluate(
     ball = None if radius is None else Ball(norm or "linf", checks.fraction("radius", radius))
     if ball is None and norm is not None:
         raise checks.fail("--radius beside --norm", "radius", None, "give it in input units, such as 8/255")
-    if ball is None and any(_is_evasion(item) for item in chosen):
+    if ball is None and any(_needs_ball(item) for item in chosen):
         raise checks.fail("--radius for an evasion attack", "radius", None, "give it in input units, such as 8/255")
     asked = read_gates(gates or (), chosen, ball)
     model_block: dict[str, Any] = {"factory": target, **({} if checkpoint is None else {"checkpoint": checkpoint})}
@@ -126,11 +126,12 @@ def evaluate(
     _conclude(report, asked, out, quiet=quiet, as_json=as_json)
 
 
-def _is_evasion(attack: str) -> bool:
+def _needs_ball(attack: str) -> bool:
     from robustsuite import registry
     from robustsuite.expressions import parse_call
+    from robustsuite.scenarios import SCENARIOS
 
-    return registry.attacks.get(parse_call(attack)[0]).scenario == "evasion"
+    return SCENARIOS[registry.attacks.get(parse_call(attack)[0]).scenario].needs_threat
 
 
 def _conclude(report: Report, asked: Sequence[Gate], out: Path | None, *, quiet: bool, as_json: bool) -> None:

@@ -57,16 +57,16 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
 
     from robustsuite import checks
     from robustsuite.benchmark.environment import environment, resolve_device
-    from robustsuite.benchmark.plan import is_trained, make_recipe
     from robustsuite.benchmark.precision import settled_suite
+    from robustsuite.benchmark.resolver import is_trained, make_recipe
     from robustsuite.benchmark.worker import set_threads
     from robustsuite.canonical import plain
     from robustsuite.data.catalogue import load
     from robustsuite.files import write_atomically
     from robustsuite.models.checkpoint import save
-    from robustsuite.protocol import Victim
     from robustsuite.store import Store, cache
     from robustsuite.training.cache import Trainer
+    from robustsuite.victim import Victim
 
     where = resolve_device(device)
     suite, notes = settled_suite(suite, where)

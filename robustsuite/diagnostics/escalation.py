@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -14,28 +14,27 @@ from torch import Tensor, nn
 from robustsuite import registry
 from robustsuite.canonical import digest, plain
 from robustsuite.diagnostics.looking import FEW, Look
-from robustsuite.diagnostics.search import MILD, StandIn, find
+from robustsuite.diagnostics.search import StandIn, find
 from robustsuite.diagnostics.stand_ins import Rerouted
 from robustsuite.diagnostics.standing import Doubts, examine
-from robustsuite.errors import RobustsuiteError
 from robustsuite.isolation import seeded, untouched
+from robustsuite.metric import Metric, Metrics
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Victim, play
+from robustsuite.play import play
+from robustsuite.protocol import Attack, Reviewed
 from robustsuite.registry import Entry
 from robustsuite.robust import rates
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.serving import Deployed
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
+from robustsuite.suspicions import RESOLVED, Effect, Suspicion
+from robustsuite.victim import Victim
 
-RESOLVED: Final = "resolved:"
 SANITY: Final = "sanity checks"
 _EDITION: Final = 1  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
-_STARTS: Final = frozenset({
-    "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "gradients-in-forward",
-    "nondeterministic", "not-adaptive", "one-step-better", "black-box-better", "huge-radius", "unconverged",
-    "probabilities",
-})  # fmt: skip
+_STARTING: Final = Suspicion.that(Effect.STARTS)
+_MILD: Final = Suspicion.that(Effect.MILD)
 _DRAWS: Final = 11  # times that a random model is asked; the majority decides
 _ROUTES: Final = 3  # stand-ins that are attacked through, at most
 _QUERIES: Final = 1000  # a sample, of an attack without gradients
@@ -45,67 +44,44 @@ _OUTDONE: Final = 0.05  # share of samples left, from which on knowing less and 
 _FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
 
 
-class Judged(NamedTuple):
-    """A judgement after doubt.
-
-    Args:
-        metrics: The attack's own figures; behind each rate that follow-up attacks may lower, one of the same name and
-            `FOLLOWED_UP`, and per sample `verdict` (robust after them) and `found_by` (which of `facts["played"]` broke
-            it, from 1; 0 for none of them). Flags are the doubts that are left.
-        facts: By which `rules` it was examined, what was looked at, what was played and what it broke; empty where
-            the judgement was not examined.
-    """
-
-    metrics: Metrics
-    facts: Mapping[str, Any] = {}  # never written to
-
-
-def doubted(
-    metrics: Metrics, attack: Attack[Any, Any], scenario: Scenario[Any, Any], victim: Victim, *, seed: int
-) -> Judged:
+def followed_up(metrics: Metrics, attack: Attack[Any, Any], game: Evasion, victim: Victim, *, seed: int) -> Reviewed:
     """Look at a judgement with the sanity checks, and play follow-up attacks where one of them raises a doubt.
 
-    Only evasion games of white-box attacks of more than one step are looked at, and only where the game's `escalate`
-    is on. Random draws are keyed as in `play`.
+    Random draws are keyed as in `play`.
 
     Args:
         metrics: What the judge measured.
         attack: Who attacked.
-        scenario: The game.
+        game: The rules under which it did.
         victim: Who was attacked.
         seed: Keys random draws.
+
+    Returns:
+        The attack's own figures; behind each rate that follow-up attacks may lower, one of the same name and
+        `FOLLOWED_UP`, and per sample `verdict` (robust after them) and `found_by` (which of the facts' `played` broke
+        it, from 1; 0 for none of them). Flags are the doubts that are left. The facts say by which `rules` it was
+        examined, what was looked at, what was played and what it broke.
     """
-    if not isinstance(scenario, Evasion) or not _is_looked_at(attack, scenario) or "robust" not in metrics.per_sample:
-        return Judged(metrics)
     network = victim.model.network
     with torch.inference_mode(False), untouched(network), seeded(Streams(seed).child("doubt").key):
         try:
             with _counted(victim.model) as checked:
                 robust, passes = metrics.per_sample["robust"], metrics.per_sample.get("passes")
-                doubts = examine(attack, scenario, victim, robust, seed=seed, passes=passes)
-            escalation = _Escalation(metrics, doubts, attack, scenario, victim, seed)
+                doubts = examine(attack, game, victim, robust, seed=seed, passes=passes)
+            escalation = _Escalation(metrics, doubts, attack, game, victim, seed)
             with _counted(victim.model) as spent:
                 escalation.run()
         except Exception as error:  # a number that could not be examined is still a number, under a doubt
-            flags = (*metrics.flags, "unexamined")
+            flags = (*metrics.flags, Suspicion.UNEXAMINED)
             told = {"rules": rules(), "error": f"{type(error).__name__}: {error}"}
-            return Judged(replace(metrics, flags=flags), told)
+            return Reviewed(replace(metrics, flags=flags), told)
     return escalation.judged(checked, spent)
-
-
-def _is_looked_at(attack: Any, game: Evasion) -> bool:
-    if not game.escalate or game.access != "white-box" or game.ball.radius == 0 or getattr(attack, "one_step", False):
-        return False
-    try:
-        return not registry.attacks.get(getattr(attack, "plugin_name", "")).control
-    except RobustsuiteError:
-        return True
 
 
 def rules() -> str:
     """What decides which follow-up attacks are played, as a short digest; under other rules verdicts do not compare."""
     resolving = sorted((e.name, sorted(e.resolves)) for e in registry.attacks.all() if e.resolves)
-    return digest([_EDITION, sorted(_STARTS), resolving, _DRAWS, _ROUTES, _QUERIES, _OUTDONE, _FLOOR])[:12]
+    return digest([_EDITION, sorted(_STARTING), resolving, _DRAWS, _ROUTES, _QUERIES, _OUTDONE, _FLOOR])[:12]
 
 
 class _Escalation:
@@ -115,7 +91,7 @@ class _Escalation:
         self._metrics, self._doubts, self._attack = metrics, doubts, attack
         self._game, self._victim, self._seed = game, victim, seed
         self._flags = dict.fromkeys((*metrics.flags, *doubts.flags))
-        self._causes = frozenset(self._flags) & _STARTS
+        self._causes = frozenset(suspicion for suspicion in _STARTING if suspicion in self._flags)
         self._random = victim.model.random or not victim.clean.deterministic
         self._clean = metrics.per_sample["clean_correct"]
         self._robust = self._clean.clone() if self._random else metrics.per_sample["robust"].clone()
@@ -132,7 +108,7 @@ class _Escalation:
             return
         routes: list[StandIn] = []
         for entry in _resolving(self._causes, self._game):
-            if self._sound and self._causes <= MILD:
+            if self._sound and self._causes <= _MILD:
                 return  # the gradient was never in doubt, and a stronger attack has followed it
             if not self._robust.any() or not self._is_worth(entry):
                 continue
@@ -189,7 +165,7 @@ class _Escalation:
             self._sound &= told["broke"] <= max(1, _OUTDONE * len(rows))
         else:
             whole = self._victim.model.fully_differentiable or "joint" in via
-            self._sound |= whole and "zero-gradients" not in found.flags
+            self._sound |= whole and Suspicion.ZERO_GRADIENTS not in found.flags
 
     def _take(self, rows: Tensor, found: Metrics) -> None:
         """Keep what the follow-up attack that was played last has broken."""
@@ -206,7 +182,7 @@ class _Escalation:
             self._robust &= ~broken
             self._found_by[broken] = len(self._played)
 
-    def judged(self, checked: Counter[str], spent: Counter[str]) -> Judged:
+    def judged(self, checked: Counter[str], spent: Counter[str]) -> Reviewed:
         """The stronger figures, the doubts that are left, and what was done."""
         metrics = self._metrics
         cost = dict(metrics.cost)
@@ -214,19 +190,19 @@ class _Escalation:
             cost |= {f"{name}_{kind}": passes[kind] for kind in ("forwards", "backwards") if passes[kind]}
         left, flags = self._left(), []
         for code in self._flags:
-            if self._random and code == "lost-adversarial":
+            if self._random and code == Suspicion.LOST_ADVERSARIAL:
                 continue  # one lucky draw, and this verdict is the majority's
-            flags.append(code if code in left or code not in self._causes else RESOLVED + code)
+            flags.append(str(code) if code in left or code not in self._causes else RESOLVED + code)
         columns = {**metrics.per_sample, "verdict": self._robust, "found_by": self._found_by}
         values = {**metrics.values, **self._followed_up()}
         changed = replace(metrics, values=values, per_sample=columns, cost=cost, flags=tuple(flags))
         facts: dict[str, Any] = {"rules": rules(), "checks": dict(self._doubts.flags)}
         if not self._played and not self._causes:
-            return Judged(changed, facts)
+            return Reviewed(changed, facts)
         status, message = self._status(left)
-        return Judged(replace(changed, status=status, message=message), {**facts, "played": self._played})
+        return Reviewed(replace(changed, status=status, message=message), {**facts, "played": self._played})
 
-    def _left(self) -> frozenset[str]:
+    def _left(self) -> frozenset[Suspicion]:
         """Causes that nothing resolved: no sound gradient was found, and more than a little still stands.
 
         A gradient is sound where it is one of the whole defence, and whoever knows less does not break more than it
@@ -234,7 +210,7 @@ class _Escalation:
         """
         if float(self._robust.float().mean()) <= _FLOOR:
             return frozenset()
-        return self._causes & {"gradients-in-forward"} if self._sound else self._causes
+        return self._causes & {Suspicion.GRADIENTS_IN_FORWARD} if self._sound else self._causes
 
     def _followed_up(self) -> dict[str, Metric]:
         """The rates that follow-up attacks may change, as they are with them."""
@@ -251,7 +227,7 @@ class _Escalation:
         why = ", ".join(sorted(self._causes)) or SANITY
         steps = ", ".join(_told(p) for p in self._played if p.get("broke")) or "no follow-up attack broke more"
         message = f"followed up ({why}): robust accuracy {before:.4g} -> {after:.4g}; {steps}"
-        lost = "lost-adversarial" in self._metrics.flags and not self._random
+        lost = Suspicion.LOST_ADVERSARIAL in self._metrics.flags and not self._random
         kept = lost and float(self._robust.float().mean()) > _FLOOR
         unresolved = sorted(left)
         if unresolved:
@@ -265,16 +241,16 @@ def _told(step: Mapping[str, Any]) -> str:
     return f"{step['attack']}{through} broke {step['broke']} of {step['of']}"
 
 
-def _resolving(causes: frozenset[str], game: Evasion) -> Iterator[Entry]:
+def _resolving(causes: frozenset[Suspicion], game: Evasion) -> Iterator[Entry]:
     """Registered attacks that resolve these doubts: white boxes first, then scores, transfer and labels.
 
     Where the gradient itself is in doubt, a white box must resolve every such doubt, and those that resolve the most
     come first; else those that resolve the least, because they do more of what was done.
     """
     order = {"white-box": 0, "scores": 1, "transfer": 2, "labels": 3, "blind": 4}
-    hard = causes - MILD
+    hard = causes - _MILD
     sought, sign = (hard, -1) if hard else (causes, 1)
-    entries = [e for e in registry.attacks.all() if e.scenario == "evasion" and sought & set(e.resolves)]
+    entries = [e for e in registry.attacks.all() if e.scenario == game.name and sought & set(e.resolves)]
     for entry in sorted(entries, key=lambda e: (order.get(e.access, 5), sign * len(e.resolves), e.name)):
         able = entry.access != "white-box" or not hard or hard <= set(entry.resolves)
         if able and game.ball.norm in entry.norms:

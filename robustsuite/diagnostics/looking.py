@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from robustsuite import losses
 from robustsuite.gradients import input_slope
 from robustsuite.isolation import differentiable, out_of_memory
-from robustsuite.protocol import Victim
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.serving import Deployed, ask
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball
+from robustsuite.victim import Victim
 
 FEW: Final = 64  # samples that standing checks look at, at most
 _FLAT: Final = 0.5

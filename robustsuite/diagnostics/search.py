@@ -15,14 +15,13 @@ from robustsuite import losses
 from robustsuite.diagnostics.looking import Look
 from robustsuite.diagnostics.rejections import Joint, joint
 from robustsuite.diagnostics.stand_ins import Averaged, Bridged, Inside, Tapped, parts_within
+from robustsuite.suspicions import Effect, Suspicion
 
 _STEPS: Final = 10  # of the climb by which a stand-in is tried
 _TRIED: Final = 32  # samples that it is tried on
 _DISSENT: Final = 0.3  # share of samples by which what is computed inside may agree less with the answer than the best
 _MEMBERS: Final = 4  # parts inside that are tried, at most
 _EOT: Final = 8  # draws that are averaged, of a random model
-MILD: Final = frozenset({"saturated-loss", "one-step-better", "unconverged"})
-"""Doubts about the attack, or its loss, and not about the gradient."""
 _NOISE: Final = 0.25  # of the radius, by which inputs are blurred where gradients mislead
 
 
@@ -45,14 +44,14 @@ class StandIn:
     rise: float
 
 
-def find(look: Look, doubts: frozenset[str]) -> list[StandIn]:
+def find(look: Look, doubts: frozenset[Suspicion]) -> list[StandIn]:
     """Stand-ins that lead somewhere, best first.
 
     Args:
         look: Some samples that still stand.
-        doubts: Codes that say what is wrong with the model's own gradients.
+        doubts: What says what is wrong with the model's own gradients.
     """
-    if doubts <= MILD:  # the gradient is there, and is the loss's
+    if doubts <= Suspicion.that(Effect.MILD):  # the gradient is there, and is the loss's
         return [StandIn("the model itself", look.model.surrogate(), "full defence", math.nan, math.nan)]
     look = look.take(slice(0, _TRIED))
     before = look.margin(look.x)
@@ -77,7 +76,7 @@ def find(look: Look, doubts: frozenset[str]) -> list[StandIn]:
 Candidate = tuple[str, str, Callable[[], nn.Module | None]]
 
 
-def _candidates(look: Look, doubts: frozenset[str]) -> Iterator[Candidate]:
+def _candidates(look: Look, doubts: frozenset[Suspicion]) -> Iterator[Candidate]:
     model, width = look.model.surrogate(), look.ball.radius / 2
     eot = _EOT if look.random else 1
 
@@ -94,7 +93,7 @@ def _candidates(look: Look, doubts: frozenset[str]) -> Iterator[Candidate]:
         yield f"{inside[0]}{average}", "full defence", partial(expected, inside[1])
     for name, module in _parts(look, model, width):
         yield f"{name}{average}", "full defence", partial(expected, module)
-    if doubts & {"misleading-gradients", "black-box-better", "huge-radius", "zero-gradients"}:
+    if doubts & Suspicion.that(Effect.BLURS):
         noise = _NOISE * look.ball.radius
         yield "gradients averaged over noise", "full defence", lambda: expected(model, noise)
         blurred = Bridged(model, look.classes, width)

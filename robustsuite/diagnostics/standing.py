@@ -14,10 +14,13 @@ from robustsuite import losses
 from robustsuite.diagnostics.looking import Look
 from robustsuite.diagnostics.passing import Passing
 from robustsuite.diagnostics.search import tapped
-from robustsuite.protocol import Attack, Victim, play
+from robustsuite.play import play
+from robustsuite.protocol import Attack
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.statistics import median
 from robustsuite.streams import Streams
+from robustsuite.suspicions import Suspicion
+from robustsuite.victim import Victim
 
 _MASKED: Final = 0.1  # share of samples from which a gradient is doubted
 _MISLED: Final = 0.25  # share of samples whose slope is not the loss's, or whose loss is too rough for slopes
@@ -47,7 +50,7 @@ class Doubts:
         fallen: Ids of samples for which a check itself met an adversarial input.
     """
 
-    flags: dict[str, str] = field(default_factory=dict)
+    flags: dict[Suspicion, str] = field(default_factory=dict)
     fallen: set[int] = field(default_factory=set)
 
 
@@ -79,7 +82,7 @@ def examine(
     for code, told in (*_of_the_model(look, streams, any_left=bool(left.any())), *_of_the_pass(look)):
         doubts.flags[code] = told
     if _reach(attack) < 1:
-        doubts.flags["short-of-radius"] = f"its steps reach {_reach(attack):.0%} of the radius"
+        doubts.flags[Suspicion.SHORT_OF_RADIUS] = f"its steps reach {_reach(attack):.0%} of the radius"
     if left.any():
         _weaker(doubts, Look.at(victim, game, left), streams)
         if not look.random:
@@ -91,33 +94,33 @@ def examine(
     return doubts
 
 
-def _of_the_model(look: Look, streams: Streams, *, any_left: bool) -> Iterator[tuple[str, str]]:
+def _of_the_model(look: Look, streams: Streams, *, any_left: bool) -> Iterator[tuple[Suspicion, str]]:
     """Is there a gradient, and is it the loss's? How rough the loss is matters only where something stands."""
     surrogate = look.model.surrogate()
     if look.random:
-        yield "nondeterministic", "two answers to one input differ"
+        yield Suspicion.NONDETERMINISTIC, "two answers to one input differ"
     start = look.ball.sample(look.x, look.ids, streams.child("start"))
     logits, steepest, plain = look.slopes(surrogate, start, (losses.margin, losses.cross_entropy))
     top = logits[:, : look.classes].topk(2, dim=1).values
     gap = (top[:, 0] - top[:, 1]).float()
     if float((gap > _SATURATED).float().mean()) > _MASKED:
-        yield "saturated-loss", f"the first logit leads by {median(gap):.3g}"
+        yield Suspicion.SATURATED_LOSS, f"the first logit leads by {median(gap):.3g}"
     slopes = (steepest, plain)
     for slope, name in zip(slopes, ("margin", "cross-entropy"), strict=True):
         peak = slope.flatten(1).abs().amax(1)
         broken, zero = float((~peak.isfinite()).float().mean()), float((peak == 0).float().mean())
         if broken > _MASKED:
-            yield "broken-gradients", f"{broken:.0%} of the gradients of the {name} are not finite"
+            yield Suspicion.BROKEN_GRADIENTS, f"{broken:.0%} of the gradients of the {name} are not finite"
         if zero > _MASKED:
-            yield "zero-gradients", f"{zero:.0%} of the gradients of the {name} are zero"
+            yield Suspicion.ZERO_GRADIENTS, f"{zero:.0%} of the gradients of the {name} are zero"
     if not look.random:
         misled = _misled(look, start, steepest)
         rough = _rough(look, start, steepest) if any_left else 0.0
         if misled > _MISLED:
             told = f"for {misled:.0%} of the samples the loss does not change as its gradient says"
-            yield "misleading-gradients", told
+            yield Suspicion.MISLEADING_GRADIENTS, told
         elif rough > _MISLED:
-            yield "misleading-gradients", f"for {rough:.0%} of the samples the loss jumps along its gradient"
+            yield Suspicion.MISLEADING_GRADIENTS, f"for {rough:.0%} of the samples the loss jumps along its gradient"
 
 
 def _misled(look: Look, start: Tensor, slope: Tensor) -> float:
@@ -150,20 +153,20 @@ def _rough(look: Look, start: Tensor, slope: Tensor) -> float:
     return float((told & (turns > _ROUGH * way)).float().mean())
 
 
-def _of_the_pass(look: Look) -> Iterator[tuple[str, str]]:
+def _of_the_pass(look: Look) -> Iterator[tuple[Suspicion, str]]:
     """Does the model compute gradients while it answers?"""
     few = look.take(slice(0, 4))
     with Passing(len(few), look.classes, quiet=True) as seen, torch.no_grad():
         few.model(few.x)
     if seen.inside:
-        yield "gradients-in-forward", f"{seen.inside} gradients are computed inside one forward pass"
+        yield Suspicion.GRADIENTS_IN_FORWARD, f"{seen.inside} gradients are computed inside one forward pass"
 
 
 def _weaker(doubts: Doubts, look: Look, streams: Streams) -> None:
     """Does one step, or a search without gradients, find what the attack did not?"""
     slope = look.slope(look.model.surrogate(), look.x).nan_to_num(0.0, 0.0, 0.0)
     once = look.ball.project(look.ball.step(look.x, slope, look.ball.radius, share=0.05), look.x)
-    ways = {"one-step-better": once, "black-box-better": _searched(look, streams.child("search"))}
+    ways = {Suspicion.ONE_STEP_BETTER: once, Suspicion.BLACK_BOX_BETTER: _searched(look, streams.child("search"))}
     for code, moved in ways.items():
         fell = (look.margin(moved) > 0) & look.ball.contains(moved, look.x)
         if look.random:  # one lucky draw is no verdict
@@ -216,7 +219,7 @@ def _astray(doubts: Doubts, look: Look, streams: Streams) -> None:
     for name, count in broken.items():
         if count >= plain + _AT_LEAST:
             told = f"a climb along {name} breaks {count} of {len(look)}, one along the margin {plain}"
-            doubts.flags["misleading-gradients"] = told
+            doubts.flags[Suspicion.MISLEADING_GRADIENTS] = told
 
 
 def _broken(doubts: Doubts, look: Look, module: nn.Module, loss: losses.AttackLoss, start: Tensor) -> int:
@@ -239,7 +242,7 @@ def _no_bounds(doubts: Doubts, look: Look) -> None:
     stands = int((look.margin(wide.climb(look.model.surrogate(), 10)) <= 0).sum())
     chance, n = 1 / look.classes, len(look)
     if stands > n * chance + 3 * (n * chance * (1 - chance)) ** 0.5 and n >= 4:
-        doubts.flags["huge-radius"] = f"with no limit on the distance, {stands} of {n} samples still stand"
+        doubts.flags[Suspicion.HUGE_RADIUS] = f"with no limit on the distance, {stands} of {n} samples still stand"
 
 
 def _converged(
@@ -272,7 +275,7 @@ def _converged(
         how = "twice the steps"
     doubts.fallen |= set(fell.tolist())
     if len(fell) >= _AT_LEAST:
-        doubts.flags["unconverged"] = f"{how} break {len(fell)} of {len(rows)} more"
+        doubts.flags[Suspicion.UNCONVERGED] = f"{how} break {len(fell)} of {len(rows)} more"
 
 
 def affordable(passes: float, each: float) -> int:

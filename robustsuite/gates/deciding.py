@@ -10,14 +10,12 @@ from typing import Final
 
 from robustsuite import checks
 from robustsuite.benchmark.gates import Gate
-from robustsuite.protocol import Metric
-from robustsuite.report.flags import KNOWN, RESOLVED, describe
-from robustsuite.scenarios.chance import NEAR_CHANCE
+from robustsuite.metric import Metric
+from robustsuite.report.flags import describe
 from robustsuite.statistics import interval, least_count
+from robustsuite.suspicions import Effect, Suspicion
 
-# Doubts under which a model can only look better than it is: a floor that it misses even so, it misses.
-# What is near chance may be another model than the one that is meant: as it was given, it misses the floor.
-_FLATTERING: Final = ("lost-adversarial", "over-budget", "non-finite", "zero-gradients", "not-adaptive", NEAR_CHANCE)
+_FLATTERING: Final = Suspicion.that(Effect.FLATTERS)
 _CHANCE: Final = 0.8  # of a run of the size that is advised to decide
 _FOUR_OF_FIVE, _Z = 0.8416212335729143, 1.959963984540054  # 80 % and 97.5 % quantiles of the standard normal
 _LARGEST: Final = 10_000_000  # samples beyond which "how many more" is no advice
@@ -103,7 +101,7 @@ def decide(
     asked = f"asked for {gate.side.replace('_', ' ')} {gate.bound:g}"
     seen = f"{name} {_figure(metric, low, high)}, {asked}"
     if outcome is not Outcome.INCONCLUSIVE:
-        other = tuple(flag for flag in flags if flag == NEAR_CHANCE and outcome is Outcome.FAILED)
+        other = tuple(flag for flag in flags if flag == Suspicion.NEAR_CHANCE and outcome is Outcome.FAILED)
         told = f"; {_doubts(other, '')}" if other else ""  # what failed may not be the model that was meant
         return Verdict(outcome, f"{outcome.value}: {seen}{told}", None, metric, flags)
     grave = _grave(flags)
@@ -129,7 +127,7 @@ def exact(metric: Metric) -> bool:
 
 
 def _grave(flags: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(flag for flag in flags if flag.removeprefix(RESOLVED) not in KNOWN or describe(flag).withholds)
+    return tuple(flag for flag in flags if describe(flag).withholds)
 
 
 def _believed(

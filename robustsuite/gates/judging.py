@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from robustsuite.benchmark.gates import WORST, Gate, gives
 from robustsuite.gates.deciding import Outcome, Verdict, decide, more_samples, samples_needed
+from robustsuite.metric import Metric
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Metric
-from robustsuite.report.flags import RESOLVED, concerning
+from robustsuite.report.flags import concerning
 from robustsuite.report.frame import listed, one_line
 from robustsuite.report.played import main_records
 from robustsuite.statistics import interval, over_repeats
+from robustsuite.suspicions import RESOLVED, Suspicion
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.records import Record
@@ -113,7 +114,7 @@ def _verdict(gate: Gate, where: str, records: Sequence[Record], repeats: int) ->
     codes = [code for record in measured for code in record.flags]
     flags = concerning(codes, gate.metric, {name for record in records for name in listed(record)})
     if gate.metric in _UNTOUCHED and records[0].scenario == "evasion":
-        flags = tuple(flag for flag in flags if flag == "nondeterministic")
+        flags = tuple(flag for flag in flags if flag == Suspicion.NONDETERMINISTIC)
     told = (one_line(record) for record in measured if record.status == "inconclusive")
     doubt = "; ".join(dict.fromkeys(filter(None, told)))
     found = decide(

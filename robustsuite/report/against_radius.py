@@ -16,7 +16,7 @@ from robustsuite.report.worst_case import OWN, WORST
 from robustsuite.robust import accuracy, at_radius, is_broken, worst
 
 if TYPE_CHECKING:
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the suite's radius, where no attack was played at others
 _ROBUST: Final = "robust_accuracy"

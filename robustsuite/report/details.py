@@ -17,7 +17,7 @@ from robustsuite.report import words
 from robustsuite.report.flags import Flag
 
 if TYPE_CHECKING:
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 
 @dataclass(frozen=True)

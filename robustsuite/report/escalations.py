@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from robustsuite.benchmark.records import Record
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.report.flags import RESOLVED
+from robustsuite.suspicions import RESOLVED
 
 if TYPE_CHECKING:
     from rich.console import Console

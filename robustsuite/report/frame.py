@@ -14,7 +14,7 @@ from robustsuite.report.worst_case import with_worst_cases
 if TYPE_CHECKING:
     import pandas as pd
 
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 COLUMNS: Final = (
     *("suite", "dataset", "model", "defense", "attack", "scenario", "knowledge", "norm", "radius", "repeat"),

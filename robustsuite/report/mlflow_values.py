@@ -15,7 +15,7 @@ from robustsuite.report import details
 from robustsuite.statistics import over_repeats
 
 if TYPE_CHECKING:
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 TAGS: Final = ("gate.", "status.", "flags.", "not_finite.", "robustsuite.")  # how tags begin that an export writes
 _LONGEST_NAME: Final = 250

@@ -11,6 +11,7 @@ from robustsuite.report import flags as doubts
 from robustsuite.report import words
 from robustsuite.report.cells import Cell, Column, ComparisonTable
 from robustsuite.report.worst_case import WORST
+from robustsuite.suspicions import RESOLVED, Suspicion
 
 _STATUS = {
     "error": "failed",
@@ -84,8 +85,8 @@ def sentences(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
     """The verdict in words: robustness, what could not be measured, what is in doubt and what was settled."""
     told = [*_robustness(table, records), _measured(records)]
     marked = [cell for row in table.cells for cell in row if cell.mark]
-    doubted = sum(any(not code.startswith(doubts.RESOLVED) for code in cell.flags) for cell in marked)
-    if any("outdated" in cell.flags for cell in marked):
+    doubted = sum(any(not code.startswith(RESOLVED) for code in cell.flags) for cell in marked)
+    if any(Suspicion.OUTDATED in cell.flags for cell in marked):
         told.insert(
             0, "This run is outdated: its results under attack were not examined as they are now. Run it again."
         )

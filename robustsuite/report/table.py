@@ -15,9 +15,10 @@ from robustsuite.report.markup import latex, markdown
 from robustsuite.report.played import defense_name, main_records, several_suites
 from robustsuite.report.terminal import terminal
 from robustsuite.report.worst_case import WORST
+from robustsuite.suspicions import Suspicion
 
 if TYPE_CHECKING:
-    from robustsuite.protocol import Metric
+    from robustsuite.metric import Metric
 
 __all__ = [
     "MARK",
@@ -144,7 +145,7 @@ def _merged(records: Sequence[Record], column: Column, repeats: int) -> Cell:
         return Cell(unit=column.unit, status=_absence(records), message=message)
     merged = over_repeats(_of(measured, column.metric))
     codes = [code for record in measured for code in record.flags]
-    codes += ["missing-repeats"] if len(measured) < repeats else []
+    codes += [Suspicion.MISSING_REPEATS] if len(measured) < repeats else []
     return Cell(
         merged.value,
         merged.low,

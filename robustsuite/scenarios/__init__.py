@@ -49,19 +49,37 @@ def game(entry: Entry, threat: Threat | None, rules: Mapping[str, Any]) -> Scena
         RequestError: An impossible rule, a threat model that the game needs and lacks, or a norm that the attack does
             not have.
     """
-    scenario = SCENARIOS[entry.scenario].arrange(entry.access, threat, rules)
-    if not isinstance(scenario, Evasion):
-        return scenario
+    kind = SCENARIOS[entry.scenario]
+    return evasion_game(entry, threat, rules) if kind is Evasion else kind.arrange(entry.access, threat, rules)
+
+
+def evasion_game(entry: Entry, threat: Threat | None, rules: Mapping[str, Any]) -> Evasion:
+    """The game that this evasion attack plays.
+
+    Raises:
+        RequestError: As `game`.
+    """
+    scenario = Evasion.arrange(entry.access, threat, rules)
     has_norm(entry, scenario.ball.norm)
     return replace(scenario, closest=entry.minimum_norm)
 
 
+def expect_evasion(entry: Entry, remedy: str) -> None:
+    """Refuse an attack that plays another game.
+
+    Raises:
+        RequestError: With this remedy.
+    """
+    if SCENARIOS[entry.scenario] is not Evasion:
+        raise checks.fail("an evasion attack", "attack", entry.name, remedy)
+
+
 def has_norm(entry: Entry, norm: str) -> None:
-    """Refuse a norm that an evasion attack does not have.
+    """Refuse a norm that an attack does not have, where it plays in a ball.
 
     Raises:
         RequestError: The norms that it has.
     """
-    if norm not in entry.norms:
+    if SCENARIOS[entry.scenario].needs_threat and norm not in entry.norms:
         had = " or ".join(entry.norms)
         raise checks.fail(f"a norm that {entry.name} has ({had})", "norm", norm, f"play {entry.name} in {had}")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from torch import Tensor
 
 from robustsuite.statistics import interval
-
-NEAR_CHANCE: Final = "near-chance"
+from robustsuite.suspicions import Suspicion
 
 
 def doubt_chance(right: Tensor, y: Tensor, classes: int) -> tuple[str, ...]:
@@ -29,4 +26,4 @@ def doubt_chance(right: Tensor, y: Tensor, classes: int) -> tuple[str, ...]:
     chance = max(1 / classes, int(y.bincount().max()) / n)
     halfway = int((1 + chance) / 2 * n)
     telling = interval(halfway, n)[0] > chance
-    return (NEAR_CHANCE,) if telling and interval(int(right.sum()), n)[0] <= chance else ()
+    return (Suspicion.NEAR_CHANCE,) if telling and interval(int(right.sum()), n)[0] <= chance else ()

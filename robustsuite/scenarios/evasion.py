@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor
 
-from robustsuite import checks
+from robustsuite import checks, registry
 from robustsuite.data.samples import Batch
-from robustsuite.errors import BudgetError, RequestError
-from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.errors import BudgetError, RequestError, RobustsuiteError
+from robustsuite.metric import Metric, Metrics
+from robustsuite.protocol import Attack, Reviewed, Scenario
 from robustsuite.radii import below_a_grey_level
 from robustsuite.robust import rates
 from robustsuite.scenarios.chance import doubt_chance
@@ -23,7 +24,9 @@ from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Served, ask
 from robustsuite.statistics import median, rate
 from robustsuite.streams import Streams
+from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Ball, Threat, as_ball
+from robustsuite.victim import Victim
 
 ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")
@@ -71,6 +74,7 @@ class Evasion(Scenario[Inputs, Tensor]):
     name: ClassVar[str] = "evasion"
     accesses: ClassVar[tuple[str, ...]] = ACCESSES
     options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size", "precision", "escalate")
+    needs_threat: ClassVar[bool] = True
 
     ball: Ball
     access: str = "white-box"
@@ -108,16 +112,30 @@ class Evasion(Scenario[Inputs, Tensor]):
         rules = {"query_budget": threat.query_budget, **options}
         return cls(ball=threat.ball, goal=threat.goal, target=threat.target, access=access, **rules)
 
+    @classmethod
+    def has_curve(cls, access: str, *, minimum_norm: bool) -> bool:
+        """White boxes have one; an attack of minimum norm tells it by the distances of one pass."""
+        return access == "white-box" and not minimum_norm
+
     def views(self, victim: Victim) -> Iterator[Inputs]:
-        """One view per batch of samples that still stand, all sharing one meter."""
-        ball = self.searched(victim)
-        standing = (correct(victim)).nonzero()[:, 0]
+        """One view per batch of samples that the model gets right, all sharing one meter."""
+        yield from self.views_of(victim, correct(victim).nonzero()[:, 0], self.searched(victim))
+
+    def views_of(self, victim: Victim, rows: Tensor, ball: Ball, target: Tensor | None = None) -> Iterator[Inputs]:
+        """One view per batch of these test samples, all sharing one meter.
+
+        Args:
+            victim: Who is attacked.
+            rows: Places of the samples among the victim's `(n,)`.
+            ball: Where adversarial inputs may lie.
+            target: Labels to reach `(N,)`, of all of the victim's samples; None for those that the goal asks for.
+        """
         reach = self.ball.radius if self.closest else None
-        meter = Meter(passes=Passes(victim.test.ids[standing], reach=reach, device=victim.device))
-        engine = self._engine(victim, standing, meter)
+        meter = Meter(passes=Passes(victim.test.ids[rows], reach=reach, device=victim.device))
+        engine = self._engine(victim, rows, meter)
         known = Known((victim.public or victim.train or victim.test).copy()) if self.access == "transfer" else None
         at_once = self.batch_size or max(_VIEW, engine.batch if engine is not None else 0)
-        for index in torch.split(standing, at_once) if len(standing) > 0 else ():
+        for index in torch.split(rows, at_once) if len(rows) > 0 else ():
             batch = victim.test.batch(index, victim.device)
             common: dict[str, Any] = {
                 "x": victim.given(batch.x),
@@ -125,7 +143,7 @@ class Evasion(Scenario[Inputs, Tensor]):
                 "ids": batch.ids,
                 "ball": ball,
                 "classes": victim.test.classes,
-                "target": self.targets(victim, batch),
+                "target": self.targets(victim, batch) if target is None else target[index],
                 "meter": meter,
                 "closest": self.closest,
                 "grid": victim.grid,
@@ -138,12 +156,12 @@ class Evasion(Scenario[Inputs, Tensor]):
             return self.ball.everywhere(victim.test.shape, victim.test.bounds)
         return self.ball.within(victim.test.bounds)
 
-    def _engine(self, victim: Victim, standing: Tensor, meter: Meter) -> Engine | None:
+    def _engine(self, victim: Victim, rows: Tensor, meter: Meter) -> Engine | None:
         # An oracle's answers may come from a copy where the network's logits are all that decides them.
         asked = self.access in _ASKED and isinstance(victim.model, Served)
-        if len(standing) == 0 or not (asked or self.access == "white-box"):
+        if len(rows) == 0 or not (asked or self.access == "white-box"):
             return None
-        some = victim.given(victim.test.batch(standing[:TRIAL], victim.device).x)
+        some = victim.given(victim.test.batch(rows[:TRIAL], victim.device).x)
         network, most = victim.model.surrogate(), self.batch_size
         return Engine(network, some, precision=self.precision, most=most, notes=meter.notes)
 
@@ -167,6 +185,27 @@ class Evasion(Scenario[Inputs, Tensor]):
         for view, artefact in moves:
             judge.take(view, artefact)
         return judge.verdict()
+
+    def review(self, attack: Attack[Inputs, Tensor], victim: Victim, metrics: Metrics, *, seed: int) -> Reviewed:
+        """Let sanity checks examine the verdict, and follow-up attacks resolve what they suspect.
+
+        Only white-box attacks of more than one step are examined, and only where `escalate` is on.
+        """
+        if not self._is_examined(attack) or "robust" not in metrics.per_sample:
+            return Reviewed(metrics)
+        from robustsuite.diagnostics.escalation import followed_up
+
+        return followed_up(metrics, attack, self, victim, seed=seed)
+
+    def _is_examined(self, attack: object) -> bool:
+        if not self.escalate or self.access != "white-box" or self.ball.radius == 0:
+            return False
+        if getattr(attack, "one_step", False):
+            return False
+        try:
+            return not registry.attacks.get(getattr(attack, "plugin_name", "")).control
+        except RobustsuiteError:
+            return True
 
 
 def correct(victim: Victim) -> Tensor:
@@ -202,7 +241,7 @@ class _Judge:
         inside = self._searched.contains(moved, x) & finite
         self._outside += int((~inside).sum())
         if not finite.all():
-            self._flags["non-finite"] = None
+            self._flags[Suspicion.NON_FINITE] = None
         # A row over budget is never clipped: it counts as no adversarial input, so the clean one is judged instead.
         judged = torch.where(inside.reshape(-1, *[1] * (moved.dim() - 1)), moved, x)
         if self._victim.grid is not None:
@@ -246,7 +285,7 @@ class _Judge:
                 labelled = torch.stack([a.labels() for a in answers])
                 turned_away = torch.stack([a.rejected for a in answers])
                 if bool(((labelled == answers[0].logits.shape[1]) & ~turned_away).any()):
-                    self._flags["non-finite-answers"] = None
+                    self._flags[Suspicion.NON_FINITE_ANSWERS] = None
                 failures = ((labelled != labels) & ~turned_away).sum(0)
                 wrong.append(failures * 2 >= self._game.draws)
                 rejected.append(turned_away.sum(0) * 2 > self._game.draws)
@@ -310,7 +349,7 @@ class _Judge:
             values["rejection_rate_clean"] = rate(clean.rejected, "lower")
             values["rejection_rate_attack"] = rate(self._rejected[self._attacked], "higher")
         if len(test) < 100:
-            self._flags["few-samples"] = None
+            self._flags[Suspicion.FEW_SAMPLES] = None
         return values
 
     def _doubt(self) -> None:
@@ -319,17 +358,17 @@ class _Judge:
         test = self._victim.test
         self._flags.update(dict.fromkeys(doubt_chance(self._clean, test.y, test.classes)))
         if self._outside:
-            self._flags["over-budget"] = None
+            self._flags[Suspicion.OVER_BUDGET] = None
         if below_a_grey_level(self._ball, test.shape):
-            self._flags["tiny-radius"] = None
+            self._flags[Suspicion.TINY_RADIUS] = None
         if meter.gradients and meter.zero_gradients > _MASKED * meter.gradients:
-            self._flags["zero-gradients"] = None
+            self._flags[Suspicion.ZERO_GRADIENTS] = None
         if not self._victim.model.fully_differentiable and self._game.access == "white-box":
-            self._flags["not-adaptive"] = None
+            self._flags[Suspicion.NOT_ADAPTIVE] = None
         if (self._victim.model.random or not self._victim.clean.deterministic) and self._game.draws == 1:
-            self._flags["nondeterministic"] = None
+            self._flags[Suspicion.NONDETERMINISTIC] = None
         if bool(self._lost().any()):
-            self._flags["lost-adversarial"] = None
+            self._flags[Suspicion.LOST_ADVERSARIAL] = None
 
     def _lost(self) -> Tensor:
         """Which samples the attack saw reach the goal where it counts, and did not hand in so; bool `(N,)`."""
@@ -344,13 +383,13 @@ class _Judge:
         )
 
     def _status(self) -> tuple[str, str]:
-        if "nondeterministic" in self._flags:
+        if Suspicion.NONDETERMINISTIC in self._flags:
             return "inconclusive", (
                 "the model answers differently when asked twice; judge it over several draws (draws: 10)"
             )
-        if "probabilities" in self._flags:
+        if Suspicion.PROBABILITIES in self._flags:
             return "inconclusive", "the model answers with probabilities that are rounded; attack its logits"
-        if "lost-adversarial" in self._flags:
+        if Suspicion.LOST_ADVERSARIAL in self._flags:
             return "inconclusive", "the attack met adversarial inputs that it did not hand in"
         if self._outside:
             return "ok", f"{self._outside} adversarial inputs lay outside the ball or its bounds and were not counted"

@@ -12,15 +12,19 @@ from torch import Tensor, nn
 from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.errors import BudgetError, RequestError
+from robustsuite.metric import Metric, Metrics
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
-from robustsuite.protocol import Metric, Metrics, Scenario, Terms, Trained, Victim
+from robustsuite.protocol import Scenario, Terms
 from robustsuite.scenarios.views import Counted, Meter
 from robustsuite.serving import ask
 from robustsuite.statistics import median, rate
+from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
+from robustsuite.training.trained import Trained
+from robustsuite.victim import Victim
 
 ACCESSES: Final = ("white-box", "scores", "members", "blind")
 _WEAK_EVALUATOR: Final = 0.9  # below this accuracy the evaluator's word is doubted
@@ -150,7 +154,7 @@ class Inversion(Scenario[Classes, Tensor]):
             "inversion_distance_members": _nearest(shown, labels.cpu(), train),
             "evaluator_accuracy": competence,
         }
-        flags = ("evaluator-weak",) if competence.value < _WEAK_EVALUATOR else ()
+        flags = (Suspicion.EVALUATOR_WEAK,) if competence.value < _WEAK_EVALUATOR else ()
         columns = {"id": view.ids, "predicted": top[:, 0], "recognised": top[:, 0] == labels, "counted": counted}
         gallery = {"reconstruction": made[:_GALLERY], "class_mean": means[:_GALLERY], "labels": labels[:_GALLERY]}
         meter = view.meter

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self
@@ -14,13 +12,17 @@ from torch import Tensor
 from robustsuite import checks
 from robustsuite.data.samples import Samples
 from robustsuite.errors import BudgetError
+from robustsuite.metric import Metric, Metrics
 from robustsuite.paired import paired_interval
-from robustsuite.protocol import Attack, Metric, Metrics, Scenario, Terms, Trained, Victim
+from robustsuite.protocol import Scenario, Terms
 from robustsuite.scenarios.evasion import correct
 from robustsuite.serving import ask
 from robustsuite.statistics import least_rate, rate
+from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Threat, poison_budget
 from robustsuite.training.recipe import Recipe
+from robustsuite.training.trained import Trained
+from robustsuite.victim import Victim
 
 Trigger = Callable[[Tensor], Tensor]
 """Raw inputs `(n, …)` to inputs that carry the trigger."""
@@ -42,6 +44,39 @@ class TrainingSet:
 
 
 @dataclass(frozen=True, eq=False)
+class Stamp:
+    """A trigger that gives some places of an input other values.
+
+    Args:
+        mask: Which places, bool; broadcasts to an input.
+        values: What they become, floating, in raw units; broadcasts likewise.
+
+    Raises:
+        RequestError: Anything but such tensors.
+
+    Example:
+        >>> corner = Stamp(torch.tensor([[False, False], [False, True]]), torch.tensor(1.0))
+        >>> corner(torch.zeros(1, 1, 2, 2)).flatten().tolist()
+        [0.0, 0.0, 0.0, 1.0]
+    """
+
+    mask: Tensor
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        for name, right in (("mask", lambda t: t.dtype == torch.bool), ("values", Tensor.is_floating_point)):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) or not right(value):
+                kind = "a bool tensor" if name == "mask" else "a floating tensor"
+                got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise checks.fail(kind, f"stamp.{name}", got, "mark the places, and say what they become")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Stamped copies of inputs `(n, …)`."""
+        return torch.where(self.mask.to(x.device), self.values.to(x.device, x.dtype), x)
+
+
+@dataclass(frozen=True, eq=False)
 class Poison:
     """What a poisoner hands in.
 
@@ -49,7 +84,8 @@ class Poison:
         index: Rows that were changed, `(k,)`, integers without repeats, k at most the budget.
         x: Their new inputs `(k, …)`, floating, in raw units.
         y: Their new labels `(k,)`.
-        trigger: What turns an input into one that should be misread; None for poisoning without a trigger.
+        trigger: What turns an input into one that should be misread; None for poisoning without a trigger. One that is
+            data, a `Stamp`, is kept with the rows; with any other the poison is made anew wherever it is needed.
         target: The class that a triggered input should be read as; None without a trigger.
     """
 
@@ -115,30 +151,18 @@ class Poisoning(Scenario[TrainingSet, Poison]):
             yield recipe, self._apply(train, checked(artefact, train))
 
     def pack(self, artefact: Poison) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Rows, inputs and labels as tensors; a trigger that is a dataclass of plain values by its name and fields."""
+        """Rows, inputs, labels and a stamp as tensors; None where the trigger is anything but data."""
         _well_formed(artefact)
-        trigger: Any = artefact.trigger
-        facts: dict[str, Any] = {"target": artefact.target, "trigger": None}
-        if trigger is not None:
-            if not dataclasses.is_dataclass(trigger):
-                return None
-            fields = {f.name: getattr(trigger, f.name) for f in dataclasses.fields(trigger)}
-            if not all(value is None or isinstance(value, (bool, int, float, str)) for value in fields.values()):
-                return None
-            facts["trigger"] = [type(trigger).__name__, fields]
-        return {"index": artefact.index, "x": artefact.x, "y": artefact.y}, facts
+        trigger, tensors = artefact.trigger, {"index": artefact.index, "x": artefact.x, "y": artefact.y}
+        if isinstance(trigger, Stamp):
+            tensors |= {"mask": trigger.mask, "values": trigger.values}
+        elif trigger is not None:
+            return None
+        return tensors, {"target": artefact.target}
 
-    def unpack(
-        self, attack: Attack[TrainingSet, Poison], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
-    ) -> Poison | None:
-        """The poison again; its trigger is looked up only beside the attack that made it."""
-        trigger: Any = None
-        if facts["trigger"] is not None:
-            name, fields = facts["trigger"]
-            kind = getattr(sys.modules[type(attack).__module__], name, None)
-            if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-                return None
-            trigger = kind(**fields)
+    def unpack(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Poison:
+        """The poison again."""
+        trigger = Stamp(tensors["mask"], tensors["values"]) if "mask" in tensors else None
         return Poison(tensors["index"], tensors["x"], tensors["y"], trigger, facts["target"])
 
     def score(self, victim: Victim, moves: Iterable[tuple[TrainingSet, Poison]]) -> Metrics:
@@ -163,7 +187,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         values["recall_worst_class"] = _worst_recall(victim.test.y, right)
         count = int(changed(train, poisoned, poison.index).sum())
         values["poisoned"] = Metric(float(count), len(train), unit="count")
-        flags = tuple(f for f in trained.flags) + (("few-samples",) if len(victim.test) < 100 else ())
+        flags = tuple(f for f in trained.flags) + ((Suspicion.FEW_SAMPLES,) if len(victim.test) < 100 else ())
         message = self._shortfall(train, poison, count)
         return Metrics(values, flags, message=message, per_sample=columns, artefacts=artefacts)
 

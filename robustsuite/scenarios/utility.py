@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from robustsuite.data.overlap import shared_inputs
-from robustsuite.protocol import Metric, Metrics, Scenario, Victim
+from robustsuite.metric import Metric, Metrics
+from robustsuite.protocol import Scenario
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.evasion import correct
 from robustsuite.statistics import median, rate
+from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Threat
+from robustsuite.victim import Victim
 
-TEST_IN_TRAINING: Final = "test-in-training"
 _TIMED: Final = 20  # single-sample calls whose median is the latency
 
 
@@ -69,7 +71,7 @@ def _in_training(victim: Victim) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if count == 0:
         return (), ()
     told = f"{count:,} of the {len(victim.test):,} test inputs are in the training set as well, bit for bit"
-    return (TEST_IN_TRAINING,), (told,)
+    return (Suspicion.TEST_IN_TRAINING,), (told,)
 
 
 def _per_class(victim: Victim) -> dict[str, Metric]:

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustsuite.api import evaluate
+from robustsuite.api.evaluate import evaluate
 from robustsuite.benchmark.existing import existing
 from robustsuite.gates import decide
+from robustsuite.metric import Metrics
 from robustsuite.metrics import FOLLOWED_UP
-from robustsuite.protocol import Metrics, Victim, play
+from robustsuite.play import play
 from robustsuite.scenarios import Evasion
 from robustsuite.scenarios.views import Inputs, WhiteBox
 from robustsuite.selftest.canary import Finding, at_least, at_most, near, same
 from robustsuite.selftest.materials import NearestMean, digits, figure, templates
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball
+from robustsuite.victim import Victim
 
 _BALL = Ball("linf", 0.3)
 

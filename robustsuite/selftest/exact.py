@@ -9,13 +9,14 @@ from typing import Any, Final
 
 import torch
 
-from robustsuite.api import attack, evaluate
-from robustsuite.api import defense as made_defense
+from robustsuite.api.evaluate import evaluate
+from robustsuite.api.plugins import attack
+from robustsuite.api.plugins import defense as made_defense
 from robustsuite.canonical import digest
 from robustsuite.data.samples import Samples
 from robustsuite.gates import decide
+from robustsuite.metric import Metric
 from robustsuite.models.build import ModelSpec
-from robustsuite.protocol import Metric
 from robustsuite.report.report import Report
 from robustsuite.selftest.canary import Finding, at_most, near, same
 from robustsuite.selftest.materials import NearestMean, column, digits, figure, templates

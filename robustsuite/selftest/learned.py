@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import cosine_similarity
 
-from robustsuite.api import evaluate
+from robustsuite.api.evaluate import evaluate
 from robustsuite.models.build import ModelSpec
 from robustsuite.selftest.canary import Finding, at_least, at_most, near
 from robustsuite.selftest.materials import NearestMean, column, digits, figure, templates

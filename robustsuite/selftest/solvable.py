@@ -8,7 +8,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite.api import attack, evaluate, perturb
+from robustsuite.api.evaluate import evaluate
+from robustsuite.api.perturb import perturb
+from robustsuite.api.plugins import attack
 from robustsuite.models.wrap import wrap
 from robustsuite.selftest.canary import Finding, at_least, at_most, near, same
 from robustsuite.selftest.materials import NearestMean, digits, figure, ladder, templates

@@ -17,15 +17,17 @@ from robustsuite.canonical import canonical_json
 from robustsuite.data.copies import shown, written
 from robustsuite.errors import RequestError, TamperingError
 from robustsuite.isolation import seeded
-from robustsuite.protocol import Metrics, Victim, play
+from robustsuite.metric import Metrics
+from robustsuite.play import play
 from robustsuite.registry import Entry
-from robustsuite.scenarios import game
+from robustsuite.scenarios import SCENARIOS, game
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
 from robustsuite.serving import Served
 from robustsuite.streams import Streams
 from robustsuite.testing.law import Law, LawBroken, require
 from robustsuite.testing.victims import tiny_samples, tiny_victim
 from robustsuite.threat import NORMS, Ball, Threat
+from robustsuite.victim import Victim
 
 _RADII = {"linf": 0.1, "l2": 0.8, "l1": 3.0}
 Check = Callable[[Entry, dict[str, Any]], None]
@@ -58,9 +60,9 @@ def _play(
 ) -> Metrics:  # fmt: skip
     """One game in the attack's own ball, or in that of another norm."""
     threat = Threat(ball=_ball(norm or entry.norms[0], victim.test.bounds, scale))
-    rules: dict[str, Any] = {"batch_size": batch_size} if entry.scenario == "evasion" else {}
-    if entry.scenario == "inversion":
-        rules = {"evaluator": "logistic"}  # trained anew in each game, and no law is about it
+    # An evaluator is trained anew in each game, and no law is about it.
+    known: dict[str, Any] = {"batch_size": batch_size, "evaluator": "logistic"}
+    rules = {name: value for name, value in known.items() if name in SCENARIOS[entry.scenario].options}
     return play(entry.make(options), game(entry, threat, rules), victim, seed=seed)
 
 
@@ -117,7 +119,7 @@ def _leaves_its_view(entry: Entry, options: dict[str, Any]) -> None:
         seen.update(dict.fromkeys(written(view, before)))
         return artefact
 
-    threat = Threat(ball=_ball(entry.norms[0], (0.0, 1.0))) if entry.scenario == "evasion" else None
+    threat = Threat(ball=_ball(entry.norms[0], (0.0, 1.0)))
     play(watched, game(entry, threat, {}), tiny_victim(24), seed=0)
     require(not seen, "the view is unwritten", list(seen))
 

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from robustsuite.errors import RequestError
-from robustsuite.protocol import Metrics, Victim, play
+from robustsuite.metric import Metrics
+from robustsuite.play import play
 from robustsuite.registry import attacks
 from robustsuite.scenarios import game
 from robustsuite.serving import Served
 from robustsuite.testing.law import Law, require
 from robustsuite.testing.victims import tiny_network, tiny_samples
 from robustsuite.threat import Ball, Threat
+from robustsuite.victim import Victim
 
 _SAMPLES = 21  # so that every batch size leaves a rest
 _BATCH = 8  # of the networks that take no other

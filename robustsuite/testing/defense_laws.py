@@ -15,7 +15,6 @@ from robustsuite.canonical import canonical_json
 from robustsuite.data.copies import written
 from robustsuite.errors import RequestError
 from robustsuite.isolation import untouched
-from robustsuite.protocol import Trained
 from robustsuite.registry import Entry
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
@@ -24,6 +23,7 @@ from robustsuite.testing.leaky import LEAKY, LeakyBuild
 from robustsuite.testing.victims import tiny_recipe, tiny_samples
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
+from robustsuite.training.trained import Trained
 
 _TRAINED: Final = 400
 _HELD_OUT: Final = 40  # enough to calibrate two detectors on at a rate of 0.05

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.data.samples import Samples
-from robustsuite.protocol import Trained, Victim
 from robustsuite.serving import Served
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
+from robustsuite.training.trained import Trained
+from robustsuite.victim import Victim
 
 SIDE = 8
 

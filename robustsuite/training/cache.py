@@ -19,12 +19,12 @@ from robustsuite.errors import TamperingError
 from robustsuite.files import storing
 from robustsuite.models.digest import network_digest
 from robustsuite.models.state import captured, put_back
-from robustsuite.protocol import Trained
 from robustsuite.store import Kept, Store
 from robustsuite.streams import Streams
 from robustsuite.training.built import built_digest
 from robustsuite.training.fit import Fitted, Progress, deploy, divide, fit, make_network
 from robustsuite.training.recipe import Recipe
+from robustsuite.training.trained import Trained
 
 KIND = "models"
 

@@ -21,6 +21,7 @@ from robustsuite.models.normalise import Normalise
 from robustsuite.models.state import State, captured, put_back
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
+from robustsuite.suspicions import Suspicion
 from robustsuite.training.checkpoints import Checkpoint
 from robustsuite.training.descent import GradientDescent, batch_sizes
 from robustsuite.training.recipe import Recipe, Step, Updater, training_loss
@@ -264,4 +265,4 @@ class _Run:
         marks = [row.get("catastrophic_overfitting", 0.0) > 0 for row in self.history]
         # A start that is weak against every attack but one may grow out of it; a fall, or no recovery, is the doubt.
         fell = any(after and not before for before, after in itertools.pairwise(marks))
-        return ("catastrophic-overfitting",) if fell or (marks and all(marks)) else ()
+        return (Suspicion.CATASTROPHIC_OVERFITTING,) if fell or (marks and all(marks)) else ()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.gates import Robustness
-from robustsuite.protocol import play
+from robustsuite.play import play
 from robustsuite.radii import refuse_vacuous
 from robustsuite.scenarios import Evasion
 from robustsuite.testing import tiny_samples, tiny_victim

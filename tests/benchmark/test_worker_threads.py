@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustsuite.benchmark.processes import Processes
+from robustsuite.benchmark.resolver import Resolver
 from robustsuite.benchmark.suite import load_suite
 from robustsuite.benchmark.worker import Worker
 from robustsuite.processor import THREADS
@@ -31,7 +32,7 @@ def test_a_worker_process_starts_with_the_suites_threads(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     before = dict(os.environ)
     suite = load_suite("quickstart", ["threads=3"])
-    workers = Processes(Worker(suite, tmp_path, "cpu", Store(tmp_path / "cache")), 1)
+    workers = Processes(Worker(Resolver(suite), tmp_path, "cpu", Store(tmp_path / "cache")), 1)
     slot = workers._all[0]
     try:
         slot.ready()

@@ -11,12 +11,13 @@ from torch import nn
 
 import robustsuite as rs
 from robustsuite import registry
-from robustsuite.protocol import Victim, play
+from robustsuite.play import play
 from robustsuite.scenarios import game
 from robustsuite.serving import Served
 from robustsuite.testing.awkward import awkward_laws
 from robustsuite.testing.victims import tiny_network, tiny_samples
 from robustsuite.threat import Ball, Threat
+from robustsuite.victim import Victim
 
 pytestmark = pytest.mark.gpu
 

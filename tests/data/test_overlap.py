@@ -8,11 +8,13 @@ import robustsuite as rs
 from robustsuite.data.overlap import shared_inputs
 from robustsuite.data.samples import Samples
 from robustsuite.models.build import ModelSpec
-from robustsuite.protocol import Trained, Victim, play
-from robustsuite.report.flags import KNOWN
+from robustsuite.play import play
 from robustsuite.scenarios import Utility
 from robustsuite.serving import Served
+from robustsuite.suspicions import Suspicion
 from robustsuite.training.recipe import Recipe
+from robustsuite.training.trained import Trained
+from robustsuite.victim import Victim
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(60) % 3
@@ -58,7 +60,7 @@ def test_it_is_flagged_with_its_number(first, count):
     assert "test-in-training" not in attacked.flags
     unknown = rs.evaluate(net, test, ["noise"], ("linf", 0.1)).records[0]
     assert "test-in-training" not in unknown.flags
-    assert KNOWN["test-in-training"].remedy
+    assert Suspicion("test-in-training").remedy
 
 
 @pytest.mark.parametrize("trained_here", [True, False])

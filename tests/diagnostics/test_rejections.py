@@ -8,9 +8,9 @@ import robustsuite as rs
 from robustsuite.data.samples import Samples
 from robustsuite.diagnostics.looking import Look
 from robustsuite.diagnostics.rejections import joint
-from robustsuite.protocol import Victim
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.serving import Deployed, Outputs
+from robustsuite.victim import Victim
 
 BALL = rs.Ball("linf", 0.2)
 LIMIT, BOUNDARY = 0.55, 1.11

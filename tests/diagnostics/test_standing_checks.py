@@ -7,12 +7,12 @@ from torch import nn
 from robustsuite.benchmark.declared import as_logits
 from robustsuite.diagnostics import standing
 from robustsuite.diagnostics.looking import Look
-from robustsuite.protocol import Victim
 from robustsuite.scenarios.evasion import Evasion, correct
 from robustsuite.serving import Served
 from robustsuite.streams import Streams
 from robustsuite.testing.victims import tiny_network, tiny_samples
 from robustsuite.threat import Ball
+from robustsuite.victim import Victim
 
 DATA = tiny_samples(60, first=10_000)
 BALL = Ball("linf", 0.06)

@@ -58,7 +58,7 @@ class Shuffled:
 def played(folder, seed):
     suite = load()
     layout = plan(suite, "cpu")
-    worker = Worker(suite, Path(folder), "cpu", Store(Path(folder) / ".cache"))
+    worker = Worker(layout.resolver, Path(folder), "cpu", Store(Path(folder) / ".cache"))
     engine = Shuffled(worker, seed)
     try:
         for node, done in Schedule(layout.nodes, engine, lambda note: None, lambda note: None).run():

@@ -6,7 +6,7 @@ import torch
 from robustsuite.benchmark.records import Record, save_samples
 from robustsuite.errors import RequestError
 from robustsuite.gates import Gate, Outcome, Verdict, decide, judge, worst
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report.report import Report
 from robustsuite.statistics import interval
 

@@ -14,7 +14,7 @@ from robustsuite.data.coerce import to_samples
 from robustsuite.errors import ModelError
 from robustsuite.gates import GateFailure, Outcome, Robustness
 from robustsuite.gates.deciding import settled as is_settled
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report.report import Report
 from robustsuite.threat import Ball
 

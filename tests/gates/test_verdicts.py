@@ -10,7 +10,7 @@ from robustsuite.assertions.folders import folder_name
 from robustsuite.assertions.sequential import looks
 from robustsuite.errors import RequestError
 from robustsuite.gates import GateFailure, Outcome, Robustness, decide, samples_needed
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.statistics import clopper_pearson, interval, wilson
 
 

@@ -11,7 +11,7 @@ import robustsuite as rs
 from robustsuite.data.copies import lent, shown, written
 from robustsuite.data.samples import Samples
 from robustsuite.errors import TamperingError
-from robustsuite.protocol import craft, play
+from robustsuite.play import craft, play
 from robustsuite.scenarios import Evasion, Poisoning
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
 from robustsuite.scenarios.views import Inputs

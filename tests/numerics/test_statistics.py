@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.statistics import clopper_pearson, interval, over_repeats, rate, wilson
 
 

@@ -24,8 +24,9 @@ from robustsuite.data.samples import Samples
 from robustsuite.defenses.input_validation import InputValidation, joint_thresholds
 from robustsuite.errors import RequestError
 from robustsuite.gates.deciding import samples_needed
+from robustsuite.metric import Metric
 from robustsuite.models.build import ModelSpec
-from robustsuite.protocol import Metric, Trained, Victim, play
+from robustsuite.play import play
 from robustsuite.scenarios import Evasion, Inversion, Poisoning, Utility
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.inversion import _similarity, class_means
@@ -35,6 +36,8 @@ from robustsuite.statistics import clopper_pearson, interval, least_rate, median
 from robustsuite.threat import Ball
 from robustsuite.training.recipe import Recipe, training_loss
 from robustsuite.training.settings import Training
+from robustsuite.training.trained import Trained
+from robustsuite.victim import Victim
 
 SIZES = (1, 2, 5, 6, 19)
 RATES = np.linspace(0.0, 1.0, 41)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustsuite.benchmark.records import Record, append, save_samples
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.statistics import rate
 
 SUITE = """\

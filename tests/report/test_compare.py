@@ -10,8 +10,8 @@ from rich.console import Console
 
 import robustsuite as rs
 from robustsuite.benchmark.records import Record, append, save_samples
+from robustsuite.metric import Metric
 from robustsuite.paired import crossed, holm, mcnemar, paired_interval, repeats_needed, sign_flip
-from robustsuite.protocol import Metric
 from robustsuite.report.compare import Change, Report, compare
 from robustsuite.report.compare_text import markdown, terminal
 from robustsuite.statistics import interval

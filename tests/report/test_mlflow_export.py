@@ -18,7 +18,7 @@ import pytest
 
 from robustsuite import gates
 from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report.mlflow_values import figures, flat, name, recipe_parameters, shortened
 from robustsuite.report.played import main_records
 from robustsuite.report.report import Report

@@ -8,7 +8,7 @@ import pytest
 
 from robustsuite.benchmark import records as store
 from robustsuite.benchmark.records import Record
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report.files import write
 from robustsuite.report.outcome import outcome
 from robustsuite.report.report import Report

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from robustsuite.errors import RequestError
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report import charts, images
 from robustsuite.report.details import command
 from robustsuite.report.files import write

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustsuite.benchmark.records import Record, read, save_samples
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report.files import csv
 from robustsuite.report.frame import COLUMNS, tidy
 from robustsuite.statistics import interval

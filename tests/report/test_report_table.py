@@ -5,11 +5,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from robustsuite.protocol import Metric
-from robustsuite.report import flags, words
+from robustsuite.metric import Metric
+from robustsuite.report import words
 from robustsuite.report.table import MARK, comparison, latex, markdown, terminal
 from robustsuite.report.worst_case import with_worst_cases
 from robustsuite.statistics import over_repeats
+from robustsuite.suspicions import Suspicion
 
 ALL = torch.ones(100, dtype=torch.bool)
 
@@ -155,7 +156,7 @@ def test_unknown_flags_show_their_code(maker):
 
 
 def test_every_flag_says_what_it_means_and_what_settles_it():
-    for flag in flags.KNOWN.values():
+    for flag in Suspicion:
         assert flag.meaning
         assert flag.remedy
         assert not flag.meaning.endswith(".")

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from robustsuite.errors import RequestError
-from robustsuite.protocol import Metric
+from robustsuite.metric import Metric
 from robustsuite.report.files import judged_in, write
 from robustsuite.report.sarif import sarif
 from robustsuite.report.worst_case import with_worst_cases

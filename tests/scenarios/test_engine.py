@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robustsuite import losses, processor, registry
-from robustsuite.protocol import play
+from robustsuite.play import play
 from robustsuite.scenarios.engine import Engine
 from robustsuite.scenarios.evasion import Evasion
 from robustsuite.scenarios.found import Found, side_by_side

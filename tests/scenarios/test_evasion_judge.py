@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from robustsuite.errors import BudgetError, RequestError
-from robustsuite.protocol import Victim, play
+from robustsuite.play import play
 from robustsuite.registry import attacks
 from robustsuite.scenarios import Evasion
 from robustsuite.scenarios.views import ScoreOracle
 from robustsuite.serving import Deployed, Outputs, Served
 from robustsuite.testing import tiny_victim
 from robustsuite.threat import Ball
+from robustsuite.victim import Victim
 
 
 class Threshold(nn.Module):

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from robustsuite.errors import BudgetError, RequestError
-from robustsuite.protocol import Victim, play
+from robustsuite.play import play
 from robustsuite.registry import attacks
 from robustsuite.scenarios import Inversion
 from robustsuite.scenarios.inversion import Classes, class_means
 from robustsuite.scenarios.views import Counted, Meter
 from robustsuite.streams import Streams
 from robustsuite.testing import tiny_samples, tiny_victim
+from robustsuite.victim import Victim
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from robustsuite import registry
-from robustsuite.protocol import Victim, play
+from robustsuite.play import play
 from robustsuite.scenarios import game
 from robustsuite.scenarios.passes import Owners, Passes
 from robustsuite.serving import Served
 from robustsuite.testing import tiny_samples, tiny_victim
 from robustsuite.threat import Ball, Threat
+from robustsuite.victim import Victim
 
 
 def judged(name, victim, radius=0.05, norm="linf", batch=16, **options):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from robustsuite.data.samples import Samples
-from robustsuite.errors import BudgetError, NotApplicableError, RobustsuiteError
-from robustsuite.protocol import play
+from robustsuite.errors import BudgetError, NotApplicableError, RequestError, RobustsuiteError
+from robustsuite.play import play
 from robustsuite.registry import attacks
 from robustsuite.scenarios import Poisoning
-from robustsuite.scenarios.poisoning import Poison, TrainingSet, changed
+from robustsuite.scenarios.poisoning import Poison, Stamp, TrainingSet, changed
 from robustsuite.streams import Streams
 from robustsuite.testing import tiny_samples, tiny_victim
 from robustsuite.threat import poison_budget
@@ -205,3 +205,37 @@ def test_a_target_that_changes_while_it_is_judged_changes_nothing():
     others = sum(int(label) != 1 for label in tiny_victim(101).test.y)
     assert result.values["backdoor_success_rate"].n == others
     assert int(result.per_sample["counted"].sum()) == others
+
+
+def test_a_trigger_that_is_data_is_kept_with_the_rows():
+    view = TrainingSet(tiny_samples(200), 20)
+    poison = attacks.get("badnets").make({"target": 2, "size": 2})(view, Streams(0))
+    tensors, facts = Poisoning().pack(poison)
+    again = Poisoning().unpack(tensors, facts)
+    x = view.samples.x[:5]
+    assert torch.equal(again.trigger(x), poison.trigger(x))
+    assert not torch.equal(again.trigger(x), x)
+    assert (again.target, again.index.tolist(), again.y.tolist()) == (2, poison.index.tolist(), poison.y.tolist())
+    assert torch.equal(again.x, poison.x)
+
+
+def test_code_is_no_data():
+    nothing = torch.zeros(0, dtype=torch.long), torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.long)
+    assert Poisoning().pack(Poison(*nothing, torch.clone, 1)) is None
+    tensors, facts = Poisoning().pack(Poison(*nothing))
+    assert Poisoning().unpack(tensors, facts).trigger is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_a_stamp_says_exactly_what_it_holds_in_the_dtype_of_the_input(dtype):
+    stamp = Stamp(torch.tensor([True, False]), torch.tensor(0.1, dtype=torch.float64))
+    x = torch.zeros(3, 2, dtype=dtype)
+    assert torch.equal(stamp(x)[:, 0], torch.full((3,), 0.1, dtype=dtype))
+    assert stamp(x).dtype == dtype
+    assert not x.any()
+
+
+@pytest.mark.parametrize("fields", [(torch.ones(2), torch.ones(2)), (torch.ones(2) > 0, 1.0), (None, torch.ones(1))])
+def test_a_stamp_is_tensors(fields):
+    with pytest.raises(RequestError, match=r"expected a (bool|floating) tensor, got stamp"):
+        Stamp(*fields)

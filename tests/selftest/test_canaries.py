@@ -8,15 +8,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from robustsuite import protocol, registry, statistics
+from robustsuite import play as playing
+from robustsuite import registry, statistics
 from robustsuite.cli.app import app
 from robustsuite.errors import RequestError
 from robustsuite.gates import deciding
-from robustsuite.report.flags import KNOWN
 from robustsuite.scenarios import evasion, poisoning
 from robustsuite.selftest import canaries, canary, doubtful
 from robustsuite.serving import Outputs
 from robustsuite.streams import Streams
+from robustsuite.suspicions import Effect, Suspicion
 from robustsuite.threat import Ball
 
 
@@ -93,7 +94,7 @@ def the_view_is_believed(patch):
         honest(self, view, moved)
 
     patch.setattr(evasion._Judge, "take", take)
-    patch.setattr(protocol, "shown", lambda view: view)  # a copy would keep what is written out of the judge's view
+    patch.setattr(playing, "shown", lambda view: view)  # a copy would keep what is written out of the judge's view
 
 
 def zero_gradients_go_unseen(patch):
@@ -111,15 +112,15 @@ def what_was_seen_is_forgotten(patch):
 
 
 def flags_are_ignored(patch):
-    patch.setitem(KNOWN, "zero-gradients", replace(KNOWN["zero-gradients"], withholds=False))
+    patch.setattr(Suspicion.ZERO_GRADIENTS, "effects", Effect.STARTS)
 
 
 def nothing_is_restored(patch):
-    patch.setattr(protocol, "untouched", lambda *modules: nullcontext())
+    patch.setattr(playing, "untouched", lambda *modules: nullcontext())
 
 
 def the_world_is_reseeded(patch):
-    patch.setattr(protocol, "seeded", lambda seed: nullcontext())
+    patch.setattr(playing, "seeded", lambda seed: nullcontext())
 
 
 def draws_are_not_keyed(patch):

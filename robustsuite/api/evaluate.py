@@ -1,0 +1,117 @@
+"""`evaluate` a model that exists."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robustsuite import checks
+from robustsuite.benchmark.blanks import blank_records
+from robustsuite.benchmark.existing import existing
+from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing
+from robustsuite.benchmark.judging import judge
+from robustsuite.benchmark.records import Record
+from robustsuite.isolation import seeded
+from robustsuite.processor import fair_threads
+from robustsuite.registry import DEFAULT_ATTACKS
+from robustsuite.report.report import Report
+from robustsuite.serving import Deployed
+from robustsuite.threat import BallLike, Threat
+from robustsuite.training.precision import settled
+from robustsuite.training.recipe import Recipe
+from robustsuite.victim import Victim
+
+
+def evaluate(
+    model: nn.Module | Deployed,
+    data: Any,
+    attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
+    threat: BallLike | Threat | None = None,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    classes: int | None = None,
+    train: Any = None,
+    public: Any = None,
+    recipe: Recipe | None = None,
+    name: str = "model",
+    dataset: str | Mapping[str, Any] = "",
+    rules: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Attack a model that already exists, and judge how it held up.
+
+    The model, its mode, gradients and buffers, the inputs and the global random state are left as they were. An attack
+    that raises becomes a record with status `error`, and the others go on.
+
+    Args:
+        model: From raw inputs `(N, …)` to logits `(N, classes)`; normalisation belongs inside (`rs.wrap`). It is
+            evaluated in eval mode.
+        data: `(x, y)`, a torch `Dataset`, a `DataLoader` or `Samples`. Inputs lie within the bounds that the model
+            declares (`rs.wrap(model, bounds=...)`), else those of the samples or the ball, else [0, 1].
+        attacks: Names (`"pgd"`, `"pgd(steps=5)"`, `"art:HopSkipJump"`) or attacks made by `rs.attack`. The same one
+            given more than once is told apart by its options, or by a number. By default `adaptive`.
+        threat: The ball in which evasion attacks must stay, `("linf", 8 / 255)` or a `Ball`, or a whole `rs.Threat`.
+        seed: Keys every random draw; at least 0.
+        device: `auto` uses the device that the model is on; on another one a copy is evaluated.
+        classes: Number of classes; by default what the model's logits say.
+        train: What the model was trained on, for games that need it.
+        public: Data that an adversary may know, for games that need them.
+        recipe: How the model was trained, for games that train again.
+        name: What tables call the model.
+        dataset: What tables call the data, or what is known of them, such as `{"name": "faces", "path": "faces.npz"}`;
+            it stands in every record, beside their number and digest.
+        rules: Rules of the games, such as `query_budget`, `draws` or `batch_size`.
+        progress: Told what is played, how many games are done, and how many there are.
+
+    Returns:
+        A report whose `frame` is tidy and whose `table()` compares. Per-sample files lie in a temporary folder that
+        goes with it; `save` keeps them.
+
+    Raises:
+        RequestError: Data or a request that cannot be judged; the message says how to mend it.
+        ModelError: Outputs that are no finite logits, or a model that fails.
+    """
+    seed = checks.integer("seed", seed, low=0)
+    classes = None if classes is None else checks.integer("classes", classes, low=2)
+    with fair_threads(), seeded(seed):
+        games = arrange_all(attacks, threat, rules or {})
+        ball = threat.ball if isinstance(threat, Threat) else threat
+        victim = existing(
+            model, data, ball=ball, device=device, classes=classes, seed=seed, train=train, public=public, recipe=recipe
+        )
+        ask_for_what_is_missing(games, victim)
+        _ = victim.clean  # every answer is looked at before the first attack
+        told = {"name": dataset} if isinstance(dataset, str) else dataset
+        note = "" if recipe is None else settled(recipe.training, victim.device)[1]
+        return _played(games, victim, blank_records(games, victim, name, seed, told, note), progress)
+
+
+def _played(
+    games: Sequence[Game],
+    victim: Victim,
+    blanks: Sequence[Record],
+    progress: Callable[[str, int, int], None] | None,
+) -> Report:
+    folder = Path(tempfile.mkdtemp(prefix="robustsuite-"))
+    try:
+        records = []
+        for blank, game in zip(blanks, games, strict=True):
+            if progress is not None:
+                what = "measuring clean accuracy" if game.entry.name == CLEAN else f"playing {blank.attack}"
+                progress(what, blank.order, len(games))
+            records.append(judge(blank, game, victim, folder))
+        if progress is not None:
+            progress("finished", len(games), len(games))
+        report = Report(records, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(report, shutil.rmtree, folder, ignore_errors=True)
+    return report

@@ -1,0 +1,29 @@
+"""What a training gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from robustsuite.data.samples import Samples
+from robustsuite.serving import Deployed
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives.
+
+    Args:
+        model: The deployed model: repaired, wrapped by every `serve`.
+        history: One row of figures per epoch.
+        facts: What the record must say (epsilon, delta, train_seconds, …).
+        flags: Doubts that the training itself raised, such as `catastrophic-overfitting`.
+        held_out: What the training held out for validation and calibration, where it did.
+    """
+
+    model: Deployed
+    history: tuple[Mapping[str, float], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    held_out: Samples | None = None
