@@ -197,7 +197,8 @@ class AdversarialTraining:
         if norm is None or radius is None:
             raise RequestError(
                 f"expected a ball to train in, got norm={norm!r} and radius={radius!r}; set norm and radius of "
-                f"adversarial-training, or the suite's threat"
+                f"adversarial-training, or the suite's threat",
+                name="norm",
             )
         ball = Ball(norm, checks.fraction("radius", radius))
         return ball if threat is None else replace(ball, bounds=threat.bounds)
@@ -214,7 +215,8 @@ def _inner_attack(wanted: str | dict[str, Any]) -> Any:
     if entry.scenario != "evasion" or entry.access not in ("white-box", "blind"):
         raise RequestError(
             f"expected a white-box evasion attack, got attack={name!r} ({entry.access} {entry.scenario}); choose pgd "
-            f"or fgsm-rs"
+            f"or fgsm-rs",
+            name="attack",
         )
     if options is not None and not isinstance(options, dict):
         raise checks.fail("a mapping of options", f"attack.{name}", options, "write {steps: 10}, say")

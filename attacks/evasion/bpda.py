@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -81,7 +81,8 @@ class BPDA:
         if view.ball.radius == 0:
             return found.x
         if self.bridge:
-            view = _bridged(view)
+            bridged = Bridged(view.model, view.classes, view.ball.radius / 2)
+            view = replace(view, model=bridged, engine=None)
         for run in range(self.restarts):
             rows = found.standing()
             if len(rows) == 0:
@@ -124,24 +125,9 @@ class _Loss:
     classes: int
     run: int
 
-    @property
-    def __name__(self) -> str:
-        """The name under which climbs are compared."""
-        return f"loss of run {self.run}"
-
     def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
         """Values `(n,)`."""
         if logits.shape[1] <= self.classes:
             name = "dlr" if self.run == 1 else "margin"
             return losses.NAMED[losses.resolve(name, self.classes)](logits, y, target)
         return past(logits, y, target, classes=self.classes, weight=_WEIGHTS[self.run])
-
-
-def _bridged(view: WhiteBox) -> WhiteBox:
-    """The same view through straight-through gradients, where it offers the model itself."""
-    from dataclasses import replace
-
-    inner = getattr(view.model, "inner", view.model)
-    if type(inner).__module__ == Bridged.__module__ or type(inner).__module__.startswith("robustsuite.diagnostics"):
-        return view
-    return replace(view, model=Bridged(view.model, view.classes, view.ball.radius / 2), engine=None)

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from robustsuite.benchmark.games import why_not
 from robustsuite.benchmark.records import Record, save_samples
 from robustsuite.canonical import plain
 from robustsuite.diagnostics.escalation import doubted
@@ -57,7 +58,7 @@ def judge(
         record = replace(_filled(blank, metrics, player, folder), escalation=facts)
         record.line()  # what no line can hold is an error of this cell, not of the run
     except NotApplicableError as error:
-        record = replace(blank, status="not_applicable", message=str(error))
+        record = replace(blank, status="not_applicable", message=why_not(error))
     except (KeyboardInterrupt, StorageError):
         raise
     except BaseException:  # a plug-in may even ask to exit

@@ -173,7 +173,7 @@ def _plugins() -> Iterator[Finding]:
 def _data() -> Iterator[Finding]:
     from robustsuite.data.catalogue import DatasetSpec, load
     from robustsuite.data.places import VARIABLE, data_root
-    from robustsuite.errors import RequestError
+    from robustsuite.errors import RequestError, UntrustedFileError
 
     root = data_root(None)
     yield Finding("data folder", OK if root.is_dir() else NOTE, f"{root}{'' if root.is_dir() else ' is not there'}")
@@ -184,7 +184,7 @@ def _data() -> Iterator[Finding]:
             splits = load(DatasetSpec(name=name, train=100, test=100), seed=0)
             yield Finding(name, OK, f"found, inputs of {' x '.join(map(str, splits.train.shape))}")
         except RequestError as error:
-            found = "cannot be read" in str(error)
+            found = isinstance(error, UntrustedFileError)
             remedy = f"put it below ${VARIABLE} or set download: true in the suite"
             yield Finding(name, FAILS if found else NOTE, str(error) if found else "not found", remedy)
 

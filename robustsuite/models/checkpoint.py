@@ -62,7 +62,7 @@ def load_into(module: nn.Module, path: str | Path) -> None:
             checks.finite(name, tensor)
         except RequestError as error:
             raise UntrustedFileError(
-                f"expected weights that can be used, got checkpoint={str(file)!r}; {error}"
+                f"expected weights that can be used, got checkpoint={str(file)!r}; {error}", name="checkpoint"
             ) from error
     module.load_state_dict(state)
 
@@ -122,7 +122,8 @@ def _misfit(file: Path, pool: list[State], module: nn.Module) -> RequestError:
         reasons = [f"torch refuses it ({told})"]
     return RequestError(
         f"expected the weights of this model{where}, got checkpoint={str(file)!r}; {' and '.join(reasons)}: give the "
-        f"model that these weights are of, with its options"
+        f"model that these weights are of, with its options",
+        name="checkpoint",
     )
 
 

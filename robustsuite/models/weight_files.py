@@ -82,7 +82,7 @@ def read(file: Path) -> list[State]:
 def refused(file: Path, reason: str) -> UntrustedFileError:
     """The one form that these errors have."""
     return UntrustedFileError(
-        f"expected a file of weights, got checkpoint={str(file)!r}; {reason}; nothing in it was run"
+        f"expected a file of weights, got checkpoint={str(file)!r}; {reason}; nothing in it was run", name="checkpoint"
     )
 
 

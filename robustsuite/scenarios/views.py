@@ -55,7 +55,7 @@ class Meter:
     nearest: dict[int, float] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     passes: Passes | None = None
-    _climbs: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict, repr=False)
+    _climbs: dict[tuple[losses.AttackLoss, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property
     def total_queries(self) -> int:
@@ -68,11 +68,11 @@ class Meter:
             if distance < self.nearest.get(i, math.inf):
                 self.nearest[i] = distance
 
-    def climbed(self, loss: str, ids: Tensor, values: Tensor, done: float) -> None:
+    def climbed(self, loss: losses.AttackLoss, ids: Tensor, values: Tensor, done: float) -> None:
         """Keep each sample's greatest loss, before and after three quarters of an attack.
 
         Args:
-            loss: Name of the loss, as those of different losses do not compare.
+            loss: What was maximised, as values of different losses do not compare.
             ids: Sample ids `(n,)`.
             values: Losses `(n,)`.
             done: How much of the attack is done, in [0, 1].
@@ -276,9 +276,8 @@ class WhiteBox(Inputs):
         parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
         seen = parts[0] if len(parts) == 1 else Ascent(*(torch.cat(column) for column in zip(*parts, strict=True)))
         if done is not None and through is None:
-            name = getattr(loss, "__name__", "loss")
             still = ~seen.fallen
-            self.meter.climbed(name, self.ids[rows][still], seen.loss[still], done)
+            self.meter.climbed(loss, self.ids[rows][still], seen.loss[still], done)
         return seen
 
     def _pass(self, x: Tensor, rows: Tensor, loss: losses.AttackLoss, target: Tensor | None, wish: Wish) -> Ascent:

@@ -315,7 +315,7 @@ def test_gradients_that_are_not_finite_are_zero_and_counted():
 def test_a_loss_that_still_rises_is_seen():
     meter, ids = Meter(), torch.arange(4)
     for done, values in ((0.1, [1.0, 1.0, 1.0, 1.0]), (0.7, [2.0, 2.0, 2.0, 1.5]), (1.0, [2.05, 1.0, 4.0, 9.0])):
-        meter.climbed("cross-entropy", ids, torch.tensor(values), done)
+        meter.climbed(losses.cross_entropy, ids, torch.tensor(values), done)
     meter.fallen.add(3)
     assert meter.rising() == pytest.approx(1 / 3)
     assert meter.rising(0.01) == pytest.approx(2 / 3)
