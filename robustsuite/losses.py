@@ -65,7 +65,7 @@ def dlr_towards(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tens
 
 def _aimed(target: Tensor | None) -> Tensor:
     if target is None:
-        raise checks.fail("a class to aim at", "target", target, "pass aim= to ascend")
+        raise checks.fail("a class to aim at", "target", target, "pass target= to value_and_grad")
     return target
 
 

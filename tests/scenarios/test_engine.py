@@ -11,7 +11,7 @@ from robustsuite import losses, processor, registry
 from robustsuite.protocol import play
 from robustsuite.scenarios.engine import Engine
 from robustsuite.scenarios.evasion import Evasion
-from robustsuite.scenarios.found import Found, side_by_side
+from robustsuite.scenarios.found import BestSoFar, side_by_side
 from robustsuite.scenarios.views import Meter, make_view
 from robustsuite.serving import Served
 from robustsuite.streams import Streams
@@ -82,8 +82,8 @@ def test_verdicts_within_rounding_are_the_originals(tiny, border):
     assert len(points) > 100
     assert int((wanted != told).sum()) > 0  # the copy alone would be wrong here
     view = view_of(tiny, engine, ball=Ball("linf", 1.0))
-    assert torch.equal(view.ascend(points, rows).fallen, wanted)
-    assert torch.equal(view.ascend(points, rows, gradient=False).fallen, wanted)
+    assert torch.equal(view.value_and_grad(points, rows).broken, wanted)
+    assert torch.equal(view.value(points, rows).broken, wanted)
 
 
 @pytest.mark.parametrize("access", ["scores", "labels"])
@@ -116,8 +116,8 @@ def test_a_copy_that_is_not_smooth_must_be_confirmed_whatever_its_margin(tiny):
     engine = Engine(tiny[0], tiny[1])
     engine.copy, engine.smooth = Liar(), False
     view = view_of(tiny, engine)
-    seen = view.ascend(view.x, torch.arange(len(view.y)))
-    assert not bool(seen.fallen.any())
+    seen = view.value_and_grad(view.x, torch.arange(len(view.y)))
+    assert not bool(seen.broken.any())
     assert view.meter.fallen == set()
     assert view.meter.forwards == 2 * len(view.y)
 
@@ -125,8 +125,8 @@ def test_a_copy_that_is_not_smooth_must_be_confirmed_whatever_its_margin(tiny):
 def test_successes_far_from_the_border_cost_no_second_pass(tiny):
     engine = Engine(tiny[0], tiny[1])
     view = view_of((tiny[0], tiny[1], (tiny[2] + 1) % 4, tiny[3]), engine)
-    seen = view.ascend(view.x, torch.arange(len(view.y)))
-    assert bool(seen.fallen.all())
+    seen = view.value_and_grad(view.x, torch.arange(len(view.y)))
+    assert bool(seen.broken.all())
     assert view.meter.forwards <= 1.1 * len(view.y)
 
 
@@ -194,14 +194,14 @@ def test_a_pass_is_no_larger_than_the_engine_says(tiny):
     engine.copy = Watched(engine.copy)
     view = view_of(tiny, engine)
     rows = torch.arange(len(view.y))
-    seen = view.ascend(view.x, rows)
+    seen = view.value_and_grad(view.x, rows)
     sizes = [size for size, _, _ in engine.copy.seen]
     assert max(sizes) == 32
     assert sum(sizes) == len(view.y)
-    whole = view_of(tiny).ascend(view.x, rows)
+    whole = view_of(tiny).value_and_grad(view.x, rows)
     torch.testing.assert_close(seen.gradient, whole.gradient, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(seen.loss, whole.loss, rtol=1e-4, atol=1e-5)
-    assert torch.equal(seen.fallen, whole.fallen)
+    torch.testing.assert_close(seen.value, whole.value, rtol=1e-4, atol=1e-5)
+    assert torch.equal(seen.broken, whole.broken)
 
 
 def test_batches_are_measured_and_the_same_each_time():
@@ -218,12 +218,12 @@ def test_memory_that_runs_out_halves_the_batch_for_good(tiny):
     engine.copy = Watched(engine.copy, most=20)
     view = view_of(tiny, engine)
     rows = torch.arange(len(view.y))
-    seen = view.ascend(view.x, rows)
+    seen = view.value_and_grad(view.x, rows)
     assert engine.batch <= 20
     assert list(meter.notes) == ["memory ran out, and batches were halved"]
-    torch.testing.assert_close(seen.gradient, view_of(tiny).ascend(view.x, rows).gradient, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(seen.gradient, view_of(tiny).value_and_grad(view.x, rows).gradient, rtol=1e-4, atol=1e-6)
     before = len(engine.copy.seen)
-    view.ascend(view.x, rows)
+    view.value_and_grad(view.x, rows)
     assert sum(size for size, _, _ in engine.copy.seen[before:]) == len(view.y)
 
 
@@ -235,7 +235,7 @@ def test_no_gradient_of_a_weight_is_computed(tiny):
         parameter.register_hook(lambda gradient: asked.append(gradient.shape))
     for engine in (None, Engine(network, tiny[1])):
         view = view_of(tiny, engine)
-        view.ascend(view.x, torch.arange(len(view.y)))
+        view.value_and_grad(view.x, torch.arange(len(view.y)))
         assert engine is None or not any(p.requires_grad for p in view.proxy.parameters())
     assert asked == []
     assert all(p.requires_grad and p.grad is None for p in network.parameters())
@@ -268,7 +268,7 @@ def test_an_attack_that_does_not_say_how_far_it_is_is_never_lowered(tiny):
     engine = Engine(tiny[0], tiny[1])
     engine.fast, engine.copy = True, Watched(engine.copy)
     view = view_of(tiny, engine)
-    view.ascend(view.x, torch.arange(len(view.y)))
+    view.value_and_grad(view.x, torch.arange(len(view.y)))
     assert not any(autocast for _, autocast, _ in engine.copy.seen)
 
 
@@ -277,13 +277,13 @@ def test_another_aim_and_a_map_on_the_way(tiny):
         view = view_of(tiny, engine)
         rows = torch.arange(len(view.y))
         aim = (view.y + 2) % 4
-        seen = view.ascend(view.x, rows, losses.margin_towards, aim=aim, through=lambda x, rows: x / 2)
+        seen = view.value_and_grad(view.x, rows, losses.margin_towards, target=aim, transform=lambda x, rows: x / 2)
         leaf = view.x.clone().requires_grad_()
         wanted = losses.margin_towards(tiny[0](leaf / 2), view.y, aim)
         (slope,) = torch.autograd.grad(wanted.sum(), leaf)
-        torch.testing.assert_close(seen.loss, wanted.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(seen.value, wanted.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(seen.gradient, slope, rtol=1e-3, atol=1e-6)
-        assert not bool(seen.fallen.any())
+        assert not bool(seen.broken.any())
         assert view.meter.fallen == set()
 
 
@@ -291,9 +291,9 @@ def test_wrong_answers_beyond_the_ball_are_no_successes(tiny):
     view = view_of(tiny)
     rows = torch.arange(len(view.y))
     far = 1 - view.x
-    seen = view.ascend(far, rows)
-    assert torch.equal(seen.fallen, tiny[0](far).argmax(1) != view.y)
-    assert bool(seen.fallen.any())
+    seen = view.value_and_grad(far, rows)
+    assert torch.equal(seen.broken, tiny[0](far).argmax(1) != view.y)
+    assert bool(seen.broken.any())
     assert view.meter.fallen == set()
 
 
@@ -307,7 +307,7 @@ def test_gradients_that_are_not_finite_are_zero_and_counted():
     x[2] = 0.3
     common = {"x": x, "y": torch.zeros(3, dtype=torch.int64), "ids": torch.arange(3), "ball": BALL, "classes": 2}
     view = make_view("white-box", Served(Broken()), {**common, "meter": Meter()})
-    seen = view.ascend(x, torch.arange(3))
+    seen = view.value_and_grad(x, torch.arange(3))
     assert bool(seen.gradient.isfinite().all())
     assert (view.meter.broken_gradients, view.meter.gradients) == (2, 3)
 
@@ -323,15 +323,15 @@ def test_a_loss_that_still_rises_is_seen():
 
 
 def test_found_keeps_the_first_fall_else_the_greatest_loss_of_runs_side_by_side():
-    found = Found(torch.zeros(3, 1))
+    found = BestSoFar(torch.zeros(3, 1))
     rows = torch.tensor([0, 1, 0, 1, 2])
     points = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0]])
     found.keep(points, rows, torch.tensor([5.0, 1.0, 7.0, 9.0, float("nan")]), torch.arange(5) == 1)
     assert found.x[:, 0].tolist() == [3.0, 2.0, 0.0]
-    assert found.standing().tolist() == [0, 2]
+    assert found.left().tolist() == [0, 2]
     found.keep(torch.full((3, 1), 8.0), torch.arange(3), torch.full((3,), 6.0), torch.tensor([False, True, True]))
     assert found.x[:, 0].tolist() == [3.0, 2.0, 8.0]
-    assert found.stands(rows).tolist() == [True, False, True, False, False]
+    assert found.unbroken(rows).tolist() == [True, False, True, False, False]
 
 
 def test_restarts_share_a_batch_until_it_is_full():
@@ -355,12 +355,12 @@ def test_gradients_only_of_what_stands_are_those_and_cost_less(tiny):
     for engine in (None, Engine(network, x)):
         whole, part = (view_of((network, x, wrong, ids), engine) for _ in range(2))
         rows = torch.arange(len(y))
-        wanted, got = whole.ascend(x, rows), part.ascend(x, rows, standing=True)
-        assert torch.equal(got.fallen, wanted.fallen)
-        torch.testing.assert_close(got.loss, wanted.loss)
-        torch.testing.assert_close(got.gradient[~got.fallen], wanted.gradient[~got.fallen], rtol=1e-4, atol=1e-6)
-        assert float(got.gradient[got.fallen].abs().sum()) == 0
-        still = int((~got.fallen).sum())
+        wanted, got = whole.value_and_grad(x, rows), part.value_and_grad(x, rows, unbroken_only=True)
+        assert torch.equal(got.broken, wanted.broken)
+        torch.testing.assert_close(got.value, wanted.value)
+        torch.testing.assert_close(got.gradient[~got.broken], wanted.gradient[~got.broken], rtol=1e-4, atol=1e-6)
+        assert float(got.gradient[got.broken].abs().sum()) == 0
+        still = int((~got.broken).sum())
         assert (part.meter.forwards, part.meter.backwards) == (len(y) + still, still)
         assert part.meter.gradients == whole.meter.gradients == still
 
@@ -368,8 +368,8 @@ def test_gradients_only_of_what_stands_are_those_and_cost_less(tiny):
 def test_no_samples_are_no_passes(tiny):
     for engine in (None, Engine(tiny[0], tiny[1])):
         view = view_of(tiny, engine)
-        seen = view.ascend(view.x[:0], torch.arange(0))
-        assert (len(seen.loss), seen.gradient.shape) == (0, (0, 1, 8, 8))
+        seen = view.value_and_grad(view.x[:0], torch.arange(0))
+        assert (len(seen.value), seen.gradient.shape) == (0, (0, 1, 8, 8))
         assert view.meter.forwards == 0
 
 
