@@ -28,7 +28,7 @@ from robustsuite.refusing import check
 from robustsuite.registry import DEFAULT_ATTACKS, Entry
 from robustsuite.report.report import Report
 from robustsuite.scenarios import game, has_norm
-from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
+from robustsuite.scenarios.engine import PRECISIONS, TRIAL, FastPasses
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams
@@ -247,10 +247,10 @@ def _targets(target: Any, victim: Victim) -> Tensor:
     return wanted.to(victim.device, torch.int64)
 
 
-def _engine(victim: Victim, batch_size: int, precision: str) -> Engine:
+def _engine(victim: Victim, batch_size: int, precision: str) -> FastPasses:
     some = victim.test.batch(slice(0, TRIAL), victim.device).x.clone()
     some = victim.given(some)
-    return Engine(victim.model.surrogate(), some, precision=precision, most=batch_size)
+    return FastPasses(victim.model.surrogate(), some, precision=precision, most=batch_size)
 
 
 def _view(
@@ -260,7 +260,7 @@ def _view(
     rows: slice,
     target: Tensor | None,
     meter: Meter,
-    engine: Engine | None,
+    engine: FastPasses | None,
     known: Known | None,
 ) -> Inputs:
     batch = victim.test.batch(rows, victim.device)

@@ -130,7 +130,7 @@ def _stages(ball: Ball, steps: int) -> list[tuple[Ball, int]]:
     return [*wide, (ball, left)] if left > 0 else [(ball, steps)]
 
 
-def _drawn_in(view: WhiteBox, state: rules.State, best: BestSoFar) -> rules.State:
+def _drawn_in(view: WhiteBox, state: rules.Runs, best: BestSoFar) -> rules.Runs:
     """Without the runs of samples that fall where the best point of a wider ball is drawn into the ball."""
     x = view.ball.project(state.best, state.centre)
     best.keep(x, state.rows, torch.full_like(state.best_loss, -math.inf), view.broken(x, state.rows))
@@ -159,7 +159,7 @@ class Climb:
     best: BestSoFar
     reach: float = 1.0
 
-    def __call__(self, x: Tensor, rows: Tensor, aim: Tensor) -> rules.State:
+    def __call__(self, x: Tensor, rows: Tensor, aim: Tensor) -> rules.Runs:
         """The runs that still stand after the last step."""
         centre = self.view.x[rows]
         loss, gradient = self._see(x, rows, centre, aim, 0)
@@ -204,5 +204,5 @@ class Climb:
             return step % max(1, int(_L1_CHECKS * self.steps)) == 0
         return step in rules.checkpoints(self.steps)
 
-    def _check(self, state: rules.State, since: int) -> rules.State:
+    def _check(self, state: rules.Runs, since: int) -> rules.Runs:
         return rules.sparsen(state, self.ball.radius) if self.ball.norm == "l1" else rules.halve(state, since)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustsuite.scenarios.engine import Engine
+from robustsuite.scenarios.engine import FastPasses
 from robustsuite.scenarios.inputs import Inputs
 from robustsuite.scenarios.meter import Counted, Meter
 from robustsuite.scenarios.oracles import Known, LabelOracle, Oracle, ScoreOracle, Transfer
@@ -28,7 +28,7 @@ def make_view(
     deployed: Deployed,
     common: dict[str, Any],
     budget: int | None = None,
-    engine: Engine | None = None,
+    engine: FastPasses | None = None,
     known: Known | None = None,
 ) -> Inputs:
     """The view that this access grants; by construction it holds nothing more.
@@ -67,7 +67,7 @@ def make_view(
     return Inputs(**common)
 
 
-def _by_engine(engine: Engine, meter: Meter) -> Callable[[Tensor], Outputs]:
+def _by_engine(engine: FastPasses, meter: Meter) -> Callable[[Tensor], Outputs]:
     """What a served network answers, by way of its faster copy."""
 
     def answer(x: Tensor) -> Outputs:

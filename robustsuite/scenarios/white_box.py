@@ -15,7 +15,7 @@ from robustsuite import losses
 from robustsuite.door import labels_of
 from robustsuite.gradients import input_slope
 from robustsuite.isolation import differentiable
-from robustsuite.scenarios.engine import Engine
+from robustsuite.scenarios.engine import FastPasses
 from robustsuite.scenarios.inputs import Inputs
 from robustsuite.scenarios.meter import Counted
 from robustsuite.scenarios.passes import Owners
@@ -40,7 +40,7 @@ class WhiteBox(Inputs):
 
     model: nn.Module = field(default_factory=nn.Identity)
     deployed: Deployed | None = None
-    engine: Engine | None = None
+    engine: FastPasses | None = None
     verify: bool = True
 
     @cached_property

@@ -9,7 +9,7 @@ from torch import nn
 
 from robustsuite import losses, processor, registry
 from robustsuite.protocol import play
-from robustsuite.scenarios.engine import Engine
+from robustsuite.scenarios.engine import FastPasses
 from robustsuite.scenarios.evasion import Evasion
 from robustsuite.scenarios.found import BestSoFar, side_by_side
 from robustsuite.scenarios.views import Meter, make_view
@@ -45,7 +45,7 @@ def standing(tiny, moved):
 def test_a_folded_copy_leaves_every_verdict(name, norm, tiny):
     ball = BALL if norm == "linf" else Ball("l2", 0.18, (0.0, 1.0))
     attack = registry.attacks.get(name).make(ATTACKS[name])
-    plain, engine = view_of(tiny, ball=ball), Engine(tiny[0], tiny[1])
+    plain, engine = view_of(tiny, ball=ball), FastPasses(tiny[0], tiny[1])
     assert engine.copied
     assert engine.notes == {}
     one = standing(tiny, attack(plain, Streams(0)))
@@ -76,7 +76,7 @@ def border(tiny):
 def test_verdicts_within_rounding_are_the_originals(tiny, border):
     points, rows = border
     network, x, y, _ = tiny
-    engine = Engine(network, x)
+    engine = FastPasses(network, x)
     wanted = network(points).argmax(1) != y[rows]
     told = engine.copy(points).argmax(1) != y[rows]
     assert len(points) > 100
@@ -90,7 +90,7 @@ def test_verdicts_within_rounding_are_the_originals(tiny, border):
 def test_an_oracle_answers_from_the_copy_and_labels_as_the_original_does(access, tiny, border):
     points, rows = border
     network, x, y, ids = tiny
-    engine = Engine(network, x)
+    engine = FastPasses(network, x)
     common = {"x": x, "y": y, "ids": ids, "ball": Ball("linf", 1.0), "classes": 4, "meter": Meter()}
     oracle = make_view(access, Served(network), common, engine=engine)
     clean, near = torch.arange(len(x)), network(points)
@@ -113,7 +113,7 @@ def test_a_copy_that_is_not_smooth_must_be_confirmed_whatever_its_margin(tiny):
         def forward(self, x):
             return -100.0 * tiny[0](x)
 
-    engine = Engine(tiny[0], tiny[1])
+    engine = FastPasses(tiny[0], tiny[1])
     engine.copy, engine.smooth = Liar(), False
     view = view_of(tiny, engine)
     seen = view.value_and_grad(view.x, torch.arange(len(view.y)))
@@ -123,7 +123,7 @@ def test_a_copy_that_is_not_smooth_must_be_confirmed_whatever_its_margin(tiny):
 
 
 def test_successes_far_from_the_border_cost_no_second_pass(tiny):
-    engine = Engine(tiny[0], tiny[1])
+    engine = FastPasses(tiny[0], tiny[1])
     view = view_of((tiny[0], tiny[1], (tiny[2] + 1) % 4, tiny[3]), engine)
     seen = view.value_and_grad(view.x, torch.arange(len(view.y)))
     assert bool(seen.broken.all())
@@ -152,7 +152,7 @@ class Alone(Moody):
 @pytest.mark.parametrize(("kind", "why"), [(Moody, "it answers differently"), (Alone, "TypeError")])
 def test_what_cannot_be_folded_is_used_as_it_is_and_said(kind, why):
     network = kind().eval()
-    engine = Engine(network, torch.rand(5, 1, 8, 8))
+    engine = FastPasses(network, torch.rand(5, 1, 8, 8))
     assert engine.copy.network is network
     assert not engine.copied
     assert list(engine.notes) == [f"the network was run as it is, without folding ({why})"]
@@ -172,7 +172,7 @@ def test_the_note_reaches_the_judgement():
 
 def test_a_network_without_batchnorm_that_lies_well_is_not_copied():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
-    assert Engine(network, torch.rand(5, 1, 8, 8)).copy.network is network
+    assert FastPasses(network, torch.rand(5, 1, 8, 8)).copy.network is network
 
 
 class Watched(nn.Module):
@@ -190,7 +190,7 @@ class Watched(nn.Module):
 
 
 def test_a_pass_is_no_larger_than_the_engine_says(tiny):
-    engine = Engine(tiny[0], tiny[1], most=32)
+    engine = FastPasses(tiny[0], tiny[1], most=32)
     engine.copy = Watched(engine.copy)
     view = view_of(tiny, engine)
     rows = torch.arange(len(view.y))
@@ -207,14 +207,14 @@ def test_a_pass_is_no_larger_than_the_engine_says(tiny):
 def test_batches_are_measured_and_the_same_each_time():
     small, large = (nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Flatten()).eval() for width in (2, 1024))
     x = torch.rand(4, 3, 32, 32)
-    assert Engine(small, x).batch == Engine(small, x).batch == 128
-    assert Engine(large, x).batch == 16
-    assert Engine(small, x, most=5).batch == 5
+    assert FastPasses(small, x).batch == FastPasses(small, x).batch == 128
+    assert FastPasses(large, x).batch == 16
+    assert FastPasses(small, x, most=5).batch == 5
 
 
 def test_memory_that_runs_out_halves_the_batch_for_good(tiny):
     meter = Meter()
-    engine = Engine(tiny[0], tiny[1], notes=meter.notes)
+    engine = FastPasses(tiny[0], tiny[1], notes=meter.notes)
     engine.copy = Watched(engine.copy, most=20)
     view = view_of(tiny, engine)
     rows = torch.arange(len(view.y))
@@ -233,7 +233,7 @@ def test_no_gradient_of_a_weight_is_computed(tiny):
     for parameter in network.parameters():
         parameter.requires_grad_(True)
         parameter.register_hook(lambda gradient: asked.append(gradient.shape))
-    for engine in (None, Engine(network, tiny[1])):
+    for engine in (None, FastPasses(network, tiny[1])):
         view = view_of(tiny, engine)
         view.value_and_grad(view.x, torch.arange(len(view.y)))
         assert engine is None or not any(p.requires_grad for p in view.proxy.parameters())
@@ -245,9 +245,9 @@ def test_no_gradient_of_a_weight_is_computed(tiny):
 def test_fast_finds_what_the_reference_finds_and_ends_in_full_precision(name, tiny):
     """Whether bfloat16 pays is a matter of the machine; that it leaves the verdicts is not."""
     attack = registry.attacks.get(name).make({"steps": 20})
-    reference = view_of(tiny, Engine(tiny[0], tiny[1]))
+    reference = view_of(tiny, FastPasses(tiny[0], tiny[1]))
     wanted = standing(tiny, attack(reference, Streams(0)))
-    engine = Engine(tiny[0], tiny[1])
+    engine = FastPasses(tiny[0], tiny[1])
     engine.fast, engine.copy = True, Watched(engine.copy)
     view = view_of(tiny, engine)
     got = standing(tiny, attack(view, Streams(0)))
@@ -259,13 +259,13 @@ def test_fast_finds_what_the_reference_finds_and_ends_in_full_precision(name, ti
 
 
 def test_fast_is_refused_where_it_cannot_pay(tiny):
-    engine = Engine(copy.deepcopy(tiny[0]).double(), tiny[1].double(), precision="fast")
+    engine = FastPasses(copy.deepcopy(tiny[0]).double(), tiny[1].double(), precision="fast")
     assert not engine.fast
     assert list(engine.notes) == ["fast is for float32; float64 was kept"]
 
 
 def test_an_attack_that_does_not_say_how_far_it_is_is_never_lowered(tiny):
-    engine = Engine(tiny[0], tiny[1])
+    engine = FastPasses(tiny[0], tiny[1])
     engine.fast, engine.copy = True, Watched(engine.copy)
     view = view_of(tiny, engine)
     view.value_and_grad(view.x, torch.arange(len(view.y)))
@@ -273,7 +273,7 @@ def test_an_attack_that_does_not_say_how_far_it_is_is_never_lowered(tiny):
 
 
 def test_another_aim_and_a_map_on_the_way(tiny):
-    for engine in (None, Engine(tiny[0], tiny[1], most=16)):
+    for engine in (None, FastPasses(tiny[0], tiny[1], most=16)):
         view = view_of(tiny, engine)
         rows = torch.arange(len(view.y))
         aim = (view.y + 2) % 4
@@ -352,7 +352,7 @@ def test_restarts_side_by_side_reach_the_verdicts_of_restarts_in_turn(tiny):
 def test_gradients_only_of_what_stands_are_those_and_cost_less(tiny):
     network, x, y, ids = tiny
     wrong = (y + (torch.arange(len(y)) % 4 > 0)) % 4  # three of four count as fallen
-    for engine in (None, Engine(network, x)):
+    for engine in (None, FastPasses(network, x)):
         whole, part = (view_of((network, x, wrong, ids), engine) for _ in range(2))
         rows = torch.arange(len(y))
         wanted, got = whole.value_and_grad(x, rows), part.value_and_grad(x, rows, unbroken_only=True)
@@ -366,7 +366,7 @@ def test_gradients_only_of_what_stands_are_those_and_cost_less(tiny):
 
 
 def test_no_samples_are_no_passes(tiny):
-    for engine in (None, Engine(tiny[0], tiny[1])):
+    for engine in (None, FastPasses(tiny[0], tiny[1])):
         view = view_of(tiny, engine)
         seen = view.value_and_grad(view.x[:0], torch.arange(0))
         assert (len(seen.value), seen.gradient.shape) == (0, (0, 1, 8, 8))
@@ -392,7 +392,7 @@ def test_finding_out_that_bfloat16_does_not_pay_costs_next_to_nothing(monkeypatc
     """A processor without the units is not tried at all; one with them that is slow all the same, once."""
     monkeypatch.setattr(processor, "_processor", lambda: dict.fromkeys(units, True))
     network = Lowered(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval(), seconds)  # is not copied: it has no maps
-    engine = Engine(network, torch.rand(8, 1, 8, 8), precision="fast")
+    engine = FastPasses(network, torch.rand(8, 1, 8, 8), precision="fast")
     assert not engine.fast
     assert not engine.lowers(0.0)
     assert sum(network.seen) == most
