@@ -26,7 +26,7 @@ _OPEN: Final = ("distance_median", "queries_median", "rejection_rate_attack")  #
 _MEASURED: Final = ("ok", "inconclusive")
 
 
-class Place(NamedTuple):
+class FigurePlace(NamedTuple):
     """Where a figure stands: a defence in a suite, and an attack."""
 
     suite: str
@@ -49,9 +49,9 @@ def judge(gates: Iterable[Gate], report: Report) -> tuple[Verdict, ...]:
         In the order of the gates, one verdict for each defence and attack that a gate is about, its `gate` filled in.
     """
     rows = main_rows(plain_rows(report.frame))
-    cells: dict[Place, list[Row]] = {}
+    cells: dict[FigurePlace, list[Row]] = {}
     for row in rows:
-        cells.setdefault(Place(*(row[name] for name in Place._fields)), []).append(row)
+        cells.setdefault(FigurePlace(*(row[name] for name in FigurePlace._fields)), []).append(row)
     repeats = len({row["repeat"] for row in rows})
     return tuple(verdict for gate in gates for verdict in _verdicts(gate, cells, repeats))
 
@@ -63,7 +63,7 @@ def worst(verdicts: Iterable[Verdict]) -> Outcome | None:
     return next((outcome for outcome in order if outcome in outcomes), None)
 
 
-def _verdicts(gate: Gate, cells: Mapping[Place, Sequence[Row]], repeats: int) -> Iterator[Verdict]:
+def _verdicts(gate: Gate, cells: Mapping[FigurePlace, Sequence[Row]], repeats: int) -> Iterator[Verdict]:
     defended = {place[:3]: None for place in cells if gate.defense in ("", place.defense)}
     several = len({place[:2] for place in defended}) > 1
     if not defended:

@@ -24,7 +24,7 @@ from robustsuite.report.files import NAMES
 from robustsuite.report.played import finished
 from robustsuite.report.step_summary import step_summary, within
 from robustsuite.report.table import main_rows, plain_rows
-from robustsuite.report.verdicts import Verdict
+from robustsuite.report.verdicts import GateVerdict
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.records import Record
@@ -56,7 +56,7 @@ class Exported:
 
 def export(
     report: Report,
-    judged: Sequence[Verdict] = (),
+    judged: Sequence[GateVerdict] = (),
     *,
     tracking_uri: str | None = None,
     experiment: str = EXPERIMENT,
@@ -93,7 +93,7 @@ def export(
         ) from error
 
 
-def _export(report: Report, folder: Path, judged: Sequence[Verdict], store: _Store) -> Exported:
+def _export(report: Report, folder: Path, judged: Sequence[GateVerdict], store: _Store) -> Exported:
     key = _identity(report.records, folder)
     when = finished(folder)
     ended = None if when is None else int(1000 * when.timestamp())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report import flags as doubts
-from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
+from robustsuite.report.cells import MARK, Column, ComparisonTable, TableCell
 from robustsuite.report.markup import latex, markdown
 from robustsuite.report.terminal import terminal
 from robustsuite.report.worst_case import WORST
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MARK",
-    "Cell",
     "Column",
     "ComparisonTable",
+    "TableCell",
     "comparison",
     "latex",
     "main_rows",
@@ -117,7 +117,7 @@ class _Defended:
     def add(self, row: Row) -> None:
         self.rows.setdefault((row["scenario"], row["attack"]), []).append(row)
 
-    def cell(self, column: Column, repeats: int) -> Cell:
+    def cell(self, column: Column, repeats: int) -> TableCell:
         if column.metric == "passes_per_sample":
             return self._passes()
         if column.attack:
@@ -139,30 +139,30 @@ class _Defended:
         known = [own, *_mean(rows, column.metric + FOLLOWED_UP), *_mean(verdict, column.metric)]
         return max(known) if column.better == "lower" else min(known)
 
-    def _passes(self) -> Cell:
+    def _passes(self) -> TableCell:
         """Forward and backward passes of all evasion attacks together, per sample judged."""
         attacks = [group for (game, name), group in self.rows.items() if game == _EVASION and name != WORST]
         rows = [row for group in attacks for row in group]
         judged = {row["repeat"]: row["n"] for row in rows if row["metric"] == "robust_accuracy" and row["n"]}
         spent = sum(row["value"] for row in rows if row["metric"] in _PASSES and row["value"] is not None)
         if not judged:
-            return Cell(status="not_run" if not rows else "absent")
+            return TableCell(status="not_run" if not rows else "absent")
         n = sum(judged.values())
-        return Cell(value=spent / n, n=n, unit="passes per sample", status="ok")
+        return TableCell(value=spent / n, n=n, unit="passes per sample", status="ok")
 
 
-def _merged(rows: Sequence[Row], column: Column, repeats: int) -> Cell:
+def _merged(rows: Sequence[Row], column: Column, repeats: int) -> TableCell:
     """One cell from the rows of all repeats."""
     from robustsuite.statistics import over_repeats
 
     measured = [row for row in rows if row["metric"] == column.metric and row["value"] is not None]
     message = "; ".join(dict.fromkeys(row["message"] for row in rows if row["message"]))
     if not measured:
-        return Cell(unit=column.unit, status=_absence(rows), message=message)
+        return TableCell(unit=column.unit, status=_absence(rows), message=message)
     merged = over_repeats([_metric(row) for row in measured])
     codes = [code for row in measured for code in row["flags"].split(";") if code]
     codes += ["missing-repeats"] if len(measured) < repeats else []
-    return Cell(
+    return TableCell(
         merged.value,
         merged.low,
         merged.high,
@@ -193,7 +193,7 @@ def _absence(rows: Sequence[Row]) -> str:
     return next((s for s in ("error", "inconclusive", "not_applicable", "not_run") if s in statuses), "absent")
 
 
-def _mark_best(column: Column, cells: Sequence[Cell]) -> list[Cell]:
+def _mark_best(column: Column, cells: Sequence[TableCell]) -> list[TableCell]:
     """Mark the best figures of a column among those that can be believed, where there is something to compare."""
     values = [cell.rank for cell in cells if cell.rank is not None and _eligible(cell)]
     if column.better not in ("higher", "lower") or len(set(values)) < 2:
@@ -202,7 +202,7 @@ def _mark_best(column: Column, cells: Sequence[Cell]) -> list[Cell]:
     return [replace(cell, best=_eligible(cell) and cell.rank == best) for cell in cells]
 
 
-def _eligible(cell: Cell) -> bool:
+def _eligible(cell: TableCell) -> bool:
     return cell.value is not None and cell.status == "ok" and doubts.believable(cell.flags)
 
 
