@@ -29,7 +29,7 @@ import robustsuite as rs
 from robustsuite.data.catalogue import load
 from robustsuite.isolation import untouched
 from robustsuite.models.build import ModelSpec
-from robustsuite.scenarios.engine import TRIAL, Engine
+from robustsuite.scenarios.engine import TRIAL, FastPasses
 from robustsuite.scenarios.views import Meter, make_view
 from robustsuite.serving import Served
 from robustsuite.streams import Streams
@@ -95,7 +95,7 @@ def ours(name: str, net: nn.Module, x: Tensor, y: Tensor, ball: Ball, **options:
     meter = Meter()
     with untouched(net):
         common = {"x": x, "y": y, "ids": torch.arange(len(y)), "ball": ball, "classes": 10, "meter": meter}
-        view = make_view(access, Served(net), common, engine=Engine(net, x[:TRIAL]))
+        view = make_view(access, Served(net), common, engine=FastPasses(net, x[:TRIAL]))
         moved = rs.attack(name, **options)(view, Streams(0).child("attack"))
     return moved, meter.forwards, meter.backwards
 

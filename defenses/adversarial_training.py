@@ -9,16 +9,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks, losses
+from robustsuite import checks
 from robustsuite.data.copies import shown
 from robustsuite.data.samples import Batch, Samples
 from robustsuite.door import labels_of
 from robustsuite.errors import RequestError
-from robustsuite.isolation import differentiable, untouched
+from robustsuite.isolation import untouched
 from robustsuite.protocol import Terms
 from robustsuite.registry import attacks, register
 from robustsuite.scenarios import has_norm
-from robustsuite.scenarios.views import Ascent, Through, WhiteBox
+from robustsuite.scenarios.batch_view import BatchView
 from robustsuite.threat import Ball
 from robustsuite.training.recipe import Objective, Recipe, Step, clean_validation
 
@@ -26,43 +26,6 @@ _MONITORED: Final = 256  # held-out samples that are attacked after each epoch
 _COLLAPSE: Final = 0.2  # share of samples by which the training attack must be weaker than PGD to speak of a collapse
 _FAST: Final = "fgsm-rs"
 _SHORTHANDS: Final[dict[str, dict[str, Any]]] = {_FAST: {"fgsm": {"step_size": 1.25, "random_start": True}}}
-
-
-@dataclass(frozen=True, eq=False)
-class BatchView(WhiteBox):
-    """The batch of one training step: the adversary climbs to the end, for a mistake on the way is no reason to stop.
-
-    Nothing is counted, so a pass costs what the network costs.
-    """
-
-    def goal_reached(self, prediction: Tensor, rows: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Never: training wants the greatest loss, not the first mistake."""
-        return torch.zeros_like(prediction, dtype=torch.bool)
-
-    def ascend(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        loss: losses.AttackLoss = losses.cross_entropy,
-        *,
-        gradient: bool = True,
-        standing: bool = False,  # noqa: ARG002
-        aim: Tensor | None = None,
-        through: Through | None = None,
-        done: float | None = None,  # noqa: ARG002
-        verify: bool = True,  # noqa: ARG002
-    ) -> Ascent:
-        """Loss and input gradient from one forward and one backward pass; nothing has fallen."""
-        y = self.y if len(rows) == len(self.y) else self.y[rows]
-        fallen = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        if not gradient:
-            with torch.no_grad():
-                return Ascent(loss(self.model(x), y, aim), x.new_empty(0), fallen)
-        with differentiable():
-            leaf = x.detach().requires_grad_(True)
-            values = loss(self.model(leaf if through is None else through(leaf, rows)), y, aim)
-            (slope,) = torch.autograd.grad(values.sum(), leaf)
-        return Ascent(values.detach(), slope, fallen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +160,8 @@ class AdversarialTraining:
         if norm is None or radius is None:
             raise RequestError(
                 f"expected a ball to train in, got norm={norm!r} and radius={radius!r}; set norm and radius of "
-                f"adversarial-training, or the suite's threat"
+                f"adversarial-training, or the suite's threat",
+                name="norm",
             )
         ball = Ball(norm, checks.fraction("radius", radius))
         return ball if threat is None else replace(ball, bounds=threat.bounds)
@@ -214,7 +178,8 @@ def _inner_attack(wanted: str | dict[str, Any]) -> Any:
     if entry.scenario != "evasion" or entry.access not in ("white-box", "blind"):
         raise RequestError(
             f"expected a white-box evasion attack, got attack={name!r} ({entry.access} {entry.scenario}); choose pgd "
-            f"or fgsm-rs"
+            f"or fgsm-rs",
+            name="attack",
         )
     if options is not None and not isinstance(options, dict):
         raise checks.fail("a mapping of options", f"attack.{name}", options, "write {steps: 10}, say")

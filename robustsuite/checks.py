@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def fail(expected: str, name: str, value: object, remedy: str) -> RequestError:
     """Build the one form that all request errors have."""
-    return RequestError(f"expected {expected}, got {name}={value!r}; {remedy}")
+    return RequestError(f"expected {expected}, got {name}={value!r}; {remedy}", name=name)
 
 
 def integer(name: str, value: object, *, low: int, high: int | None = None) -> int:

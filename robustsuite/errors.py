@@ -2,7 +2,16 @@
 
 
 class RobustsuiteError(Exception):
-    """Root of every error that the suite raises on purpose."""
+    """Root of every error that the suite raises on purpose.
+
+    Args:
+        message: What is wrong and the way out, for people.
+        name: The option, setting or field that it is about, for code that looks for its place; None where it is none.
+    """
+
+    def __init__(self, message: str = "", *, name: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class RequestError(RobustsuiteError, ValueError):
@@ -22,7 +31,7 @@ class BudgetError(RobustsuiteError):
 
 
 class NotApplicableError(RobustsuiteError):
-    """The scenario needs something that this victim does not have; the message names it."""
+    """The scenario needs something that this victim does not have; `name` says what."""
 
 
 class ModelError(RobustsuiteError, ValueError):

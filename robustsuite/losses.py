@@ -11,7 +11,9 @@ from torch import Tensor
 from robustsuite import checks
 
 AttackLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Logits `(n, classes)`, labels `(n,)` and targets `(n,)` or None to values `(n,)`; greater is worse for the model."""
+"""Logits `(n, classes)`, labels `(n,)` and targets `(n,)` or None to values `(n,)`; greater is worse for the model.
+
+Hashable, so that climbs of one loss are told from those of another."""
 
 _LEAST_FOR_DLR: Final = 4  # classes; its denominator is made of the greatest, the third and the fourth logit
 _TINY: Final = 1e-12  # as in AutoAttack's own code
@@ -63,7 +65,7 @@ def dlr_towards(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tens
 
 def _aimed(target: Tensor | None) -> Tensor:
     if target is None:
-        raise checks.fail("a class to aim at", "target", target, "pass aim= to ascend")
+        raise checks.fail("a class to aim at", "target", target, "pass target= to value_and_grad")
     return target
 
 

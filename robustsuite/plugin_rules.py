@@ -121,7 +121,7 @@ def no_function(name: str, key: str, value: Any, described: str) -> None:
     elif isinstance(value, _FUNCTIONS):
         got = f"{key}={getattr(value, '__name__', type(value).__name__)} (a function)"
         remedy = f"{key}: {described}" if described else "give numbers, text or lists"
-        raise RequestError(f"expected a plain value for {name}.{key}, got {got}; {remedy}")
+        raise RequestError(f"expected a plain value for {name}.{key}, got {got}; {remedy}", name=key)
 
 
 def _named(cls: Any) -> str:

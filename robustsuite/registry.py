@@ -90,7 +90,7 @@ class Entry:
             if key not in names:
                 near = difflib.get_close_matches(key, names, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"{self.name} takes {', '.join(names) or 'no options'}"
-                raise RequestError(f"expected an option of {self.name}, got {key}={options[key]!r}; {hint}")
+                raise RequestError(f"expected an option of {self.name}, got {key}={options[key]!r}; {hint}", name=key)
         for key, value in options.items():
             no_function(self.name, key, value, parse_docstring(self.cls).arguments.get(key, ""))
         try:
@@ -107,7 +107,7 @@ class Entry:
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise RequestError(
-                f"expected {self.name}.{key} of type {_type_name(hint)}, got {key}={value!r}; {reason}"
+                f"expected {self.name}.{key} of type {_type_name(hint)}, got {key}={value!r}; {reason}", name=key
             ) from error
 
 
@@ -195,7 +195,7 @@ class Registry:
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._entries))}"
-            raise RequestError(f"expected a known {self._kind}, got {self._kind}={name!r}; {hint}")
+            raise RequestError(f"expected a known {self._kind}, got {self._kind}={name!r}; {hint}", name=self._kind)
         return self._entries[name]
 
     def all(self) -> tuple[Entry, ...]:

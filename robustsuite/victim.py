@@ -107,11 +107,10 @@ class Victim:
         return prediction.cpu(), rejected.cpu(), confidence.float().cpu(), logits.double().cpu()
 
     def need(self, name: str, purpose: str) -> Any:
-        """The named field, or a NotApplicableError that says what it is for and how to give it."""
+        """The named field, or a NotApplicableError that says what it is for."""
         value = getattr(self, name)
         if value is None:
-            option = {"train": "--train-data", "public": "--public-data"}.get(name, f"a suite that trains it ({name})")
-            raise NotApplicableError(f"expected a victim with {name}, got {name}=None; {purpose}: give {option}")
+            raise NotApplicableError(f"expected a victim with {name}, got {name}=None; {purpose}", name=name)
         return value
 
 

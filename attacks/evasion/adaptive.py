@@ -14,7 +14,7 @@ from robustsuite.attacks.evasion.apgd import APGD, Climb
 from robustsuite.attacks.evasion.square import Searched, Square, answers_of
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
-from robustsuite.scenarios.found import Found
+from robustsuite.scenarios.found import BestSoFar
 from robustsuite.scenarios.views import WhiteBox
 from robustsuite.streams import Streams
 
@@ -106,7 +106,7 @@ class _Hunt:
 
     def __init__(self, attack: Adaptive, view: WhiteBox, streams: Streams) -> None:
         self._attack, self._view, self._streams = attack, view, streams
-        self._found = Found(view.x)
+        self._returned = BestSoFar(view.x)
         self._best = view.x.clone()
         logits = view.logits(view.x)
         self._clean = losses.margin(logits, view.y, view.target).abs()
@@ -120,7 +120,7 @@ class _Hunt:
         self._at_work = torch.ones_like(view.y, dtype=torch.bool)
 
     def run(self) -> Tensor:
-        """What is handed in."""
+        """What is returned."""
         attack = self._attack
         self._climb(self._rows(), None, attack.steps, "margin")
         for place in range(self._classes.shape[1]):
@@ -130,12 +130,12 @@ class _Hunt:
             before = self._margin.clone()
             self._round(number)
             self._give_up(before, last=number + 1 >= attack.rounds)
-        return self._found.x
+        return self._returned.x
 
     def _rows(self) -> Tensor:
-        """Samples that stand and are worth a pass."""
-        standing = self._found.standing()
-        return standing[self._at_work[standing]]
+        """Samples that are not broken and are worth a pass."""
+        left = self._returned.left()
+        return left[self._at_work[left]]
 
     def _round(self, number: int) -> None:
         steps = 3 * self._attack.steps
@@ -159,7 +159,7 @@ class _Hunt:
         towards = place is not None and view.target is None
         start = self._best[rows] if warm else self._start(rows, aim if place is not None else None, *key)
         attack = APGD(steps=steps, loss="margin", targets=int(towards))
-        state = Climb(attack, view, view.ball, steps, 0, self._found, _WARM if warm else 1.0)(start, rows, aim)
+        state = Climb(attack, view, view.ball, steps, 0, self._returned, _WARM if warm else 1.0)(start, rows, aim)
         if len(state.rows) == 0:
             return
         if place is not None:
@@ -182,9 +182,9 @@ class _Hunt:
         weights = 2 * streams.child("turn").uniform(ids, (view.classes,), dtype=x.dtype) - 1
         weights = weights.scatter(1, view.y[rows, None], -1.0).scatter(1, aim[:, None], 1.0)
         for _ in range(_TURN):
-            seen = view.ascend(x, rows, _along, aim=weights)
-            self._found.keep(x, rows, torch.full_like(seen.loss, -math.inf), seen.fallen)
-            x = view.ball.project(view.ball.step(x, seen.gradient, view.ball.radius, share=0.05), centre)
+            value, gradient, broken = view.value_and_grad(x, rows, _along, target=weights)
+            self._returned.keep(x, rows, torch.full_like(value, -math.inf), broken)
+            x = view.ball.project(view.ball.step(x, gradient, view.ball.radius, share=0.05), centre)
         return x
 
     def _search(self, rows: Tensor, number: int) -> None:
@@ -195,7 +195,7 @@ class _Hunt:
         square = Square(queries=self._attack.queries, share=_PATCH)
         begun = Searched(self._best[rows], self._margin[rows], torch.zeros_like(rows, dtype=torch.bool))
         ended = square.search(part, answers_of(part), self._streams.child("search", number), start=begun)
-        self._found.keep(ended.x, rows, ended.margin, ended.fallen)
+        self._returned.keep(ended.x, rows, ended.margin, ended.broken)
         self._take(rows, ended.x, ended.margin)
 
     def _give_up(self, before: Tensor, *, last: bool) -> None:

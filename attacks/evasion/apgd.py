@@ -13,7 +13,7 @@ from robustsuite import checks, losses
 from robustsuite.attacks.evasion import apgd_rules as rules
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
-from robustsuite.scenarios.found import Found, side_by_side
+from robustsuite.scenarios.found import BestSoFar, side_by_side
 from robustsuite.scenarios.views import WhiteBox
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball
@@ -73,20 +73,20 @@ class APGD:
 
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
-        found = Found(view.x)
+        best = BestSoFar(view.x)
         if view.ball.radius == 0:
-            return found.x
+            return best.x
         aims = self._aims(view)
         left = [(target, restart) for target in range(aims.shape[1]) for restart in range(self.restarts)]
-        rows, together = found.standing(), 1
+        rows, together = best.left(), 1
         while left and len(rows) > 0:
             runs, left = left[:together], left[together:]
             starts = [self._start(view, rows, streams, *run) for run in runs]
             aim = torch.cat([aims[rows, target] for target, _ in runs])
-            self._run(view, torch.cat(starts), rows.repeat(together), aim, found)
-            rows = found.standing()
+            self._run(view, torch.cat(starts), rows.repeat(together), aim, best)
+            rows = best.left()
             together = side_by_side(len(left), len(rows), view.full)
-        return found.x
+        return best.x
 
     def _aims(self, view: WhiteBox) -> Tensor:
         """Classes to pursue `(N, targets)`, the most likely first; without targets one column that nobody reads."""
@@ -107,15 +107,15 @@ class APGD:
         widest = _stages(view.ball, self.steps)[0][0]
         return widest.sample(view.x[rows], view.ids[rows], streams.child("start", target, restart))
 
-    def _run(self, view: WhiteBox, x: Tensor, rows: Tensor, aim: Tensor, found: Found) -> None:
+    def _run(self, view: WhiteBox, x: Tensor, rows: Tensor, aim: Tensor, best: BestSoFar) -> None:
         """One run of each row, in one stage or, in l1, in three."""
         begun = 0
         for ball, steps in _stages(view.ball, self.steps):
-            climb = Climb(self, view, ball, steps, begun, found)
+            climb = Climb(self, view, ball, steps, begun, best)
             state = climb(ball.project(x, view.x[rows]), rows, aim)
             begun += steps
             if ball.radius > view.ball.radius and len(state.rows) > 0:
-                state = _drawn_in(view, state, found)
+                state = _drawn_in(view, state, best)
             x, rows, aim = state.best, state.rows, state.aim
             if len(rows) == 0:
                 return
@@ -130,11 +130,11 @@ def _stages(ball: Ball, steps: int) -> list[tuple[Ball, int]]:
     return [*wide, (ball, left)] if left > 0 else [(ball, steps)]
 
 
-def _drawn_in(view: WhiteBox, state: rules.State, found: Found) -> rules.State:
+def _drawn_in(view: WhiteBox, state: rules.Runs, best: BestSoFar) -> rules.Runs:
     """Without the runs of samples that fall where the best point of a wider ball is drawn into the ball."""
     x = view.ball.project(state.best, state.centre)
-    found.keep(x, state.rows, torch.full_like(state.best_loss, -math.inf), view.fallen(x, state.rows))
-    return state.of(found.stands(state.rows))
+    best.keep(x, state.rows, torch.full_like(state.best_loss, -math.inf), view.broken(x, state.rows))
+    return state.of(best.unbroken(state.rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ class Climb:
         ball: Where to climb.
         steps: Of this stage.
         begun: Steps of the stages before.
-        found: What is handed in so far.
+        best: What is returned so far.
         reach: Length of the first step, in usual ones.
     """
 
@@ -156,10 +156,10 @@ class Climb:
     ball: Ball
     steps: int
     begun: int
-    found: Found
+    best: BestSoFar
     reach: float = 1.0
 
-    def __call__(self, x: Tensor, rows: Tensor, aim: Tensor) -> rules.State:
+    def __call__(self, x: Tensor, rows: Tensor, aim: Tensor) -> rules.Runs:
         """The runs that still stand after the last step."""
         centre = self.view.x[rows]
         loss, gradient = self._see(x, rows, centre, aim, 0)
@@ -167,8 +167,8 @@ class Climb:
         state = state._replace(length=self.reach * state.length)
         checked = 0
         for step in range(1, self.steps + 1):
-            standing = self.found.stands(state.rows)
-            state = state if standing.all() else state.of(standing)
+            unbroken = self.best.unbroken(state.rows)
+            state = state if unbroken.all() else state.of(unbroken)
             if len(state.rows) == 0:
                 break
             state = rules.move(state, self.ball, first=step == 1)
@@ -176,34 +176,33 @@ class Climb:
             state = rules.look(state, loss, gradient if step < self.steps else None)
             if step < self.steps and self._checks(step):
                 state, checked = self._check(state, step - checked), step
-        return state.of(self.found.stands(state.rows))
+        return state.of(self.best.unbroken(state.rows))
 
     def _see(self, x: Tensor, rows: Tensor, centre: Tensor, aim: Tensor, step: int) -> tuple[Tensor, Tensor]:
         attack, view = self.attack, self.view
         name = losses.resolve(attack.loss, view.classes)
         if name != attack.loss:
             view.meter.notes[f"{name} was taken in place of {attack.loss}, which needs more classes"] = None
-        seen = view.ascend(
-            x,
-            rows,
-            (losses.TOWARDS if attack.targets else losses.NAMED)[name],
-            gradient=step < self.steps,
-            standing=self.ball.radius <= view.ball.radius,
-            aim=aim if attack.targets else None,
-            done=(self.begun + step) / attack.steps,
-        )
-        fallen, loss = seen.fallen, seen.loss
-        if self.ball.radius > view.ball.radius:
-            # Beyond the view's ball a wrong answer is no success, and no point there is to be handed in.
-            fallen = fallen & view.ball.contains(x, centre)
-            loss = torch.full_like(loss, -math.inf)
-        self.found.keep(x, rows, loss, fallen)
-        return seen.loss, seen.gradient
+        loss, narrow = (losses.TOWARDS if attack.targets else losses.NAMED)[name], self.ball.radius <= view.ball.radius
+        target, progress = aim if attack.targets else None, (self.begun + step) / attack.steps
+        if step < self.steps:
+            value, gradient, broken = view.value_and_grad(
+                x, rows, loss, target=target, progress=progress, unbroken_only=narrow
+            )
+        else:
+            (value, broken), gradient = view.value(x, rows, loss, target=target, progress=progress), x.new_empty(0)
+        if narrow:
+            self.best.keep(x, rows, value, broken)
+        else:
+            # Beyond the view's ball a wrong answer is no success, and no point there is to be returned.
+            inside = view.ball.contains(x, centre)
+            self.best.keep(x, rows, torch.full_like(value, -math.inf), broken & inside)
+        return value, gradient
 
     def _checks(self, step: int) -> bool:
         if self.ball.norm == "l1":
             return step % max(1, int(_L1_CHECKS * self.steps)) == 0
         return step in rules.checkpoints(self.steps)
 
-    def _check(self, state: rules.State, since: int) -> rules.State:
+    def _check(self, state: rules.Runs, since: int) -> rules.Runs:
         return rules.sparsen(state, self.ball.radius) if self.ball.norm == "l1" else rules.halve(state, since)

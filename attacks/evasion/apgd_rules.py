@@ -18,7 +18,7 @@ _SHORTEST: Final = 10.0  # part of the radius, in l1
 _FIRST_SHARE: Final = 0.2  # of the coordinates that the first l1 steps from a centre move
 
 
-class State(NamedTuple):
+class Runs(NamedTuple):
     """Runs side by side; every part has one row a run.
 
     `rows` are the samples they belong to, `aim` the classes they pursue, `best` the points of greatest loss, `checked`
@@ -43,12 +43,12 @@ class State(NamedTuple):
     share: Tensor
     support: Tensor
 
-    def of(self, runs: Tensor) -> State:
+    def of(self, runs: Tensor) -> Runs:
         """The runs that this mask picks."""
-        return State(*(part[runs] for part in self))
+        return Runs(*(part[runs] for part in self))
 
 
-def start(rows: Tensor, aim: Tensor, centre: Tensor, x: Tensor, loss: Tensor, gradient: Tensor, ball: Ball) -> State:
+def start(rows: Tensor, aim: Tensor, centre: Tensor, x: Tensor, loss: Tensor, gradient: Tensor, ball: Ball) -> Runs:
     """Runs that begin at `x`, where loss and gradient are known; steps of twice the radius, in l1 of once."""
     loss = loss.nan_to_num(nan=-math.inf)
     support = _support(x, centre)
@@ -56,12 +56,12 @@ def start(rows: Tensor, aim: Tensor, centre: Tensor, x: Tensor, loss: Tensor, gr
     support = torch.where(support > 0, support, centre[0].numel())
     length = torch.full_like(loss, ball.radius * (1.0 if ball.norm == "l1" else 2.0))
     fresh = torch.zeros_like(loss)
-    return State(
+    return Runs(
         rows, aim, centre, x, x, loss, gradient, x, loss, gradient, loss, fresh, length, fresh > 0, share, support
     )  # fmt: skip
 
 
-def move(state: State, ball: Ball, *, first: bool) -> State:
+def move(state: Runs, ball: Ball, *, first: bool) -> Runs:
     """One step along the gradient, and but for the first one a quarter of the last step, projected."""
     x, centre = state.x, state.centre
     if ball.norm == "l1":
@@ -82,7 +82,7 @@ def sparse_step(x: Tensor, gradient: Tensor, length: Tensor, share: Tensor) -> T
     return x + _each(length, x) * (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).reshape(x.shape)
 
 
-def look(state: State, loss: Tensor, gradient: Tensor | None) -> State:
+def look(state: Runs, loss: Tensor, gradient: Tensor | None) -> Runs:
     """Take in loss and gradient at the present points; without a gradient the runs have come to their end."""
     slope = state.gradient if gradient is None else gradient
     better = loss > state.best_loss
@@ -112,7 +112,7 @@ def checkpoints(steps: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def halve(state: State, since: int) -> State:
+def halve(state: Runs, since: int) -> Runs:
     """Halve the step, and go back to the best point, of runs that stalled over the `since` steps since the last check.
 
     A run stalls where less than three quarters of its steps raised the loss, or where neither its step size nor its
@@ -129,7 +129,7 @@ def halve(state: State, since: int) -> State:
     )
 
 
-def sparsen(state: State, radius: float) -> State:
+def sparsen(state: Runs, radius: float) -> Runs:
     """In l1, follow the best point's support: while it shrinks go back there with long steps, else step shorter."""
     support = _support(state.best, state.centre)
     shrinks = support < _SHRINKS * state.support
@@ -142,7 +142,7 @@ def sparsen(state: State, radius: float) -> State:
     )
 
 
-def _back(state: State, runs: Tensor) -> State:
+def _back(state: Runs, runs: Tensor) -> Runs:
     back = _each(runs, state.x)
     return state._replace(
         x=torch.where(back, state.best, state.x),

@@ -134,7 +134,7 @@ def in_turn(view: WhiteBox, stages: list[Stage], streams: Streams) -> Tensor:
             break
         moved = stage.play(view.take(rows), streams.child(place, stage.name))
         found[rows] = moved
-        rows = rows[~view.fallen(moved, rows)]
+        rows = rows[~view.broken(moved, rows)]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -13,7 +13,7 @@ from robustsuite import checks, losses
 from robustsuite.diagnostics.rejections import past
 from robustsuite.diagnostics.stand_ins import Bridged
 from robustsuite.registry import register
-from robustsuite.scenarios.found import Found
+from robustsuite.scenarios.found import BestSoFar
 from robustsuite.scenarios.views import WhiteBox
 from robustsuite.streams import Streams
 
@@ -77,34 +77,33 @@ class BPDA:
 
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
-        found = Found(view.x)
+        best = BestSoFar(view.x)
         if view.ball.radius == 0:
-            return found.x
+            return best.x
         if self.bridge:
-            view = _bridged(view)
+            bridged = Bridged(view.model, view.classes, view.ball.radius / 2)
+            view = replace(view, model=bridged, engine=None)
         for run in range(self.restarts):
-            rows = found.standing()
+            rows = best.left()
             if len(rows) == 0:
                 break
             start = view.x[rows]
             if run > 0:
                 start = view.ball.sample(start, view.ids[rows], streams.child("start", run))
-            self._climb(view, start, rows, found, _Loss(view.classes, run % len(_WEIGHTS)))
-        return found.x
+            self._ascend(view, start, rows, best, _Loss(view.classes, run % len(_WEIGHTS)))
+        return best.x
 
-    def _climb(self, view: WhiteBox, x: Tensor, rows: Tensor, found: Found, loss: _Loss) -> None:
-        centre, trend = view.x[rows], torch.zeros_like(x)
-        for step, length in enumerate((*self._lengths(view.ball.radius), 0.0)):
-            last = step == self.steps
-            seen = view.ascend(x, rows, loss, gradient=not last, done=step / self.steps)
-            found.keep(x, rows, seen.loss, seen.fallen)
-            standing = found.stands(rows)
-            if last or not standing.any():
+    def _ascend(self, view: WhiteBox, x: Tensor, rows: Tensor, best: BestSoFar, loss: _Loss) -> None:
+        centre, momentum = view.x[rows], torch.zeros_like(x)
+        for step, length in enumerate(self._lengths(view.ball.radius)):
+            seen = view.value_and_grad(x, rows, loss, progress=step / self.steps)
+            x, rows, gradient, centre, momentum = best.go_on(x, rows, seen, centre, momentum)
+            if len(rows) == 0:
                 return
-            x, rows, centre, trend, slope = (part[standing] for part in (x, rows, centre, trend, seen.gradient))
-            size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
-            trend = self.momentum * trend + slope / size.reshape(-1, *[1] * (slope.dim() - 1))
-            x = view.ball.project(view.ball.step(x, trend, length, share=0.05), centre)
+            size = gradient.flatten(1).abs().sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+            momentum = self.momentum * momentum + gradient / size.reshape(-1, *[1] * (gradient.dim() - 1))
+            x = view.ball.project(view.ball.step(x, momentum, length, share=0.05), centre)
+        best.keep(x, rows, *view.value(x, rows, loss, progress=1.0))
 
     def _lengths(self, radius: float) -> Iterator[float]:
         for step in range(self.steps):
@@ -124,24 +123,9 @@ class _Loss:
     classes: int
     run: int
 
-    @property
-    def __name__(self) -> str:
-        """The name under which climbs are compared."""
-        return f"loss of run {self.run}"
-
     def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
         """Values `(n,)`."""
         if logits.shape[1] <= self.classes:
             name = "dlr" if self.run == 1 else "margin"
             return losses.NAMED[losses.resolve(name, self.classes)](logits, y, target)
         return past(logits, y, target, classes=self.classes, weight=_WEIGHTS[self.run])
-
-
-def _bridged(view: WhiteBox) -> WhiteBox:
-    """The same view through straight-through gradients, where it offers the model itself."""
-    from dataclasses import replace
-
-    inner = getattr(view.model, "inner", view.model)
-    if type(inner).__module__ == Bridged.__module__ or type(inner).__module__.startswith("robustsuite.diagnostics"):
-        return view
-    return replace(view, model=Bridged(view.model, view.classes, view.ball.radius / 2), engine=None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsuite import checks
 from robustsuite.attacks.evasion import minimum_norm as mn
 from robustsuite.registry import register
-from robustsuite.scenarios.views import Ascent, WhiteBox
+from robustsuite.scenarios.views import ValueAndGrad, WhiteBox
 from robustsuite.streams import Streams
 
 _FIRST, _SECOND = 0.9, 0.999  # share that Adam's moments keep
@@ -78,26 +78,26 @@ class CarliniWagner:
         Raises:
             RequestError: The view's norm is not l2.
         """
-        mn.playable(self, view)
+        view = mn.playable(self, view)
         nearest = mn.Nearest(view)
         if view.ball.radius == 0:
             return nearest.handed_in()
         rows = torch.arange(len(view.y), device=view.x.device)
-        seen = view.ascend(view.x, rows, mn.margin, verify=False)
-        clean = seen.loss
+        seen = view.value_and_grad(view.x, rows, mn.margin)
+        clean = seen.value
         nearest.offer(view.x, rows, seen)
         searches = self._first(view, rows, seen).only(nearest.open(rows))
         while len(searches.rows) > 0:
-            seen = view.ascend(searches.x, searches.rows, mn.margin, verify=False)
+            seen = view.value_and_grad(searches.x, searches.rows, mn.margin)
             nearest.offer(searches.x, searches.rows, seen)
             searches = self._ended(nearest, self._moved(view, searches, seen))
             searches = searches.only(nearest.open(searches.rows) & (searches.left > 0))
         nearest.tighten(clean, self.search)
         return nearest.handed_in()
 
-    def _first(self, view: WhiteBox, rows: Tensor, seen: Ascent) -> _Searches:
+    def _first(self, view: WhiteBox, rows: Tensor, seen: ValueAndGrad) -> _Searches:
         """Where each sample starts, by the slope at the clean input."""
-        far, zero = mn.linearised(view, seen), torch.zeros_like(seen.loss)
+        far, zero = mn.linearised(view, seen), torch.zeros_like(seen.value)
         return _Searches(
             rows=rows,
             x=view.x,
@@ -109,17 +109,17 @@ class CarliniWagner:
             length=far,
             step=torch.zeros_like(rows),
             left=torch.full_like(rows, self.rounds + _EXTRA),
-            fell=torch.zeros_like(seen.fallen),
-            enough=torch.zeros_like(seen.fallen),
+            fell=torch.zeros_like(seen.broken),
+            enough=torch.zeros_like(seen.broken),
             least=zero + torch.inf,
             stalled=torch.zeros_like(rows),
             distance=zero + torch.inf,
         )
 
-    def _moved(self, view: WhiteBox, at: _Searches, seen: Ascent) -> _Searches:
+    def _moved(self, view: WhiteBox, at: _Searches, seen: ValueAndGrad) -> _Searches:
         """One step of Adam, and what it tells of the round."""
-        x, way, missing = at.x, at.x - view.x[at.rows], 2 * mn.surely(view) - seen.loss
-        outside = mn.linearised(view, seen._replace(loss=missing.clamp_min(0)))
+        x, way, missing = at.x, at.x - view.x[at.rows], 2 * mn.surely(view) - seen.value
+        outside = mn.linearised(view, seen._replace(value=missing.clamp_min(0)))
         loss = way.flatten(1).square().sum(1) + at.constant * outside
         slope = 2 * way - mn.per_sample(at.constant * (missing > 0), x) * mn.unit(seen.gradient)
         first = torch.lerp(slope, at.first, _FIRST)
@@ -134,8 +134,8 @@ class CarliniWagner:
             first=first,
             second=second,
             step=count,
-            fell=at.fell | seen.fallen,
-            enough=at.enough | (seen.fallen & (2 * count > self.steps)),
+            fell=at.fell | seen.broken,
+            enough=at.enough | (seen.broken & (2 * count > self.steps)),
             least=torch.minimum(at.least, loss),
             stalled=torch.where(loss < at.least, 0, at.stalled + 1),
         )

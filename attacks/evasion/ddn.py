@@ -66,30 +66,30 @@ class DDN:
         Raises:
             RequestError: The view's norm is not l2.
         """
-        mn.playable(self, view)
+        view = mn.playable(self, view)
         nearest, ball = mn.Nearest(view), view.ball
         if ball.radius == 0:
             return nearest.handed_in()
         rows = torch.arange(len(view.y), device=view.x.device)
         x, clean, radii = view.x, view.x.new_empty(0), view.x.new_empty(0)
         for step in range(self.steps):
-            seen = view.ascend(x, rows, mn.by_cross_entropy if step else mn.margin, verify=False)
+            seen = view.value_and_grad(x, rows, mn.by_cross_entropy if step else mn.margin)
             nearest.offer(x, rows, seen)
             if step == 0:
-                clean, radii = seen.loss, self.first_radius * mn.linearised(view, seen)
+                clean, radii = seen.value, self.first_radius * mn.linearised(view, seen)
             left = nearest.open(rows)
             if not left.all():
-                x, rows, radii, seen = x[left], rows[left], radii[left], mn.only(seen, left)
+                x, rows, radii, seen = x[left], rows[left], radii[left], seen.of(left)
             if len(rows) == 0:
                 break
             fade = (1 + math.cos(math.pi * step / self.steps)) / 2
             share = self.step_size * (self.last_step + (1 - self.last_step) * fade)
-            radii = torch.where(seen.fallen, radii * (1 - self.shrink), radii * (1 + self.shrink))
+            radii = torch.where(seen.broken, radii * (1 - self.shrink), radii * (1 + self.shrink))
             centre = view.x[rows]
             length = mn.per_sample(radii * share, x)
             change = mn.unit(x + length * mn.unit(seen.gradient) - centre)
             x = mn.clip(centre + mn.per_sample(radii, x) * change, ball)
         else:
-            nearest.offer(x, rows, view.ascend(x, rows, mn.margin, gradient=False, verify=False))
+            nearest.offer(x, rows, view.value(x, rows, mn.margin))
         nearest.tighten(clean, self.search)
         return nearest.handed_in()

@@ -63,7 +63,7 @@ class DeepFool:
         Raises:
             RequestError: The view's norm is none of `norms`.
         """
-        mn.playable(self, view)
+        view = mn.playable(self, view)
         nearest = mn.Nearest(view)
         if view.ball.radius == 0:
             return nearest.handed_in()
@@ -71,11 +71,11 @@ class DeepFool:
         rows = torch.arange(len(view.y), device=view.x.device)
         x, clean = view.x, view.x.new_empty(0)
         for step in range(self.steps + 1):
-            seen = view.jacobian(x, rows, boundaries.gaps, standing=True, verify=False)
+            seen = view.jacobian(x, rows, boundaries.gaps, unbroken_only=True)
             gap, slope = boundaries.closest(rows, seen)
             clean = seen.values.amax(1) if step == 0 else clean
-            nearest.take(x, rows, seen.fallen, seen.values.amax(1))
-            left = ~seen.fallen
+            nearest.take(x, rows, seen.broken, seen.values.amax(1))
+            left = ~seen.broken
             if not left.any():
                 break
             x, rows = x[left], rows[left]

@@ -14,7 +14,7 @@ from robustsuite.attacks.evasion import minimum_norm as mn
 from robustsuite.isolation import differentiable
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
-from robustsuite.scenarios.views import Ascent, WhiteBox
+from robustsuite.scenarios.views import ValueAndGrad, WhiteBox
 from robustsuite.streams import Streams
 
 _FARTHEST: Final = 1.5  # overshoot at most
@@ -83,7 +83,7 @@ class FAB:
         Raises:
             RequestError: The view's norm is none of `norms`.
         """
-        mn.playable(self, view)
+        view = mn.playable(self, view)
         with differentiable():  # what is made in a caller's inference mode could not be saved for a backward pass
             return self._searched(view, streams)
 
@@ -92,7 +92,7 @@ class FAB:
         if view.ball.radius == 0:
             return nearest.handed_in()
         rows = torch.arange(len(view.y), device=view.x.device)
-        first = view.ascend(view.x, rows, mn.margin, gradient=False, verify=False)
+        first = view.value(view.x, rows, mn.margin)
         nearest.offer(view.x, rows, first)
         lanes = _Lanes(view, self.targets)
         for share, part in _ROUNDS:
@@ -102,7 +102,7 @@ class FAB:
         for run in range(1, self.restarts):
             lanes.restart(nearest, lanes.best(1)[:, 0], streams.child("start", run))
             self._run(view, nearest, lanes, lanes.best(1)[:, 0], self.steps, aimed=False)
-        nearest.tighten(first.loss, self.search)
+        nearest.tighten(first.value, self.search)
         return nearest.handed_in()
 
     def _run(
@@ -116,20 +116,20 @@ class FAB:
                 return
             x, aim = lanes.x[rows, lane[rows]], lanes.classes[rows, lane[rows]]
             if aimed and view.target is None:
-                seen = view.ascend(x, rows, mn.towards, aim=aim, verify=False)
+                seen = view.value_and_grad(x, rows, mn.towards, target=aim)
             else:
-                seen = view.ascend(x, rows, mn.margin, verify=False)
+                seen = view.value_and_grad(x, rows, mn.margin)
             # Where another class than this one has won, how surely is not known, but it is hardly by rounding.
-            nearest.take(x, rows, seen.fallen, seen.loss.abs())
-            lanes.note(x, rows, lane[rows], seen.fallen)
+            nearest.take(x, rows, seen.broken, seen.value.abs())
+            lanes.note(x, rows, lane[rows], seen.broken)
             beyond = (1 + (self.overshoot - 1) * (1 + lanes.misses[rows, lane[rows]])).clamp_max(_FARTHEST)
             lanes.x[rows, lane[rows]] = self._moved(view, x, view.x[rows], seen, beyond)
 
-    def _moved(self, view: WhiteBox, x: Tensor, clean: Tensor, seen: Ascent, beyond: Tensor) -> Tensor:
+    def _moved(self, view: WhiteBox, x: Tensor, clean: Tensor, seen: ValueAndGrad, beyond: Tensor) -> Tensor:
         """The next points: steps onto the plane from here and from the clean inputs, mixed by their lengths."""
         ball, slope = view.ball, seen.gradient
-        here = torch.where(mn.per_sample(seen.fallen, x), torch.lerp(clean, x, self.back), x)
-        gap = seen.loss + ((here - x) * slope).flatten(1).sum(1)
+        here = torch.where(mn.per_sample(seen.broken, x), torch.lerp(clean, x, self.back), x)
+        gap = seen.value + ((here - x) * slope).flatten(1).sum(1)
         clean_gap = gap + ((clean - here) * slope).flatten(1).sum(1)
         step, clean_step = mn.onto(here, slope, -gap, ball), mn.onto(clean, slope, -clean_gap, ball)
         near, far = (ball.distance(d, torch.zeros_like(d)) for d in (step, clean_step))

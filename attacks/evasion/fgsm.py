@@ -48,10 +48,10 @@ class FGSM:
         """Adversarial inputs `(N, …)` for the samples of this view."""
         if view.ball.radius == 0:
             return view.x.clone()
-        start = view.ball.sample(view.x, view.ids, streams.child("start", 0)) if self.random_start else view.x
-        rows = torch.arange(len(start), device=start.device)
-        seen = view.ascend(start, rows, losses.NAMED[losses.resolve(self.loss, view.classes)], standing=True)
-        length = self.step_size * view.ball.radius
-        moved = view.ball.project(view.ball.step(start, seen.gradient, length, share=self.l1_share), view.x)
-        moved[seen.fallen] = start[seen.fallen]
+        ball, rows = view.ball, torch.arange(len(view.x), device=view.x.device)
+        loss = losses.NAMED[losses.resolve(self.loss, view.classes)]
+        x = ball.sample(view.x, view.ids, streams.child("start", 0)) if self.random_start else view.x
+        seen = view.value_and_grad(x, rows, loss, unbroken_only=True)
+        moved = ball.project(ball.step(x, seen.gradient, self.step_size * ball.radius, share=self.l1_share), view.x)
+        moved[seen.broken] = x[seen.broken]
         return moved

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustsuite import checks
 from robustsuite.attacks.evasion import minimum_norm as mn
 from robustsuite.registry import register
-from robustsuite.scenarios.views import Ascent, WhiteBox
+from robustsuite.scenarios.views import ValueAndGrad, WhiteBox
 from robustsuite.streams import Streams
 
 
@@ -68,26 +68,26 @@ class FMN:
         Raises:
             RequestError: The view's norm is none of `norms`.
         """
-        mn.playable(self, view)
+        view = mn.playable(self, view)
         nearest, ball = mn.Nearest(view), view.ball
         if ball.radius == 0:
             return nearest.handed_in()
         rows = torch.arange(len(view.y), device=view.x.device)
         x, clean, radii = view.x, view.x.new_empty(0), torch.zeros_like(nearest.distance)
         for step in range(self.steps):
-            seen = view.ascend(x, rows, mn.margin, verify=False)
-            clean = seen.loss if step == 0 else clean
+            seen = view.value_and_grad(x, rows, mn.margin)
+            clean = seen.value if step == 0 else clean
             nearest.offer(x, rows, seen)
             left = nearest.open(rows)
             if not left.all():
-                x, rows, radii, seen = x[left], rows[left], radii[left], mn.only(seen, left)
+                x, rows, radii, seen = x[left], rows[left], radii[left], seen.of(left)
             if len(rows) == 0:
                 break
             fade = (1 + math.cos(math.pi * step / self.steps)) / 2
             radii = self._radii(view, nearest, x, rows, radii, seen, fade)
             x = self._moved(view, x, rows, radii.to(x.dtype), seen.gradient, fade)
         else:
-            nearest.offer(x, rows, view.ascend(x, rows, mn.margin, gradient=False, verify=False))
+            nearest.offer(x, rows, view.value(x, rows, mn.margin))
         nearest.tighten(clean, self.search)
         return nearest.handed_in()
 
@@ -99,10 +99,17 @@ class FMN:
         return view.ball.project(x + mn.per_sample(length * share, x) * direction, view.x[rows], radii)
 
     def _radii(
-        self, view: WhiteBox, nearest: mn.Nearest, x: Tensor, rows: Tensor, radii: Tensor, seen: Ascent, fade: float
+        self,
+        view: WhiteBox,
+        nearest: mn.Nearest,
+        x: Tensor,
+        rows: Tensor,
+        radii: Tensor,
+        seen: ValueAndGrad,
+        fade: float,
     ) -> Tensor:
         """The radius of each sample's ball for the next step."""
         rate = self.last_shrink + (self.shrink - self.last_shrink) * fade
         towards = view.ball.distance(x, view.x[rows]) + mn.linearised(view, seen)
         grown = torch.where(nearest.found(rows), radii * (1 + rate), towards)
-        return torch.where(seen.fallen, torch.minimum(radii * (1 - rate), nearest.distance[rows]), grown)
+        return torch.where(seen.broken, torch.minimum(radii * (1 - rate), nearest.distance[rows]), grown)

@@ -12,8 +12,8 @@ from robustsuite import checks, losses
 from robustsuite.attacks.evasion.mi_fgsm_maps import diversified, smoothed
 from robustsuite.protocol import Terms
 from robustsuite.registry import register
-from robustsuite.scenarios.found import Found
-from robustsuite.scenarios.views import Through, WhiteBox
+from robustsuite.scenarios.found import BestSoFar
+from robustsuite.scenarios.views import Transform, WhiteBox
 from robustsuite.streams import Streams
 
 _LEAST: Final = 0.9  # of its side, to which a diverse input is shrunk at most
@@ -96,76 +96,75 @@ class MIFGSM:
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
         self._suits(tuple(view.x.shape[1:]))
-        found = Found(view.x)
+        best = BestSoFar(view.x)
         if view.ball.radius == 0:
-            return found.x
-        rows = found.standing()
-        x, trend = view.x[rows], torch.zeros_like(view.x)
+            return best.x
+        rows = best.left()
+        x, momentum = view.x[rows], torch.zeros_like(view.x)
         length = (1 / self.steps if self.step_size is None else self.step_size) * view.ball.radius
         for step in range(self.steps):
-            gradient, fallen = self._gradient(view, x, rows, trend, length, streams.child("maps", step), step, found)
-            standing = ~fallen if self.stop else torch.ones_like(fallen)
-            if not standing.any():
-                return found.x
-            if not standing.all():
-                x, rows, trend, gradient = (part[standing] for part in (x, rows, trend, gradient))
-            trend = self.momentum * trend + _normalised(gradient)
-            x = view.ball.project(view.ball.step(x, trend, length, share=self.l1_share), view.x[rows])
-        fallen = self._look(view, x, rows, 1.0, found)
+            gradient, broken = self._gradient(view, x, rows, momentum, length, streams.child("maps", step), step, best)
+            going_on = ~broken if self.stop else torch.ones_like(broken)
+            if not going_on.any():
+                return best.x
+            if not going_on.all():
+                x, rows, momentum, gradient = (part[going_on] for part in (x, rows, momentum, gradient))
+            momentum = self.momentum * momentum + _normalised(gradient)
+            x = view.ball.project(view.ball.step(x, momentum, length, share=self.l1_share), view.x[rows])
+        broken = self._look(view, x, rows, 1.0, best)
         if not self.stop:
-            last = fallen | found.stands(rows)
-            found.x[rows[last]] = x[last]
-        return found.x
+            last = broken | best.unbroken(rows)
+            best.x[rows[last]] = x[last]
+        return best.x
 
     def _gradient(
         self,
         view: WhiteBox,
         x: Tensor,
         rows: Tensor,
-        trend: Tensor,
+        momentum: Tensor,
         length: float,
         streams: Streams,
         step: int,
-        found: Found,
+        best: BestSoFar,
     ) -> tuple[Tensor, Tensor]:
-        """The mean gradient over all maps at `x`, smoothed, and which samples have fallen there."""
-        loss, done = losses.NAMED[losses.resolve(self.loss, view.classes)], step / self.steps
+        """The mean gradient over all maps at `x`, smoothed, and which samples are broken there."""
+        loss, progress = losses.NAMED[losses.resolve(self.loss, view.classes)], step / self.steps
         direct = not self.diversity and not self.nesterov
-        point = self._ahead(view, x, trend, length) if self.nesterov else x
+        point = self._ahead(view, x, momentum, length) if self.nesterov else x
         if direct:
-            seen = view.ascend(x, rows, loss, standing=self.stop, done=done)
-            found.keep(x, rows, seen.loss, seen.fallen)
-            total, fallen = seen.gradient, seen.fallen
+            value, total, broken = view.value_and_grad(x, rows, loss, progress=progress, unbroken_only=self.stop)
+            best.keep(x, rows, value, broken)
         else:
             total = torch.zeros_like(x)
-            fallen = self._look(view, x, rows, done, found) if self.stop and step else torch.zeros_like(rows) > 0
+            broken = self._look(view, x, rows, progress, best) if self.stop and step else torch.zeros_like(rows) > 0
         for scale in range(1 if direct else 0, self.scales):
-            seen = view.ascend(point, rows, loss, through=self._map(view, streams, scale), done=done)
-            total = total + seen.gradient
+            transform = self._map(view, streams, scale)
+            total = total + view.value_and_grad(point, rows, loss, transform=transform, progress=progress).gradient
         total = total / self.scales
-        return (smoothed(total, self.translation) if self.translation else total), fallen
+        return (smoothed(total, self.translation) if self.translation else total), broken
 
-    def _ahead(self, view: WhiteBox, x: Tensor, trend: Tensor, length: float) -> Tensor:
+    def _ahead(self, view: WhiteBox, x: Tensor, momentum: Tensor, length: float) -> Tensor:
         """Where the accumulated gradient alone would lead, which may lie outside of ball and bounds."""
         if view.ball.norm == "linf":
-            return x + length * self.momentum * trend
-        return view.ball.step(x, trend, length * self.momentum, share=self.l1_share)
+            return x + length * self.momentum * momentum
+        return view.ball.step(x, momentum, length * self.momentum, share=self.l1_share)
 
-    def _map(self, view: WhiteBox, streams: Streams, scale: int) -> Through:
-        def through(x: Tensor, rows: Tensor) -> Tensor:
+    def _map(self, view: WhiteBox, streams: Streams, scale: int) -> Transform:
+        def transform(x: Tensor, rows: Tensor) -> Tensor:
             dimmed: Tensor = x / 2**scale
             if not self.diversity:
                 return dimmed
             keyed = streams.child("diversity", scale)
             return diversified(dimmed, view.ids[rows], keyed, probability=self.diversity, least=_LEAST)
 
-        return through
+        return transform
 
-    def _look(self, view: WhiteBox, x: Tensor, rows: Tensor, done: float, found: Found) -> Tensor:
+    def _look(self, view: WhiteBox, x: Tensor, rows: Tensor, progress: float, best: BestSoFar) -> Tensor:
         loss = losses.NAMED[losses.resolve(self.loss, view.classes)]
-        seen = view.ascend(x, rows, loss, gradient=False, done=done)
-        found.keep(x, rows, seen.loss, seen.fallen)
-        return seen.fallen
+        value, broken = view.value(x, rows, loss, progress=progress)
+        best.keep(x, rows, value, broken)
+        return broken
 
 
 def _normalised(gradient: Tensor) -> Tensor:

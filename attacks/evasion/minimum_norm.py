@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from robustsuite import checks, losses
 from robustsuite.isolation import differentiable
-from robustsuite.scenarios.views import Ascent, Jacobian, WhiteBox
+from robustsuite.scenarios.views import Jacobian, Value, ValueAndGrad, WhiteBox
 from robustsuite.threat import Ball
 
 _SURE: Final = 64  # rounding steps of the greatest logit, from which on no other batch turns a success
@@ -63,11 +64,6 @@ def unit(directions: Tensor) -> Tensor:
     return scaled / per_sample(length, directions)
 
 
-def only(seen: Ascent, rows: Tensor) -> Ascent:
-    """What was seen of some of the rows."""
-    return Ascent(*(part[rows] for part in seen))
-
-
 def clip(x: Tensor, ball: Ball) -> Tensor:
     """Inputs within the ball's bounds."""
     return x if ball.bounds is None else x.clamp(*ball.bounds)
@@ -78,13 +74,14 @@ def width(ball: Ball) -> float:
     return 1.0 if ball.bounds is None else ball.bounds[1] - ball.bounds[0]
 
 
-def playable(attack: Any, view: WhiteBox) -> None:
-    """Refuse a norm that an attack does not have.
+def playable(attack: Any, view: WhiteBox) -> WhiteBox:
+    """The view as an attack near the boundary uses it, where verdicts are verified in the end alone.
 
     Raises:
-        RequestError: The norms that it has.
+        RequestError: The attack has not this norm; the norms that it has.
     """
     checks.one_of("norm", view.ball.norm, attack.norms)
+    return replace(view, verify=False)
 
 
 class Nearest:
@@ -105,27 +102,27 @@ class Nearest:
         self.distance = torch.full((len(view.y),), float("inf"), dtype=torch.float64, device=view.x.device)
         self.margin = torch.zeros(len(view.y), dtype=view.x.dtype, device=view.x.device)
 
-    def offer(self, x: Tensor, rows: Tensor, seen: Ascent) -> Tensor:
+    def offer(self, x: Tensor, rows: Tensor, seen: Value | ValueAndGrad) -> Tensor:
         """Take in points `(n, …)` of samples `rows (n,)`, each sample once, whose loss was `margin`.
 
         Returns:
             Which of them are now the nearest of their sample; bool `(n,)`.
         """
-        return self.take(x, rows, seen.fallen, seen.loss)
+        return self.take(x, rows, seen.broken, seen.value)
 
-    def take(self, x: Tensor, rows: Tensor, fallen: Tensor, margins: Tensor) -> Tensor:
+    def take(self, x: Tensor, rows: Tensor, broken: Tensor, margins: Tensor) -> Tensor:
         """The same, told apart."""
-        better = torch.zeros_like(fallen)
-        if not fallen.any():
+        better = torch.zeros_like(broken)
+        if not broken.any():
             return better
-        x, rows, margins = x[fallen], rows[fallen], margins[fallen]
+        x, rows, margins = x[broken], rows[broken], margins[broken]
         distance = self._view.ball.distance(x, self._view.x[rows])
         rank = (margins <= self._surely).long() + 2 * (distance > self._reach).long()
         wins = (rank < self._rank[rows]) | ((rank == self._rank[rows]) & (distance < self.distance[rows]))
         won = rows[wins]
         self.x[won], self.distance[won], self._rank[won] = x[wins], distance[wins], rank[wins]
         self.margin[won] = margins[wins].to(self.margin.dtype)
-        better[fallen.nonzero()[:, 0][wins]] = True
+        better[broken.nonzero()[:, 0][wins]] = True
         return better
 
     def found(self, rows: Tensor) -> Tensor:
@@ -153,12 +150,12 @@ class Nearest:
             if len(rows) == 0:
                 break
             x = clip(torch.lerp(self._view.x[rows], self.x[rows], 1 + share), self._view.ball)
-            self.offer(x, rows, self._view.ascend(x, rows, margin, gradient=False, verify=False))
+            self.offer(x, rows, self._view.value(x, rows, margin))
         kept = self._view.ball.contains(self.x, self._view.x)
         doubtful = self._doubtful()
         doubtful = doubtful[kept[doubtful]]
         if len(doubtful) > 0:
-            kept[doubtful] = self._view.fallen(self.x[doubtful], doubtful)
+            kept[doubtful] = self._view.broken(self.x[doubtful], doubtful)
         return torch.where(per_sample(kept, self.x), self.x, self._view.x)
 
     def _doubtful(self) -> Tensor:
@@ -185,13 +182,13 @@ class Nearest:
             share = ((aim - below) / (above - below).clamp_min(aim)).clamp(0.02, 0.98)
             t = low + (high - low) * share
             x = clip(torch.lerp(view.x[rows], end, per_sample(t, end)), view.ball)
-            seen = view.ascend(x, rows, margin, gradient=False, verify=False)
+            seen = view.value(x, rows, margin)
             self.offer(x, rows, seen)
-            past = seen.fallen & (seen.loss > self._surely)
+            past = seen.broken & (seen.value > self._surely)
             # Where the same end moved as before, the value at the other one is halved.
             low, high = torch.where(past, low, t), torch.where(past, t, high)
-            below = torch.where(past, below / 2, seen.loss.clamp_max(-aim))
-            above = torch.where(past, seen.loss.clamp_min(aim), above / 2)
+            below = torch.where(past, below / 2, seen.value.clamp_max(-aim))
+            above = torch.where(past, seen.value.clamp_min(aim), above / 2)
 
 
 def steepness(slope: Tensor, ball: Ball) -> Tensor:
@@ -200,9 +197,9 @@ def steepness(slope: Tensor, ball: Ball) -> Tensor:
     return length.clamp_min(torch.finfo(slope.dtype).tiny)
 
 
-def linearised(view: WhiteBox, seen: Ascent) -> Tensor:
+def linearised(view: WhiteBox, seen: ValueAndGrad) -> Tensor:
     """How far the boundary lies by its linearisation `(n,)`; at most as far as the bounds allow."""
-    far = seen.loss.abs() / steepness(seen.gradient, view.ball)
+    far = seen.value.abs() / steepness(seen.gradient, view.ball)
     most = 1e6 if view.ball.bounds is None else view.ball.everywhere(tuple(view.x.shape[1:]), view.ball.bounds).radius
     return far.nan_to_num(nan=most, posinf=most).clamp_max(most)
 
@@ -329,8 +326,8 @@ class Boundaries:
         ball, k = self._view.ball, seen.values.shape[1]
         steep = steepness(seen.gradients.flatten(0, 1), ball).reshape(-1, k)
         nearest = (seen.values.abs() / steep).argmin(1)
-        standing = ~seen.fallen
+        unbroken = ~seen.broken
         places = self._chosen[rows, :k]
-        self._steepness[rows[standing, None], places[standing]] = steep[standing]
+        self._steepness[rows[unbroken, None], places[unbroken]] = steep[unbroken]
         row = torch.arange(len(rows), device=rows.device)
         return seen.values[row, nearest], seen.gradients[row, nearest]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustsuite import checks, losses
 from robustsuite.registry import register
-from robustsuite.scenarios.found import Found, side_by_side
+from robustsuite.scenarios.found import BestSoFar, side_by_side
 from robustsuite.scenarios.views import WhiteBox
 from robustsuite.streams import Streams
 
@@ -62,40 +62,36 @@ class PGD:
 
     def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
-        found = Found(view.x)
-        rows = found.standing() if view.ball.radius > 0 else view.ids[:0]
+        best = BestSoFar(view.x)
+        rows = best.left() if view.ball.radius > 0 else view.ids[:0]
         run = 0
         while run < self.restarts and len(rows) > 0:
             together = 1 if run == 0 else side_by_side(self.restarts - run, len(rows), view.full)
             starts = [self._start(view, rows, streams, run + i) for i in range(together)]
-            self._climb(view, torch.cat(starts), rows.repeat(together), found)
-            rows, run = found.standing(), run + together
-        return found.x
+            self._ascend(view, torch.cat(starts), rows.repeat(together), best)
+            rows, run = best.left(), run + together
+        return best.x
 
     def _start(self, view: WhiteBox, rows: Tensor, streams: Streams, run: int) -> Tensor:
         if run == 0 and not self.random_start:
             return view.x[rows]
         return view.ball.sample(view.x[rows], view.ids[rows], streams.child("start", run))
 
-    def _climb(self, view: WhiteBox, x: Tensor, rows: Tensor, found: Found) -> None:
+    def _ascend(self, view: WhiteBox, x: Tensor, rows: Tensor, best: BestSoFar) -> None:
         """One or more runs side by side, from `x`."""
-        centre, trend = view.x[rows], torch.zeros_like(x)
+        centre, momentum, ball = view.x[rows], torch.zeros_like(x), view.ball
         loss = losses.NAMED[losses.resolve(self.loss, view.classes)]
-        for step in range(self.steps + 1):
-            seen = view.ascend(x, rows, loss, gradient=step < self.steps, standing=True, done=step / self.steps)
-            found.keep(x, rows, seen.loss, seen.fallen)
-            standing = found.stands(rows)
-            if step == self.steps or not standing.any():
+        for step in range(self.steps):
+            seen = view.value_and_grad(x, rows, loss, progress=step / self.steps, unbroken_only=True)
+            x, rows, gradient, centre, momentum = best.go_on(x, rows, seen, centre, momentum)
+            if len(rows) == 0:
                 return
-            gradient = seen.gradient
-            if not standing.all():
-                x, rows, centre, trend, gradient = (part[standing] for part in (x, rows, centre, trend, gradient))
-            trend = self._accumulate(trend, gradient)
-            length = self.step_size * view.ball.radius
-            x = view.ball.project(view.ball.step(x, trend, length, share=self.l1_share), centre)
+            momentum = self._accumulate(momentum, gradient)
+            x = ball.project(ball.step(x, momentum, self.step_size * ball.radius, share=self.l1_share), centre)
+        best.keep(x, rows, *view.value(x, rows, loss, progress=1.0))
 
-    def _accumulate(self, trend: Tensor, gradient: Tensor) -> Tensor:
+    def _accumulate(self, momentum: Tensor, gradient: Tensor) -> Tensor:
         if self.momentum == 0:
             return gradient
         size = gradient.flatten(1).abs().sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        return self.momentum * trend + gradient / size.reshape(-1, *([1] * (gradient.dim() - 1)))
+        return self.momentum * momentum + gradient / size.reshape(-1, *([1] * (gradient.dim() - 1)))

@@ -31,7 +31,7 @@ class Searched(NamedTuple):
 
     x: Tensor
     margin: Tensor
-    fallen: Tensor
+    broken: Tensor
 
 
 @register.attack(
@@ -98,10 +98,10 @@ class Square:
         moves = Moves(view.ball, tuple(view.x.shape[1:]), streams)
         most = torch.full((len(view.y),), self.queries, device=view.x.device) if limit is None else limit
         begun = self._begin(view, ask, moves, most) if start is None else start
-        best, margin, fallen = (part.clone() for part in begun)
+        best, margin, broken = (part.clone() for part in begun)
         asked = torch.full_like(most, 0 if start is not None else 1)
         for step in range(self.queries if start is not None else self.queries - 1):
-            rows = (~fallen & (asked < most)).nonzero()[:, 0]
+            rows = (~broken & (asked < most)).nonzero()[:, 0]
             if len(rows) == 0:
                 break
             covered = share(step, self.queries, self.share, rescaled=self.rescaled)
@@ -116,19 +116,19 @@ class Square:
             asked[rows] += 1
             better = reached | (found >= margin[rows])  # ties too, so that a plateau is walked over
             won = rows[better]
-            best[won], margin[won], fallen[won] = new[better], found[better], reached[better]
-        return Searched(best, margin, fallen)
+            best[won], margin[won], broken[won] = new[better], found[better], reached[better]
+        return Searched(best, margin, broken)
 
     @staticmethod
     def _begin(view: Inputs, ask: Ask, moves: Moves, most: Tensor) -> Searched:
         rows = (most > 0).nonzero()[:, 0]
         best = view.x.clone()
         margin = torch.full((len(best),), -math.inf, dtype=best.dtype, device=best.device)
-        fallen = torch.zeros(len(best), dtype=torch.bool, device=best.device)
+        broken = torch.zeros(len(best), dtype=torch.bool, device=best.device)
         if len(rows):
             best[rows] = moves.start(view.x[rows], view.ids[rows])
-            margin[rows], fallen[rows] = ask(best[rows], rows)
-        return Searched(best, margin, fallen)
+            margin[rows], broken[rows] = ask(best[rows], rows)
+        return Searched(best, margin, broken)
 
 
 def asking(view: ScoreOracle) -> Ask:
@@ -154,8 +154,8 @@ def answers_of(view: WhiteBox) -> Ask:
     """Margins of the logits themselves; the least where a deployed model rejects what its network gets wrong."""
 
     def ask(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        seen = view.ascend(x, rows, losses.margin, gradient=False)
-        return seen.loss.masked_fill((seen.loss > 0) & ~seen.fallen, -math.inf), seen.fallen
+        value, broken = view.value(x, rows, losses.margin)
+        return value.masked_fill((value > 0) & ~broken, -math.inf), broken
 
     return ask
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.assertions.joining import joined
-from robustsuite.assertions.sequential import Look, looks
+from robustsuite.assertions.sequential import InterimLook, looks
 from robustsuite.benchmark.blanks import blank_records
 from robustsuite.benchmark.existing import existing
 from robustsuite.benchmark.games import AttackLike, Game, arrange_all, ask_for_what_is_missing
@@ -50,8 +50,8 @@ class Measurement(NamedTuple):
     report: Report
     found: Record
     metric: Metric | None
-    look: Look
-    last: Look
+    look: InterimLook
+    last: InterimLook
     given: int
 
 
@@ -118,7 +118,9 @@ class _Sequence:
         self._clean: list[CleanAnswers] = []
         self._parts: list[Record] = []
 
-    def run(self, plan: Sequence[Look], settled: Settled, own: bool) -> tuple[Report, Metric | None, Look]:
+    def run(
+        self, plan: Sequence[InterimLook], settled: Settled, own: bool
+    ) -> tuple[Report, Metric | None, InterimLook]:
         """Look until it is settled; the report, the last figure and the look that gave it."""
         sizes = tuple(now.n - before for now, before in zip(plan, [0, *(look.n for look in plan)], strict=False))
         generator = Streams(self._seed).child("samples").generator()
@@ -157,7 +159,7 @@ class _Sequence:
         return seen
 
 
-def _figure(found: Record, look: Look, own: bool) -> Metric:
+def _figure(found: Record, look: InterimLook, own: bool) -> Metric:
     """The robust accuracy that is judged, with the interval that this look may give."""
     alone = found.metrics[METRIC]
     followed = found.metrics.get(METRIC + FOLLOWED_UP)

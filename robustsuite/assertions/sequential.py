@@ -28,7 +28,7 @@ _POWER: Final = 1.5
 
 
 @dataclass(frozen=True)
-class Look:
+class InterimLook:
     """One look at a growing number of samples.
 
     Args:
@@ -44,7 +44,7 @@ class Look:
         return clopper_pearson(successes, self.n, self.level)
 
 
-def looks(n: int, first: int = FIRST) -> tuple[Look, ...]:
+def looks(n: int, first: int = FIRST) -> tuple[InterimLook, ...]:
     """The looks at up to `n` samples: at all of them, at half of those, and so on down to at least `first`.
 
     Args:
@@ -65,4 +65,6 @@ def looks(n: int, first: int = FIRST) -> tuple[Look, ...]:
         sizes.append(half)
     sizes.reverse()
     spent = [ERROR * (size / n) ** _POWER for size in sizes]
-    return tuple(Look(size, 1 - (now - before)) for size, now, before in zip(sizes, spent, [0.0, *spent], strict=False))
+    return tuple(
+        InterimLook(size, 1 - (now - before)) for size, now, before in zip(sizes, spent, [0.0, *spent], strict=False)
+    )

@@ -92,14 +92,14 @@ def _of_defense(suite: Suite, use: DefenseUse) -> list[Problem]:
         bare = make_recipe(suite, DefenseUse(training=use.training, model=use.model))
         recipe = make_recipe(suite, use)
     except RequestError as error:
-        return [Problem(use.locate(str(error)), str(error))]
+        return [Problem(use.locate(error.name), str(error))]
     if suite.dataset.whole and is_trained(recipe):
         message = "expected a model that is not trained beside dataset.whole=True, got one that is"
         remedy = "add checkpoint: FILE to the model, or drop whole: it would be trained on what it is tested on"
         return [Problem((), f"{message}; {remedy}")]
     own = getattr(recipe.objective, "ball", None)
     if isinstance(own, Ball) and own != suite.threat.ball():
-        problems = _vacuous(suite, own, use.locate(f"got radius={own.radius}"))
+        problems = _vacuous(suite, own, use.locate("radius"))
         if problems:
             return problems
     trains = (recipe.objective, recipe.update, recipe.prepare) != (bare.objective, bare.update, bare.prepare)

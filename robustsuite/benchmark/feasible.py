@@ -64,7 +64,7 @@ def _of_attack(
                 for wanted, samples in scenario.trainings(splits.train, recipe, None):
                     _fits(wanted, samples)
     except RequestError as error:
-        yield Problem((use.name, *locate(str(error), {**use.options, **use.rules})), str(error))
+        yield Problem((use.name, *locate(error.name, {**use.options, **use.rules})), str(error))
 
 
 def _of_defense(index: int, use: DefenseUse, recipe: Recipe, train: Samples) -> Iterator[Problem]:
@@ -73,23 +73,22 @@ def _of_defense(index: int, use: DefenseUse, recipe: Recipe, train: Samples) -> 
         try:
             check_defense(part.make(), recipe, train)
         except RequestError as error:
-            yield Problem(_place(index, use, str(error)), str(error))
+            yield Problem(_place(index, use, error.name), str(error))
     for look in (_enough, _fits):
         try:
             look(recipe, train)
         except RequestError as error:
-            path = ("model",) if look is _fits and not use.model else _place(index, use, str(error))
+            path = ("model",) if look is _fits and not use.model else _place(index, use, error.name)
             yield Problem(path, str(error))
             return
 
 
-def _place(index: int, use: DefenseUse, message: str) -> Path:
-    """Where a defence's trouble stands: its own option, a setting of the suite's training, or the defence."""
-    own = use.locate(message)
+def _place(index: int, use: DefenseUse, name: str | None) -> Path:
+    """Where what a defence is refused for stands: its own option, the suite's setting for training, or the defence."""
+    own = use.locate(name)
     if own:
         return ("defenses", index, *own)
-    named = {field.name: None for field in dataclasses.fields(Training)}
-    shared = locate(message, named)
+    shared = locate(name, {field.name: None for field in dataclasses.fields(Training)})
     return ("training", *shared) if shared else ("defenses", index)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from robustsuite import checks, registry
 from robustsuite.canonical import plain
-from robustsuite.errors import RequestError
+from robustsuite.errors import NotApplicableError, RequestError
 from robustsuite.expressions import parse_call
 from robustsuite.protocol import Attack, Scenario
 from robustsuite.refusing import check
@@ -26,6 +26,7 @@ _GIVEN_BY: Final = {
     "public": "what an adversary may know beside it, by --public-data (public=... in Python)",
     "recipe": "how it was trained, by a suite file (recipe=... in Python)",
 }
+_OPTIONS: Final = {"train": "--train-data", "public": "--public-data"}
 
 
 class Game(NamedTuple):
@@ -102,6 +103,13 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
                 f"{entry.scenario} cannot be judged without: give {ways}"
             )
         check(attack, scenario, victim.test, train=victim.train)
+
+
+def why_not(error: NotApplicableError) -> str:
+    """What a record says of a game that its victim does not suit: what is missing, and how to give it."""
+    if error.name is None:
+        return str(error)
+    return f"{error}: give {_OPTIONS.get(error.name, f'a suite that trains it ({error.name})')}"
 
 
 def facts_of(game: Game) -> dict[str, Any]:

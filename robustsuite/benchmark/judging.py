@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from robustsuite.benchmark.games import Game
+from robustsuite.benchmark.games import Game, why_not
 from robustsuite.benchmark.records import Record, save_samples
 from robustsuite.errors import NotApplicableError, StorageError
 from robustsuite.metric import Metrics
@@ -40,7 +40,7 @@ def recorded(blank: Record) -> Iterator[Sheet]:
     try:
         yield sheet
     except NotApplicableError as error:
-        sheet.record = replace(blank, status="not_applicable", message=str(error))
+        sheet.record = replace(blank, status="not_applicable", message=why_not(error))
     except (KeyboardInterrupt, StorageError):
         raise
     except BaseException:  # a plug-in may even ask to exit

@@ -180,7 +180,7 @@ def read_data(suite: Suite) -> Splits:
     except UntrustedFileError:
         raise
     except RequestError as error:
-        path = ("dataset", *locate(str(error), asdict(suite.dataset)))
+        path = ("dataset", *locate(error.name, asdict(suite.dataset)))
         raise suite.refusal([Problem(path, str(error))]) from error
 
 

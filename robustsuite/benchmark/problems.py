@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,9 @@ from pydantic_core import PydanticCustomError
 
 from robustsuite import checks
 from robustsuite.benchmark.yaml_lines import Document, Path
-from robustsuite.errors import RequestError
+from robustsuite.errors import RequestError, RobustsuiteError
 
 T = TypeVar("T")
-_NAMED: Final = re.compile(r"\bgot ([A-Za-z_][\w-]*)[=\[]")
 _LONGEST: Final = 120  # characters of an offending value that an error shows
 
 
@@ -94,22 +92,33 @@ def shown(value: object) -> str:
 def nearest(name: object, allowed: Iterable[str]) -> str:
     """`did you mean …?` where something is near, else what is allowed."""
     names = list(allowed)
+    return _meant(name, names) or _allowed(names)
+
+
+def _meant(name: object, names: list[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"allowed: {', '.join(names) or 'nothing'}"
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _allowed(names: list[str]) -> str:
+    return f"allowed: {', '.join(names) or 'nothing'}"
 
 
 def unknown_key(key: object, value: object, allowed: Iterable[str], of: str) -> Problem:
     """A key that nobody reads."""
     names = list(allowed)
-    hint = nearest(key, names)
-    listed = "" if hint.startswith("allowed") else f" allowed: {', '.join(names)}"
-    return Problem((str(key),), f"expected a key of {of}, got {key}={shown(value)}; {hint}{listed}")
+    hint = " ".join(part for part in (_meant(key, names), _allowed(names)) if part)
+    return Problem((str(key),), f"expected a key of {of}, got {key}={shown(value)}; {hint}")
 
 
-def locate(message: str, values: Any) -> Path:
-    """The path below `values` of the name that an error of the form `expected …, got NAME=VALUE; …` is about."""
-    match = _NAMED.search(message)
-    return (_find(match.group(1), values) or ()) if match else ()
+def named(error: BaseException) -> str | None:
+    """The option or setting that an error is about, where it says so."""
+    return error.name if isinstance(error, RobustsuiteError) else None
+
+
+def locate(name: str | None, values: Any) -> Path:
+    """The path of a name below `values`; empty where it is not there."""
+    return () if name is None else _find(name, values) or ()
 
 
 def _find(name: str, values: Any) -> Path | None:
@@ -189,7 +198,7 @@ def _construct(cls: Callable[..., Any], given: dict[str, Any], problems: list[Pr
         except TypeError:  # a required value was of a wrong type or is refused, which was said already
             return
         except ValueError as error:
-            path = locate(str(error), left)
+            path = locate(named(error), left)
             if path or not problems:  # what is missing only because it was left out here is no news
                 problems.append(Problem(path, str(error)))
             if not path:
@@ -224,14 +233,10 @@ def from_pydantic(error: ValidationError, model: type[BaseModel]) -> list[Proble
             found.append(unknown_key(path[0], item["input"], model.model_fields, "the suite"))
         elif item["type"] == "missing":
             found.append(Problem(path, f"expected {dotted(path)}, got nothing; add a line `{dotted(path)}: …`"))
+        elif item["type"] == "value_error":  # raised by a check of ours, in whole sentences
+            found.append(Problem(path, str(item["ctx"]["error"])))
         else:
-            expected = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            expected, name = item["msg"].removeprefix("Input should be "), dotted(path[-1:]) or "suite"
             expected = f"a value {expected}" if item["type"].startswith(("greater", "less")) else expected
-            if expected.startswith("expected "):
-                found.append(Problem(path, expected))
-            else:
-                name = dotted(path[-1:]) or "suite"
-                found.append(
-                    Problem(path, f"expected {expected}, got {name}={shown(item['input'])}; change that value")
-                )
+            found.append(Problem(path, f"expected {expected}, got {name}={shown(item['input'])}; change that value"))
     return found

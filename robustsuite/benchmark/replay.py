@@ -38,7 +38,7 @@ Announce = Callable[[Record, tuple[str, ...]], None]
 
 
 @dataclass(frozen=True)
-class Difference:
+class Deviation:
     """One thing in which the repetition differs from the record.
 
     Args:
@@ -77,7 +77,7 @@ class Replay:
     recorded: Record
     repeated: Record
     changed: tuple[str, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[Deviation, ...]
     trained: int
     notes: tuple[str, ...] = ()
 
@@ -257,7 +257,7 @@ def _nobody(note: str) -> None:
     """Nobody is told of each step."""
 
 
-def _figures(record: Record, repeated: Record) -> Iterator[Difference]:
+def _figures(record: Record, repeated: Record) -> Iterator[Deviation]:
     """Status, flags, headline, counted passes and metrics; times aside."""
     for name in ("status", "headline"):
         yield from _unequal(name, getattr(record, name), getattr(repeated, name))
@@ -282,18 +282,18 @@ def _last_line(record: Record) -> str:
     return next(iter(reversed(record.message.strip().splitlines())), "") if record.status == "error" else ""
 
 
-def _unequal(what: str, recorded: Any, repeated: Any) -> Iterator[Difference]:
+def _unequal(what: str, recorded: Any, repeated: Any) -> Iterator[Deviation]:
     if recorded != repeated:
-        yield Difference(what, recorded, repeated)
+        yield Deviation(what, recorded, repeated)
 
 
-def _samples(folder: Path, record: Record, room: Path, repeated: Record) -> Iterator[Difference]:
+def _samples(folder: Path, record: Record, room: Path, repeated: Record) -> Iterator[Deviation]:
     """Per-sample columns, row by row."""
     now = record_files.load_samples(room, repeated)
     try:
         before = record_files.load_samples(folder, record)
     except RequestError as error:
-        yield Difference("per-sample file", str(error), f"{len(now)} columns")
+        yield Deviation("per-sample file", str(error), f"{len(now)} columns")
         before = _unchecked(folder / record.samples)
         if not before:
             return
@@ -313,13 +313,13 @@ def _unchecked(path: Path) -> dict[str, Tensor]:
         return {}
 
 
-def _column(name: str, before: Tensor, now: Tensor, ids: Tensor | None) -> Iterator[Difference]:
+def _column(name: str, before: Tensor, now: Tensor, ids: Tensor | None) -> Iterator[Deviation]:
     what = f"column {name}"
     if before.shape != now.shape or before.dtype != now.dtype:
-        yield Difference(what, f"{before.dtype} {tuple(before.shape)}", f"{now.dtype} {tuple(now.shape)}")
+        yield Deviation(what, f"{before.dtype} {tuple(before.shape)}", f"{now.dtype} {tuple(now.shape)}")
         return
     other = (before != now) & ~((before != before) & (now != now))  # what is not a number equals itself here
     rows = other.reshape(len(other), -1).any(1).nonzero()[:, 0] if other.dim() else other.reshape(1).nonzero()[:, 0]
     if len(rows):
         named = rows if ids is None or len(ids) != len(before) else ids[rows]
-        yield Difference(what, "", "", tuple(int(i) for i in named))
+        yield Deviation(what, "", "", tuple(int(i) for i in named))

@@ -46,7 +46,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a run left.
 
     Args:
@@ -143,7 +143,7 @@ def run(
     announce: Callable[[Plan], None] | None = None,
     tell: Tell | None = None,
     **options: Any,
-) -> Outcome:
+) -> RunOutcome:
     """Run every cell that has no record yet.
 
     Args:
@@ -281,7 +281,7 @@ class _Run:
         self._reused = len(self._records)
         self._recalled = self._recall()
 
-    def play(self, engine: Callable[[], Engine]) -> Outcome:
+    def play(self, engine: Callable[[], Engine]) -> RunOutcome:
         """Play what is left, and keep each record as soon as it is there."""
         left = self._left()
         stores = (Store(self._folder), self._worker.cache)
@@ -292,7 +292,7 @@ class _Run:
         self._worker.cache.trim()
         self._remark(self._worker.cache.told())
         ordered = tuple(sorted(self._records.values(), key=lambda record: record.order))
-        return Outcome(ordered, self._folder, len(left), self._reused, self._recalled, tuple(self._mishaps))
+        return RunOutcome(ordered, self._folder, len(left), self._reused, self._recalled, tuple(self._mishaps))
 
     def _drive(self, engine: Engine, left: list[Cell]) -> None:
         same: dict[str, list[Cell]] = {}

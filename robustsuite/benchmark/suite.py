@@ -31,6 +31,7 @@ from robustsuite.benchmark.problems import (
     ProblemsError,
     from_pydantic,
     locate,
+    named,
     read_dataclass,
     shown,
 )
@@ -177,9 +178,7 @@ def read_model(values: Any) -> NetworkSpec:
         if spec.factory is not None:
             load_factory(spec.factory)
     except (TypeError, ValueError) as error:
-        about_weights = f"{values.get('checkpoint')!r}" in str(error)
-        path = ("checkpoint",) if about_weights else locate(str(error), values)
-        raise ProblemsError([Problem(path, str(error))]) from error
+        raise ProblemsError([Problem(locate(named(error), values), str(error))]) from error
     return NetworkSpec({str(key): value for key, value in values.items()})
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from robustsuite import registry
-from robustsuite.benchmark.problems import Problem, ProblemsError, dotted, locate, shown, unknown_key
+from robustsuite.benchmark.problems import Problem, ProblemsError, dotted, locate, named, shown, unknown_key
 from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.errors import RequestError
 
@@ -77,14 +77,14 @@ class DefenseUse:
         items = [self.parts[0].written(extra), *(part.written() for part in self.parts[1:])]
         return items[0] if len(items) == 1 else items
 
-    def locate(self, message: str) -> Path:
-        """The option, or setting of its own, that an error is about: the path below this defence, empty elsewhere."""
+    def locate(self, name: str | None) -> Path:
+        """The option, or setting of its own, of this name: the path below this defence, empty elsewhere."""
         inside = (self.parts[0].name if self.parts else NONE,) if len(self.parts) < 2 else ()
         for index, part in enumerate(self.parts):
-            path = locate(message, part.options)
+            path = locate(name, part.options)
             if path:
                 return (*inside, *path) if inside else (index, part.name, *path)
-        path = locate(message, {"training": self.training, "model": self.model})
+        path = locate(name, {"training": self.training, "model": self.model})
         return (*inside, *path) if path else ()
 
 
@@ -219,7 +219,7 @@ def _check_rules(entry: registry.Entry, rules: dict[str, Any], problems: list[Pr
     try:
         SCENARIOS[entry.scenario].arrange(entry.access, Threat(ball=Ball("linf", 0.0)), rules)
     except (RequestError, ValueError, TypeError) as error:
-        problems.append(Problem(locate(str(error), rules), str(error)))
+        problems.append(Problem(locate(named(error), rules), str(error)))
 
 
 def resolve(
@@ -238,7 +238,7 @@ def resolve(
         try:
             made = entry.make(left)
         except (RequestError, ValueError, TypeError) as error:
-            path = locate(str(error), left)
+            path = locate(named(error), left)
             if path and path[0] not in [f.name for f in entry.parameters] and not entry.name.startswith("art:"):
                 names = (*(f.name for f in entry.parameters), *also)
                 problems.append(unknown_key(path[0], left[str(path[0])], names, entry.name))

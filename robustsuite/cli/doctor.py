@@ -22,7 +22,7 @@ _DATA: Final = ("mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100", "svhn
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at: its state, and where it would fail how to mend it."""
 
     subject: str
@@ -49,57 +49,57 @@ def doctor(
         raise typer.Exit(1)
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[Diagnosis]:
     """Every finding, cheapest first."""
-    yield Finding("robustsuite", OK, f"{__version__} in {Path(__file__).resolve().parents[1]}")
+    yield Diagnosis("robustsuite", OK, f"{__version__} in {Path(__file__).resolve().parents[1]}")
     yield _python()
     broken = False
     for finding in _requirements():
         broken |= finding.state == FAILS
         yield finding
     if broken:
-        yield Finding("torch", NOTE, "not looked at, because a requirement is missing")
+        yield Diagnosis("torch", NOTE, "not looked at, because a requirement is missing")
         return
     for look in (_torch, _devices, _plugins, _data):
         yield from _guarded(look.__name__.strip("_"), look)
     yield _writable(Path.cwd())
 
 
-def _guarded(subject: str, look: object) -> Iterator[Finding]:
+def _guarded(subject: str, look: object) -> Iterator[Diagnosis]:
     """Findings of one look; what it raises is a finding too."""
     try:
         yield from look()  # type: ignore[operator]  # one of the functions below
     except Exception as error:  # a broken installation raises anything
-        yield Finding(subject, FAILS, f"{type(error).__name__}: {error}", "reinstall the package that raised it")
+        yield Diagnosis(subject, FAILS, f"{type(error).__name__}: {error}", "reinstall the package that raised it")
 
 
-def _python() -> Finding:
+def _python() -> Diagnosis:
     version = platform.python_version()
-    return Finding("python", OK, f"{version} on {platform.system()} {platform.machine()}")
+    return Diagnosis("python", OK, f"{version} on {platform.system()} {platform.machine()}")
 
 
-def _requirements() -> Iterator[Finding]:
+def _requirements() -> Iterator[Diagnosis]:
     """Each declared requirement against what is installed."""
     try:
         declared = importlib.metadata.requires("robustsuite") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Finding("requirements", FAILS, "robustsuite is not installed", "pip install -e . in the checkout")
+        yield Diagnosis("requirements", FAILS, "robustsuite is not installed", "pip install -e . in the checkout")
         return
     for text in declared:
         if "extra ==" not in text:
             yield _requirement(text)
 
 
-def _requirement(text: str) -> Finding:
+def _requirement(text: str) -> Diagnosis:
     name = re.split(r"[<>=!~;\[ ]", text, maxsplit=1)[0]
     wanted = text[len(name) :].partition(";")[0].strip()
     try:
         installed = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, FAILS, "not installed", f"pip install '{name}{wanted}'")
+        return Diagnosis(name, FAILS, "not installed", f"pip install '{name}{wanted}'")
     if satisfies(installed, wanted):
-        return Finding(name, OK, f"{installed} ({wanted or 'any'})")
-    return Finding(name, FAILS, f"{installed}, but robustsuite needs {wanted}", f"pip install '{name}{wanted}'")
+        return Diagnosis(name, OK, f"{installed} ({wanted or 'any'})")
+    return Diagnosis(name, FAILS, f"{installed}, but robustsuite needs {wanted}", f"pip install '{name}{wanted}'")
 
 
 def satisfies(version: str, wanted: str) -> bool:
@@ -128,7 +128,7 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in numbers.group().split(".")) if numbers else (0,)
 
 
-def _torch() -> Iterator[Finding]:
+def _torch() -> Iterator[Diagnosis]:
     import torch
 
     try:
@@ -138,70 +138,70 @@ def _torch() -> Iterator[Finding]:
         nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except Exception as error:  # mismatched binaries raise RuntimeError, OSError or AttributeError
         detail = f"torch {torch.__version__} and torchvision do not match ({type(error).__name__}: {error})"
-        yield Finding(
+        yield Diagnosis(
             "torch with torchvision", FAILS, detail, "install both from one index: pip install torch torchvision"
         )
         return
-    yield Finding("torch with torchvision", OK, f"{torch.__version__} and {torchvision.__version__} match")
+    yield Diagnosis("torch with torchvision", OK, f"{torch.__version__} and {torchvision.__version__} match")
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Iterator[Diagnosis]:
     import os
 
     import torch
 
-    yield Finding("cpu", OK, f"{os.cpu_count()} cores; torch uses {torch.get_num_threads()} threads by default")
+    yield Diagnosis("cpu", OK, f"{os.cpu_count()} cores; torch uses {torch.get_num_threads()} threads by default")
     if not torch.cuda.is_available():
         built = "built without CUDA" if torch.version.cuda is None else f"CUDA {torch.version.cuda} sees no device"
-        yield Finding("cuda", NOTE, built)
+        yield Diagnosis("cuda", NOTE, built)
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
         (torch.ones(2, device=f"cuda:{index}") + 1).sum().item()
-        yield Finding(f"cuda:{index}", OK, f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB, computes")
+        yield Diagnosis(f"cuda:{index}", OK, f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB, computes")
     if torch.backends.mps.is_available():
-        yield Finding("mps", OK, "available")
+        yield Diagnosis("mps", OK, "available")
 
 
-def _plugins() -> Iterator[Finding]:
+def _plugins() -> Iterator[Diagnosis]:
     from robustsuite import registry
 
     attacks = [entry for entry in registry.attacks.all() if entry.access != "none"]
     defenses = registry.defenses.all()
-    yield Finding("plug-ins", OK, f"{len(attacks)} attacks, {len(defenses)} defences")
+    yield Diagnosis("plug-ins", OK, f"{len(attacks)} attacks, {len(defenses)} defences")
 
 
-def _data() -> Iterator[Finding]:
+def _data() -> Iterator[Diagnosis]:
     from robustsuite.data.catalogue import DatasetSpec, load
     from robustsuite.data.places import VARIABLE, data_root
-    from robustsuite.errors import RequestError
+    from robustsuite.errors import RequestError, UntrustedFileError
 
     root = data_root(None)
-    yield Finding("data folder", OK if root.is_dir() else NOTE, f"{root}{'' if root.is_dir() else ' is not there'}")
+    yield Diagnosis("data folder", OK if root.is_dir() else NOTE, f"{root}{'' if root.is_dir() else ' is not there'}")
     load(DatasetSpec(name="digits"), seed=0)
-    yield Finding("digits", OK, "embedded in scikit-learn")
+    yield Diagnosis("digits", OK, "embedded in scikit-learn")
     for name in _DATA:
         try:
             splits = load(DatasetSpec(name=name, train=100, test=100), seed=0)
-            yield Finding(name, OK, f"found, inputs of {' x '.join(map(str, splits.train.shape))}")
+            yield Diagnosis(name, OK, f"found, inputs of {' x '.join(map(str, splits.train.shape))}")
         except RequestError as error:
-            found = "cannot be read" in str(error)
+            found = isinstance(error, UntrustedFileError)
             remedy = f"put it below ${VARIABLE} or set download: true in the suite"
-            yield Finding(name, FAILS if found else NOTE, str(error) if found else "not found", remedy)
+            yield Diagnosis(name, FAILS if found else NOTE, str(error) if found else "not found", remedy)
 
 
-def _writable(folder: Path) -> Finding:
+def _writable(folder: Path) -> Diagnosis:
     import tempfile
 
     try:
         with tempfile.TemporaryFile(dir=folder):
-            return Finding("working folder", OK, f"{folder} can be written to")
+            return Diagnosis("working folder", OK, f"{folder} can be written to")
     except OSError as error:
-        return Finding(
+        return Diagnosis(
             "working folder", FAILS, f"{folder}: {error.strerror}", "change to a folder of yours, or use --out"
         )
 
 
-def _print(findings: list[Finding]) -> None:
+def _print(findings: list[Diagnosis]) -> None:
     from rich.markup import escape
     from rich.table import Table
 

@@ -15,7 +15,7 @@ from robustsuite.cli.progress import progress_on
 from robustsuite.cli.verdicts import leave, pronounce
 
 if TYPE_CHECKING:
-    from robustsuite.benchmark.runner import Outcome
+    from robustsuite.benchmark.runner import RunOutcome
     from robustsuite.benchmark.suite import Suite
 
 RUNS: Final = Path("runs")
@@ -127,7 +127,7 @@ def choose_folder(source: str | None, out: Path | None, name: str, *, fresh: boo
     return home
 
 
-def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> Outcome:
+def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> RunOutcome:
     from robustsuite.benchmark.runner import run as run_suite
 
     with progress_on(sys.stderr, quiet=quiet) as progress:
@@ -141,7 +141,7 @@ def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> 
         )
 
 
-def conclude(outcome: Outcome, *, quiet: bool, as_json: bool = False) -> None:
+def conclude(outcome: RunOutcome, *, quiet: bool, as_json: bool = False) -> None:
     """Write the report, print the table and the gates' verdicts, and exit as they ask."""
     from robustsuite import gates
     from robustsuite.cli.report import print_outcome

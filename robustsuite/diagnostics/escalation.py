@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustsuite import registry
 from robustsuite.canonical import digest, plain
 from robustsuite.diagnostics.looking import FEW, Look
+from robustsuite.diagnostics.rejections import Joint
 from robustsuite.diagnostics.search import StandIn, find
 from robustsuite.diagnostics.stand_ins import Rerouted
 from robustsuite.diagnostics.standing import Doubts, examine
@@ -164,7 +165,8 @@ class _Escalation:
         if entry.access != "white-box":
             self._sound &= told["broke"] <= max(1, _OUTDONE * len(rows))
         else:
-            whole = self._victim.model.fully_differentiable or "joint" in via
+            joint = stand_in is not None and isinstance(stand_in.module, Joint)
+            whole = self._victim.model.fully_differentiable or joint
             self._sound |= whole and Suspicion.ZERO_GRADIENTS not in found.flags
 
     def _take(self, rows: Tensor, found: Metrics) -> None:

@@ -37,6 +37,8 @@ class Passing(TorchFunctionMode):
         self.entries: list[Tensor] = []
         self.cuts: list[tuple[Tensor, Tensor]] = []
         self.inside = 0
+        self.soft = _Beside()  # of bools and integers that came of something differentiable, its smooth version
+        self.choices = _Beside()  # of an arg max, the softmax
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -64,15 +66,19 @@ class Passing(TorchFunctionMode):
             self.cuts.append((decided, gap))
 
 
-def soft_of(value: Any) -> Tensor | None:
-    """The smooth stand-in that a bool or an integer carries, where it came of something differentiable."""
-    found = getattr(value, "_robustsuite_soft", None) if isinstance(value, Tensor) else None
-    return found if isinstance(found, Tensor) else None
+class _Beside:
+    """What belongs to tensors, each told by its identity; they are kept meanwhile, so that no other gets the same."""
 
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
 
-def _with_soft(value: Tensor, soft: Tensor) -> Tensor:
-    value._robustsuite_soft = soft  # type: ignore[attr-defined]
-    return value
+    def put(self, tensor: Tensor, what: Tensor) -> Tensor:
+        self._held[id(tensor)] = (tensor, what)
+        return tensor
+
+    def get(self, tensor: Any) -> Tensor | None:
+        held = self._held.get(id(tensor))
+        return None if held is None else held[1]
 
 
 def _slope(tensor: Any) -> bool:
@@ -111,53 +117,53 @@ def _compare(sign: float) -> Handler:
             return decided
         gap = sign * (args[0] - args[1])
         mode.cut(decided, gap)
-        return _with_soft(decided, torch.sigmoid(gap / mode.width))
+        return mode.soft.put(decided, torch.sigmoid(gap / mode.width))
 
     return handle
 
 
-def _convert(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
-    result, soft = func(*args, **kwargs), soft_of(args[0])
+def _convert(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    result, soft = func(*args, **kwargs), mode.soft.get(args[0])
     if soft is None:
         return result
-    return _through(result, soft.to(result.dtype)) if result.is_floating_point() else _with_soft(result, soft)
+    return _through(result, soft.to(result.dtype)) if result.is_floating_point() else mode.soft.put(result, soft)
 
 
-def _multiply(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
+def _multiply(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     result = func(*args, **kwargs)
     for a, b in ((args[0], args[1]), (args[1], args[0])) if len(args) > 1 else ():
-        soft = soft_of(a)
-        if soft is not None and soft_of(b) is None:
+        soft = mode.soft.get(a)
+        if soft is not None and mode.soft.get(b) is None:
             factor = b.detach() if isinstance(b, Tensor) else b
             other = result if result.is_floating_point() else result.to(soft.dtype)
             return other + (soft - soft.detach()) * factor
     return result
 
 
-def _choose(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
+def _choose(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     result = func(*args, **kwargs)
-    soft = soft_of(args[0])
+    soft = mode.soft.get(args[0])
     if soft is None or len(args) < 3:
         return result
     yes, no = (a.detach() if isinstance(a, Tensor) else a for a in args[1:3])
     return result + (soft - soft.detach()) * (yes - no)
 
 
-def _negate(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
-    result, soft = func(*args, **kwargs), soft_of(args[0])
-    return result if soft is None else _with_soft(result, 1 - soft)
+def _negate(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    result, soft = func(*args, **kwargs), mode.soft.get(args[0])
+    return result if soft is None else mode.soft.put(result, 1 - soft)
 
 
-def _arg_max(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
+def _arg_max(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     result = func(*args, **kwargs)
     if _slope(args[0]) and args[0].dim() == 2 and result.shape == args[0].shape[:1]:
-        result._robustsuite_choice = args[0].softmax(1)
+        return mode.choices.put(result, args[0].softmax(1))
     return result
 
 
-def _one_hot(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
-    result, soft = func(*args, **kwargs), getattr(args[0], "_robustsuite_choice", None)
-    return _with_soft(result, soft) if soft is not None and soft.shape == result.shape else result
+def _one_hot(mode: Passing, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    result, soft = func(*args, **kwargs), mode.choices.get(args[0])
+    return mode.soft.put(result, soft) if soft is not None and soft.shape == result.shape else result
 
 
 _GRADIENTS: Final = frozenset({torch.autograd.grad, Tensor.backward, torch.autograd.backward})

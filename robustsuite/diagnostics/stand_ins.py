@@ -15,6 +15,7 @@ from robustsuite.isolation import differentiable
 from robustsuite.serving import Deployed, Outputs
 from robustsuite.streams import Streams, mixed
 
+_TORCHS: Final = frozenset(kind for kind in vars(nn).values() if isinstance(kind, type))
 _CELLS: Final = 8  # of which one noise is made, to tell apart inputs that get noise of their own
 
 
@@ -262,8 +263,7 @@ def _moving(x: Tensor, value: Tensor) -> Tensor:
 
 def _plain(part: nn.Module) -> bool:
     """Whether it is a stranger's activation: no weights, no parts, and none of torch's own."""
-    own = type(part).__module__.startswith("torch.nn")
-    return not own and not any(True for _ in part.parameters()) and not any(True for _ in part.children())
+    return type(part) not in _TORCHS and not [*part.parameters()] and not [*part.children()]
 
 
 def _enter(x: Tensor) -> Any:

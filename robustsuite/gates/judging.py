@@ -27,7 +27,7 @@ _ROBUST: Final = "robust_accuracy"  # asked for without an attack, it is the ver
 _OPEN: Final = ("distance_median", "queries_median", "rejection_rate_attack")  # doubts may move them either way
 
 
-class Place(NamedTuple):
+class FigurePlace(NamedTuple):
     """Where a figure stands: a defence in a suite, and an attack."""
 
     suite: str
@@ -50,9 +50,9 @@ def judge(gates: Iterable[Gate], report: Report) -> tuple[Verdict, ...]:
         In the order of the gates, one verdict for each defence and attack that a gate is about, its `gate` filled in.
     """
     records = main_records(report.joined)
-    cells: dict[Place, list[Record]] = {}
+    cells: dict[FigurePlace, list[Record]] = {}
     for record in records:
-        cells.setdefault(Place(record.suite, record.dataset, record.defense, record.attack), []).append(record)
+        cells.setdefault(FigurePlace(record.suite, record.dataset, record.defense, record.attack), []).append(record)
     repeats = len({record.repeat for record in records})
     return tuple(verdict for gate in gates for verdict in _verdicts(gate, cells, repeats))
 
@@ -64,7 +64,7 @@ def worst(verdicts: Iterable[Verdict]) -> Outcome | None:
     return next((outcome for outcome in order if outcome in outcomes), None)
 
 
-def _verdicts(gate: Gate, cells: Mapping[Place, Sequence[Record]], repeats: int) -> Iterator[Verdict]:
+def _verdicts(gate: Gate, cells: Mapping[FigurePlace, Sequence[Record]], repeats: int) -> Iterator[Verdict]:
     defended = {place[:3]: None for place in cells if gate.defense in ("", place.defense)}
     several = len({place[:2] for place in defended}) > 1
     if not defended:

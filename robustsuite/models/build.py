@@ -117,7 +117,10 @@ class ModelSpec:
 
     def weights_digest(self) -> str:
         """24 hexadecimal digits over the checkpoint; empty without one."""
-        return "" if self.checkpoint is None else file_digest(self.checkpoint)
+        try:
+            return "" if self.checkpoint is None else file_digest(self.checkpoint)
+        except RequestError as error:
+            raise RequestError(str(error), name="checkpoint") from error
 
     def __call__(self, classes: int, shape: tuple[int, ...], bounds: tuple[float, float]) -> nn.Module:
         """The network for so many classes and inputs of this shape, in training mode, on the CPU.
@@ -229,6 +232,7 @@ def _configured(name: str, cls: type[Any], options: dict[str, Any]) -> Body:
             TypeAdapter(types[str(hints[key])], config=ConfigDict(strict=True)).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise RequestError(f"expected {key} of type {hints[key]}, got {key}={value!r}; {reason}") from error
+            wanted = f"{key} of type {hints[key]}"
+            raise RequestError(f"expected {wanted}, got {key}={value!r}; {reason}", name=key) from error
     body: Body = cls(**options)
     return body

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustsuite import checks
 from robustsuite.errors import RequestError, UntrustedFileError
 from robustsuite.files import located, write_atomically
-from robustsuite.models.weight_files import State, mending, read, refused
+from robustsuite.models.weight_files import StateDict, mending, read, refused
 from robustsuite.models.wrap import Wrapped
 
 _PREFIXES: Final = ("_module.", "module.", "_orig_mod.")  # of Opacus, DataParallel and torch.compile
@@ -62,12 +62,12 @@ def load_into(module: nn.Module, path: str | Path) -> None:
             checks.finite(name, tensor)
         except RequestError as error:
             raise UntrustedFileError(
-                f"expected weights that can be used, got checkpoint={str(file)!r}; {error}"
+                f"expected weights that can be used, got checkpoint={str(file)!r}; {error}", name="checkpoint"
             ) from error
     module.load_state_dict(state)
 
 
-def _fitting(module: nn.Module, found: State) -> OrderedDict[str, Tensor] | None:
+def _fitting(module: nn.Module, found: StateDict) -> OrderedDict[str, Tensor] | None:
     """The weights under the names with which torch takes them; None where it takes them with none."""
     for state in _undressed(found):
         if not _refusal(module, state):
@@ -91,7 +91,7 @@ def _refusal(module: nn.Module, state: Mapping[str, Any]) -> str:
     return ""
 
 
-def _undressed(found: State) -> Iterator[OrderedDict[str, Tensor]]:
+def _undressed(found: StateDict) -> Iterator[OrderedDict[str, Tensor]]:
     """The weights as they are, then without each prefix that all of them share."""
     tensors, metadata = found.tensors, found.metadata
     while True:
@@ -110,7 +110,7 @@ def _undressed(found: State) -> Iterator[OrderedDict[str, Tensor]]:
         }
 
 
-def _misfit(file: Path, pool: list[State], module: nn.Module) -> RequestError:
+def _misfit(file: Path, pool: list[StateDict], module: nn.Module) -> RequestError:
     """Why none of these is of this module: what the nearest one lacks."""
     wanted = module.state_dict()
     dressed = [state for found in pool for state in _undressed(found)]
@@ -122,7 +122,8 @@ def _misfit(file: Path, pool: list[State], module: nn.Module) -> RequestError:
         reasons = [f"torch refuses it ({told})"]
     return RequestError(
         f"expected the weights of this model{where}, got checkpoint={str(file)!r}; {' and '.join(reasons)}: give the "
-        f"model that these weights are of, with its options"
+        f"model that these weights are of, with its options",
+        name="checkpoint",
     )
 
 

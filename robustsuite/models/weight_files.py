@@ -33,7 +33,7 @@ _FOREIGN: Final = {
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
 
-class State(NamedTuple):
+class StateDict(NamedTuple):
     """A state dict in a file.
 
     Attributes:
@@ -54,7 +54,7 @@ class State(NamedTuple):
         return "".join(f"[{step!r}]" for step in self.path)
 
 
-def read(file: Path) -> list[State]:
+def read(file: Path) -> list[StateDict]:
     """Every state dict that a file holds; those of usual keys first.
 
     Raises:
@@ -69,20 +69,20 @@ def read(file: Path) -> list[State]:
         raise refused(file, "it is empty")
     # Looked at first: the length that safetensors start with may have the bytes of any other mark.
     if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content):
-        return [State((), _safetensors(file, content), {}, True)]
+        return [StateDict((), _safetensors(file, content), {}, True)]
     if head[:1] == b"<":
         raise refused(file, "it is an HTML page, not weights; download the file itself")
     if file.suffix.lower() in _FOREIGN or content.startswith(_HDF5):
         raise refused(file, _FOREIGN.get(file.suffix.lower(), _FOREIGN[".h5"]))
     if content[:2] == b"PK" or content[:1] == b"\x80":
         return _held(file, _torch(file, content))
-    return [State((), _safetensors(file, content), {}, True)]
+    return [StateDict((), _safetensors(file, content), {}, True)]
 
 
 def refused(file: Path, reason: str) -> UntrustedFileError:
     """The one form that these errors have."""
     return UntrustedFileError(
-        f"expected a file of weights, got checkpoint={str(file)!r}; {reason}; nothing in it was run"
+        f"expected a file of weights, got checkpoint={str(file)!r}; {reason}; nothing in it was run", name="checkpoint"
     )
 
 
@@ -134,7 +134,7 @@ def _reason(error: BaseException) -> str:
     return told.removeprefix("WeightsUnpickler error: ").partition(". Please")[0].partition(" was not an allowed")[0]
 
 
-def _held(file: Path, content: Any) -> list[State]:
+def _held(file: Path, content: Any) -> list[StateDict]:
     found = list(_states(content, (), usual=True))
     if not found:
         tensors = isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values())
@@ -147,12 +147,12 @@ def _held(file: Path, content: Any) -> list[State]:
     return found
 
 
-def _states(value: Any, path: tuple[str | int, ...], *, usual: bool) -> Iterator[State]:
+def _states(value: Any, path: tuple[str | int, ...], *, usual: bool) -> Iterator[StateDict]:
     """Every mapping of tensors below a value."""
     if isinstance(value, Mapping) and value and all(isinstance(item, Tensor) for item in value.values()):
         metadata = getattr(value, "_metadata", None)
         tensors = {str(key): item for key, item in value.items()}
-        yield State(path, tensors, dict(metadata) if isinstance(metadata, Mapping) else {}, usual)
+        yield StateDict(path, tensors, dict(metadata) if isinstance(metadata, Mapping) else {}, usual)
     elif isinstance(value, Mapping) and len(path) < _DEPTH:
         order = [*(key for key in _USUAL if key in value), *(key for key in value if key not in _USUAL)]
         for key in order:

@@ -55,7 +55,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell of the comparison table.
 
     Args:
@@ -117,9 +117,9 @@ class ComparisonTable:
 
     rows: tuple[str, ...]
     columns: tuple[Column, ...]
-    cells: tuple[tuple[Cell, ...], ...]
+    cells: tuple[tuple[TableCell, ...], ...]
 
-    def cell(self, row: str, column: str) -> Cell:
+    def cell(self, row: str, column: str) -> TableCell:
         """The cell of this defence under the column of this title (`verdict` for the worst case).
 
         Raises:

@@ -7,7 +7,7 @@ from typing import Final
 
 from robustsuite.benchmark.records import Record
 from robustsuite.report import words
-from robustsuite.report.cells import Cell, Column, ComparisonTable
+from robustsuite.report.cells import Column, ComparisonTable, TableCell
 from robustsuite.report.charts import Axis, Chart, Point, Series, axis, draw
 from robustsuite.report.worst_case import WORST
 
@@ -64,7 +64,7 @@ def robust_column(table: ComparisonTable) -> Column | None:
 def _values(table: ComparisonTable, title: str) -> dict[str, float]:
     if title not in [column.title for column in table.columns]:
         return {}
-    cells: dict[str, Cell] = {row: table.cell(row, title) for row in table.rows}
+    cells: dict[str, TableCell] = {row: table.cell(row, title) for row in table.rows}
     return {row: cell.value for row, cell in cells.items() if cell.value is not None}
 
 

@@ -19,7 +19,7 @@ _WIDE: Final = 140  # width of a terminal from which all is listed; the comparis
 _FIGURES: Final = ("clean", "own", "with follow-ups", "undefended")
 
 
-class Row(NamedTuple):
+class FollowUpRow(NamedTuple):
     """One evasion cell, as text; rates in percent.
 
     `own` is what the attack alone left robust, `followed_up` what its follow-up attacks left too; `undefended` is the
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     found_by: str
 
 
-def rows(records: Iterable[Record]) -> list[Row]:
+def rows(records: Iterable[Record]) -> list[FollowUpRow]:
     """One row for each record that was followed up, beside the undefended model under the same attack.
 
     Records of other models, and those that no suspicion was raised about, are left out unless some record was
@@ -51,12 +51,12 @@ def rows(records: Iterable[Record]) -> list[Row]:
     ]
 
 
-def _row(record: Record, twin: Record | None) -> Row:
+def _row(record: Record, twin: Record | None) -> FollowUpRow:
     doubts = [code.removeprefix(RESOLVED) + ("" if code.startswith(RESOLVED) else " (open)") for code in record.flags]
     steps = [step for step in record.escalation.get("played", ()) if step.get("broke")]
     found = max(steps, key=lambda step: int(step["broke"]), default=None)
     how = "" if found is None else found["attack"] + (f" through {found['through']}" if found.get("through") else "")
-    return Row(
+    return FollowUpRow(
         record.defense,
         record.attack,
         _rate(record, "clean_accuracy"),

@@ -20,7 +20,7 @@ from robustsuite.report.frame import tidy
 from robustsuite.report.junit import junit
 from robustsuite.report.sarif import sarif
 from robustsuite.report.table import comparison, latex, markdown
-from robustsuite.report.verdicts import Verdict
+from robustsuite.report.verdicts import GateVerdict
 from robustsuite.report.worst_case import with_worst_cases
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def write(
     folder: Path | str,
     records: Iterable[Record] | None = None,
     formats: Sequence[str] = tuple(NAMES),
-    judged: Sequence[Verdict] | None = None,
+    judged: Sequence[GateVerdict] | None = None,
 ) -> list[Path]:
     """Write tables and report into a run's folder; each file is whole or absent, and equal records give equal bytes.
 
@@ -81,18 +81,18 @@ class _Run:
     folder: Path
     records: list[Record]
     joined: list[Record]
-    given: Sequence[Verdict] | None
+    given: Sequence[GateVerdict] | None
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         return tidy(self.joined)
 
     @cached_property
-    def judged(self) -> Sequence[Verdict]:
+    def judged(self) -> Sequence[GateVerdict]:
         return judged_in(self.folder, self.records) if self.given is None else self.given
 
 
-def judged_in(folder: Path, records: Iterable[Record]) -> Sequence[Verdict]:
+def judged_in(folder: Path, records: Iterable[Record]) -> Sequence[GateVerdict]:
     """Verdicts on the gates that a run was asked to pass; none where it was asked for none.
 
     Raises:

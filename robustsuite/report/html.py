@@ -21,7 +21,7 @@ from robustsuite.report.against_radius import against_radius
 from robustsuite.report.details import command, details, provenance
 from robustsuite.report.galleries import galleries
 from robustsuite.report.table import comparison
-from robustsuite.report.verdicts import Verdict
+from robustsuite.report.verdicts import GateVerdict
 
 if TYPE_CHECKING:
     import jinja2
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _HERE: Final = Path(__file__).parent
 
 
-def page(folder: Path, records: Sequence[Record], joined: Sequence[Record], judged: Iterable[Verdict] = ()) -> str:
+def page(folder: Path, records: Sequence[Record], joined: Sequence[Record], judged: Iterable[GateVerdict] = ()) -> str:
     """The page as text.
 
     Args:

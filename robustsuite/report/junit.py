@@ -18,7 +18,7 @@ from robustsuite.benchmark.records import Record
 from robustsuite.report import details, verdicts, words
 from robustsuite.report.frame import one_line
 from robustsuite.report.played import Played, attack_name, figures, finished, several_repeats, sort_out
-from robustsuite.report.verdicts import Verdict
+from robustsuite.report.verdicts import GateVerdict
 
 # Outside of what XML 1.0 allows (its production Char), even as a character reference.
 _ILLEGAL: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -26,7 +26,7 @@ _FAULT: Final = re.compile(r"([A-Za-z_][\w.]*)(?::|$)")
 _COUNTED: Final = {"failures": "failure", "errors": "error", "skipped": "skipped"}
 
 
-def junit(folder: Path, records: Sequence[Record], judged: Sequence[Verdict] = ()) -> str:
+def junit(folder: Path, records: Sequence[Record], judged: Sequence[GateVerdict] = ()) -> str:
     """The whole file.
 
     A test suite for each suite among the records, the gates with the first. Points of a curve stand as properties of
@@ -57,7 +57,7 @@ def legal(text: str) -> str:
     return _ILLEGAL.sub("", text)
 
 
-def _suite(name: str, cells: Sequence[Played], judged: Sequence[Verdict], folder: Path) -> ET.Element:
+def _suite(name: str, cells: Sequence[Played], judged: Sequence[GateVerdict], folder: Path) -> ET.Element:
     element = ET.Element("testsuite", {"name": legal(name)})
     # The machine's name is nobody's business in a file that travels; the format wants one.
     element.set("hostname", "localhost")
@@ -75,7 +75,7 @@ def _suite(name: str, cells: Sequence[Played], judged: Sequence[Verdict], folder
     return element
 
 
-def _gate(suite: str, verdict: Verdict) -> ET.Element:
+def _gate(suite: str, verdict: GateVerdict) -> ET.Element:
     case = _case(f"{suite}.gates", verdicts.gate_name(verdict), 0.0)
     outcome = verdicts.outcome(verdict)
     _properties(case, {"outcome": outcome, "flags": ";".join(verdict.flags)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
+from robustsuite.report.cells import MARK, Column, ComparisonTable, TableCell
 
 _LATEX: Final = {
     **{c: "\\" + c for c in "&%$#_{}"},
@@ -66,7 +66,7 @@ def _markdown_head(column: Column) -> str:
     return escape_markdown(column.heading)
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: TableCell) -> str:
     text = f"**{cell.text}**" if cell.best else cell.text
     return f"{text}{cell.mark} {escape_markdown(cell.interval)}".strip()
 
@@ -109,7 +109,7 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: TableCell) -> str:
     text = escape_latex(cell.text)
     text = rf"\textbf{{{text}}}" if cell.best else text
     small = rf" {{\scriptsize {cell.interval}}}" if cell.interval else ""

@@ -23,7 +23,7 @@ from robustsuite.report import verdicts
 from robustsuite.report.files import NAMES
 from robustsuite.report.played import finished, main_records
 from robustsuite.report.step_summary import step_summary, within
-from robustsuite.report.verdicts import Verdict
+from robustsuite.report.verdicts import GateVerdict
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.records import Record
@@ -55,7 +55,7 @@ class Exported:
 
 def export(
     report: Report,
-    judged: Sequence[Verdict] = (),
+    judged: Sequence[GateVerdict] = (),
     *,
     tracking_uri: str | None = None,
     experiment: str = EXPERIMENT,
@@ -92,7 +92,7 @@ def export(
         ) from error
 
 
-def _export(report: Report, folder: Path, judged: Sequence[Verdict], store: _Store) -> Exported:
+def _export(report: Report, folder: Path, judged: Sequence[GateVerdict], store: _Store) -> Exported:
     key = _identity(report.records, folder)
     when = finished(folder)
     ended = None if when is None else int(1000 * when.timestamp())

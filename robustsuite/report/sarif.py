@@ -17,13 +17,13 @@ from robustsuite import __version__
 from robustsuite.canonical import digest, plain
 from robustsuite.report import details, verdicts, words
 from robustsuite.report import flags as doubts
-from robustsuite.report.cells import Cell, Column
+from robustsuite.report.cells import Column, TableCell
 from robustsuite.report.frame import one_line
 from robustsuite.report.played import attack_name, finished
 from robustsuite.report.sarif_places import Places
 from robustsuite.report.sarif_rules import Rules, describe
 from robustsuite.report.table import comparison
-from robustsuite.report.verdicts import Verdict
+from robustsuite.report.verdicts import GateVerdict
 from robustsuite.report.worst_case import WORST
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _NOTIFICATIONS: Final = (
 )
 
 
-def sarif(folder: Path, records: Sequence[Record], joined: Sequence[Record], judged: Sequence[Verdict] = ()) -> str:
+def sarif(folder: Path, records: Sequence[Record], joined: Sequence[Record], judged: Sequence[GateVerdict] = ()) -> str:
     """The whole log, with a run for each suite among the records.
 
     Args:
@@ -59,7 +59,7 @@ def sarif(folder: Path, records: Sequence[Record], joined: Sequence[Record], jud
     return json.dumps(plain({"$schema": SCHEMA, "version": "2.1.0", "runs": runs}), indent=1, allow_nan=False) + "\n"
 
 
-def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[Verdict], places: Places) -> Json:
+def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[GateVerdict], places: Places) -> Json:
     first = records[0]
     asked = [verdict.gate.attack for verdict in judged if verdict.gate is not None]
     rules = Rules(records, [WORST, *asked] if any(record.attack == WORST for record in joined) else asked)
@@ -85,7 +85,7 @@ def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[V
     }
 
 
-def _gates(suite: str, judged: Sequence[Verdict], rules: Rules, places: Places) -> Iterator[Json]:
+def _gates(suite: str, judged: Sequence[GateVerdict], rules: Rules, places: Places) -> Iterator[Json]:
     """A result for each gate that did not pass."""
     for verdict in judged:
         level = _LEVELS.get(verdicts.outcome(verdict))
@@ -134,14 +134,14 @@ def _weaknesses(suite: str, joined: Sequence[Record], rules: Rules, places: Plac
                 }
 
 
-def _succeeded(cell: Cell, column: Column) -> bool:
+def _succeeded(cell: TableCell, column: Column) -> bool:
     """Whether there is a figure, and it is not the best that there could be."""
     if cell.value is None or column.unit not in ("rate", "rate difference"):
         return cell.value is not None
     return cell.value < 1 if column.better == "higher" else cell.value > 0
 
 
-def _measured(defense: str, column: Column, cell: Cell, ball: str) -> str:
+def _measured(defense: str, column: Column, cell: TableCell, ball: str) -> str:
     figure = f"{cell.text} {words.suffix(cell.unit)} {cell.interval}".strip()
     judged = f" on {cell.n} samples" if cell.n else ""
     whom = "the undefended model" if defense == "none" else defense
@@ -150,12 +150,12 @@ def _measured(defense: str, column: Column, cell: Cell, ball: str) -> str:
     return " ".join(told)
 
 
-def _figures(defense: str, column: Column, cell: Cell) -> Json:
+def _figures(defense: str, column: Column, cell: TableCell) -> Json:
     named = {"defense": defense, "attack": column.attack, "metric": column.metric, "scenario": column.scenario}
     return {**named, "value": cell.value, "low": cell.low, "high": cell.high, "n": cell.n, "flags": list(cell.flags)}
 
 
-def _rank(cell: Cell, column: Column) -> Json:
+def _rank(cell: TableCell, column: Column) -> Json:
     """Most urgent first: the share of what an adversary could get at most, in percent."""
     if cell.value is None or column.unit != "rate":
         return {}
@@ -169,7 +169,7 @@ def _fingerprints(*labels: str) -> dict[str, str]:
     return {"robustsuite/labels/v2": made, "primaryLocationLineHash": f"{made[:16]}:1"}
 
 
-def _invocation(records: Sequence[Record], judged: Sequence[Verdict], rules: Rules, places: Places) -> Json:
+def _invocation(records: Sequence[Record], judged: Sequence[GateVerdict], rules: Rules, places: Places) -> Json:
     code = verdicts.exit_code(records, judged)
     when = finished(places.folder)
     return {

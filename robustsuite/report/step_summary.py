@@ -15,7 +15,7 @@ from robustsuite.report.frame import one_line
 from robustsuite.report.markup import escape_markdown, markdown
 from robustsuite.report.played import attack_name
 from robustsuite.report.report import Report
-from robustsuite.report.verdicts import Verdict
+from robustsuite.report.verdicts import GateVerdict
 
 VARIABLE: Final = "GITHUB_STEP_SUMMARY"
 LIMIT: Final = 1024 * 1024  # bytes that GitHub takes of one step; of a longer file it shows nothing
@@ -24,7 +24,7 @@ _ORDER: Final = (verdicts.FAILED, verdicts.INCONCLUSIVE, verdicts.PASSED)
 _LEFT_OUT: Final = "\n(More than GitHub shows of one step; the rest stands in the report.)\n"
 
 
-def step_summary(report: Report, judged: Sequence[Verdict] = ()) -> str:
+def step_summary(report: Report, judged: Sequence[GateVerdict] = ()) -> str:
     """The run in GitHub's Markdown; everything that a record says is escaped.
 
     Args:
@@ -43,7 +43,9 @@ def step_summary(report: Report, judged: Sequence[Verdict] = ()) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def publish(report: Report, judged: Sequence[Verdict] = (), environment: Mapping[str, str] = os.environ) -> Path | None:
+def publish(
+    report: Report, judged: Sequence[GateVerdict] = (), environment: Mapping[str, str] = os.environ
+) -> Path | None:
     """Append the summary to the file that GitHub names; elsewhere nothing is written.
 
     Args:
@@ -84,7 +86,7 @@ def within(text: str, room: int) -> bytes:
     return lines + b"\n" + _LEFT_OUT.encode()
 
 
-def _gates(judged: Sequence[Verdict]) -> str:
+def _gates(judged: Sequence[GateVerdict]) -> str:
     if not judged:
         return ""
     ordered = sorted(judged, key=lambda verdict: _ORDER.index(verdicts.outcome(verdict)))
@@ -97,12 +99,12 @@ def _gates(judged: Sequence[Verdict]) -> str:
     return "\n".join([f"**Gates: {told}.**", "", "| gate | asked for | measured |", "| :--- | :--- | :--- |", *rows])
 
 
-def _outcome(verdict: Verdict) -> str:
+def _outcome(verdict: GateVerdict) -> str:
     word = verdicts.outcome(verdict)
     return word if word == verdicts.PASSED else f"**{word}**"
 
 
-def _measured(verdict: Verdict) -> str:
+def _measured(verdict: GateVerdict) -> str:
     return escape_markdown(verdicts.measured(verdict))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from robustsuite.benchmark.records import Record
 from robustsuite.report import flags as doubts
 from robustsuite.report import words
-from robustsuite.report.cells import Cell, Column, ComparisonTable
+from robustsuite.report.cells import Column, ComparisonTable, TableCell
 from robustsuite.report.worst_case import WORST
 from robustsuite.suspicions import RESOLVED, Suspicion
 
@@ -56,7 +56,7 @@ def tiles(table: ComparisonTable) -> list[Tile]:
     return found
 
 
-def with_unit(cell: Cell) -> str:
+def with_unit(cell: TableCell) -> str:
     """The figure with its unit."""
     return f"{cell.text} {words.suffix(cell.unit)}".strip()
 
@@ -77,7 +77,7 @@ def _best(table: ComparisonTable, column: Column) -> str | None:
     return next(iter([*marked, *believed]), None)
 
 
-def _is_believed(cell: Cell) -> bool:
+def _is_believed(cell: TableCell) -> bool:
     return cell.value is not None and cell.status == "ok" and doubts.believable(cell.flags)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from robustsuite.benchmark.records import Record
 from robustsuite.metrics import FOLLOWED_UP
 from robustsuite.report import flags as doubts
-from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
+from robustsuite.report.cells import MARK, Column, ComparisonTable, TableCell
 from robustsuite.report.frame import listed, one_line
 from robustsuite.report.markup import latex, markdown
 from robustsuite.report.played import defense_name, main_records, several_suites
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MARK",
-    "Cell",
     "Column",
     "ComparisonTable",
+    "TableCell",
     "comparison",
     "latex",
     "markdown",
@@ -98,7 +98,7 @@ class _Defended:
     def add(self, record: Record) -> None:
         self.records.setdefault((record.scenario, record.attack), []).append(record)
 
-    def cell(self, column: Column, repeats: int) -> Cell:
+    def cell(self, column: Column, repeats: int) -> TableCell:
         if column.metric == "passes_per_sample":
             return self._passes()
         if column.attack:
@@ -123,30 +123,30 @@ class _Defended:
         known = [own, *_mean(records, column.metric + FOLLOWED_UP), *_mean(verdict, column.metric)]
         return max(known) if column.better == "lower" else min(known)
 
-    def _passes(self) -> Cell:
+    def _passes(self) -> TableCell:
         """Forward and backward passes of all evasion attacks together, per sample judged."""
         records = [record for some in self._evasion() for record in some]
         robust = ((record.repeat, figure.n) for record in records for figure in _of([record], "robust_accuracy"))
         judged = {repeat: n for repeat, n in robust if n}
         spent = sum(figure.value for name in _PASSES for figure in _of(records, name))
         if not judged:
-            return Cell(status="not_run" if not records else "absent")
+            return TableCell(status="not_run" if not records else "absent")
         n = sum(judged.values())
-        return Cell(value=spent / n, n=n, unit="passes per sample", status="ok")
+        return TableCell(value=spent / n, n=n, unit="passes per sample", status="ok")
 
 
-def _merged(records: Sequence[Record], column: Column, repeats: int) -> Cell:
+def _merged(records: Sequence[Record], column: Column, repeats: int) -> TableCell:
     """One cell from the records of all repeats."""
     from robustsuite.statistics import over_repeats
 
     measured = [record for record in records if column.metric in record.figures]
     message = "; ".join(dict.fromkeys(filter(None, map(one_line, records))))
     if not measured:
-        return Cell(unit=column.unit, status=_absence(records), message=message)
+        return TableCell(unit=column.unit, status=_absence(records), message=message)
     merged = over_repeats(_of(measured, column.metric))
     codes = [code for record in measured for code in record.flags]
     codes += [Suspicion.MISSING_REPEATS] if len(measured) < repeats else []
-    return Cell(
+    return TableCell(
         merged.value,
         merged.low,
         merged.high,
@@ -176,7 +176,7 @@ def _absence(records: Sequence[Record]) -> str:
     return next((s for s in ("error", "inconclusive", "not_applicable", "not_run") if s in statuses), "absent")
 
 
-def _mark_best(column: Column, cells: Sequence[Cell]) -> list[Cell]:
+def _mark_best(column: Column, cells: Sequence[TableCell]) -> list[TableCell]:
     """Mark the best figures of a column among those that can be believed, where there is something to compare."""
     values = [cell.rank for cell in cells if cell.rank is not None and _eligible(cell)]
     if column.better not in ("higher", "lower") or len(set(values)) < 2:
@@ -185,5 +185,5 @@ def _mark_best(column: Column, cells: Sequence[Cell]) -> list[Cell]:
     return [replace(cell, best=_eligible(cell) and cell.rank == best) for cell in cells]
 
 
-def _eligible(cell: Cell) -> bool:
+def _eligible(cell: TableCell) -> bool:
     return cell.value is not None and cell.status == "ok" and doubts.believable(cell.flags)

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from robustsuite.report import words
-from robustsuite.report.cells import MARK, Cell, Column, ComparisonTable
+from robustsuite.report.cells import MARK, Column, ComparisonTable, TableCell
 from robustsuite.report.worst_case import WORST
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _pieces(group: Sequence[int], wide: Sequence[int], room: int) -> list[list[i
     return pieces
 
 
-def _width(column: Column, cells: Sequence[Cell]) -> int:
+def _width(column: Column, cells: Sequence[TableCell]) -> int:
     figures = max(len(line) for cell in cells for line in _lines(cell))
     return max(figures, *(len(line) for line in _heading(column, figures)))
 
@@ -100,7 +100,7 @@ def _wrap(text: str, width: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _lines(cell: Cell) -> list[str]:
+def _lines(cell: TableCell) -> list[str]:
     figure = f"{cell.text}{_BEST * cell.best}{cell.mark}"
     return [figure, cell.interval] if cell.interval else [figure]
 
@@ -124,7 +124,7 @@ def _table(table: ComparisonTable, part: Sequence[int], console: Console) -> Tab
     return drawn
 
 
-def _text(cell: Cell, console: Console) -> Text:
+def _text(cell: TableCell, console: Console) -> Text:
     from rich.text import Text
 
     style = {"error": "red", "not_applicable": "dim", "not_run": "dim", "inconclusive": "dim"}.get(cell.status, "")

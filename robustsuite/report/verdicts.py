@@ -22,7 +22,7 @@ MEANINGS: Final = {
 }
 
 
-class Verdict(Protocol):
+class GateVerdict(Protocol):
     """A gate, and whether it passed, failed or is inconclusive; `robustsuite.gates.Verdict` is one."""
 
     @property
@@ -42,22 +42,22 @@ class Verdict(Protocol):
         """Codes of doubts."""
 
 
-def outcome(verdict: Verdict) -> str:
+def outcome(verdict: GateVerdict) -> str:
     """`passed`, `failed` or `inconclusive`."""
     return str(verdict.outcome.value)
 
 
-def gate_name(verdict: Verdict) -> str:
+def gate_name(verdict: GateVerdict) -> str:
     """The gate as it is written, or a word where nobody wrote one."""
     return "gate" if verdict.gate is None else str(verdict.gate)
 
 
-def measured(verdict: Verdict) -> str:
+def measured(verdict: GateVerdict) -> str:
     """What was measured and what would settle it: the message without the outcome in front."""
     return verdict.message.removeprefix(f"{outcome(verdict)}: ")
 
 
-def exit_code(records: Iterable[Record], verdicts: Sequence[Verdict]) -> int:
+def exit_code(records: Iterable[Record], verdicts: Sequence[GateVerdict]) -> int:
     """What the command ends with: 1 where a cell raised or a gate failed, else 3 where a gate is inconclusive, else 0.
 
     Example:

@@ -30,7 +30,7 @@ _ULPS: Final = 2**14  # rounding steps of the greatest logit within which a copy
 _COARSE: Final = 2.0**-5  # the same share of it where products have 11 bits
 
 
-class Engine:
+class FastPasses:
     """How the passes of one network are run, for as long as one game lasts.
 
     They are run on an evaluation copy: BatchNorm folded into the layer before it, channels-last convolutions.

@@ -18,7 +18,7 @@ from robustsuite.protocol import Attack, Reviewed, Scenario
 from robustsuite.radii import below_a_grey_level
 from robustsuite.robust import rates
 from robustsuite.scenarios.chance import doubt_chance
-from robustsuite.scenarios.engine import PRECISIONS, TRIAL, Engine
+from robustsuite.scenarios.engine import PRECISIONS, TRIAL, FastPasses
 from robustsuite.scenarios.passes import Passes
 from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
 from robustsuite.serving import Served, ask
@@ -156,14 +156,14 @@ class Evasion(Scenario[Inputs, Tensor]):
             return self.ball.everywhere(victim.test.shape, victim.test.bounds)
         return self.ball.within(victim.test.bounds)
 
-    def _engine(self, victim: Victim, rows: Tensor, meter: Meter) -> Engine | None:
+    def _engine(self, victim: Victim, rows: Tensor, meter: Meter) -> FastPasses | None:
         # An oracle's answers may come from a copy where the network's logits are all that decides them.
         asked = self.access in _ASKED and isinstance(victim.model, Served)
         if len(rows) == 0 or not (asked or self.access == "white-box"):
             return None
         some = victim.given(victim.test.batch(rows[:TRIAL], victim.device).x)
         network, most = victim.model.surrogate(), self.batch_size
-        return Engine(network, some, precision=self.precision, most=most, notes=meter.notes)
+        return FastPasses(network, some, precision=self.precision, most=most, notes=meter.notes)
 
     def targets(self, victim: Victim, batch: Batch) -> Tensor | None:
         """The label that each of these samples shall be read as, `(n,)`; None for an untargeted goal."""

@@ -28,7 +28,7 @@ _SAMPLES = 21  # so that every batch size leaves a rest
 _BATCH = 8  # of the networks that take no other
 
 
-class Around(nn.Module):
+class BeforeAndAfter(nn.Module):
     """A network, and what is done before and after it.
 
     Args:
@@ -52,7 +52,7 @@ class Around(nn.Module):
 
 
 @dataclass
-class Answer:
+class LogitsAndFeatures:
     """Logits beside something else."""
 
     logits: Tensor
@@ -248,24 +248,24 @@ class Inferring(nn.Module):
 
 
 AWKWARD: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "clamps its input in place": partial(Around, before=_in_place),
-    "shifts its input in place": partial(Around, before=_shifted),
+    "clamps its input in place": partial(BeforeAndAfter, before=_in_place),
+    "shifts its input in place": partial(BeforeAndAfter, before=_shifted),
     "begins with an in-place activation": lambda net: nn.Sequential(nn.ReLU(inplace=True), net),
-    "views its input": partial(Around, before=_viewed),
-    "insists on contiguous float32": partial(Around, before=_checked),
-    "loses the axis of a lone row": partial(Around, after=_lone_lost),
-    "refuses a lone row": partial(Around, after=_lone_refused),
-    "takes lone rows only": partial(Around, before=_alone),
-    "takes batches of eight only": partial(Around, before=_eight),
-    "answers in float16": partial(Around, after=Tensor.half),
-    "answers in bfloat16": partial(Around, after=Tensor.bfloat16),
-    "answers in float64": partial(Around, after=Tensor.double),
-    "answers with a tuple": partial(Around, after=lambda z: (z,)),
-    "answers with a tuple of logits and maps": partial(Around, after=lambda z: (z, z[:, :, None])),
-    "answers with a dict": partial(Around, after=lambda z: {"logits": z, "features": z * 2}),
-    "answers with an object": partial(Around, after=lambda z: Answer(z, z * 2)),
-    "answers with a transposed tensor": partial(Around, after=lambda z: z.t().contiguous().t()),
-    "answers with a subclass": partial(Around, after=lambda z: z.as_subclass(Labelled)),
+    "views its input": partial(BeforeAndAfter, before=_viewed),
+    "insists on contiguous float32": partial(BeforeAndAfter, before=_checked),
+    "loses the axis of a lone row": partial(BeforeAndAfter, after=_lone_lost),
+    "refuses a lone row": partial(BeforeAndAfter, after=_lone_refused),
+    "takes lone rows only": partial(BeforeAndAfter, before=_alone),
+    "takes batches of eight only": partial(BeforeAndAfter, before=_eight),
+    "answers in float16": partial(BeforeAndAfter, after=Tensor.half),
+    "answers in bfloat16": partial(BeforeAndAfter, after=Tensor.bfloat16),
+    "answers in float64": partial(BeforeAndAfter, after=Tensor.double),
+    "answers with a tuple": partial(BeforeAndAfter, after=lambda z: (z,)),
+    "answers with a tuple of logits and maps": partial(BeforeAndAfter, after=lambda z: (z, z[:, :, None])),
+    "answers with a dict": partial(BeforeAndAfter, after=lambda z: {"logits": z, "features": z * 2}),
+    "answers with an object": partial(BeforeAndAfter, after=lambda z: LogitsAndFeatures(z, z * 2)),
+    "answers with a transposed tensor": partial(BeforeAndAfter, after=lambda z: z.t().contiguous().t()),
+    "answers with a subclass": partial(BeforeAndAfter, after=lambda z: z.as_subclass(Labelled)),
     "hands out the same memory each time": Reused,
     "counts its calls in a buffer": Counting,
     "computes under autocast": Autocast,

@@ -40,12 +40,12 @@ def test_checkpoints_are_the_papers(steps, wanted):
 def state(**changes):
     """Two runs in one dimension of which nothing happened yet."""
     zero = torch.zeros(2)
-    fields = dict.fromkeys(rules.State._fields, zero) | {
+    fields = dict.fromkeys(rules.Runs._fields, zero) | {
         "x": torch.ones(2, 1), "best": torch.full((2, 1), 3.0), "centre": torch.zeros(2, 1), "length": torch.ones(2),
         "gradient": torch.ones(2, 1), "best_gradient": -torch.ones(2, 1),
         "halved": torch.tensor([False, False]), "best_loss": torch.ones(2), "loss": zero,
     }  # fmt: skip
-    return rules.State(**{**fields, **changes})
+    return rules.Runs(**{**fields, **changes})
 
 
 def test_a_run_that_seldom_rises_is_halved_and_goes_back():

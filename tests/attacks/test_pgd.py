@@ -107,15 +107,20 @@ def test_a_standing_sample_is_returned_where_its_loss_was_largest(view_of, digit
     ball = Ball("linf", 0.1, (0.0, 1.0))
     seen = {}
     view = view_of(net, x, y, ball)
-    plain = type(view).ascend
 
-    def watched(self, z, rows, loss, *, gradient=True, **told):
-        result = plain(self, z, rows, loss, gradient=gradient, **told)
-        for row, value in zip(rows.tolist(), result.loss.tolist(), strict=True):
-            seen[row] = max(value, seen.get(row, -1e9))
-        return result
+    def watch(name):
+        plain = getattr(view, name)
 
-    object.__setattr__(view, "ascend", watched.__get__(view))
+        def watched(z, rows, loss, **told):
+            result = plain(z, rows, loss, **told)
+            for row, value in zip(rows.tolist(), result.value.tolist(), strict=True):
+                seen[row] = max(value, seen.get(row, -1e9))
+            return result
+
+        object.__setattr__(view, name, watched)
+
+    watch("value_and_grad")
+    watch("value")
     moved = PGD(steps=12, step_size=0.7)(view, Streams(0))  # long steps overshoot, so that last is not best
     standing = robust(net, moved, y)
     got = losses.cross_entropy(net(moved), y)

@@ -23,7 +23,7 @@ class Mine:
     loss: str = "margin"
 
     def __call__(self, view, streams):
-        return view.ascend(view.x, view.y, losses.NAMED[self.loss]).gradient
+        return view.value_and_grad(view.x, view.y, losses.NAMED[self.loss]).gradient
 '''
 DEFENSE = (
     GOOD.split("@register")[0]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_imports_point_downwards(file):
         assert parts[1] not in ("attacks", "defenses"), f"{place} names a plug-in: {name}"
         if parts[1] in LEVEL and (place, parts[1]) not in ALLOWED:
             assert LEVEL[parts[1]] <= LEVEL[own], f"{place} imports {name}, which is a later layer"
+
+
+def test_no_class_name_stands_twice():
+    found = defaultdict(list)
+    for file in (file for folder in ("robustsuite", "attacks", "defenses") for file in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):  # which nobody sees but its file
+                found[node.name].append(file.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
 def test_plugins_use_only_what_strangers_can():

@@ -61,6 +61,15 @@ def test_a_comparison_rises_with_its_operand(function):
     torch.testing.assert_close(found, want)
 
 
+def test_nothing_is_hung_on_tensors():
+    leaf = torch.rand(4, 3, requires_grad=True)
+    with Passing(4, 3):
+        made = [leaf > 0.5, leaf.argmax(1), F.one_hot(leaf.argmax(1), 3)]
+    assert [vars(tensor) for tensor in made] == [{}, {}, {}]
+    with Passing(4, 3):
+        assert not made[0].float().requires_grad
+
+
 def test_the_code_of_an_arg_max_has_the_slope_of_a_softmax():
     z = torch.randn(4, 3)
     leaf = z.clone().requires_grad_(True)

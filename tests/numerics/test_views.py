@@ -45,12 +45,12 @@ def test_ascend_gives_loss_gradient_and_verdict_of_one_pass():
     net = linear()
     view = make_view("white-box", Served(net), common())
     rows = torch.tensor([1, 3])
-    seen = view.ascend(view.x[rows], rows)
+    seen = view.value_and_grad(view.x[rows], rows)
     x = view.x[rows].clone().requires_grad_()
     wanted = losses.cross_entropy(net(x), view.y[rows])
-    torch.testing.assert_close(seen.loss, wanted.detach())
+    torch.testing.assert_close(seen.value, wanted.detach())
     torch.testing.assert_close(seen.gradient, torch.autograd.grad(wanted.sum(), x)[0])
-    assert torch.equal(seen.fallen, net(x).argmax(1) != 0)
+    assert torch.equal(seen.broken, net(x).argmax(1) != 0)
     assert (view.meter.forwards, view.meter.backwards) == (2, 2)
     assert not any(part.requires_grad for part in seen)
     assert all(p.grad is None for p in net.parameters())
@@ -59,8 +59,8 @@ def test_ascend_gives_loss_gradient_and_verdict_of_one_pass():
 def test_a_forward_only_look_costs_no_backward():
     view = make_view("white-box", Served(linear()), common())
     rows = torch.arange(4)
-    view.ascend(view.x, rows, gradient=False)
-    view.fallen(view.x, rows)
+    view.value(view.x, rows)
+    view.broken(view.x, rows)
     assert (view.meter.forwards, view.meter.backwards) == (8, 0)
 
 
@@ -69,7 +69,7 @@ def test_ascend_works_where_the_caller_switched_gradients_off(mode):
     net = linear()
     with mode():
         view = make_view("white-box", Served(net), common())
-        seen = view.ascend(view.x, torch.arange(4))
+        seen = view.value_and_grad(view.x, torch.arange(4))
     assert float(seen.gradient.abs().sum()) > 0
 
 
@@ -79,9 +79,9 @@ def test_masked_gradients_are_counted():
             return x.detach().round() @ torch.ones(3, 4, dtype=torch.float64) * torch.arange(4.0).double()
 
     view = make_view("white-box", Served(Detached()), common(y=torch.full((4,), 3)))
-    seen = view.ascend(view.x, torch.arange(4))
+    seen = view.value_and_grad(view.x, torch.arange(4))
     assert float(seen.gradient.abs().sum()) == 0
-    standing = int((~seen.fallen).sum())
+    standing = int((~seen.broken).sum())
     assert view.meter.zero_gradients == view.meter.gradients == standing > 0
 
 
@@ -90,7 +90,7 @@ def test_a_rejected_wrong_answer_has_not_fallen():
     x = torch.tensor([[-1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
     view = make_view("white-box", Guarded(network), common(n=2, x=x, y=torch.zeros(2, dtype=torch.int64)))
     assert network(x).argmax(1).tolist() == [3, 3]
-    assert view.fallen(x, torch.arange(2)).tolist() == [False, True]
+    assert view.broken(x, torch.arange(2)).tolist() == [False, True]
     assert view.meter.fallen == {101}
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from robustsuite import losses, processor, registry
 from robustsuite.play import play
-from robustsuite.scenarios.engine import Engine
+from robustsuite.scenarios.engine import FastPasses
 from robustsuite.scenarios.evasion import Evasion
-from robustsuite.scenarios.found import Found, side_by_side
+from robustsuite.scenarios.found import BestSoFar, side_by_side
 from robustsuite.scenarios.views import Meter, make_view
 from robustsuite.serving import Served
 from robustsuite.streams import Streams
@@ -45,7 +45,7 @@ def standing(tiny, moved):
 def test_a_folded_copy_leaves_every_verdict(name, norm, tiny):
     ball = BALL if norm == "linf" else Ball("l2", 0.18, (0.0, 1.0))
     attack = registry.attacks.get(name).make(ATTACKS[name])
-    plain, engine = view_of(tiny, ball=ball), Engine(tiny[0], tiny[1])
+    plain, engine = view_of(tiny, ball=ball), FastPasses(tiny[0], tiny[1])
     assert engine.copied
     assert engine.notes == {}
     one = standing(tiny, attack(plain, Streams(0)))
@@ -76,21 +76,21 @@ def border(tiny):
 def test_verdicts_within_rounding_are_the_originals(tiny, border):
     points, rows = border
     network, x, y, _ = tiny
-    engine = Engine(network, x)
+    engine = FastPasses(network, x)
     wanted = network(points).argmax(1) != y[rows]
     told = engine.copy(points).argmax(1) != y[rows]
     assert len(points) > 100
     assert int((wanted != told).sum()) > 0  # the copy alone would be wrong here
     view = view_of(tiny, engine, ball=Ball("linf", 1.0))
-    assert torch.equal(view.ascend(points, rows).fallen, wanted)
-    assert torch.equal(view.ascend(points, rows, gradient=False).fallen, wanted)
+    assert torch.equal(view.value_and_grad(points, rows).broken, wanted)
+    assert torch.equal(view.value(points, rows).broken, wanted)
 
 
 @pytest.mark.parametrize("access", ["scores", "labels"])
 def test_an_oracle_answers_from_the_copy_and_labels_as_the_original_does(access, tiny, border):
     points, rows = border
     network, x, y, ids = tiny
-    engine = Engine(network, x)
+    engine = FastPasses(network, x)
     common = {"x": x, "y": y, "ids": ids, "ball": Ball("linf", 1.0), "classes": 4, "meter": Meter()}
     oracle = make_view(access, Served(network), common, engine=engine)
     clean, near = torch.arange(len(x)), network(points)
@@ -113,20 +113,20 @@ def test_a_copy_that_is_not_smooth_must_be_confirmed_whatever_its_margin(tiny):
         def forward(self, x):
             return -100.0 * tiny[0](x)
 
-    engine = Engine(tiny[0], tiny[1])
+    engine = FastPasses(tiny[0], tiny[1])
     engine.copy, engine.smooth = Liar(), False
     view = view_of(tiny, engine)
-    seen = view.ascend(view.x, torch.arange(len(view.y)))
-    assert not bool(seen.fallen.any())
+    seen = view.value_and_grad(view.x, torch.arange(len(view.y)))
+    assert not bool(seen.broken.any())
     assert view.meter.fallen == set()
     assert view.meter.forwards == 2 * len(view.y)
 
 
 def test_successes_far_from_the_border_cost_no_second_pass(tiny):
-    engine = Engine(tiny[0], tiny[1])
+    engine = FastPasses(tiny[0], tiny[1])
     view = view_of((tiny[0], tiny[1], (tiny[2] + 1) % 4, tiny[3]), engine)
-    seen = view.ascend(view.x, torch.arange(len(view.y)))
-    assert bool(seen.fallen.all())
+    seen = view.value_and_grad(view.x, torch.arange(len(view.y)))
+    assert bool(seen.broken.all())
     assert view.meter.forwards <= 1.1 * len(view.y)
 
 
@@ -152,7 +152,7 @@ class Alone(Moody):
 @pytest.mark.parametrize(("kind", "why"), [(Moody, "it answers differently"), (Alone, "TypeError")])
 def test_what_cannot_be_folded_is_used_as_it_is_and_said(kind, why):
     network = kind().eval()
-    engine = Engine(network, torch.rand(5, 1, 8, 8))
+    engine = FastPasses(network, torch.rand(5, 1, 8, 8))
     assert engine.copy.network is network
     assert not engine.copied
     assert list(engine.notes) == [f"the network was run as it is, without folding ({why})"]
@@ -172,7 +172,7 @@ def test_the_note_reaches_the_judgement():
 
 def test_a_network_without_batchnorm_that_lies_well_is_not_copied():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
-    assert Engine(network, torch.rand(5, 1, 8, 8)).copy.network is network
+    assert FastPasses(network, torch.rand(5, 1, 8, 8)).copy.network is network
 
 
 class Watched(nn.Module):
@@ -190,40 +190,40 @@ class Watched(nn.Module):
 
 
 def test_a_pass_is_no_larger_than_the_engine_says(tiny):
-    engine = Engine(tiny[0], tiny[1], most=32)
+    engine = FastPasses(tiny[0], tiny[1], most=32)
     engine.copy = Watched(engine.copy)
     view = view_of(tiny, engine)
     rows = torch.arange(len(view.y))
-    seen = view.ascend(view.x, rows)
+    seen = view.value_and_grad(view.x, rows)
     sizes = [size for size, _, _ in engine.copy.seen]
     assert max(sizes) == 32
     assert sum(sizes) == len(view.y)
-    whole = view_of(tiny).ascend(view.x, rows)
+    whole = view_of(tiny).value_and_grad(view.x, rows)
     torch.testing.assert_close(seen.gradient, whole.gradient, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(seen.loss, whole.loss, rtol=1e-4, atol=1e-5)
-    assert torch.equal(seen.fallen, whole.fallen)
+    torch.testing.assert_close(seen.value, whole.value, rtol=1e-4, atol=1e-5)
+    assert torch.equal(seen.broken, whole.broken)
 
 
 def test_batches_are_measured_and_the_same_each_time():
     small, large = (nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Flatten()).eval() for width in (2, 1024))
     x = torch.rand(4, 3, 32, 32)
-    assert Engine(small, x).batch == Engine(small, x).batch == 128
-    assert Engine(large, x).batch == 16
-    assert Engine(small, x, most=5).batch == 5
+    assert FastPasses(small, x).batch == FastPasses(small, x).batch == 128
+    assert FastPasses(large, x).batch == 16
+    assert FastPasses(small, x, most=5).batch == 5
 
 
 def test_memory_that_runs_out_halves_the_batch_for_good(tiny):
     meter = Meter()
-    engine = Engine(tiny[0], tiny[1], notes=meter.notes)
+    engine = FastPasses(tiny[0], tiny[1], notes=meter.notes)
     engine.copy = Watched(engine.copy, most=20)
     view = view_of(tiny, engine)
     rows = torch.arange(len(view.y))
-    seen = view.ascend(view.x, rows)
+    seen = view.value_and_grad(view.x, rows)
     assert engine.batch <= 20
     assert list(meter.notes) == ["memory ran out, and batches were halved"]
-    torch.testing.assert_close(seen.gradient, view_of(tiny).ascend(view.x, rows).gradient, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(seen.gradient, view_of(tiny).value_and_grad(view.x, rows).gradient, rtol=1e-4, atol=1e-6)
     before = len(engine.copy.seen)
-    view.ascend(view.x, rows)
+    view.value_and_grad(view.x, rows)
     assert sum(size for size, _, _ in engine.copy.seen[before:]) == len(view.y)
 
 
@@ -233,9 +233,9 @@ def test_no_gradient_of_a_weight_is_computed(tiny):
     for parameter in network.parameters():
         parameter.requires_grad_(True)
         parameter.register_hook(lambda gradient: asked.append(gradient.shape))
-    for engine in (None, Engine(network, tiny[1])):
+    for engine in (None, FastPasses(network, tiny[1])):
         view = view_of(tiny, engine)
-        view.ascend(view.x, torch.arange(len(view.y)))
+        view.value_and_grad(view.x, torch.arange(len(view.y)))
         assert engine is None or not any(p.requires_grad for p in view.proxy.parameters())
     assert asked == []
     assert all(p.requires_grad and p.grad is None for p in network.parameters())
@@ -245,9 +245,9 @@ def test_no_gradient_of_a_weight_is_computed(tiny):
 def test_fast_finds_what_the_reference_finds_and_ends_in_full_precision(name, tiny):
     """Whether bfloat16 pays is a matter of the machine; that it leaves the verdicts is not."""
     attack = registry.attacks.get(name).make({"steps": 20})
-    reference = view_of(tiny, Engine(tiny[0], tiny[1]))
+    reference = view_of(tiny, FastPasses(tiny[0], tiny[1]))
     wanted = standing(tiny, attack(reference, Streams(0)))
-    engine = Engine(tiny[0], tiny[1])
+    engine = FastPasses(tiny[0], tiny[1])
     engine.fast, engine.copy = True, Watched(engine.copy)
     view = view_of(tiny, engine)
     got = standing(tiny, attack(view, Streams(0)))
@@ -259,31 +259,31 @@ def test_fast_finds_what_the_reference_finds_and_ends_in_full_precision(name, ti
 
 
 def test_fast_is_refused_where_it_cannot_pay(tiny):
-    engine = Engine(copy.deepcopy(tiny[0]).double(), tiny[1].double(), precision="fast")
+    engine = FastPasses(copy.deepcopy(tiny[0]).double(), tiny[1].double(), precision="fast")
     assert not engine.fast
     assert list(engine.notes) == ["fast is for float32; float64 was kept"]
 
 
 def test_an_attack_that_does_not_say_how_far_it_is_is_never_lowered(tiny):
-    engine = Engine(tiny[0], tiny[1])
+    engine = FastPasses(tiny[0], tiny[1])
     engine.fast, engine.copy = True, Watched(engine.copy)
     view = view_of(tiny, engine)
-    view.ascend(view.x, torch.arange(len(view.y)))
+    view.value_and_grad(view.x, torch.arange(len(view.y)))
     assert not any(autocast for _, autocast, _ in engine.copy.seen)
 
 
 def test_another_aim_and_a_map_on_the_way(tiny):
-    for engine in (None, Engine(tiny[0], tiny[1], most=16)):
+    for engine in (None, FastPasses(tiny[0], tiny[1], most=16)):
         view = view_of(tiny, engine)
         rows = torch.arange(len(view.y))
         aim = (view.y + 2) % 4
-        seen = view.ascend(view.x, rows, losses.margin_towards, aim=aim, through=lambda x, rows: x / 2)
+        seen = view.value_and_grad(view.x, rows, losses.margin_towards, target=aim, transform=lambda x, rows: x / 2)
         leaf = view.x.clone().requires_grad_()
         wanted = losses.margin_towards(tiny[0](leaf / 2), view.y, aim)
         (slope,) = torch.autograd.grad(wanted.sum(), leaf)
-        torch.testing.assert_close(seen.loss, wanted.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(seen.value, wanted.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(seen.gradient, slope, rtol=1e-3, atol=1e-6)
-        assert not bool(seen.fallen.any())
+        assert not bool(seen.broken.any())
         assert view.meter.fallen == set()
 
 
@@ -291,9 +291,9 @@ def test_wrong_answers_beyond_the_ball_are_no_successes(tiny):
     view = view_of(tiny)
     rows = torch.arange(len(view.y))
     far = 1 - view.x
-    seen = view.ascend(far, rows)
-    assert torch.equal(seen.fallen, tiny[0](far).argmax(1) != view.y)
-    assert bool(seen.fallen.any())
+    seen = view.value_and_grad(far, rows)
+    assert torch.equal(seen.broken, tiny[0](far).argmax(1) != view.y)
+    assert bool(seen.broken.any())
     assert view.meter.fallen == set()
 
 
@@ -307,7 +307,7 @@ def test_gradients_that_are_not_finite_are_zero_and_counted():
     x[2] = 0.3
     common = {"x": x, "y": torch.zeros(3, dtype=torch.int64), "ids": torch.arange(3), "ball": BALL, "classes": 2}
     view = make_view("white-box", Served(Broken()), {**common, "meter": Meter()})
-    seen = view.ascend(x, torch.arange(3))
+    seen = view.value_and_grad(x, torch.arange(3))
     assert bool(seen.gradient.isfinite().all())
     assert (view.meter.broken_gradients, view.meter.gradients) == (2, 3)
 
@@ -315,7 +315,7 @@ def test_gradients_that_are_not_finite_are_zero_and_counted():
 def test_a_loss_that_still_rises_is_seen():
     meter, ids = Meter(), torch.arange(4)
     for done, values in ((0.1, [1.0, 1.0, 1.0, 1.0]), (0.7, [2.0, 2.0, 2.0, 1.5]), (1.0, [2.05, 1.0, 4.0, 9.0])):
-        meter.climbed("cross-entropy", ids, torch.tensor(values), done)
+        meter.climbed(losses.cross_entropy, ids, torch.tensor(values), done)
     meter.fallen.add(3)
     assert meter.rising() == pytest.approx(1 / 3)
     assert meter.rising(0.01) == pytest.approx(2 / 3)
@@ -323,15 +323,15 @@ def test_a_loss_that_still_rises_is_seen():
 
 
 def test_found_keeps_the_first_fall_else_the_greatest_loss_of_runs_side_by_side():
-    found = Found(torch.zeros(3, 1))
+    found = BestSoFar(torch.zeros(3, 1))
     rows = torch.tensor([0, 1, 0, 1, 2])
     points = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0]])
     found.keep(points, rows, torch.tensor([5.0, 1.0, 7.0, 9.0, float("nan")]), torch.arange(5) == 1)
     assert found.x[:, 0].tolist() == [3.0, 2.0, 0.0]
-    assert found.standing().tolist() == [0, 2]
+    assert found.left().tolist() == [0, 2]
     found.keep(torch.full((3, 1), 8.0), torch.arange(3), torch.full((3,), 6.0), torch.tensor([False, True, True]))
     assert found.x[:, 0].tolist() == [3.0, 2.0, 8.0]
-    assert found.stands(rows).tolist() == [True, False, True, False, False]
+    assert found.unbroken(rows).tolist() == [True, False, True, False, False]
 
 
 def test_restarts_share_a_batch_until_it_is_full():
@@ -352,24 +352,24 @@ def test_restarts_side_by_side_reach_the_verdicts_of_restarts_in_turn(tiny):
 def test_gradients_only_of_what_stands_are_those_and_cost_less(tiny):
     network, x, y, ids = tiny
     wrong = (y + (torch.arange(len(y)) % 4 > 0)) % 4  # three of four count as fallen
-    for engine in (None, Engine(network, x)):
+    for engine in (None, FastPasses(network, x)):
         whole, part = (view_of((network, x, wrong, ids), engine) for _ in range(2))
         rows = torch.arange(len(y))
-        wanted, got = whole.ascend(x, rows), part.ascend(x, rows, standing=True)
-        assert torch.equal(got.fallen, wanted.fallen)
-        torch.testing.assert_close(got.loss, wanted.loss)
-        torch.testing.assert_close(got.gradient[~got.fallen], wanted.gradient[~got.fallen], rtol=1e-4, atol=1e-6)
-        assert float(got.gradient[got.fallen].abs().sum()) == 0
-        still = int((~got.fallen).sum())
+        wanted, got = whole.value_and_grad(x, rows), part.value_and_grad(x, rows, unbroken_only=True)
+        assert torch.equal(got.broken, wanted.broken)
+        torch.testing.assert_close(got.value, wanted.value)
+        torch.testing.assert_close(got.gradient[~got.broken], wanted.gradient[~got.broken], rtol=1e-4, atol=1e-6)
+        assert float(got.gradient[got.broken].abs().sum()) == 0
+        still = int((~got.broken).sum())
         assert (part.meter.forwards, part.meter.backwards) == (len(y) + still, still)
         assert part.meter.gradients == whole.meter.gradients == still
 
 
 def test_no_samples_are_no_passes(tiny):
-    for engine in (None, Engine(tiny[0], tiny[1])):
+    for engine in (None, FastPasses(tiny[0], tiny[1])):
         view = view_of(tiny, engine)
-        seen = view.ascend(view.x[:0], torch.arange(0))
-        assert (len(seen.loss), seen.gradient.shape) == (0, (0, 1, 8, 8))
+        seen = view.value_and_grad(view.x[:0], torch.arange(0))
+        assert (len(seen.value), seen.gradient.shape) == (0, (0, 1, 8, 8))
         assert view.meter.forwards == 0
 
 
@@ -392,7 +392,7 @@ def test_finding_out_that_bfloat16_does_not_pay_costs_next_to_nothing(monkeypatc
     """A processor without the units is not tried at all; one with them that is slow all the same, once."""
     monkeypatch.setattr(processor, "_processor", lambda: dict.fromkeys(units, True))
     network = Lowered(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval(), seconds)  # is not copied: it has no maps
-    engine = Engine(network, torch.rand(8, 1, 8, 8), precision="fast")
+    engine = FastPasses(network, torch.rand(8, 1, 8, 8), precision="fast")
     assert not engine.fast
     assert not engine.lowers(0.0)
     assert sum(network.seen) == most

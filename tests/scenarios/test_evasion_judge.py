@@ -99,7 +99,7 @@ class Loser:
 
     def __call__(self, view, streams):
         rows = torch.arange(len(view.x))
-        view.fallen(view.ball.project(view.x + view.ball.radius, view.x), rows)
+        view.broken(view.ball.project(view.x + view.ball.radius, view.x), rows)
         return view.x.clone()
 
 

@@ -219,6 +219,8 @@ def test_a_mistake_is_named_with_its_line(text, place, words):
         ("dataset: {name: digits, test: lots}", "dataset.test: expected a valid integer"),
         ("model: {name: mpl}", "model.name: .*did you mean mlp"),
         ("model: {name: mlp, hiden: [3]}", "model.hiden: .*did you mean 'hidden'"),
+        ("model: {name: mlp, hidden: null}", "model.hidden: .*got hidden=None"),
+        ("model: {name: mlp, checkpoint: nope.pt}", "model.checkpoint: .*nope.pt"),
         ("model: {factory: 'nope:build'}", "model.factory: .*No module named 'nope'"),
         ("model: {width: 3}", "model: expected a name or a factory"),
         ("threat: {norm: lnf, radius: 1}", "threat.norm: .*did you mean 'linf'"),
@@ -322,6 +324,15 @@ def test_a_plugin_elsewhere_runs_only_where_the_user_typed_it(tmp_path, monkeypa
         assert "below the working folder" in message
         assert "--plugin" in message
     assert load(HEAD + "attacks: [suite-test-b]\n", plugins=["../outside.py"]).plugins == ("../outside.py",)
+
+
+def test_an_error_says_as_data_which_option_it_is_about():
+    raises = "raise RequestError('got colour=3, and that is too dull', name='width')"
+    own = f"    width: int = 1\n    colour: int = 3\n    def __post_init__(self):\n        {raises}\n"
+    text = PLUGIN.format(name="c").replace("    def __call__", f"{own}    def __call__")
+    Path("mine.py").write_text("from robustsuite.errors import RequestError\n" + text)
+    message = refusal(HEAD + "plugins: [mine.py]\nattacks:\n  - suite-test-c:\n      colour: 3\n      width: 2\n")
+    assert "s.yaml:9: attacks[0].suite-test-c.width: got colour=3" in message
 
 
 def test_a_plugin_that_raises_is_a_problem_with_its_line():
