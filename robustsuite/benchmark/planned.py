@@ -44,7 +44,7 @@ def complete(records: Sequence[Record], folder: Path) -> list[Record]:
             "a suite as the run wrote it", FILE, str(path), "restore it, or run the suite again"
         ) from error
     own = [record for record in records if record.suite == suite.get("name", record.suite)] or list(records)
-    there = {(record.defense, record.attack, record.repeat) for record in own}
+    there = {(record.defense, record.attack, record.repeat) for record in own if not record.sweep}
     absent = [cell for cell in planned if (cell[0], cell[1][0], cell[2]) not in there]
     return sorted([*records, *(_not_run(own, *cell) for cell in absent)], key=lambda record: record.order)
 

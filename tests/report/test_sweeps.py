@@ -1,12 +1,14 @@
 """Whether a record is a point of a curve: the run says so, and of older records it is derived in one place."""
 
 import json
+import shutil
 
 import pytest
 
 from robustsuite.benchmark.records import Record, append, read
 from robustsuite.benchmark.runner import run
 from robustsuite.benchmark.suite import load_suite
+from robustsuite.report.report import Report
 
 SUITE = """\
 name: small
@@ -78,3 +80,14 @@ def test_each_suite_has_a_radius_of_its_own(tmp_path):
     for one in made:
         append(path, one)
     assert [r.key for r in read(path) if r.sweep] == ["1", "5", "6"]
+
+
+def test_a_point_of_a_curve_is_no_cell_of_the_comparison(folder, tmp_path):
+    """A cell that is gone counts as not run, although its attack was played at another radius."""
+    copied = shutil.copytree(folder / "run", tmp_path / "run")
+    lines = (copied / "records.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"attack":"fgsm"' not in line or '"sweep":"radius"' in line]
+    assert len(kept) == len(lines) - 1
+    (copied / "records.jsonl").write_text("".join(kept))
+    (absent,) = [r for r in Report.load(copied).records if r.status == "not_run"]
+    assert (absent.attack, absent.sweep) == ("fgsm", "")
