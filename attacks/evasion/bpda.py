@@ -44,9 +44,9 @@ _WEIGHTS: Final = (1.0, 0.3, 3.0)  # of the rejection in the loss, by restart
 class BPDA:
     """Projected ascent of the margin with momentum and shrinking steps, backward through a differentiable stand-in.
 
-    Where escalation found a stand-in for the model, the view offers it. Else functions without a gradient (rounding,
-    signs, comparisons, `detach`, `no_grad`) get a straight-through one, and parts that keep their input's shape the
-    identity. Where the stand-in has one more output than there are classes, it says how far beyond their thresholds
+    Where escalation found a stand-in for the model, the view offers it. In what the view offers, functions without a
+    gradient (rounding, signs, comparisons, `detach`, `no_grad`) get a straight-through one, and parts that keep their
+    input's shape the identity. Where the stand-in has one more output than there are classes, it says how far beyond their thresholds
     the model's detectors are, and the attack brings that down beside raising the margin. Success is the deployed
     model's answer always.
 
@@ -56,7 +56,7 @@ class BPDA:
         momentum: Decay of accumulated l1-normalised gradients, in [0, 1].
         restarts: Runs in all, at least 1; the first starts at the sample, the others at random points of the ball. Each
             third one, from the second on, climbs a loss that no scale of the logits changes.
-        bridge: Whether to make a stand-in where the view offers the model itself.
+        bridge: Whether to do so with functions without a gradient.
 
     References:
         Athalye et al., ICML 2018, arXiv:1802.00420; Tramer et al., NeurIPS 2020, arXiv:2002.08347; joint with
