@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 IGNORED = {"key", "environment", "samples", "samples_digest"}
-TIMES = {"seconds", "training_seconds", "key"}
+TIMES = {"seconds", "train_seconds", "latency_ms", "key"}
 SHOWN = 20  # differences
 
 
@@ -67,7 +67,8 @@ def of_tables(old: Path, new: Path) -> Iterator[str]:
     tables = []
     for folder in (old, new):
         with (folder / "results.csv").open(newline="") as file:
-            tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)])
+            rows = (row for row in csv.DictReader(file) if row["metric"] not in TIMES)
+            tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in rows])
     if len(tables[0]) != len(tables[1]):
         yield f"results.csv: {len(tables[0])} rows -> {len(tables[1])}"
     for i, (a, b) in enumerate(zip(*tables, strict=False)):
