@@ -46,9 +46,9 @@ class BPDA:
 
     Where escalation found a stand-in for the model, the view offers it. In what the view offers, functions without a
     gradient (rounding, signs, comparisons, `detach`, `no_grad`) get a straight-through one, and parts that keep their
-    input's shape the identity. Where the stand-in has one more output than there are classes, it says how far beyond their thresholds
-    the model's detectors are, and the attack brings that down beside raising the margin. Success is the deployed
-    model's answer always.
+    input's shape the identity. Where the stand-in has one more output than there are classes, it says how far beyond
+    their thresholds the model's detectors are, and the attack brings that down beside raising the margin. Success is
+    the deployed model's answer always.
 
     Args:
         steps: Gradient steps, at least 1.
