@@ -231,6 +231,7 @@ def test_a_beginning_of_a_key_is_enough_where_it_is_its_own(original):
         find(found, "nothing of the kind", original)
 
 
+@pytest.mark.slow
 def test_a_cell_that_failed_fails_again(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = (

@@ -13,6 +13,8 @@ import pytest
 
 from robustsuite.benchmark import records as record_files
 
+pytestmark = pytest.mark.slow  # in short in tests/faults
+
 SUITE = """
 name: small
 dataset: {name: digits, train: 600, test: 60}
@@ -88,7 +90,6 @@ def straight(suite, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow  # in short in tests/faults
 def test_two_workers_give_the_same_table(suite, straight, tmp_path):
     run(tmp_path / "run", suite, "--workers", "2")
     assert rows(tmp_path / "run") == rows(straight)
@@ -96,7 +97,6 @@ def test_two_workers_give_the_same_table(suite, straight, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
-@pytest.mark.slow  # in short in tests/faults
 def test_kill_dash_nine_then_the_same_command(suite, straight, tmp_path, share):
     """Killed when about this share of the cells is on disk; what is on disk is not played again."""
     folder = tmp_path / "run"
@@ -142,7 +142,6 @@ def test_a_torn_last_line_costs_one_cell(suite, straight, tmp_path):
     assert rows(folder) == rows(straight)
 
 
-@pytest.mark.slow
 def test_a_changed_sample_file_is_made_again(suite, straight, tmp_path):
     import shutil
 
@@ -154,7 +153,6 @@ def test_a_changed_sample_file_is_made_again(suite, straight, tmp_path):
     assert rows(folder) == rows(straight)
 
 
-@pytest.mark.slow
 def test_another_radius_sets_old_cells_aside(suite, straight, tmp_path):
     import shutil
 
@@ -179,7 +177,6 @@ def test_two_runs_in_one_folder(suite, straight):
     assert "no other run uses" in " ".join(done.stderr.split())
 
 
-@pytest.mark.slow
 def test_the_resolved_suite_reproduces_the_run(straight, tmp_path):
     run(tmp_path / "again", straight / "suite.yaml", "--workers", "2")
     assert rows(tmp_path / "again") == rows(straight)

@@ -79,6 +79,7 @@ def test_a_run_that_nobody_reads_ends_as_its_gates_do(tmp_path, floor, code, wor
     assert whole(tmp_path)
 
 
+@pytest.mark.slow  # a reader that is gone is the other way
 def test_a_run_with_its_outputs_closed_leaves_its_report(tmp_path):
     suite(tmp_path, 0.0)
     done = closed(tmp_path, "run", "suite.yaml", "--no-cache", "--workers", "1", which=">&- 2>&- <&-")

@@ -127,7 +127,9 @@ def own(record):
     return value(record, "robust_accuracy")
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "astray" else ()) for name in BROKEN]
+)
 def test_what_hides_its_gradient_falls_with_its_twin(name, base, data):
     function, flag = BROKEN[name]
     record, twin = judged(Behind(base, function), data), judged(base, data)

@@ -212,10 +212,13 @@ BUGS = {
 }
 
 
+SLOW = (step_descends, inversion_descends)  # the first escalates everything, the second inverts to the end
+
+
 @pytest.mark.parametrize(
     ("bug", "name"),
-    [  # where steps lead down, everything is escalated, and that takes long
-        pytest.param(bug, name, id=bug.__name__, marks=pytest.mark.slow if bug is step_descends else ())
+    [
+        pytest.param(bug, name, id=bug.__name__, marks=pytest.mark.slow if bug in SLOW else ())
         for bug, name in BUGS.items()
     ],
 )
