@@ -9,7 +9,9 @@ from robustsuite.isolation import differentiable
 
 
 def input_slope(values: Tensor, leaf: Tensor, *, keep: bool = False, by_backward: bool = False) -> Tensor | None:
-    """The gradient of a sum with regard to its input; None where nothing leads there.
+    """The gradient of a sum with regard to its input, as a copy; None where nothing leads there.
+
+    A network that replays captured graphs writes its next gradient to the same memory.
 
     Args:
         values: What is summed up.
@@ -20,9 +22,9 @@ def input_slope(values: Tensor, leaf: Tensor, *, keep: bool = False, by_backward
     with differentiable():
         total = values.sum()
         if not by_backward:
-            (found,) = torch.autograd.grad(total, leaf, retain_graph=keep, allow_unused=True)
-            return found
-        leaf.grad = None
-        total.backward(retain_graph=keep)  # type: ignore[no-untyped-call]
-        slope, leaf.grad = leaf.grad, None
-        return slope
+            (slope,) = torch.autograd.grad(total, leaf, retain_graph=keep, allow_unused=True)
+        else:
+            leaf.grad = None
+            total.backward(retain_graph=keep)  # type: ignore[no-untyped-call]
+            slope, leaf.grad = leaf.grad, None
+        return None if slope is None else slope.detach().clone()

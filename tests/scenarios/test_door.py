@@ -9,6 +9,8 @@ from torch import nn
 import robustsuite as rs
 from robustsuite.door import Door, as_logits, labels_of
 from robustsuite.errors import ModelError
+from robustsuite.scenarios.views import Meter, make_view
+from robustsuite.serving import Served
 from robustsuite.testing import tiny_network, tiny_samples
 
 
@@ -231,3 +233,36 @@ def test_an_answer_stays_what_it_was_when_the_network_uses_its_memory_again():
         door(samples.x[6:])
     assert torch.equal(first, before)
     assert not first.is_inference()
+
+
+class SameGradient(nn.Module):
+    """Writes its input gradient to the same memory each time, as replayed graphs do."""
+
+    class Hook(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, memory):
+            ctx.memory = memory
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, slope):
+            held = ctx.memory[: len(slope)]
+            return held.copy_(slope), None
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.memory = inner, torch.zeros(64, 1, 8, 8)
+
+    def forward(self, x):
+        return self.inner(self.Hook.apply(x, self.memory))
+
+
+def test_a_gradient_is_the_suites_own():
+    samples = tiny_samples(20, first=10_000)
+    given = {"x": samples.x, "y": samples.y, "ids": samples.ids, "ball": rs.Ball("linf", 0.1), "classes": 4}
+    view = make_view("white-box", Served(SameGradient(tiny_network())), {**given, "meter": Meter()})
+    rows = torch.arange(20)
+    first = view.value_and_grad(samples.x, rows).gradient
+    before = first.clone()
+    assert not torch.equal(view.value_and_grad(1 - samples.x, rows).gradient, before)
+    assert torch.equal(first, before)
