@@ -19,6 +19,7 @@ def input_slope(values: Tensor, leaf: Tensor, *, keep: bool = False, by_backward
         keep: Whether the graph is differentiated again.
         by_backward: Whether to go by `.backward()`, as re-entrant checkpoints ask for.
     """
+    slope: Tensor | None
     with differentiable():
         total = values.sum()
         if not by_backward:
