@@ -250,3 +250,33 @@ def test_out_of_memory_halves_the_batch_and_goes_on():
     assert max(sizes) > 20
     assert result.values["robust_accuracy"].n == 64
     assert sum(s for s in sizes if s <= 20) == round(result.values["clean_accuracy"].value * 64)
+
+
+class Plays(Served):
+    """Answers untouched inputs rightly, and others in turn rightly (`.`), wrongly (`x`) or by a rejection (`r`)."""
+
+    random, fully_differentiable = True, False
+
+    def __init__(self, script):
+        super().__init__(Threshold())
+        self.script, self.asked = script, 0
+
+    def __call__(self, x):
+        logits, rejected = super().__call__(x)
+        if x[0, 0] == torch.tensor(0.2):
+            return Outputs(logits, rejected)
+        way = self.script[self.asked % len(self.script)]
+        self.asked += 1
+        return Outputs(-logits if way == "x" else logits, torch.full_like(rejected, way == "r"))
+
+
+@pytest.mark.parametrize(
+    ("script", "robust", "rejected"),
+    [("x.", 0.0, 0.0), ("x..", 1.0, 0.0), ("xx.", 0.0, 0.0), ("rr.", 1.0, 1.0), ("r.", 1.0, 0.0), ("xr", 0.0, 0.0)],
+)
+def test_of_several_draws_the_majority_counts_and_a_tie_is_against_the_model(script, robust, rejected):
+    victim = dataclasses.replace(threshold_victim([0.2, 0.8]), model=Plays(script))
+    game = Evasion(ball=Ball("linf", 0.1), access="blind", draws=len(script), escalate=False)
+    found = play(Moves(0.05), game, victim, seed=0)
+    assert found.values["robust_accuracy"].value == robust
+    assert found.values["rejection_rate_attack"].value == rejected
