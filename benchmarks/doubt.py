@@ -31,7 +31,7 @@ from robustsuite.diagnostics.standing import examine
 from robustsuite.isolation import untouched
 from robustsuite.models.build import ModelSpec
 from robustsuite.play import play
-from robustsuite.scenarios.evasion import Evasion
+from robustsuite.scenarios import Evasion
 from robustsuite.serving import Served
 from robustsuite.threat import Ball
 from robustsuite.training.recipe import Recipe

@@ -20,7 +20,8 @@ from robustsuite.registry import attacks, register
 from robustsuite.scenarios import has_norm
 from robustsuite.scenarios.batch_view import BatchView
 from robustsuite.threat import Ball
-from robustsuite.training.recipe import Objective, Recipe, Step, clean_validation
+from robustsuite.training.parts import Objective, Step, clean_validation
+from robustsuite.training.recipe import Recipe
 
 _MONITORED: Final = 256  # held-out samples that are attacked after each epoch
 _COLLAPSE: Final = 0.2  # share of samples by which the training attack must be weaker than PGD to speak of a collapse

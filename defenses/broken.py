@@ -30,7 +30,8 @@ from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
-from robustsuite.training.recipe import Build, Recipe
+from robustsuite.training.parts import Build
+from robustsuite.training.recipe import Recipe
 
 Wrap = Callable[[nn.Module], nn.Module]
 

@@ -29,7 +29,8 @@ from robustsuite.protocol import Terms
 from robustsuite.registry import register
 from robustsuite.streams import Streams
 from robustsuite.suspicions import Suspicion
-from robustsuite.training.recipe import CleanLoss, Objective, Recipe, Update
+from robustsuite.training.parts import CleanLoss, Objective
+from robustsuite.training.recipe import Recipe, Update
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:

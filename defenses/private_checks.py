@@ -19,7 +19,7 @@ from robustsuite.errors import RequestError
 from robustsuite.isolation import differentiable, seeded
 from robustsuite.models.digest import PARAMETER, network_parts
 from robustsuite.streams import Streams
-from robustsuite.training.recipe import CleanLoss, Objective, Step, training_loss
+from robustsuite.training.parts import CleanLoss, Objective, Step, training_loss
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:

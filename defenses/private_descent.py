@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,32 @@ from robustsuite.errors import RequestError, RobustsuiteError
 from robustsuite.isolation import differentiable, out_of_memory, seeded, untouched
 from robustsuite.streams import Streams
 from robustsuite.training.descent import make_optimizer, make_schedule
-from robustsuite.training.recipe import Objective, Updater
+from robustsuite.training.parts import Objective, Updater
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from robustsuite.defenses.dp_sgd import DPSGD
-
 GRADIENT_MODES: Final = ("hooks", "functorch", "ghost")
+
+
+class PrivacyRules(Protocol):
+    """What a private descent goes by: the fields of `DPSGD`, which documents them."""
+
+    @property
+    def epsilon(self) -> float | None: ...  # noqa: D102
+    @property
+    def noise_multiplier(self) -> float | None: ...  # noqa: D102
+    @property
+    def delta(self) -> float: ...  # noqa: D102
+    @property
+    def max_grad_norm(self) -> float: ...  # noqa: D102
+    @property
+    def accountant(self) -> str: ...  # noqa: D102
+    @property
+    def grad_sample_mode(self) -> str: ...  # noqa: D102
+    @property
+    def max_physical_batch(self) -> int | None: ...  # noqa: D102
 
 
 def admitted(network: nn.Module) -> nn.Module:
@@ -66,7 +83,7 @@ def _without_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
-def refuse_sizes(rules: DPSGD, training: Training, n: int) -> None:
+def refuse_sizes(rules: PrivacyRules, training: Training, n: int) -> None:
     """Refuse a batch or a delta that does not suit so many private samples.
 
     Raises:
@@ -80,7 +97,7 @@ def refuse_sizes(rules: DPSGD, training: Training, n: int) -> None:
         raise checks.fail(expected, "delta", rules.delta, "lower it")
 
 
-def refuse_uncomputed(rules: DPSGD, rate: float, steps: int) -> None:
+def refuse_uncomputed(rules: PrivacyRules, rate: float, steps: int) -> None:
     """Refuse noise whose epsilon cannot be computed at the end.
 
     Raises:
@@ -152,7 +169,7 @@ class PrivateUpdater(Updater):
 
     def __init__(
         self,
-        rules: DPSGD,
+        rules: PrivacyRules,
         network: nn.Module,
         samples: Samples,
         training: Training,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from robustsuite.version import __version__
 
 _LAZY = {
     "Ball": "robustsuite.threat",
@@ -57,6 +57,7 @@ __all__ = [
     "Streams",
     "Threat",
     "Training",
+    "__version__",
     "attack",
     "compare",
     "defense",

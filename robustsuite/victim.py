@@ -100,6 +100,11 @@ class Victim:
         prediction, rejected, confidence = (torch.cat([part[i] for part in parts]) for i in range(3))
         return CleanAnswers(prediction, rejected, confidence, same)
 
+    @property
+    def correct(self) -> Tensor:
+        """Which test samples the deployed model accepts and gets right; bool `(N,)`."""
+        return (self.clean.prediction == self.test.y) & ~self.clean.rejected
+
     def _answer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         whole, x = self.model.whole, self.given(x)
         logits, rejected = ask(self.model, x if whole is None else x.to(whole), strict=True)

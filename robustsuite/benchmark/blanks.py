@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from robustsuite import __version__, checks
+from robustsuite import checks
 from robustsuite.benchmark.environment import environment
 from robustsuite.benchmark.existing import model_digest
 from robustsuite.benchmark.games import CLEAN, Game, facts_of, labels
 from robustsuite.benchmark.records import Record
 from robustsuite.canonical import digest, plain
+from robustsuite.version import __version__
 from robustsuite.victim import Victim
 
 

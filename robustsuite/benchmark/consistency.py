@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from robustsuite.benchmark import gates
 from robustsuite.benchmark.problems import Problem, ProblemsError
-from robustsuite.benchmark.resolver import is_trained, make_recipe
+from robustsuite.benchmark.recipes import is_trained, make_recipe
 from robustsuite.benchmark.uses import NONE, DefenseUse
 from robustsuite.benchmark.yaml_lines import Path
 from robustsuite.errors import RequestError

@@ -15,9 +15,9 @@ from robustsuite.data.samples import Samples, Splits
 from robustsuite.errors import RequestError
 from robustsuite.models.fitting import knowable, refuse_misfit
 from robustsuite.radii import refuse_vacuous
-from robustsuite.refusing import check, check_defense
-from robustsuite.training.descent import GradientDescent, batch_sizes
-from robustsuite.training.recipe import Recipe
+from robustsuite.scenarios.refusing import check, check_defense
+from robustsuite.training.descent import batch_sizes
+from robustsuite.training.recipe import GradientDescent, Recipe
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from robustsuite.benchmark.feasible import infeasible
 from robustsuite.benchmark.games import Game
 from robustsuite.benchmark.precision import settled_suite
 from robustsuite.benchmark.problems import Problem, locate
-from robustsuite.benchmark.resolver import Resolver, is_trained, make_threat
+from robustsuite.benchmark.recipes import is_trained, make_threat
+from robustsuite.benchmark.resolver import Cell, Resolver
 from robustsuite.benchmark.suite import Suite
-from robustsuite.benchmark.uses import DefenseUse, PluginUse
+from robustsuite.benchmark.uses import PluginUse
 from robustsuite.canonical import digest, plain
 from robustsuite.data.catalogue import load
 from robustsuite.data.samples import Samples, Splits
@@ -29,35 +30,6 @@ from robustsuite.training.recipe import Recipe
 KINDS: Final = ("training", "evaluator", "artefact", "retraining", "cell")
 CLEAN: Final = PluginUse("attack", "none", label="none")
 _CURVE: Final = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)  # multiples of the radius at which success is measured besides
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One defence against one attack in one repeat, at one radius.
-
-    Args:
-        key: Digest of everything that determines the result, and of the labels that tell it apart in this run.
-        content: Digest of everything that determines the result: cells of one content are played once.
-        order: Position in the plan, from 0.
-        defense: The defended recipe's use in the suite.
-        attack: The attack's use in the suite.
-        repeat: Index of the independent training.
-        threat: The threat model of this cell.
-        training: Key of the victim's training, under which its weights are kept; empty where nothing is trained.
-        curve: Whether this cell is a point of a curve, played on fewer samples.
-        artefact: Key of the artefact, where one serves every defence; else empty.
-    """
-
-    key: str
-    content: str
-    order: int
-    defense: DefenseUse
-    attack: PluginUse
-    repeat: int
-    threat: Threat | None
-    training: str
-    curve: bool = False
-    artefact: str = ""
 
 
 @dataclass(frozen=True)

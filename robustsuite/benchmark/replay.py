@@ -14,8 +14,9 @@ from robustsuite import checks
 from robustsuite.benchmark import records as record_files
 from robustsuite.benchmark.engine import local
 from robustsuite.benchmark.environment import environment, resolve_device
-from robustsuite.benchmark.plan import Cell, Plan, plan
+from robustsuite.benchmark.plan import Plan, plan
 from robustsuite.benchmark.records import Record
+from robustsuite.benchmark.resolver import Cell
 from robustsuite.benchmark.schedule import Schedule
 from robustsuite.benchmark.suite import load_suite
 from robustsuite.benchmark.worker import Worker

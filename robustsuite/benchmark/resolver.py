@@ -1,21 +1,47 @@
-"""What a suite names, made: recipes, and the attack and game of each cell."""
+"""A cell of the plan, and what a suite names for it, made: its recipe, its attack and its game."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from robustsuite.benchmark.games import Game
-from robustsuite.benchmark.uses import DefenseUse
-from robustsuite.models.build import ModelSpec
+from robustsuite.benchmark.recipes import make_recipe
+from robustsuite.benchmark.suite import Suite
+from robustsuite.benchmark.uses import DefenseUse, PluginUse
 from robustsuite.scenarios import arrange
 from robustsuite.threat import Threat
 from robustsuite.training.recipe import Recipe
 
-if TYPE_CHECKING:
-    from robustsuite.benchmark.plan import Cell
-    from robustsuite.benchmark.suite import Suite
-
 _Place = tuple[str, str, int, float | None, bool]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One defence against one attack in one repeat, at one radius.
+
+    Args:
+        key: Digest of everything that determines the result, and of the labels that tell it apart in this run.
+        content: Digest of everything that determines the result: cells of one content are played once.
+        order: Position in the plan, from 0.
+        defense: The defended recipe's use in the suite.
+        attack: The attack's use in the suite.
+        repeat: Index of the independent training.
+        threat: The threat model of this cell.
+        training: Key of the victim's training, under which its weights are kept; empty where nothing is trained.
+        curve: Whether this cell is a point of a curve, played on fewer samples.
+        artefact: Key of the artefact, where one serves every defence; else empty.
+    """
+
+    key: str
+    content: str
+    order: int
+    defense: DefenseUse
+    attack: PluginUse
+    repeat: int
+    threat: Threat | None
+    training: str
+    curve: bool = False
+    artefact: str = ""
 
 
 class Resolver:
@@ -55,32 +81,3 @@ class Resolver:
             entry = use.entry
             self._games[place] = Game(entry, *arrange(entry, {**use.options, **use.rules, **alone}, cell.threat))
         return self._games[place]
-
-
-def make_recipe(suite: Suite, defense: DefenseUse) -> Recipe:
-    """The suite's recipe, changed by every part of the defence from left to right."""
-    threat = make_threat(suite)
-    recipe = Recipe(
-        build=ModelSpec.parse(suite.model_for(defense).written()),
-        training=suite.training_for(defense),
-        threat=None if threat is None else threat.ball,
-    )
-    for part in defense.parts:
-        recipe = part.make()(recipe)
-    return recipe
-
-
-def make_threat(suite: Suite, radius: float | None = None) -> Threat | None:
-    """The suite's threat model, at another radius for a point of a curve; None where it declares no ball."""
-    ball = suite.threat.ball()
-    if ball is None:
-        return None
-    told = suite.threat
-    scaled = ball if radius is None else ball.scaled(radius)
-    return Threat(ball=scaled, goal=told.goal, target=told.target, query_budget=told.query_budget)
-
-
-def is_trained(recipe: Recipe) -> bool:
-    """Whether this recipe trains: always, but for a checkpoint that is used as it is."""
-    has_checkpoint = getattr(recipe.build, "checkpoint", None) is not None
-    return not has_checkpoint or recipe.training.init == "checkpoint"

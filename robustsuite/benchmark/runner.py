@@ -22,8 +22,9 @@ from robustsuite.benchmark import records as record_files
 from robustsuite.benchmark.engine import HANGS, broken_off, local, settled
 from robustsuite.benchmark.environment import resolve_device
 from robustsuite.benchmark.estimate import Forecast, Timings
-from robustsuite.benchmark.plan import Cell, Node, Plan, plan, plural, read_data
+from robustsuite.benchmark.plan import Node, Plan, plan, plural, read_data
 from robustsuite.benchmark.records import Record
+from robustsuite.benchmark.resolver import Cell
 from robustsuite.benchmark.schedule import Engine, Schedule
 from robustsuite.benchmark.suite import Suite
 from robustsuite.benchmark.worker import ARTEFACTS, Done, Worker, placed

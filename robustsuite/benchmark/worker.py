@@ -17,9 +17,10 @@ from robustsuite.benchmark.declared import as_logits
 from robustsuite.benchmark.environment import environment
 from robustsuite.benchmark.games import facts_of
 from robustsuite.benchmark.judging import judged, recorded
-from robustsuite.benchmark.plan import Cell, Node
+from robustsuite.benchmark.plan import Node
+from robustsuite.benchmark.recipes import is_trained
 from robustsuite.benchmark.records import RADIUS, Record
-from robustsuite.benchmark.resolver import Resolver, is_trained
+from robustsuite.benchmark.resolver import Cell, Resolver
 from robustsuite.benchmark.suite import Suite
 from robustsuite.canonical import plain
 from robustsuite.data.catalogue import load

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from robustsuite import __version__
 from robustsuite.cli import cache, catalogue, compare, doctor, evaluate, export, replay, report, run, selftest, train
 from robustsuite.cli.console import contained
 from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
+from robustsuite.version import __version__
 
 FAILED: Final = 1
 WRONG_REQUEST: Final = 2

@@ -12,8 +12,8 @@ from typing import Annotated, Final
 
 import typer
 
-from robustsuite import __version__
 from robustsuite.cli.console import results, set_up
+from robustsuite.version import __version__
 
 OK: Final = "ok"
 NOTE: Final = "note"

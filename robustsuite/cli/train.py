@@ -58,7 +58,7 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     from robustsuite import checks
     from robustsuite.benchmark.environment import environment, resolve_device
     from robustsuite.benchmark.precision import settled_suite
-    from robustsuite.benchmark.resolver import is_trained, make_recipe
+    from robustsuite.benchmark.recipes import is_trained, make_recipe
     from robustsuite.benchmark.worker import set_threads
     from robustsuite.canonical import plain
     from robustsuite.data.catalogue import load

@@ -25,7 +25,7 @@ from robustsuite.play import play
 from robustsuite.protocol import Attack, Reviewed
 from robustsuite.registry import Entry
 from robustsuite.robust import rates
-from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.serving import Deployed
 from robustsuite.statistics import rate
 from robustsuite.streams import Streams
@@ -45,7 +45,9 @@ _OUTDONE: Final = 0.05  # share of samples left, from which on knowing less and 
 _FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
 
 
-def followed_up(metrics: Metrics, attack: Attack[Any, Any], game: Evasion, victim: Victim, *, seed: int) -> Reviewed:
+def followed_up(
+    metrics: Metrics, attack: Attack[Any, Any], game: EvasionRules, victim: Victim, *, seed: int
+) -> Reviewed:
     """Look at a judgement with the sanity checks, and play follow-up attacks where one of them raises a doubt.
 
     Random draws are keyed as in `play`.
@@ -88,7 +90,9 @@ def rules() -> str:
 class _Escalation:
     """One verdict on its way to a stronger one."""
 
-    def __init__(self, metrics: Metrics, doubts: Doubts, attack: Any, game: Evasion, victim: Victim, seed: int) -> None:
+    def __init__(
+        self, metrics: Metrics, doubts: Doubts, attack: Any, game: EvasionRules, victim: Victim, seed: int
+    ) -> None:
         self._metrics, self._doubts, self._attack = metrics, doubts, attack
         self._game, self._victim, self._seed = game, victim, seed
         self._flags = dict.fromkeys((*metrics.flags, *doubts.flags))
@@ -131,7 +135,7 @@ class _Escalation:
         return entry.access != "labels" or self._look().flat()
 
     def _look(self) -> Look:
-        return Look.at(self._victim, self._game, self._robust & correct(self._victim))
+        return Look.at(self._victim, self._game, self._robust & self._victim.correct)
 
     def _play(self, entry: Entry, stand_in: StandIn | None) -> None:
         rows = self._robust.nonzero()[:, 0]
@@ -243,7 +247,7 @@ def _told(step: Mapping[str, Any]) -> str:
     return f"{step['attack']}{through} broke {step['broke']} of {step['of']}"
 
 
-def _resolving(causes: frozenset[Suspicion], game: Evasion) -> Iterator[Entry]:
+def _resolving(causes: frozenset[Suspicion], game: EvasionRules) -> Iterator[Entry]:
     """Registered attacks that resolve these doubts: white boxes first, then scores, transfer and labels.
 
     Where the gradient itself is in doubt, a white box must resolve every such doubt, and those that resolve the most

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustsuite import losses
 from robustsuite.gradients import input_slope
 from robustsuite.isolation import differentiable, out_of_memory
-from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.serving import Deployed, ask
 from robustsuite.streams import Streams
 from robustsuite.threat import Ball
@@ -50,7 +50,7 @@ class Look:
     grid: torch.dtype | None = None
 
     @classmethod
-    def at(cls, victim: Victim, game: Evasion, chosen: Tensor, most: int = FEW) -> Look:
+    def at(cls, victim: Victim, game: EvasionRules, chosen: Tensor, most: int = FEW) -> Look:
         """The first of these test samples, `chosen (N,)` bool."""
         rows = chosen.nonzero()[:most, 0]
         batch = victim.test.batch(rows, victim.device)
@@ -140,4 +140,4 @@ class Look:
 
 def standing_samples(victim: Victim, robust: Tensor) -> Tensor:
     """Which test samples the model gets right and an attack left standing; bool `(N,)`."""
-    return correct(victim) & robust
+    return victim.correct & robust

@@ -16,7 +16,7 @@ from robustsuite.diagnostics.passing import Passing
 from robustsuite.diagnostics.search import tapped
 from robustsuite.play import play
 from robustsuite.protocol import Attack
-from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.statistics import median
 from robustsuite.streams import Streams
 from robustsuite.suspicions import Suspicion
@@ -56,7 +56,7 @@ class Doubts:
 
 def examine(
     attack: Attack[Any, Any],
-    game: Evasion,
+    game: EvasionRules,
     victim: Victim,
     robust: Tensor,
     *,
@@ -74,7 +74,7 @@ def examine(
         passes: What it spent on each of them `(N,)`, where that is known.
     """
     doubts, streams = Doubts(), Streams(seed).child("standing-checks")
-    right = correct(victim)
+    right = victim.correct
     if game.ball.radius == 0 or not right.any():
         return doubts
     look = Look.at(victim, game, right, _LOOKED)
@@ -248,7 +248,7 @@ def _no_bounds(doubts: Doubts, look: Look) -> None:
 def _converged(
     doubts: Doubts,
     attack: Any,
-    game: Evasion,
+    game: EvasionRules,
     victim: Victim,
     left: Tensor,
     passes: Tensor | None,

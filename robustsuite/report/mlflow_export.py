@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from robustsuite import __version__, checks
+from robustsuite import checks
 from robustsuite.canonical import digest
 from robustsuite.errors import RequestError, RobustsuiteError
 from robustsuite.report import mlflow_values as told
@@ -24,6 +24,7 @@ from robustsuite.report.files import NAMES
 from robustsuite.report.played import finished, main_records
 from robustsuite.report.step_summary import step_summary, within
 from robustsuite.report.verdicts import GateVerdict
+from robustsuite.version import __version__
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.records import Record

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from robustsuite import __version__
 from robustsuite.canonical import digest, plain
 from robustsuite.report import details, verdicts, words
 from robustsuite.report import flags as doubts
@@ -25,6 +24,7 @@ from robustsuite.report.sarif_rules import Rules, describe
 from robustsuite.report.table import comparison
 from robustsuite.report.verdicts import GateVerdict
 from robustsuite.report.worst_case import WORST
+from robustsuite.version import __version__
 
 if TYPE_CHECKING:
     from robustsuite.benchmark.records import Record

@@ -9,7 +9,7 @@ from typing import Any
 from robustsuite import checks
 from robustsuite.protocol import Attack, Scenario
 from robustsuite.registry import GAMES, Entry
-from robustsuite.scenarios.evasion import Evasion
+from robustsuite.scenarios.evasion.scenario import Evasion
 from robustsuite.scenarios.inversion import Inversion
 from robustsuite.scenarios.poisoning import Poisoning
 from robustsuite.scenarios.utility import Utility

@@ -15,7 +15,6 @@ from robustsuite.errors import BudgetError
 from robustsuite.metric import Metric, Metrics
 from robustsuite.paired import paired_interval
 from robustsuite.protocol import Scenario, Terms
-from robustsuite.scenarios.evasion import correct
 from robustsuite.serving import ask
 from robustsuite.statistics import least_rate, rate
 from robustsuite.suspicions import Suspicion
@@ -173,7 +172,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         poisoned = self._apply(train, poison)
         trained: Trained = victim.need("trainer", "")(victim.need("recipe", ""), poisoned)
         twin = Victim(trained.model, victim.test, device=victim.device)
-        right, before = correct(twin), correct(victim)
+        right, before = twin.correct, victim.correct
         values: dict[str, Metric] = {}
         columns = {"id": victim.test.ids, "label": victim.test.y, "clean_correct": before, "poisoned_correct": right}
         artefacts: dict[str, Tensor] = {}

@@ -14,7 +14,6 @@ from robustsuite.data.overlap import shared_inputs
 from robustsuite.metric import Metric, Metrics
 from robustsuite.protocol import Scenario
 from robustsuite.scenarios.chance import doubt_chance
-from robustsuite.scenarios.evasion import correct
 from robustsuite.statistics import median, rate
 from robustsuite.suspicions import Suspicion
 from robustsuite.threat import Threat
@@ -46,7 +45,7 @@ class Utility(Scenario[None, None]):
         """Measure the untouched test samples."""
         for _ in moves:
             pass
-        clean, right = victim.clean, correct(victim)
+        clean, right = victim.clean, victim.correct
         values = {"clean_accuracy": rate(right, "higher"), **_per_class(victim)}
         if bool(clean.rejected.any()) or not victim.model.fully_differentiable:
             values["rejection_rate_clean"] = rate(clean.rejected, "lower")

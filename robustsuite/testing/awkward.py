@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from robustsuite.api.plugins import attack
 from robustsuite.errors import RequestError
+from robustsuite.expressions import parse_call
 from robustsuite.metric import Metrics
 from robustsuite.play import play
 from robustsuite.registry import attacks
@@ -332,10 +334,7 @@ def _judged_alike(name: str, played: tuple[str, ...], device: str) -> None:
 
 
 def _robust(network: nn.Module, expression: str, device: str) -> Metrics:
-    import robustsuite as rs
-    from robustsuite.expressions import parse_call
-
     entry = attacks.get(parse_call(expression)[0])
     scenario = game(entry, Threat(ball=Ball("linf", 0.1)), {})
     victim = Victim(Served(network), tiny_samples(_SAMPLES, first=10_000), device=device)
-    return play(rs.attack(expression), scenario, victim, seed=0)
+    return play(attack(expression), scenario, victim, seed=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from robustsuite.data.samples import Samples
 from robustsuite.streams import Streams
-from robustsuite.training.recipe import Update, Updater
+from robustsuite.training.parts import Updater
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
@@ -93,14 +91,3 @@ class DescentUpdater(Updater):
         """Continue from `state()`."""
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict({**self._schedule.state_dict(), **state["schedule"]})
-
-
-@dataclass(frozen=True)
-class GradientDescent(Update):
-    """Mini-batch gradient descent with the optimizer, schedule and clipping of the training settings."""
-
-    def start(
-        self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric
-    ) -> DescentUpdater:
-        """Begin a descent on `network`."""
-        return DescentUpdater(network, len(samples), training, streams, fabric)

@@ -23,8 +23,9 @@ from robustsuite.serving import Deployed, Served
 from robustsuite.streams import Streams
 from robustsuite.suspicions import Suspicion
 from robustsuite.training.checkpoints import Checkpoint
-from robustsuite.training.descent import GradientDescent, batch_sizes
-from robustsuite.training.recipe import Recipe, Step, Updater, training_loss
+from robustsuite.training.descent import batch_sizes
+from robustsuite.training.parts import Step, Updater, training_loss
+from robustsuite.training.recipe import GradientDescent, Recipe
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -10,7 +10,7 @@ import robustsuite as rs
 from robustsuite.assertions.robustness import Robustness
 from robustsuite.cli.evaluate import DEFAULT_ATTACKS
 from robustsuite.models.build import ModelSpec
-from robustsuite.scenarios.evasion import Evasion
+from robustsuite.scenarios import Evasion
 from robustsuite.threat import as_ball
 
 BALL = rs.Ball("linf", 8 / 255)

@@ -18,7 +18,7 @@ from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import TinyNetwork, tiny_recipe
 from robustsuite.threat import Ball
 from robustsuite.training.fit import fit
-from robustsuite.training.recipe import CleanLoss, Step, training_loss
+from robustsuite.training.parts import CleanLoss, Step, training_loss
 from robustsuite.training.settings import Training
 
 BALL = Ball("linf", 0.1)

@@ -19,7 +19,8 @@ from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import TinyBuild, tiny_recipe
 from robustsuite.threat import Ball
 from robustsuite.training.fit import fit, make_network
-from robustsuite.training.recipe import CleanLoss, Recipe, Step, training_loss
+from robustsuite.training.parts import CleanLoss, Step, training_loss
+from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 
 

@@ -12,7 +12,8 @@ from robustsuite.defenses.private_checks import Trials
 from robustsuite.errors import RequestError
 from robustsuite.testing import tiny_samples
 from robustsuite.training.fit import fit, make_network
-from robustsuite.training.recipe import CleanLoss, Recipe
+from robustsuite.training.parts import CleanLoss
+from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 
 SEEN = []

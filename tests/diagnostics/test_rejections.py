@@ -8,7 +8,7 @@ import robustsuite as rs
 from robustsuite.data.samples import Samples
 from robustsuite.diagnostics.looking import Look
 from robustsuite.diagnostics.rejections import joint
-from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.scenarios import Evasion
 from robustsuite.serving import Deployed, Outputs
 from robustsuite.victim import Victim
 
@@ -66,7 +66,7 @@ def samples():
 
 def look_at(model, samples):
     victim = Victim(model, samples)
-    return Look.at(victim, Evasion(ball=BALL), correct(victim))
+    return Look.at(victim, Evasion(ball=BALL), victim.correct)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

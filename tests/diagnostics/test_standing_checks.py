@@ -7,7 +7,7 @@ from torch import nn
 from robustsuite.benchmark.declared import as_logits
 from robustsuite.diagnostics import standing
 from robustsuite.diagnostics.looking import Look
-from robustsuite.scenarios.evasion import Evasion, correct
+from robustsuite.scenarios import Evasion
 from robustsuite.serving import Served
 from robustsuite.streams import Streams
 from robustsuite.testing.victims import tiny_network, tiny_samples
@@ -43,7 +43,7 @@ class Steps(nn.Module):
 
 def roughness(network):
     victim = Victim(Served(network.eval()), DATA)
-    look = Look.at(victim, Evasion(ball=BALL), correct(victim))
+    look = Look.at(victim, Evasion(ball=BALL), victim.correct)
     start = look.ball.sample(look.x, look.ids, Streams(0))
     return standing._rough(look, start, look.slope(network, start))
 

@@ -19,7 +19,7 @@ import torch
 
 from robustsuite import register
 from robustsuite.scenarios.poisoning import Poison
-from robustsuite.training.recipe import CleanLoss, Objective
+from robustsuite.training.parts import CleanLoss, Objective
 
 
 def flags() -> Path:

@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from robustsuite.benchmark.resolver import make_recipe
+from robustsuite.benchmark.recipes import make_recipe
 from robustsuite.benchmark.suite import load_suite
 from robustsuite.cli.app import app
 from robustsuite.data.catalogue import load

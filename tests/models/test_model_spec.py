@@ -10,7 +10,7 @@ from robustsuite.errors import RequestError
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.checkpoint import save
 from robustsuite.models.network import Network
-from robustsuite.training.recipe import Build
+from robustsuite.training.parts import Build
 
 SHAPE, BOUNDS = (1, 8, 8), (0.0, 1.0)
 SOURCE = """

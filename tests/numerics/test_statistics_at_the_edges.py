@@ -34,7 +34,8 @@ from robustsuite.scenarios.poisoning import Poison
 from robustsuite.serving import Served
 from robustsuite.statistics import clopper_pearson, interval, least_rate, median, over_repeats, rate, wilson
 from robustsuite.threat import Ball
-from robustsuite.training.recipe import Recipe, training_loss
+from robustsuite.training.parts import training_loss
+from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
 from robustsuite.victim import Victim

@@ -9,8 +9,8 @@ from torch import nn
 
 from robustsuite import losses, processor, registry
 from robustsuite.play import play
+from robustsuite.scenarios import Evasion
 from robustsuite.scenarios.engine import FastPasses
-from robustsuite.scenarios.evasion import Evasion
 from robustsuite.scenarios.found import BestSoFar, side_by_side
 from robustsuite.scenarios.views import Meter, make_view
 from robustsuite.serving import Served

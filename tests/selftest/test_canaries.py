@@ -13,12 +13,14 @@ from robustsuite import registry, statistics
 from robustsuite.cli.app import app
 from robustsuite.errors import RequestError
 from robustsuite.gates import deciding
-from robustsuite.scenarios import evasion, poisoning
+from robustsuite.scenarios import poisoning
+from robustsuite.scenarios.evasion import judge
 from robustsuite.selftest import canaries, canary, doubtful
 from robustsuite.serving import Outputs
 from robustsuite.streams import Streams
 from robustsuite.suspicions import Effect, Suspicion
 from robustsuite.threat import Ball
+from robustsuite.victim import Victim
 
 
 def play(*names):
@@ -59,56 +61,56 @@ def bounds_are_not_checked(patch):
 
 
 def rejected_is_success(patch):
-    honest = evasion.ask
+    honest = judge.ask
 
     def ask(model, x):
         return Outputs(honest(model, x).logits, torch.zeros(len(x), dtype=torch.bool))
 
-    patch.setattr(evasion, "ask", ask)
+    patch.setattr(judge, "ask", ask)
 
 
 def rejected_is_right(patch):
-    patch.setattr(evasion, "correct", lambda victim: (victim.clean.prediction == victim.test.y) | victim.clean.rejected)
-    from robustsuite.scenarios import utility
+    def correct(victim):
+        return (victim.clean.prediction == victim.test.y) | victim.clean.rejected
 
-    patch.setattr(utility, "correct", evasion.correct)
+    patch.setattr(Victim, "correct", property(correct))
 
 
 def clean_errors_stand(patch):
     """Samples that the model gets wrong count as robust."""
-    honest = evasion._Judge.verdict
+    honest = judge.Judge.verdict
 
     def verdict(self):
         self._robust |= ~self._clean
         return honest(self)
 
-    patch.setattr(evasion._Judge, "verdict", verdict)
+    patch.setattr(judge.Judge, "verdict", verdict)
 
 
 def the_view_is_believed(patch):
     """What an attack wrote into its view is taken for the data."""
-    honest = evasion._Judge.take
+    honest = judge.Judge.take
 
     def take(self, view, moved):
         self._given = lambda rows: (view.x, view.y, view.target)
         honest(self, view, moved)
 
-    patch.setattr(evasion._Judge, "take", take)
+    patch.setattr(judge.Judge, "take", take)
     patch.setattr(playing, "shown", lambda view: view)  # a copy would keep what is written out of the judge's view
 
 
 def zero_gradients_go_unseen(patch):
-    patch.setattr(evasion, "_MASKED", 2.0)
+    patch.setattr(judge, "_MASKED", 2.0)
 
 
 def what_was_seen_is_forgotten(patch):
-    honest = evasion._Judge._doubt
+    honest = judge.Judge._doubt
 
     def doubt(self):
         self._meter.fallen.clear()
         honest(self)
 
-    patch.setattr(evasion._Judge, "_doubt", doubt)
+    patch.setattr(judge.Judge, "_doubt", doubt)
 
 
 def flags_are_ignored(patch):

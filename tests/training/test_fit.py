@@ -19,7 +19,7 @@ from robustsuite.training.cache import Trainer
 from robustsuite.training.checkpoints import Checkpoint
 from robustsuite.training.descent import batch_sizes
 from robustsuite.training.fit import divide, fit
-from robustsuite.training.recipe import CleanLoss, training_loss
+from robustsuite.training.parts import CleanLoss, training_loss
 from robustsuite.training.settings import SCHEDULES, Training
 
 

@@ -1,0 +1,49 @@
+"""The game of evasion: what is judged, and what is examined after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustsuite import registry
+from robustsuite.diagnostics.escalation import followed_up
+from robustsuite.errors import RobustsuiteError
+from robustsuite.metric import Metrics
+from robustsuite.protocol import Attack, Reviewed
+from robustsuite.scenarios.evasion.judge import Judge
+from robustsuite.scenarios.evasion.rules import EvasionRules
+from robustsuite.scenarios.views import Inputs
+from robustsuite.victim import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evasion(EvasionRules):
+    """Find an input near a correctly classified one that the deployed model gets wrong, by the rules of the base."""
+
+    def score(self, victim: Victim, moves: Iterable[tuple[Inputs, Tensor]]) -> Metrics:
+        """Check each artefact against the ball, measure it again, and count."""
+        judge = Judge(self, victim)
+        for view, artefact in moves:
+            judge.take(view, artefact)
+        return judge.verdict()
+
+    def review(self, attack: Attack[Inputs, Tensor], victim: Victim, metrics: Metrics, *, seed: int) -> Reviewed:
+        """Let sanity checks examine the verdict, and follow-up attacks resolve what they suspect.
+
+        Only white-box attacks of more than one step are examined, and only where `escalate` is on.
+        """
+        if not self._is_examined(attack) or "robust" not in metrics.per_sample:
+            return Reviewed(metrics)
+        return followed_up(metrics, attack, self, victim, seed=seed)
+
+    def _is_examined(self, attack: object) -> bool:
+        if not self.escalate or self.access != "white-box" or self.ball.radius == 0:
+            return False
+        if getattr(attack, "one_step", False):
+            return False
+        try:
+            return not registry.attacks.get(getattr(attack, "plugin_name", "")).control
+        except RobustsuiteError:
+            return True

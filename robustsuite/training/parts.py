@@ -1,0 +1,160 @@
+"""The replaceable parts of a recipe, in the order in which they act, and the losses that they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustsuite.data.samples import Batch, Samples
+from robustsuite.door import labels_of
+from robustsuite.serving import Deployed
+from robustsuite.streams import Streams
+from robustsuite.training.settings import Training
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits `(B, classes)` and labels `(B,)` to losses `(B,)`."""
+
+
+@runtime_checkable
+class Build(Protocol):
+    """Classes, input shape and bounds to a network from raw inputs to logits; a frozen dataclass."""
+
+    def __call__(self, classes: int, shape: tuple[int, ...], bounds: tuple[float, float]) -> nn.Module:
+        """A fresh network in training mode."""
+        ...
+
+
+@runtime_checkable
+class Prepare(Protocol):
+    """Training data to training data (a filter, say); a frozen dataclass."""
+
+    def __call__(self, samples: Samples, streams: Streams) -> Samples:
+        """The data to train on; the given ones are unwritten."""
+        ...
+
+
+@runtime_checkable
+class Repair(Protocol):
+    """Network and clean data to a network; a frozen dataclass."""
+
+    def __call__(self, network: nn.Module, clean: Samples, streams: Streams) -> nn.Module:
+        """The repaired network."""
+        ...
+
+
+@runtime_checkable
+class Serve(Protocol):
+    """Deployed model and calibration data to a deployed model; a frozen dataclass."""
+
+    def __call__(self, model: Deployed, calibration: Samples, streams: Streams) -> Deployed:
+        """The wrapped model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an objective knows of the step that it serves.
+
+    Args:
+        loss: The per-sample loss of the training settings (label smoothing and class weights inside).
+        streams: Random streams of this step, to be keyed by the batch's sample ids.
+        bounds: Bounds of the inputs.
+        epoch: Counts from 0.
+        classes: Number of classes.
+    """
+
+    loss: Loss
+    streams: Streams
+    bounds: tuple[float, float]
+    epoch: int = 0
+    classes: int = 0
+
+
+class Objective(ABC):
+    """A batch to per-sample losses; a frozen dataclass."""
+
+    @abstractmethod
+    def __call__(self, network: nn.Module, batch: Batch, step: Step) -> Tensor:
+        """Per-sample losses `(B,)`, so that batch size never changes what a sample contributes."""
+
+    def validate(self, network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:
+        """Figures on held-out data; the one called `score` picks the best epoch (greater is better)."""
+        return clean_validation(network, held_out, step)
+
+
+def clean_validation(network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:
+    """Validation loss and accuracy in eval mode; the score is the accuracy, ties broken by the loss."""
+    device = next(network.parameters()).device
+    losses, right = 0.0, 0
+    with torch.no_grad():
+        for batch in held_out.batches(512, device):
+            logits = network(batch.x)
+            losses += float(step.loss(logits, batch.y).sum())
+            right += int((labels_of(logits) == batch.y).sum())
+    loss, accuracy = losses / len(held_out), right / len(held_out)
+    return {"validation_loss": loss, "validation_accuracy": accuracy, "score": accuracy - 1e-6 * min(loss, 1e3)}
+
+
+@dataclass(frozen=True)
+class CleanLoss(Objective):
+    """The training loss on the batch as it is."""
+
+    def __call__(self, network: nn.Module, batch: Batch, step: Step) -> Tensor:
+        """Losses of the plain batch."""
+        return step.loss(network(batch.x), batch.y)
+
+
+class Updater(ABC):
+    """A running update: owns the batch sampler, the optimizer and any accounting."""
+
+    #: The module to call in training; it may wrap the network (Fabric, Opacus).
+    network: nn.Module
+
+    @abstractmethod
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """Row indices of each batch of this epoch, int64; a Poisson batch may be empty."""
+
+    @abstractmethod
+    def step(self, losses: Tensor) -> None:
+        """Move the weights by the gradients of these per-sample losses `(B,)`."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Everything but the weights that resuming needs, in types that `weights_only` loading accepts."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the record must say of this update (epsilon, delta, sampling …)."""
+        return {}
+
+    def finish(self) -> None:  # noqa: B027  # most updates leave nothing behind
+        """Take off hooks and wrappers; the network is plain again."""
+
+
+def training_loss(training: Training, samples: Samples) -> Loss:
+    """The per-sample loss that the settings describe: cross-entropy with label smoothing and class weights.
+
+    A weight multiplies the loss of a sample of its class, all of it: in torch's own weighted loss the share of the
+    label that is spread over the classes is weighted by those classes, so that one with few samples gets most of it.
+    Weights have a mean of 1 over the samples, however many classes are empty.
+    """
+    weight: Tensor | None = None
+    if training.class_weights == "balanced":
+        counts = torch.bincount(samples.y, minlength=samples.classes)
+        weight = len(samples) / (int((counts > 0).sum()) * counts.clamp_min(1).double())
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        full = logits if logits.dtype == torch.float64 else logits.float()  # autocast hands over half precision
+        plain = F.cross_entropy(full, y, label_smoothing=training.label_smoothing, reduction="none")
+        return plain if weight is None else plain * weight.to(full)[y]
+
+    return loss
