@@ -15,8 +15,8 @@ from robustsuite.data.copies import lent
 from robustsuite.isolation import seeded, untouched, weights_lent
 from robustsuite.play import moves
 from robustsuite.processor import fair_threads
-from robustsuite.scenarios.refusing import check
 from robustsuite.scenarios import evasion_game, expect_evasion
+from robustsuite.scenarios.refusing import check
 from robustsuite.scenarios.views import Inputs
 from robustsuite.serving import Deployed
 from robustsuite.streams import Streams

@@ -11,9 +11,9 @@ from robustsuite.canonical import plain
 from robustsuite.errors import NotApplicableError, RequestError
 from robustsuite.expressions import parse_call
 from robustsuite.protocol import Attack, Scenario
-from robustsuite.scenarios.refusing import check
 from robustsuite.registry import Entry
 from robustsuite.scenarios import SCENARIOS, game, sort_options
+from robustsuite.scenarios.refusing import check
 from robustsuite.threat import BallLike, Threat, as_ball
 from robustsuite.victim import Victim
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustsuite.benchmark.gates import Gate
 from robustsuite.gates.deciding import GateFailure, Outcome, Verdict, decide, samples_needed
-from robustsuite.gates.judging import judge, worst
-from robustsuite.gates.requested import load, save
+from robustsuite.gates.judging import judge, load, save, worst
 
 if TYPE_CHECKING:
     from robustsuite.assertions.robustness import Robustness

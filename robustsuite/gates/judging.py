@@ -1,13 +1,18 @@
-"""Gates against a report: a verdict for every defence and attack that a gate is about."""
+"""Gates against a report: which were asked for, and a verdict for every defence and attack that one is about."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from robustsuite.benchmark.gates import WORST, Gate, gives
+from robustsuite.benchmark import yaml_lines
+from robustsuite.benchmark.gates import WORST, Gate, gives, read_gates
+from robustsuite.errors import RequestError
+from robustsuite.files import write_atomically
 from robustsuite.gates.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.metric import Metric
 from robustsuite.metrics import FOLLOWED_UP
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from robustsuite.benchmark.records import Record
     from robustsuite.report.report import Report
 
+FILE: Final = "gates.json"
 _CLEAN: Final = "none"
 _UNTOUCHED: Final = ("clean_accuracy", "rejection_rate_clean")  # no attack takes part in them
 _ROBUST: Final = "robust_accuracy"  # asked for without an attack, it is the verdict's
@@ -34,6 +40,46 @@ class FigurePlace(NamedTuple):
     dataset: str
     defense: str
     attack: str
+
+
+def save(folder: Path | str, gates: Sequence[Gate]) -> None:
+    """Write the gates of an evaluation into its folder; without any, those of an earlier one are removed."""
+    path = Path(folder) / FILE
+    if gates:
+        text = json.dumps([gate.written() for gate in gates], indent=1)
+        write_atomically(path, f"{text}\n".encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def load(folder: Path | str) -> tuple[Gate, ...]:
+    """The gates that were asked for: of an evaluation from `gates.json`, of a run from its `suite.yaml`.
+
+    No plug-in is imported, so a run can be judged where its plug-ins are not installed.
+
+    Args:
+        folder: The folder of a run or an evaluation.
+
+    Returns:
+        In the order in which they were written; empty where none was asked for.
+
+    Raises:
+        RequestError: A file that somebody has changed to something else.
+    """
+    for name in (FILE, "suite.yaml"):
+        path = Path(folder) / name
+        if path.is_file():
+            return _read(path)
+    return ()
+
+
+def _read(path: Path) -> tuple[Gate, ...]:
+    try:
+        values: Any = yaml_lines.parse(path.read_text(encoding="utf-8"), str(path)).value  # JSON is YAML
+        listed = values.get("gates", []) if isinstance(values, dict) else values
+        return read_gates(listed)
+    except (OSError, UnicodeDecodeError, RequestError) as error:
+        raise RequestError(f"expected gates as the suite writes them, got {path}; {error}") from error
 
 
 def judge(gates: Iterable[Gate], report: Report) -> tuple[Verdict, ...]:
