@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustsuite.registry import register
-from robustsuite.streams import Streams
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
 
 
 @register.attack("none", scenario="utility", access="none", control=True)

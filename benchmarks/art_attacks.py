@@ -94,7 +94,7 @@ def main() -> None:
         for found in play(asked.play):
             print(json.dumps(found), flush=True)
         return
-    from robustsuite import registry
+    from robustsuite.plugins import registry
 
     offers = [offer for offer in registry.attacks.offers() if offer.name.startswith("art:")]
     known = asked.write.read_text().splitlines() if asked.only and asked.write else []

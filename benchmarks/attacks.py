@@ -31,15 +31,16 @@ from peers import BOUNDS, LIBRARIES, Case, Run, attack_of, floor, runs, versions
 from torch import Tensor, nn
 
 import robustsuite as rs
-from robustsuite.canonical import digest
+from robustsuite.access.meter import Meter
+from robustsuite.access.views import make_view
+from robustsuite.core.ball import Ball
+from robustsuite.core.canonical import digest
+from robustsuite.core.deployed import Served
+from robustsuite.core.isolation import untouched
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.data.catalogue import DatasetSpec, load
-from robustsuite.data.samples import Samples
-from robustsuite.isolation import untouched
 from robustsuite.models.build import ModelSpec
-from robustsuite.scenarios.views import Meter, make_view
-from robustsuite.serving import Served
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from robustsuite.paired import SHARES
-from robustsuite.report.changes import Change, Row
-from robustsuite.report.compare import ALPHA, MIN_EFFECT, judged
-from robustsuite.report.differences import tested
-from robustsuite.report.pairs import Outcomes
+from robustsuite.core.paired import SHARES
+from robustsuite.results.changes import Change, Row
+from robustsuite.results.compare import ALPHA, MIN_EFFECT, judged
+from robustsuite.results.differences import tested
+from robustsuite.results.pairing import Outcomes
 
 Floats = NDArray[np.float64]
 OWN = 0.7  # standard deviation of what one training does to one sample

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, multinomial, norm
 
-from robustsuite.metric import Metric
-from robustsuite.paired import crossed, holm, mcnemar, paired_interval
-from robustsuite.statistics import clopper_pearson, interval, over_repeats, wilson
+from robustsuite.core.intervals import clopper_pearson, interval, over_repeats, wilson
+from robustsuite.core.metric import Metric
+from robustsuite.core.paired import crossed, holm, mcnemar, paired_interval
 
 Rule = Callable[[int, int], tuple[float, float]]
 Floats = NDArray[np.float64]

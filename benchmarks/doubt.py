@@ -25,18 +25,18 @@ from torch import nn
 
 import attacks
 import robustsuite as rs
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Served
+from robustsuite.core.isolation import untouched
+from robustsuite.core.samples import Samples
 from robustsuite.data.catalogue import DatasetSpec, load
-from robustsuite.data.samples import Samples
-from robustsuite.diagnostics.standing import examine
-from robustsuite.isolation import untouched
 from robustsuite.models.build import ModelSpec
-from robustsuite.play import play
 from robustsuite.scenarios import Evasion
-from robustsuite.serving import Served
-from robustsuite.threat import Ball
+from robustsuite.scenarios.evasion.sanity.checks import examine
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.victim import Victim
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
-from robustsuite.victim import Victim
 
 TITLE = "## What doubting costs"
 TARGET = 0.1

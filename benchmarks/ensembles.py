@@ -26,14 +26,15 @@ from torch import Tensor, nn
 
 import attacks
 import robustsuite as rs
+from robustsuite.access.engine import TRIAL, FastPasses
+from robustsuite.access.meter import Meter
+from robustsuite.access.views import make_view
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Served
+from robustsuite.core.isolation import untouched
+from robustsuite.core.streams import Streams
 from robustsuite.data.catalogue import load
-from robustsuite.isolation import untouched
 from robustsuite.models.build import ModelSpec
-from robustsuite.scenarios.engine import TRIAL, FastPasses
-from robustsuite.scenarios.views import Meter, make_view
-from robustsuite.serving import Served
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 

@@ -29,12 +29,13 @@ from torch import Tensor, nn
 
 import attacks
 import robustsuite as rs
-from robustsuite.isolation import untouched
-from robustsuite.scenarios.engine import TRIAL, FastPasses
-from robustsuite.scenarios.views import Meter, make_view
-from robustsuite.serving import Served
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.access.engine import TRIAL, FastPasses
+from robustsuite.access.meter import Meter
+from robustsuite.access.views import make_view
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Served
+from robustsuite.core.isolation import untouched
+from robustsuite.core.streams import Streams
 
 TITLE = "## Minimum-norm attacks"
 OURS = "robustsuite"

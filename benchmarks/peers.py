@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robustsuite as rs
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
 
 BOUNDS = (0.0, 1.0)
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]

@@ -51,13 +51,13 @@ def bare(path):
     """Seconds a cell of the same games, played one after the other without the runner."""
     import torch
 
-    from robustsuite.benchmark.plan import plan
-    from robustsuite.benchmark.suite import load_suite
     from robustsuite.data.catalogue import load
-    from robustsuite.play import play
+    from robustsuite.run.plan import plan
     from robustsuite.scenarios import arrange
+    from robustsuite.scenarios.play import play
+    from robustsuite.scenarios.victim import Victim
+    from robustsuite.suite.schema import load_suite
     from robustsuite.training.cache import Trainer
-    from robustsuite.victim import Victim
 
     torch.set_num_threads(1)
     loaded = load_suite(path)

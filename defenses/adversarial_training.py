@@ -9,17 +9,17 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks
+from robustsuite.access.batch_view import BatchView
+from robustsuite.core import checks
+from robustsuite.core.ball import Ball
+from robustsuite.core.door import labels_of
+from robustsuite.core.errors import RequestError
+from robustsuite.core.isolation import untouched
+from robustsuite.core.samples import Batch, Samples
 from robustsuite.data.copies import shown
-from robustsuite.data.samples import Batch, Samples
-from robustsuite.door import labels_of
-from robustsuite.errors import RequestError
-from robustsuite.isolation import untouched
-from robustsuite.protocol import Terms
-from robustsuite.registry import attacks, register
+from robustsuite.plugins.registry import attacks, register
 from robustsuite.scenarios import has_norm
-from robustsuite.scenarios.batch_view import BatchView
-from robustsuite.threat import Ball
+from robustsuite.scenarios.protocol import Terms
 from robustsuite.training.parts import Objective, Step, clean_validation
 from robustsuite.training.recipe import Recipe
 

@@ -11,8 +11,10 @@ from typing import Final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsuite import checks
-from robustsuite.data.samples import Samples
+from robustsuite.core import checks
+from robustsuite.core.deployed import Deployed, Served
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.defenses.broken_parts import (
     Around,
     Codec,
@@ -26,10 +28,8 @@ from robustsuite.defenses.broken_parts import (
     thermometer,
 )
 from robustsuite.models.fitting import knowable, refuse_misfit
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
-from robustsuite.serving import Deployed, Served
-from robustsuite.streams import Streams
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.protocol import Terms
 from robustsuite.training.parts import Build
 from robustsuite.training.recipe import Recipe
 

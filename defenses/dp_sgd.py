@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from robustsuite import checks, provenance
-from robustsuite.canonical import digest
-from robustsuite.data.samples import Samples
+from robustsuite.core import checks
+from robustsuite.core.canonical import digest
+from robustsuite.core.isolation import seeded
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.defenses.privacy_accounting import ACCOUNTANTS, refuse_unreachable
 from robustsuite.defenses.private_checks import few
 from robustsuite.defenses.private_descent import (
@@ -22,13 +25,11 @@ from robustsuite.defenses.private_descent import (
     refuse_unfit,
 )
 from robustsuite.defenses.private_weights import not_fresh
-from robustsuite.isolation import seeded
 from robustsuite.models.digest import network_digest, value_digest
 from robustsuite.models.fitting import knowable
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
-from robustsuite.streams import Streams
-from robustsuite.suspicions import Suspicion
+from robustsuite.plugins import provenance
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.protocol import Terms
 from robustsuite.training.parts import CleanLoss, Objective
 from robustsuite.training.recipe import Recipe, Update
 from robustsuite.training.settings import Training

@@ -10,15 +10,15 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks
-from robustsuite.data.samples import Samples
+from robustsuite.core import checks
+from robustsuite.core.deployed import Deployed, Outputs, door
+from robustsuite.core.door import working
+from robustsuite.core.isolation import untouched
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.defenses.detectors import Detector, FeatureDistance, FeatureSqueezing
-from robustsuite.door import working
-from robustsuite.isolation import untouched
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
-from robustsuite.serving import Deployed, Outputs, door
-from robustsuite.streams import Streams
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.protocol import Terms
 from robustsuite.training.recipe import Recipe
 
 DETECTORS: Final = ("range", "feature-distance", "feature-squeezing")

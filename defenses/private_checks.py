@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustsuite.data.samples import Batch, Samples
-from robustsuite.errors import RequestError
-from robustsuite.isolation import differentiable, seeded
+from robustsuite.core.errors import RequestError
+from robustsuite.core.isolation import differentiable, seeded
+from robustsuite.core.samples import Batch, Samples
+from robustsuite.core.streams import Streams
 from robustsuite.models.digest import PARAMETER, network_parts
-from robustsuite.streams import Streams
 from robustsuite.training.parts import CleanLoss, Objective, Step, training_loss
 from robustsuite.training.settings import Training
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustsuite import checks
-from robustsuite.data.samples import Samples
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core.isolation import differentiable, out_of_memory, seeded, untouched
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.defenses.privacy_accounting import described, noise_for, spent
 from robustsuite.defenses.private_checks import Trials, copied, frozen_parts
-from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.isolation import differentiable, out_of_memory, seeded, untouched
-from robustsuite.streams import Streams
 from robustsuite.training.descent import make_optimizer, make_schedule
 from robustsuite.training.parts import Objective, Updater
 from robustsuite.training.settings import Training

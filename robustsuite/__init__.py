@@ -5,44 +5,44 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from robustsuite.version import __version__
+from robustsuite.core.version import __version__
 
 _LAZY = {
-    "Ball": "robustsuite.threat",
-    "Threat": "robustsuite.threat",
-    "Samples": "robustsuite.data.samples",
-    "Streams": "robustsuite.streams",
+    "Ball": "robustsuite.core.ball",
+    "Threat": "robustsuite.core.ball",
+    "Samples": "robustsuite.core.samples",
+    "Streams": "robustsuite.core.streams",
     "Recipe": "robustsuite.training.recipe",
     "Training": "robustsuite.training.settings",
     "wrap": "robustsuite.models.wrap",
-    "register": "robustsuite.registry",
-    "attack": "robustsuite.api.plugins",
-    "defense": "robustsuite.api.plugins",
+    "register": "robustsuite.plugins.registry",
+    "attack": "robustsuite.plugins.by_name",
+    "defense": "robustsuite.plugins.by_name",
     "evaluate": "robustsuite.api.evaluate",
     "load_data": "robustsuite.data.catalogue",
     "perturb": "robustsuite.api.perturb",
     "run": "robustsuite.api.run",
-    "Report": "robustsuite.report.report",
-    "compare": "robustsuite.report.compare",
-    "RobustsuiteError": "robustsuite.errors",
-    "RequestError": "robustsuite.errors",
-    "ModelError": "robustsuite.errors",
+    "Report": "robustsuite.results.report",
+    "compare": "robustsuite.results.compare",
+    "RobustsuiteError": "robustsuite.core.errors",
+    "RequestError": "robustsuite.core.errors",
+    "ModelError": "robustsuite.core.errors",
 }
 
 if TYPE_CHECKING:
     from robustsuite.api.evaluate import evaluate
     from robustsuite.api.perturb import perturb
-    from robustsuite.api.plugins import attack, defense
     from robustsuite.api.run import run
+    from robustsuite.core.ball import Ball, Threat
+    from robustsuite.core.errors import ModelError, RequestError, RobustsuiteError
+    from robustsuite.core.samples import Samples
+    from robustsuite.core.streams import Streams
     from robustsuite.data.catalogue import load_data
-    from robustsuite.data.samples import Samples
-    from robustsuite.errors import ModelError, RequestError, RobustsuiteError
     from robustsuite.models.wrap import wrap
-    from robustsuite.registry import register
-    from robustsuite.report.compare import compare
-    from robustsuite.report.report import Report
-    from robustsuite.streams import Streams
-    from robustsuite.threat import Ball, Threat
+    from robustsuite.plugins.by_name import attack, defense
+    from robustsuite.plugins.registry import register
+    from robustsuite.results.compare import compare
+    from robustsuite.results.report import Report
     from robustsuite.training.recipe import Recipe
     from robustsuite.training.settings import Training
 

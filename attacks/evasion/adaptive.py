@@ -9,14 +9,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite import checks, losses
+from robustsuite.access.best_so_far import BestSoFar
+from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion.apgd import APGD, Climb
 from robustsuite.attacks.evasion.square import Searched, Square, answers_of
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
-from robustsuite.scenarios.found import BestSoFar
-from robustsuite.scenarios.views import WhiteBox
-from robustsuite.streams import Streams
+from robustsuite.core import checks, losses
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.protocol import Terms
 
 _TURN: Final = 2  # passes by which a start is turned towards its class
 _NEAR: Final = 0.05  # of the margin of the clean input, within which no sample is given up

@@ -9,14 +9,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite import checks, losses
+from robustsuite.access.best_so_far import BestSoFar, side_by_side
+from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion import apgd_rules as rules
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
-from robustsuite.scenarios.found import BestSoFar, side_by_side
-from robustsuite.scenarios.views import WhiteBox
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core import checks, losses
+from robustsuite.core.ball import Ball
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.protocol import Terms
 
 _L1_STAGES: Final = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # radii in radii, and their shares of the steps
 _L1_CHECKS: Final = 0.04  # of a stage's steps, between two looks at the support

@@ -18,15 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks
+from robustsuite.access.inputs import Inputs
+from robustsuite.access.oracles import Oracle
+from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion import art_bridge, art_catalogue
-from robustsuite.errors import BudgetError, RequestError
-from robustsuite.isolation import differentiable, untouched
-from robustsuite.protocol import Terms
-from robustsuite.registry import Entry, attacks
-from robustsuite.scenarios.views import Inputs, Oracle, WhiteBox
-from robustsuite.streams import Streams
-from robustsuite.threat import NORMS
+from robustsuite.core import checks
+from robustsuite.core.ball import NORMS
+from robustsuite.core.errors import BudgetError, RequestError
+from robustsuite.core.isolation import differentiable, untouched
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import Entry, attacks
+from robustsuite.scenarios.protocol import Terms
 
 _SET_HERE: Final = frozenset(
     {"self", "estimator", "classifier", "estimator_orig", "norm", "targeted", "verbose", "verbose_es", "summary_writer"}

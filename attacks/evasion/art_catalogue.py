@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from robustsuite.errors import RequestError
-from robustsuite.registry import Offer
+from robustsuite.core.errors import RequestError
+from robustsuite.plugins.registry import Offer
 
 LINF_ONLY: Final = frozenset({"BasicIterativeMethod"})
 """Attacks of a fixed radius whose only norm is linf, without an option that says so."""

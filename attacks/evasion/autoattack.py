@@ -9,13 +9,14 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks, losses, registry
+from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion.apgd import APGD
 from robustsuite.attacks.evasion.square import Square, answers_of
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
-from robustsuite.scenarios.views import WhiteBox
-from robustsuite.streams import Streams
+from robustsuite.core import checks, losses
+from robustsuite.core.streams import Streams
+from robustsuite.plugins import registry
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.protocol import Terms
 
 VERSIONS: Final = ("standard", "plus", "rand")
 _TARGETS: Final = 9

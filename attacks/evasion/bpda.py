@@ -9,13 +9,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite import checks, losses
-from robustsuite.diagnostics.rejections import past
-from robustsuite.diagnostics.stand_ins import Bridged
-from robustsuite.registry import register
-from robustsuite.scenarios.found import BestSoFar
-from robustsuite.scenarios.views import WhiteBox
-from robustsuite.streams import Streams
+from robustsuite.access.best_so_far import BestSoFar
+from robustsuite.access.white_box import WhiteBox
+from robustsuite.core import checks, losses
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.evasion.sanity.detectors import past
+from robustsuite.scenarios.evasion.sanity.surrogates import Bridged
 
 _WEIGHTS: Final = (1.0, 0.3, 3.0)  # of the rejection in the loss, by restart
 

@@ -8,11 +8,12 @@ from typing import ClassVar, Final, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from robustsuite import checks
+from robustsuite.access.values import ValueAndGrad
+from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
-from robustsuite.registry import register
-from robustsuite.scenarios.views import ValueAndGrad, WhiteBox
-from robustsuite.streams import Streams
+from robustsuite.core import checks
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
 
 _FIRST, _SECOND = 0.9, 0.999  # share that Adam's moments keep
 _LAST_STEP: Final = 0.01  # of a round, over its first one

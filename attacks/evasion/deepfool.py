@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustsuite import checks
+from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
-from robustsuite.registry import register
-from robustsuite.scenarios.views import WhiteBox
-from robustsuite.streams import Streams
+from robustsuite.core import checks
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
 
 
 @register.attack(

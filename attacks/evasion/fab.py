@@ -9,13 +9,14 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from robustsuite import checks
+from robustsuite.access.values import ValueAndGrad
+from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
-from robustsuite.isolation import differentiable
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
-from robustsuite.scenarios.views import ValueAndGrad, WhiteBox
-from robustsuite.streams import Streams
+from robustsuite.core import checks
+from robustsuite.core.isolation import differentiable
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.protocol import Terms
 
 _FARTHEST: Final = 1.5  # overshoot at most
 _ROUNDS: Final = ((1.0, 0.1), (1 / 3, 0.2), (0.0, 0.7))  # share of the classes (at least one), share of the steps

@@ -8,13 +8,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite import checks, losses
+from robustsuite.access.best_so_far import BestSoFar
+from robustsuite.access.values import Transform
+from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion.mi_fgsm_maps import diversified, smoothed
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
-from robustsuite.scenarios.found import BestSoFar
-from robustsuite.scenarios.views import Transform, WhiteBox
-from robustsuite.streams import Streams
+from robustsuite.core import checks, losses
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.protocol import Terms
 
 _LEAST: Final = 0.9  # of its side, to which a diverse input is shrunk at most
 

@@ -8,10 +8,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from robustsuite import checks, losses
-from robustsuite.isolation import differentiable
-from robustsuite.scenarios.views import Jacobian, Value, ValueAndGrad, WhiteBox
-from robustsuite.threat import Ball
+from robustsuite.access.values import Jacobian, Value, ValueAndGrad
+from robustsuite.access.white_box import WhiteBox
+from robustsuite.core import checks, losses
+from robustsuite.core.ball import Ball
+from robustsuite.core.isolation import differentiable
 
 _SURE: Final = 64  # rounding steps of the greatest logit, from which on no other batch turns a success
 _COPY: Final = 2**11  # the same where a faster copy answers: the engine takes none that is farther off

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustsuite import checks, losses
-from robustsuite.registry import register
-from robustsuite.scenarios.found import BestSoFar, side_by_side
-from robustsuite.scenarios.views import WhiteBox
-from robustsuite.streams import Streams
+from robustsuite.access.best_so_far import BestSoFar, side_by_side
+from robustsuite.access.white_box import WhiteBox
+from robustsuite.core import checks, losses
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
 
 
 @register.attack("pgd", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"))

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsuite import checks
-from robustsuite.isolation import differentiable, out_of_memory, seeded
+from robustsuite.access.oracles import Transfer
+from robustsuite.core import checks
+from robustsuite.core.isolation import differentiable, out_of_memory, seeded
+from robustsuite.core.streams import Streams
 from robustsuite.models.build import ModelSpec
-from robustsuite.scenarios.views import Transfer
-from robustsuite.streams import Streams
 
 _BATCH: Final = 64
 _RATE: Final = 3e-3

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from robustsuite import checks
-from robustsuite.data.samples import Samples
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
+from robustsuite.core import checks
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
 from robustsuite.scenarios.poisoning import Poison, Stamp, TrainingSet
-from robustsuite.streams import Streams
+from robustsuite.scenarios.protocol import Terms
 
 
 @register.attack(

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from robustsuite import checks
-from robustsuite.protocol import Terms
-from robustsuite.registry import register
+from robustsuite.core import checks
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
-from robustsuite.streams import Streams
+from robustsuite.scenarios.protocol import Terms
 
 
 @register.attack(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustsuite import checks
-from robustsuite.registry import register
+from robustsuite.core import checks
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
 from robustsuite.scenarios.inversion import Classes, class_means
-from robustsuite.streams import Streams
 
 
 @register.attack("class-mean", scenario="inversion", access="members", control=True)

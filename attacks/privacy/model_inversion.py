@@ -8,11 +8,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite import checks
-from robustsuite.isolation import differentiable
-from robustsuite.registry import register
+from robustsuite.core import checks
+from robustsuite.core.isolation import differentiable
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
 from robustsuite.scenarios.inversion import Classes
-from robustsuite.streams import Streams
 
 _LEAP: Final = 0.2  # greatest root mean square of a step, as a share of the input range
 

@@ -48,7 +48,7 @@ def load(config, part, samples):
 @pytest.fixture(scope="session")
 def make(data):
     """A function that calls a factory, offering it `classes`, `shape` and `bounds`."""
-    from robustsuite.loading import call_factory, load_factory
+    from robustsuite.plugins.loading import call_factory, load_factory
 
     offered = {"classes": data.classes, "shape": data.shape, "bounds": data.bounds}
     return lambda target: call_factory(target, load_factory(target), offered, {})
@@ -68,7 +68,7 @@ def model(pytestconfig, make):
 @pytest.fixture(scope="session")
 def service(pytestconfig, make, request):
     """What answers requests: `logits` and `rejected` for a batch; the demo's, or the network where nothing is named."""
-    from robustsuite.serving import Deployed, Served
+    from robustsuite.core.deployed import Deployed, Served
 
     demo = pytestconfig.getoption("--model") == f"{DEMO}:model"
     target = pytestconfig.getoption("--service") or (f"{DEMO}:service" if demo else None)
@@ -79,7 +79,9 @@ def service(pytestconfig, make, request):
 @pytest.fixture
 def require(request):
     """Hold a report against gates such as `worst-case:robust_accuracy>=0.4`; keep it where reports are asked for."""
-    from robustsuite.gates import Gate, Outcome, judge
+    from robustsuite.core.gate import Gate
+    from robustsuite.results.decide import Outcome
+    from robustsuite.results.gates import judge
 
     def hold(report, *gates):
         __tracebackhide__ = True
@@ -97,8 +99,8 @@ def require(request):
 @pytest.fixture
 def require_rate(request):
     """Hold the share of true outcomes `(N,)` against a floor or a ceiling, with its 95 % interval."""
-    from robustsuite.gates import Outcome, decide
-    from robustsuite.statistics import rate
+    from robustsuite.core.intervals import rate
+    from robustsuite.results.decide import Outcome, decide
 
     def hold(outcomes, name, *, at_least=None, at_most=None):
         __tracebackhide__ = True

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.serving import Served
+from robustsuite.core.deployed import Served
 from robustsuite.training.recipe import Recipe
 
 HELD_OUT = 300  # training samples that the network never sees, to calibrate what guards it

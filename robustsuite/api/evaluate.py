@@ -11,21 +11,21 @@ from typing import Any
 
 from torch import nn
 
-from robustsuite import checks
-from robustsuite.benchmark.blanks import blank_records
-from robustsuite.benchmark.existing import existing
-from robustsuite.benchmark.games import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing
-from robustsuite.benchmark.judging import judge
-from robustsuite.benchmark.records import Record
-from robustsuite.isolation import seeded
-from robustsuite.processor import fair_threads
-from robustsuite.registry import DEFAULT_ATTACKS
-from robustsuite.report.report import Report
-from robustsuite.serving import Deployed
-from robustsuite.threat import BallLike, Threat
+from robustsuite.core import checks
+from robustsuite.core.ball import BallLike, Threat
+from robustsuite.core.deployed import Deployed
+from robustsuite.core.isolation import seeded
+from robustsuite.core.processor import fair_threads
+from robustsuite.evaluation.blank_records import blank_records
+from robustsuite.evaluation.judge import judge
+from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.resolve import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing
+from robustsuite.evaluation.user_model import existing
+from robustsuite.plugins.registry import DEFAULT_ATTACKS
+from robustsuite.results.report import Report
+from robustsuite.scenarios.victim import Victim
 from robustsuite.training.precision import settled
 from robustsuite.training.recipe import Recipe
-from robustsuite.victim import Victim
 
 
 def evaluate(

@@ -7,21 +7,21 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks
-from robustsuite.benchmark.existing import existing
-from robustsuite.benchmark.games import AttackLike, resolve
+from robustsuite.access.inputs import Inputs
+from robustsuite.core import checks
+from robustsuite.core.ball import BallLike, Threat, as_ball
+from robustsuite.core.deployed import Deployed
+from robustsuite.core.isolation import seeded, untouched, weights_lent
+from robustsuite.core.processor import fair_threads
+from robustsuite.core.streams import Streams
 from robustsuite.data.coerce import as_labels
 from robustsuite.data.copies import lent
-from robustsuite.isolation import seeded, untouched, weights_lent
-from robustsuite.play import moves
-from robustsuite.processor import fair_threads
+from robustsuite.evaluation.resolve import AttackLike, resolve
+from robustsuite.evaluation.user_model import existing
 from robustsuite.scenarios import evasion_game, expect_evasion
+from robustsuite.scenarios.play import moves
 from robustsuite.scenarios.refusing import check
-from robustsuite.scenarios.views import Inputs
-from robustsuite.serving import Deployed
-from robustsuite.streams import Streams
-from robustsuite.threat import BallLike, Threat, as_ball
-from robustsuite.victim import Victim
+from robustsuite.scenarios.victim import Victim
 
 _BATCH: Final = 128
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robustsuite.report.report import Report
+from robustsuite.results.report import Report
 
 
 def run(
@@ -24,7 +24,7 @@ def run(
         out: Folder of the run; by default `runs/<name>`. A run that was interrupted there goes on.
         overrides: Keys of the suite to set, each as `"a.b=c"` with the value in YAML.
         plugins: Plug-in files to load.
-        **options: As in `robustsuite.benchmark.runner.run`: workers, device, fresh, progress.
+        **options: As in `robustsuite.run.runner.run`: workers, device, fresh, progress.
 
     Returns:
         The report, its files written.
@@ -32,9 +32,9 @@ def run(
     Raises:
         RequestError: The suite is wrong, and nothing was started; the message names file, line, key and value.
     """
-    from robustsuite.benchmark.runner import run as run_suite
-    from robustsuite.benchmark.suite import load_suite
     from robustsuite.report.files import write
+    from robustsuite.run.runner import run as run_suite
+    from robustsuite.suite.schema import load_suite
 
     loaded = load_suite(suite, list(overrides), list(plugins))
     outcome = run_suite(loaded, Path(out) if out is not None else Path("runs") / loaded.name, **options)

@@ -6,7 +6,7 @@ from __future__ import annotations
 def main() -> None:
     """Entry point of `robustsuite` and of `python -m robustsuite`."""
     from robustsuite.cli.app import app
-    from robustsuite.outputs import guard
+    from robustsuite.core.outputs import guard
 
     guard()
     app(prog_name="robustsuite")

@@ -9,8 +9,8 @@ from typer.core import TyperGroup
 
 from robustsuite.cli import cache, catalogue, compare, doctor, evaluate, export, replay, report, run, selftest, train
 from robustsuite.cli.console import contained
-from robustsuite.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
-from robustsuite.version import __version__
+from robustsuite.core.errors import ModelError, NotApplicableError, RequestError, RobustsuiteError
+from robustsuite.core.version import __version__
 
 FAILED: Final = 1
 WRONG_REQUEST: Final = 2

@@ -9,7 +9,7 @@ import typer
 from robustsuite.cli.console import results, set_up
 
 if TYPE_CHECKING:
-    from robustsuite.store import Listed, Store
+    from robustsuite.storage.store import Listed, Store
 
 app = typer.Typer(
     help="What runs share: trained weights, crafted artefacts, judged cells. All of it can be made again.",
@@ -44,7 +44,7 @@ def trim(
     limit: Annotated[str | None, typer.Option(help="Most to keep, such as 500MB.", show_default="the limit")] = None,
 ) -> None:
     """Remove what was used longest ago until the rest is within the limit."""
-    from robustsuite.store import size_of
+    from robustsuite.storage.store import size_of
 
     _told("removed", _store().trim(None if limit is None else size_of("limit", limit)))
 
@@ -72,7 +72,7 @@ def clear() -> None:
 
 
 def _store() -> Store:
-    from robustsuite.store import cache
+    from robustsuite.storage.store import cache
 
     return cache()
 

@@ -10,10 +10,10 @@ import typer
 
 from robustsuite.cli.console import Plugins, load_plugins, results, set_up
 from robustsuite.cli.shown import find
-from robustsuite.docstrings import parse_docstring
+from robustsuite.plugins.docstrings import parse_docstring
 
 if TYPE_CHECKING:
-    from robustsuite.registry import Entry
+    from robustsuite.plugins.registry import Entry
 
 Row = dict[str, Any]
 
@@ -33,7 +33,7 @@ def _plugins(entries: tuple[Entry, ...]) -> list[Row]:
 
 
 def _attacks() -> list[Row]:
-    from robustsuite import registry
+    from robustsuite.plugins import registry
 
     row = {
         "name": "art:NAME",
@@ -47,7 +47,7 @@ def _attacks() -> list[Row]:
 
 def _attacks_in_full() -> list[Row]:
     """Every attack with the norms that it plays in and what it needs, ART's by name; imports ART."""
-    from robustsuite import registry
+    from robustsuite.plugins import registry
     from robustsuite.scenarios import SCENARIOS
 
     offers = registry.attacks.offers()
@@ -65,7 +65,7 @@ def _attacks_in_full() -> list[Row]:
 
 
 def _defenses() -> list[Row]:
-    from robustsuite import registry
+    from robustsuite.plugins import registry
 
     return [{key: row[key] for key in ("name", "summary", "taxonomy")} for row in _plugins(registry.defenses.all())]
 
@@ -103,7 +103,7 @@ def _scenarios() -> list[Row]:
 
 
 def _suites() -> list[Row]:
-    from robustsuite.suites import builtin_suites
+    from robustsuite.suite.builtin import builtin_suites
 
     return [{"name": suite.name, "summary": suite.summary} for suite in builtin_suites()]
 
@@ -124,7 +124,7 @@ def list_names(
     plugins: Plugins = None,
 ) -> None:
     """List what there is by name."""
-    from robustsuite import checks
+    from robustsuite.core import checks
 
     set_up()
     wanted = list(KINDS) if kind is None else [checks.one_of("kind", kind, KINDS)]

@@ -11,7 +11,7 @@ import typer
 from robustsuite.cli.console import results, set_up
 
 if TYPE_CHECKING:
-    from robustsuite.report.compare import Comparison
+    from robustsuite.results.compare import Comparison
 
 FORMATS: Final = ("terminal", "json", "md", "csv")
 EXITS: Final = {"passed": 0, "failed": 1, "inconclusive": 3}
@@ -58,14 +58,14 @@ def compare(
     now; or one looks worse and cannot be decided, since trainings scatter as much or the old figure was under doubt.
     """
     set_up()
-    from robustsuite import checks
-    from robustsuite.report.compare import compare as compare_runs
+    from robustsuite.core import checks
+    from robustsuite.results.compare import compare as compare_runs
 
     wanted = checks.one_of("format", "json" if as_json else form, FORMATS)
     asked = {"min_effect": min_effect, "alpha": alpha, "metrics": metrics or (), "curve": curve}
     found = compare_runs(old, new, **asked, allow_missing=allow_missing)  # type: ignore[arg-type]  # each as declared
     if wanted == "terminal":
-        from robustsuite.report.compare_text import terminal
+        from robustsuite.report.export.compare_text import terminal
 
         terminal(found, results())
     else:
@@ -77,7 +77,7 @@ def compare(
 
 
 def _text(found: Comparison, form: str) -> str:
-    from robustsuite.report.compare_text import markdown
+    from robustsuite.report.export.compare_text import markdown
 
     if form == "json":
         return json.dumps(found.as_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
@@ -85,7 +85,7 @@ def _text(found: Comparison, form: str) -> str:
 
 
 def _write(found: Comparison, folder: Path, *, quiet: bool) -> None:
-    from robustsuite.files import write_atomically
+    from robustsuite.storage.files import write_atomically
 
     for form in ("json", "csv", "md"):
         path = folder / f"comparison.{form}"

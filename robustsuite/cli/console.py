@@ -86,7 +86,7 @@ def load_plugins(files: list[str] | None) -> None:
     Raises:
         RequestError: A file that is not there or holds no plug-in, with file and line.
     """
-    from robustsuite import registry
+    from robustsuite.plugins import registry
 
     for file in files or ():
         registry.load_file(file)

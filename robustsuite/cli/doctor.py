@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from robustsuite.cli.console import results, set_up
-from robustsuite.version import __version__
+from robustsuite.core.version import __version__
 
 OK: Final = "ok"
 NOTE: Final = "note"
@@ -163,7 +163,7 @@ def _devices() -> Iterator[Diagnosis]:
 
 
 def _plugins() -> Iterator[Diagnosis]:
-    from robustsuite import registry
+    from robustsuite.plugins import registry
 
     attacks = [entry for entry in registry.attacks.all() if entry.access != "none"]
     defenses = registry.defenses.all()
@@ -171,9 +171,9 @@ def _plugins() -> Iterator[Diagnosis]:
 
 
 def _data() -> Iterator[Diagnosis]:
+    from robustsuite.core.errors import RequestError, UntrustedFileError
     from robustsuite.data.catalogue import DatasetSpec, load
-    from robustsuite.data.places import VARIABLE, data_root
-    from robustsuite.errors import RequestError, UntrustedFileError
+    from robustsuite.storage.places import VARIABLE, data_root
 
     root = data_root(None)
     yield Diagnosis("data folder", OK if root.is_dir() else NOTE, f"{root}{'' if root.is_dir() else ' is not there'}")

@@ -13,11 +13,11 @@ from robustsuite.cli.console import AsJson, Plugins, Quiet, Verbose, load_plugin
 from robustsuite.cli.given import dataset_spec, declared, refuse_other_bounds
 from robustsuite.cli.progress import progress_on
 from robustsuite.cli.verdicts import leave, pronounce, read_gates
-from robustsuite.registry import DEFAULT_ATTACKS
+from robustsuite.plugins.registry import DEFAULT_ATTACKS
 
 if TYPE_CHECKING:
-    from robustsuite.gates import Gate
-    from robustsuite.report.report import Report
+    from robustsuite.core.gate import Gate
+    from robustsuite.results.report import Report
 
 _SAMPLES: Final = 1000
 
@@ -69,15 +69,15 @@ def evaluate(
 ) -> None:
     """Attack a model that already exists and judge how it holds up."""
     set_up(verbose=verbose)
-    from robustsuite import checks
     from robustsuite.api.evaluate import evaluate as judge
-    from robustsuite.benchmark.again import Request, write_where_possible
-    from robustsuite.benchmark.environment import resolve_device
+    from robustsuite.core import checks
+    from robustsuite.core.ball import Ball
+    from robustsuite.core.isolation import seeded
+    from robustsuite.core.radii import refuse_vacuous
     from robustsuite.data.catalogue import called, load_part
-    from robustsuite.isolation import seeded
+    from robustsuite.evaluation.environment import resolve_device
     from robustsuite.models.build import ModelSpec
-    from robustsuite.radii import refuse_vacuous
-    from robustsuite.threat import Ball
+    from robustsuite.run.as_suite import Request, write_where_possible
 
     load_plugins(plugins)
     checks.integer("samples", samples, low=1)
@@ -127,18 +127,18 @@ def evaluate(
 
 
 def _needs_ball(attack: str) -> bool:
-    from robustsuite import registry
-    from robustsuite.expressions import parse_call
+    from robustsuite.plugins import registry
+    from robustsuite.plugins.expressions import parse_call
     from robustsuite.scenarios import SCENARIOS
 
     return SCENARIOS[registry.attacks.get(parse_call(attack)[0]).scenario].needs_threat
 
 
 def _conclude(report: Report, asked: Sequence[Gate], out: Path | None, *, quiet: bool, as_json: bool) -> None:
-    from robustsuite import gates
     from robustsuite.cli.report import print_outcome
-    from robustsuite.report.report import Report
-    from robustsuite.report.step_summary import publish
+    from robustsuite.report.export.step_summary import publish
+    from robustsuite.results import gates
+    from robustsuite.results.report import Report
 
     console = tables(as_json=as_json, quiet=quiet)
     verdicts = gates.judge(asked, report)

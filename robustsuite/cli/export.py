@@ -38,9 +38,9 @@ def mlflow(
     set_up()
     import dataclasses
 
-    from robustsuite import gates
-    from robustsuite.report.mlflow_export import export
-    from robustsuite.report.report import Report
+    from robustsuite.report.export.mlflow_export import export
+    from robustsuite.results import gates
+    from robustsuite.results.report import Report
 
     for folder, report in [(folder, Report.load(folder)) for folder in folders]:
         judged = gates.judge(gates.load(folder), report)

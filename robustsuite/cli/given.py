@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustsuite.core.samples import Samples
     from robustsuite.data.catalogue import DatasetSpec
-    from robustsuite.data.samples import Samples
 
 
 def dataset_spec(source: str, bounds: Sequence[float] | None = None) -> DatasetSpec:
@@ -21,11 +21,11 @@ def dataset_spec(source: str, bounds: Sequence[float] | None = None) -> DatasetS
     Raises:
         RequestError: Neither a known name nor data at that path.
     """
-    from robustsuite import checks
-    from robustsuite.benchmark.problems import nearest
+    from robustsuite.core import checks
     from robustsuite.data.catalogue import NAMES, DatasetSpec
-    from robustsuite.files import absent
     from robustsuite.models.wrap import interval_of
+    from robustsuite.storage.files import absent
+    from robustsuite.suite.problems import nearest
 
     if source in NAMES:
         return DatasetSpec(name=source)
@@ -51,7 +51,7 @@ def declared(*, output: str | None = None, **numbers: str | None) -> dict[str, A
     Raises:
         RequestError: Something that is no number.
     """
-    from robustsuite import checks
+    from robustsuite.core import checks
 
     given: dict[str, Any] = {
         name: [checks.fraction(name, part) for part in text.split(",")]
@@ -72,7 +72,7 @@ def refuse_other_bounds(bounds: Sequence[float] | None, data: Samples, name: str
     Raises:
         RequestError: The data have others, or lie in [0, 1] where far more was declared.
     """
-    from robustsuite import checks
+    from robustsuite.core import checks
     from robustsuite.models.wrap import interval_of
 
     if bounds is None:

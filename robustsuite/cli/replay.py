@@ -11,8 +11,8 @@ import typer
 from robustsuite.cli.console import Plugins, Quiet, Verbose, say, set_up
 
 if TYPE_CHECKING:
-    from robustsuite.benchmark.records import Record
-    from robustsuite.benchmark.replay import Replay
+    from robustsuite.evaluation.records import Record
+    from robustsuite.run.replay import Replay
 
 
 def replay(
@@ -35,8 +35,8 @@ def replay(
     cache stay as they are.
     """
     set_up(verbose=verbose)
-    from robustsuite.benchmark.replay import called
-    from robustsuite.benchmark.replay import replay as repeat
+    from robustsuite.run.replay import called
+    from robustsuite.run.replay import replay as repeat
 
     def announce(record: Record, changed: tuple[str, ...]) -> None:
         say(f"replaying {record.key}: {called(record)}", quiet=quiet)

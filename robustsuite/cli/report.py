@@ -13,8 +13,8 @@ from robustsuite.cli.console import results, say, set_up
 from robustsuite.cli.verdicts import pronounce
 
 if TYPE_CHECKING:
-    from robustsuite.gates import Verdict
-    from robustsuite.report.report import Report
+    from robustsuite.results.decide import Verdict
+    from robustsuite.results.report import Report
 
 
 FORMATS: Final = ("terminal", "json", "github", "html", "md", "csv", "latex", "junit", "sarif")
@@ -40,9 +40,9 @@ def report(
     gate is inconclusive, also because a cell that the suite planned has no record.
     """
     set_up()
-    from robustsuite import checks
-    from robustsuite.report.report import Report
-    from robustsuite.report.verdicts import exit_code
+    from robustsuite.core import checks
+    from robustsuite.results.report import Report
+    from robustsuite.results.verdict_text import exit_code
 
     default = [] if as_json else ["terminal"]
     wanted = [checks.one_of("format", name, FORMATS) for name in formats or default]
@@ -97,7 +97,7 @@ def _records(loaded: Report, _: tuple[Verdict, ...]) -> None:
 
 
 def _github(loaded: Report, verdicts: tuple[Verdict, ...]) -> None:
-    from robustsuite.report.step_summary import step_summary
+    from robustsuite.report.export.step_summary import step_summary
 
     typer.echo(step_summary(loaded, verdicts), nl=False)
 
@@ -110,13 +110,13 @@ _PRINTERS: Final[dict[str, Callable[[Report, tuple[Verdict, ...]], None]]] = {
 
 
 def _judged(loaded: Report) -> tuple[Verdict, ...]:
-    from robustsuite import gates
+    from robustsuite.results import gates
 
     return gates.judge(gates.load(loaded.folder), loaded) if loaded.folder is not None else ()
 
 
 def print_outcome(loaded: Report, judged: tuple[Verdict, ...], **counts: Any) -> None:
     """One JSON object on standard output."""
-    from robustsuite.report.outcome import outcome
+    from robustsuite.report.export.outcome import outcome
 
     typer.echo(json.dumps(outcome(loaded, judged, **counts), indent=2, ensure_ascii=False))

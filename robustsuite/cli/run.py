@@ -15,8 +15,8 @@ from robustsuite.cli.progress import progress_on
 from robustsuite.cli.verdicts import leave, pronounce
 
 if TYPE_CHECKING:
-    from robustsuite.benchmark.runner import RunOutcome
-    from robustsuite.benchmark.suite import Suite
+    from robustsuite.run.runner import RunOutcome
+    from robustsuite.suite.schema import Suite
 
 RUNS: Final = Path("runs")
 Overrides = Annotated[
@@ -71,8 +71,8 @@ def run(
     A run that was interrupted goes on where it stopped when the same command is given again.
     """
     set_up(verbose=verbose)
-    from robustsuite import checks
-    from robustsuite.benchmark.suite import load_suite
+    from robustsuite.core import checks
+    from robustsuite.suite.schema import load_suite
 
     typed = [
         f"{key}={value}"
@@ -92,7 +92,7 @@ def run(
     }
     folder = choose_folder(suite, out, loaded.name, fresh=fresh)
     if dry_run:
-        from robustsuite.benchmark.runner import preview
+        from robustsuite.run.runner import preview
 
         typer.echo(preview(loaded, folder, **asked).describe())
         return
@@ -111,7 +111,7 @@ def choose_folder(source: str | None, out: Path | None, name: str, *, fresh: boo
     Raises:
         RequestError: The suite was read from a run's folder, and neither `out` nor `fresh` was given.
     """
-    from robustsuite import checks
+    from robustsuite.core import checks
 
     if out is not None:
         return out
@@ -128,7 +128,7 @@ def choose_folder(source: str | None, out: Path | None, name: str, *, fresh: boo
 
 
 def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> RunOutcome:
-    from robustsuite.benchmark.runner import run as run_suite
+    from robustsuite.run.runner import run as run_suite
 
     with progress_on(sys.stderr, quiet=quiet) as progress:
         return run_suite(
@@ -143,11 +143,11 @@ def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> 
 
 def conclude(outcome: RunOutcome, *, quiet: bool, as_json: bool = False) -> None:
     """Write the report, print the table and the gates' verdicts, and exit as they ask."""
-    from robustsuite import gates
     from robustsuite.cli.report import print_outcome
+    from robustsuite.report.export.step_summary import publish
     from robustsuite.report.files import write
-    from robustsuite.report.report import Report
-    from robustsuite.report.step_summary import publish
+    from robustsuite.results import gates
+    from robustsuite.results.report import Report
 
     report, console = Report.load(outcome.folder), tables(as_json=as_json, quiet=quiet)
     verdicts = gates.judge(gates.load(outcome.folder), report)

@@ -13,7 +13,7 @@ from robustsuite.cli.console import Quiet, Verbose, results, say, set_up
 from robustsuite.cli.progress import progress_on
 
 if TYPE_CHECKING:
-    from robustsuite.selftest.canary import Result
+    from robustsuite.testing.known_answers.known_answer import Result
 
 
 def selftest(
@@ -24,8 +24,8 @@ def selftest(
 ) -> None:
     """Play canaries whose answers are known, in under a minute; exit 1 where one comes out otherwise."""
     set_up(verbose=verbose)
-    from robustsuite.selftest.canaries import chosen
-    from robustsuite.selftest.canary import outcomes
+    from robustsuite.testing.known_answers.catalogue import chosen
+    from robustsuite.testing.known_answers.known_answer import outcomes
 
     canaries = chosen(names or ())
     with progress_on(sys.stderr, quiet=quiet) as progress:

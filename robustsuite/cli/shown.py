@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from robustsuite.docstrings import Docstring, parse_docstring
+from robustsuite.plugins.docstrings import Docstring, parse_docstring
 
 Row = dict[str, Any]
 
@@ -17,7 +17,7 @@ def find(name: str) -> list[Row]:
     Raises:
         RequestError: Nothing is called so; the message names the nearest.
     """
-    from robustsuite import checks
+    from robustsuite.core import checks
 
     found = [row for look in (_plugins, _scenarios, _datasets, _models, _suites) for row in look(name)]
     if not found:
@@ -26,18 +26,18 @@ def find(name: str) -> list[Row]:
 
 
 def _all_names() -> set[str]:
-    from robustsuite import registry
     from robustsuite.data.catalogue import NAMES
     from robustsuite.models.build import NETS
+    from robustsuite.plugins import registry
     from robustsuite.scenarios import SCENARIOS
-    from robustsuite.suites import builtin_suites
+    from robustsuite.suite.builtin import builtin_suites
 
     plugins = {entry.name for known in (registry.attacks, registry.defenses) for entry in known.all()}
     return plugins | set(SCENARIOS) | set(NAMES) | set(NETS) | {suite.name for suite in builtin_suites()}
 
 
 def _plugins(name: str) -> Iterator[Row]:
-    from robustsuite import registry
+    from robustsuite.plugins import registry
     from robustsuite.scenarios import SCENARIOS
 
     for kind, known in (("attack", registry.attacks), ("defense", registry.defenses)):
@@ -80,7 +80,7 @@ def _models(name: str) -> Iterator[Row]:
 
 
 def _suites(name: str) -> Iterator[Row]:
-    from robustsuite.suites import builtin_suites, builtin_text
+    from robustsuite.suite.builtin import builtin_suites, builtin_text
 
     for suite in builtin_suites():
         if suite.name == name:

@@ -14,8 +14,8 @@ from robustsuite.cli.progress import progress_on
 from robustsuite.cli.run import RUNS, Overrides
 
 if TYPE_CHECKING:
-    from robustsuite.benchmark.suite import Suite
-    from robustsuite.benchmark.uses import DefenseUse
+    from robustsuite.suite.plugin_options import DefenseUse
+    from robustsuite.suite.schema import Suite
 
 _LISTED: Final = 8  # values of one fact that are printed; the file beside the weights holds all
 
@@ -36,7 +36,7 @@ def train(
     A run in the same folder finds the training done.
     """
     set_up(verbose=verbose)
-    from robustsuite.benchmark.suite import load_suite
+    from robustsuite.suite.schema import load_suite
 
     typed = [] if seed is None else [f"seed={seed}"]
     loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())
@@ -55,18 +55,18 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     """Train (or find it done), write the weights and what is known of them, and measure the clean accuracy."""
     import json
 
-    from robustsuite import checks
-    from robustsuite.benchmark.environment import environment, resolve_device
-    from robustsuite.benchmark.precision import settled_suite
-    from robustsuite.benchmark.recipes import is_trained, make_recipe
-    from robustsuite.benchmark.worker import set_threads
-    from robustsuite.canonical import plain
+    from robustsuite.core import checks
+    from robustsuite.core.canonical import plain
     from robustsuite.data.catalogue import load
-    from robustsuite.files import write_atomically
+    from robustsuite.evaluation.environment import environment, resolve_device
     from robustsuite.models.checkpoint import save
-    from robustsuite.store import Store, cache
+    from robustsuite.run.precision import settled_suite
+    from robustsuite.run.worker import set_threads
+    from robustsuite.scenarios.victim import Victim
+    from robustsuite.storage.files import write_atomically
+    from robustsuite.storage.store import Store, cache
+    from robustsuite.suite.recipes import is_trained, make_recipe
     from robustsuite.training.cache import Trainer
-    from robustsuite.victim import Victim
 
     where = resolve_device(device)
     suite, notes = settled_suite(suite, where)

@@ -12,9 +12,10 @@ from robustsuite.cli.console import results
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from robustsuite.benchmark.records import Record
-    from robustsuite.gates import Gate, Verdict
-    from robustsuite.threat import Ball
+    from robustsuite.core.ball import Ball
+    from robustsuite.core.gate import Gate
+    from robustsuite.evaluation.records import Record
+    from robustsuite.results.decide import Verdict
 
 _STYLES: Final = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
 
@@ -30,9 +31,9 @@ def read_gates(texts: Iterable[str], attacks: Sequence[str], ball: Ball | None) 
     Raises:
         RequestError: No gate, or one about an attack or a metric that will not be there; the message names the nearest.
     """
-    from robustsuite.benchmark.games import arrange_all, labels
-    from robustsuite.benchmark.gates import Gate, mistakes, places
-    from robustsuite.errors import RequestError
+    from robustsuite.core.errors import RequestError
+    from robustsuite.evaluation.resolve import arrange_all, labels
+    from robustsuite.suite.gates import Gate, mistakes, places
 
     games = arrange_all(attacks, ball, {})
     played = places([(label, game.entry.scenario) for label, game in zip(labels(games), games, strict=True)])
@@ -66,7 +67,7 @@ def leave(records: Iterable[Record], verdicts: Sequence[Verdict]) -> None:
     Raises:
         Exit: The exit code is not 0.
     """
-    from robustsuite.report.verdicts import exit_code
+    from robustsuite.results.verdict_text import exit_code
 
     code = exit_code(records, verdicts)
     if code:

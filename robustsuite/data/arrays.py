@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from robustsuite import checks
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError, UntrustedFileError
+from robustsuite.core.samples import Splits
 from robustsuite.data.coerce import arrays_of, as_inputs, as_labels
-from robustsuite.data.samples import Splits
 from robustsuite.data.sources import Part, Source
-from robustsuite.errors import RequestError, UntrustedFileError
-from robustsuite.files import absent
-from robustsuite.loading import call_factory, load_factory
+from robustsuite.plugins.loading import call_factory, load_factory
+from robustsuite.storage.files import absent
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 

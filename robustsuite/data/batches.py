@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from robustsuite import checks
-from robustsuite.errors import RequestError
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError
 
 INPUTS: Final = ("x", "image", "images", "img", "pixel_values", "input", "inputs", "data", "features")
 LABELS: Final = ("y", "label", "labels", "target", "targets")

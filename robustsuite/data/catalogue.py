@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from robustsuite import checks
+from robustsuite.core import checks
+from robustsuite.core.samples import Samples, Splits
 from robustsuite.data.arrays import from_factory, npz
 from robustsuite.data.digits import digits
 from robustsuite.data.image_folder import image_folder
-from robustsuite.data.places import resolve
-from robustsuite.data.samples import Samples, Splits
 from robustsuite.data.sources import PARTS, Source, choose, fewer
 from robustsuite.data.torchvision_sets import NAMES as TORCHVISION
 from robustsuite.data.torchvision_sets import torchvision_set
+from robustsuite.storage.places import resolve
 
 DESCRIPTIONS: Final = {
     "digits": "scikit-learn's handwritten digits, 1,797 of 8 x 8, embedded",

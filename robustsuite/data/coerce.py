@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from robustsuite import checks
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError
+from robustsuite.core.isolation import seeded
+from robustsuite.core.samples import Samples
 from robustsuite.data.batches import pair
 from robustsuite.data.loaders import endless, in_order, readable
-from robustsuite.data.samples import Samples
-from robustsuite.errors import RequestError
-from robustsuite.isolation import seeded
 
 _ONE_LABEL: Final = (
     "models are judged as classifiers of whole inputs: several labels an input, maps of labels and regression are not"

@@ -11,9 +11,9 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor
 
-from robustsuite.data.samples import Samples
-from robustsuite.errors import TamperingError
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import TamperingError
+from robustsuite.core.samples import Samples
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustsuite import checks
+from robustsuite.core import checks
 from robustsuite.data.images import ImageTree, natural
 from robustsuite.data.sources import Part, Source
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustsuite import checks
-from robustsuite.errors import RequestError, UntrustedFileError
-from robustsuite.files import absent
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError, UntrustedFileError
+from robustsuite.storage.files import absent
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".bmp")
 _FORMATS: Final = ("PNG", "JPEG", "PPM", "BMP")

@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple
 
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, SequentialSampler, Subset
 
-from robustsuite import checks
-from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.isolation import seeded
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core.isolation import seeded
 
 _BATCH: Final = 256
 _MOST: Final = 10**8  # rows; whoever says that there are more means that there is no end

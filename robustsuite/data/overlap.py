@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from robustsuite.data.samples import Samples
+from robustsuite.core.samples import Samples
 
 _CHUNK: Final = 4096  # rows in memory at a time
 _KNOWN: Final[WeakKeyDictionary[Samples, dict[bool, frozenset[bytes]]]] = WeakKeyDictionary()

@@ -9,9 +9,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite import checks
-from robustsuite.data.samples import Samples, Splits, stratified
-from robustsuite.streams import Streams
+from robustsuite.core import checks
+from robustsuite.core.samples import Samples, Splits, stratified
+from robustsuite.core.streams import Streams
 
 PARTS: Final = ("train", "test")
 TEST_SHARE: Final = 0.2  # held out where a data set has no test part and no count is asked for

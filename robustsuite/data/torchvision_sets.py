@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustsuite.core.errors import RequestError, UntrustedFileError
 from robustsuite.data.image_folder import image_folder
-from robustsuite.data.places import VARIABLE, data_root
 from robustsuite.data.sources import Part, Source
-from robustsuite.errors import RequestError, UntrustedFileError
+from robustsuite.storage.places import VARIABLE, data_root
 
 CIFAR10_JPEG: Final = "cifar10-jpeg"
 

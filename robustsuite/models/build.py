@@ -13,10 +13,9 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from robustsuite import checks
-from robustsuite.errors import RequestError
-from robustsuite.isolation import single_precision
-from robustsuite.loading import call_factory, file_digest, load_factory
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError
+from robustsuite.core.isolation import single_precision
 from robustsuite.models.checkpoint import load_into
 from robustsuite.models.cnn import CNN
 from robustsuite.models.dp_cnn import DPCNN
@@ -28,6 +27,7 @@ from robustsuite.models.resnet import ResNet18
 from robustsuite.models.torchvision_nets import TorchvisionNet, torchvision_names
 from robustsuite.models.wide_resnet import WideResNet
 from robustsuite.models.wrap import OUTPUTS, Wrapped, constants, interval_of, wrap
+from robustsuite.plugins.loading import call_factory, file_digest, load_factory
 
 Body = Callable[[int, tuple[int, ...]], nn.Module]
 """Classes and the shape of one input to the network behind the normalisation."""

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from robustsuite import checks
-from robustsuite.errors import RequestError, UntrustedFileError
-from robustsuite.files import located, write_atomically
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError, UntrustedFileError
 from robustsuite.models.weight_files import StateDict, mending, read, refused
 from robustsuite.models.wrap import Wrapped
+from robustsuite.storage.files import located, write_atomically
 
 _PREFIXES: Final = ("_module.", "module.", "_orig_mod.")  # of Opacus, DataParallel and torch.compile
 _WRAPPED: Final = "model."  # of `rs.wrap`, and of Lightning's modules that hold the network so

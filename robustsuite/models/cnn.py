@@ -7,7 +7,7 @@ from typing import Final
 
 from torch import nn
 
-from robustsuite import checks
+from robustsuite.core import checks
 from robustsuite.models.network import image_shape
 
 _LARGEST_MAP: Final = 8  # maps are pooled until they fit, so that large images do not blow up the first dense layer

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from robustsuite.canonical import digest
-from robustsuite.loading import code_name
+from robustsuite.core.canonical import digest
+from robustsuite.plugins.loading import code_name
 
 # What every module holds. `training` is left out because games set it, hooks because attacks put them on.
 _OF_MODULES: Final = frozenset(vars(nn.Module())) | {"_initializing", "_c", "_concrete_type", "_compiled_call_impl"}

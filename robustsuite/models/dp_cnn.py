@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from robustsuite import checks
+from robustsuite.core import checks
 from robustsuite.models.network import ACTIVATIONS, image_shape
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustsuite.door import weights_dtype
-from robustsuite.errors import RequestError
-from robustsuite.isolation import seeded, untouched
+from robustsuite.core.door import weights_dtype
+from robustsuite.core.errors import RequestError
+from robustsuite.core.isolation import seeded, untouched
 from robustsuite.models.build import ModelSpec
 
 _BATCH = 2

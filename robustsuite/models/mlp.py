@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from robustsuite import checks
+from robustsuite.core import checks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from robustsuite import checks
+from robustsuite.core import checks
 from robustsuite.models.normalise import Normalise
 
 

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from robustsuite.data.samples import Samples
+from robustsuite.core.samples import Samples
 
 _ROWS = 4096
 

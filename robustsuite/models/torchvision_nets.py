@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks
-from robustsuite.errors import RequestError
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError
 from robustsuite.models.network import image_shape
 
 

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite import checks
-from robustsuite.errors import UntrustedFileError
-from robustsuite.files import absent
+from robustsuite.core import checks
+from robustsuite.core.errors import UntrustedFileError
+from robustsuite.storage.files import absent
 
 # Keys under which trainers keep what others call the state dict, the most usual first.
 _USUAL: Final = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsuite import checks
+from robustsuite.core import checks
 from robustsuite.models.network import Norm, image_shape
 
 

@@ -8,8 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks
-from robustsuite.errors import ModelError
+from robustsuite.core import checks
+from robustsuite.core.errors import ModelError
 from robustsuite.models.probabilities import are_probabilities
 
 OUTPUTS: Final = ("logits", "probabilities", "binary-logit")

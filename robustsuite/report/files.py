@@ -10,18 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from robustsuite import checks
-from robustsuite.benchmark import records as store
-from robustsuite.benchmark.planned import complete
-from robustsuite.benchmark.records import Record
-from robustsuite.files import write_atomically
-from robustsuite.report import escalations, html
-from robustsuite.report.frame import tidy
-from robustsuite.report.junit import junit
-from robustsuite.report.sarif import sarif
-from robustsuite.report.table import comparison, latex, markdown
-from robustsuite.report.verdicts import GateVerdict
-from robustsuite.report.worst_case import with_worst_cases
+from robustsuite.core import checks
+from robustsuite.evaluation import records as store
+from robustsuite.evaluation.records import Record
+from robustsuite.report import page
+from robustsuite.report.export.junit import junit
+from robustsuite.report.export.sarif import sarif
+from robustsuite.report.panels import follow_ups
+from robustsuite.results.frame import tidy
+from robustsuite.results.table import comparison, latex, markdown
+from robustsuite.results.verdict_text import GateVerdict
+from robustsuite.results.worst_case import with_worst_cases
+from robustsuite.run.planned import complete
+from robustsuite.storage.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,8 +99,8 @@ def judged_in(folder: Path, records: Iterable[Record]) -> Sequence[GateVerdict]:
     Raises:
         RequestError: Its file of gates has been changed to something else.
     """
-    from robustsuite import gates
-    from robustsuite.report.report import Report
+    from robustsuite.results import gates
+    from robustsuite.results.report import Report
 
     asked = gates.load(folder)
     return gates.judge(asked, Report(records, folder)) if asked else ()
@@ -112,7 +113,7 @@ def csv(frame: pd.DataFrame) -> str:
 
 def _tables(run: _Run) -> str:
     """The comparison, and below it what follow-up attacks found, where there were any."""
-    compared, found = markdown(comparison(run.joined)), escalations.markdown(run.records)
+    compared, found = markdown(comparison(run.joined)), follow_ups.markdown(run.records)
     return f"{compared}\nFollow-up attacks, robust accuracy in %:\n\n{found}" if found else compared
 
 
@@ -129,7 +130,7 @@ _MAKERS: Final[dict[str, Callable[[_Run], bytes | None]]] = {
     "parquet": lambda run: _parquet(run.frame),
     "md": lambda run: _tables(run).encode(),
     "latex": lambda run: latex(comparison(run.joined)).encode(),
-    "html": lambda run: html.page(run.folder, run.records, run.joined, run.judged).encode(),
+    "html": lambda run: page.page(run.folder, run.records, run.joined, run.judged).encode(),
     "junit": lambda run: junit(run.folder, run.records, run.judged).encode(),
     "sarif": lambda run: sarif(run.folder, run.records, run.joined, run.judged).encode(),
 }

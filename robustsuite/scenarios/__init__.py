@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from robustsuite import checks
-from robustsuite.protocol import Attack, Scenario
-from robustsuite.registry import GAMES, Entry
+from robustsuite.core import checks
+from robustsuite.core.ball import Threat
+from robustsuite.plugins.registry import GAMES, Entry
 from robustsuite.scenarios.evasion.scenario import Evasion
 from robustsuite.scenarios.inversion import Inversion
 from robustsuite.scenarios.poisoning import Poisoning
+from robustsuite.scenarios.protocol import Attack, Scenario
 from robustsuite.scenarios.utility import Utility
-from robustsuite.threat import Threat
 
 SCENARIOS: dict[str, type[Scenario[Any, Any]]] = {s.name: s for s in (Utility, Evasion, Poisoning, Inversion)}
 GAMES.update({name: kind.accesses for name, kind in SCENARIOS.items()})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustsuite.statistics import interval
-from robustsuite.suspicions import Suspicion
+from robustsuite.core.intervals import interval
+from robustsuite.core.suspicions import Suspicion
 
 
 def doubt_chance(right: Tensor, y: Tensor, classes: int) -> tuple[str, ...]:

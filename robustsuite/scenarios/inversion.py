@@ -9,22 +9,22 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks
-from robustsuite.data.samples import Samples
-from robustsuite.errors import BudgetError, RequestError
-from robustsuite.metric import Metric, Metrics
+from robustsuite.access.meter import Counted, Meter
+from robustsuite.core import checks
+from robustsuite.core.ball import Threat
+from robustsuite.core.deployed import ask
+from robustsuite.core.errors import BudgetError, RequestError
+from robustsuite.core.intervals import median, rate
+from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.samples import Samples
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
-from robustsuite.protocol import Scenario, Terms
-from robustsuite.scenarios.views import Counted, Meter
-from robustsuite.serving import ask
-from robustsuite.statistics import median, rate
-from robustsuite.suspicions import Suspicion
-from robustsuite.threat import Threat
+from robustsuite.scenarios.protocol import Scenario, Terms
+from robustsuite.scenarios.victim import Victim
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
-from robustsuite.victim import Victim
 
 ACCESSES: Final = ("white-box", "scores", "members", "blind")
 _WEAK_EVALUATOR: Final = 0.9  # below this accuracy the evaluator's word is doubted

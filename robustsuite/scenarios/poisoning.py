@@ -9,19 +9,19 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor
 
-from robustsuite import checks
-from robustsuite.data.samples import Samples
-from robustsuite.errors import BudgetError
-from robustsuite.metric import Metric, Metrics
-from robustsuite.paired import paired_interval
-from robustsuite.protocol import Scenario, Terms
-from robustsuite.serving import ask
-from robustsuite.statistics import least_rate, rate
-from robustsuite.suspicions import Suspicion
-from robustsuite.threat import Threat, poison_budget
+from robustsuite.core import checks
+from robustsuite.core.ball import Threat, poison_budget
+from robustsuite.core.deployed import ask
+from robustsuite.core.errors import BudgetError
+from robustsuite.core.intervals import least_rate, rate
+from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.paired import paired_interval
+from robustsuite.core.samples import Samples
+from robustsuite.core.suspicions import Suspicion
+from robustsuite.scenarios.protocol import Scenario, Terms
+from robustsuite.scenarios.victim import Victim
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.trained import Trained
-from robustsuite.victim import Victim
 
 Trigger = Callable[[Tensor], Tensor]
 """Raw inputs `(n, …)` to inputs that carry the trigger."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from robustsuite.data.samples import Samples
-from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.protocol import Attack, Defense, Scenario, Terms
+from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core.samples import Samples
+from robustsuite.scenarios.protocol import Attack, Defense, Scenario, Terms
 from robustsuite.training.recipe import Recipe
 
 

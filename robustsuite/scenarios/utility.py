@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor
 
+from robustsuite.core.ball import Threat
+from robustsuite.core.intervals import median, rate
+from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.data.overlap import shared_inputs
-from robustsuite.metric import Metric, Metrics
-from robustsuite.protocol import Scenario
 from robustsuite.scenarios.chance import doubt_chance
-from robustsuite.statistics import median, rate
-from robustsuite.suspicions import Suspicion
-from robustsuite.threat import Threat
-from robustsuite.victim import Victim
+from robustsuite.scenarios.protocol import Scenario
+from robustsuite.scenarios.victim import Victim
 
 _TIMED: Final = 20  # single-sample calls whose median is the latency
 

@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustsuite import registry
-from robustsuite.canonical import canonical_json
+from robustsuite.core.ball import NORMS, Ball, Threat
+from robustsuite.core.canonical import canonical_json
+from robustsuite.core.deployed import Served
+from robustsuite.core.errors import RequestError, TamperingError
+from robustsuite.core.isolation import seeded
+from robustsuite.core.metric import Metrics
+from robustsuite.core.streams import Streams
 from robustsuite.data.copies import shown, written
-from robustsuite.errors import RequestError, TamperingError
-from robustsuite.isolation import seeded
-from robustsuite.metric import Metrics
-from robustsuite.play import play
-from robustsuite.registry import Entry
+from robustsuite.plugins import registry
+from robustsuite.plugins.registry import Entry
 from robustsuite.scenarios import SCENARIOS, game
+from robustsuite.scenarios.play import play
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
-from robustsuite.serving import Served
-from robustsuite.streams import Streams
+from robustsuite.scenarios.victim import Victim
 from robustsuite.testing.law import Law, LawBroken, require
 from robustsuite.testing.victims import tiny_samples, tiny_victim
-from robustsuite.threat import NORMS, Ball, Threat
-from robustsuite.victim import Victim
 
 _RADII = {"linf": 0.1, "l2": 0.8, "l1": 3.0}
 Check = Callable[[Entry, dict[str, Any]], None]

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from robustsuite.api.plugins import attack
-from robustsuite.errors import RequestError
-from robustsuite.expressions import parse_call
-from robustsuite.metric import Metrics
-from robustsuite.play import play
-from robustsuite.registry import attacks
+from robustsuite.core.ball import Ball, Threat
+from robustsuite.core.deployed import Served
+from robustsuite.core.errors import RequestError
+from robustsuite.core.metric import Metrics
+from robustsuite.plugins.by_name import attack
+from robustsuite.plugins.expressions import parse_call
+from robustsuite.plugins.registry import attacks
 from robustsuite.scenarios import game
-from robustsuite.serving import Served
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.victim import Victim
 from robustsuite.testing.law import Law, require
 from robustsuite.testing.victims import tiny_network, tiny_samples
-from robustsuite.threat import Ball, Threat
-from robustsuite.victim import Victim
 
 _SAMPLES = 21  # so that every batch size leaves a rest
 _BATCH = 8  # of the networks that take no other

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import torch
 
-from robustsuite import registry
-from robustsuite.canonical import canonical_json
+from robustsuite.core.canonical import canonical_json
+from robustsuite.core.deployed import Deployed, Served
+from robustsuite.core.errors import RequestError
+from robustsuite.core.isolation import untouched
+from robustsuite.core.streams import Streams
 from robustsuite.data.copies import written
-from robustsuite.errors import RequestError
-from robustsuite.isolation import untouched
-from robustsuite.registry import Entry
-from robustsuite.serving import Deployed, Served
-from robustsuite.streams import Streams
+from robustsuite.plugins import registry
+from robustsuite.plugins.registry import Entry
 from robustsuite.testing.law import Law, require
 from robustsuite.testing.leaky import LEAKY, LeakyBuild
 from robustsuite.testing.victims import tiny_recipe, tiny_samples

@@ -8,15 +8,15 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from robustsuite.data.samples import Samples
-from robustsuite.serving import Served
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Served
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
+from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
-from robustsuite.victim import Victim
 
 SIDE = 8
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from torch import nn
 
-from robustsuite.canonical import digest
-from robustsuite.isolation import seeded
+from robustsuite.core.canonical import digest
+from robustsuite.core.isolation import seeded
+from robustsuite.core.streams import Streams
 from robustsuite.models.digest import network_parts
-from robustsuite.streams import Streams
 from robustsuite.training.recipe import Recipe
 
 _OWN: Final = "robustsuite"

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustsuite import provenance
-from robustsuite.canonical import digest
+from robustsuite.core.canonical import digest
+from robustsuite.core.errors import TamperingError
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.data.copies import lent
-from robustsuite.data.samples import Samples
-from robustsuite.errors import TamperingError
-from robustsuite.files import storing
 from robustsuite.models.digest import network_digest
 from robustsuite.models.state import captured, put_back
-from robustsuite.store import Kept, Store
-from robustsuite.streams import Streams
+from robustsuite.plugins import provenance
+from robustsuite.storage.files import storing
+from robustsuite.storage.store import Kept, Store
 from robustsuite.training.built import built_digest
 from robustsuite.training.fit import Fitted, Progress, deploy, divide, fit, make_network
 from robustsuite.training.recipe import Recipe

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from robustsuite.files import write_atomically
+from robustsuite.storage.files import write_atomically
 
 _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN = 15.0  # shorter trainings are cheaper to repeat than to save

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from robustsuite.streams import Streams
+from robustsuite.core.streams import Streams
 from robustsuite.training.parts import Updater
 from robustsuite.training.settings import Training
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from robustsuite.data.samples import Samples, stratified
-from robustsuite.errors import RobustsuiteError
-from robustsuite.isolation import differentiable, seeded
+from robustsuite.core.deployed import Deployed, Served
+from robustsuite.core.errors import RobustsuiteError
+from robustsuite.core.isolation import differentiable, seeded
+from robustsuite.core.samples import Samples, stratified
+from robustsuite.core.streams import Streams
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.models.fitting import refuse_lone
 from robustsuite.models.normalise import Normalise
 from robustsuite.models.state import State, captured, put_back
-from robustsuite.serving import Deployed, Served
-from robustsuite.streams import Streams
-from robustsuite.suspicions import Suspicion
 from robustsuite.training.checkpoints import Checkpoint
 from robustsuite.training.descent import batch_sizes
 from robustsuite.training.parts import Step, Updater, training_loss

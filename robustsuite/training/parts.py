@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsuite.data.samples import Batch, Samples
-from robustsuite.door import labels_of
-from robustsuite.serving import Deployed
-from robustsuite.streams import Streams
+from robustsuite.core.deployed import Deployed
+from robustsuite.core.door import labels_of
+from robustsuite.core.samples import Batch, Samples
+from robustsuite.core.streams import Streams
 from robustsuite.training.settings import Training
 
 Loss = Callable[[Tensor, Tensor], Tensor]

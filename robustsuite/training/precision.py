@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from robustsuite.processor import has_units
+from robustsuite.core.processor import has_units
 from robustsuite.training.settings import Training
 
 _MIXED: Final = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from robustsuite.canonical import digest, plain
-from robustsuite.data.samples import Samples
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball, as_ball
+from robustsuite.core.ball import Ball, as_ball
+from robustsuite.core.canonical import digest, plain
+from robustsuite.core.errors import RequestError
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.training.descent import DescentUpdater
 from robustsuite.training.parts import Build, CleanLoss, Objective, Prepare, Repair, Serve, Updater
 from robustsuite.training.settings import Training

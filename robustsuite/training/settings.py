@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from robustsuite import checks
+from robustsuite.core import checks
 
 OPTIMIZERS: Final = ("sgd", "adam", "adamw")
 SCHEDULES: Final = ("constant", "cosine", "one-cycle", "step")

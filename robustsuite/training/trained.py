@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustsuite.data.samples import Samples
-from robustsuite.serving import Deployed
+from robustsuite.core.deployed import Deployed
+from robustsuite.core.samples import Samples
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import robustsuite as rs
-from robustsuite.assertions.robustness import Robustness
 from robustsuite.cli.evaluate import DEFAULT_ATTACKS
+from robustsuite.core.ball import as_ball
 from robustsuite.models.build import ModelSpec
+from robustsuite.pytest_plugin.robustness import Robustness
 from robustsuite.scenarios import Evasion
-from robustsuite.threat import as_ball
 
 BALL = rs.Ball("linf", 8 / 255)
 TUPLES = [

@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import robustsuite as rs
-from robustsuite import registry
-from robustsuite.report.report import Report
-from robustsuite.serving import Deployed, Outputs
+from robustsuite.core.deployed import Deployed, Outputs
+from robustsuite.plugins import registry
+from robustsuite.results.report import Report
 
 BALL = rs.Ball("linf", 0.1)
 
@@ -159,7 +159,7 @@ def test_fewer_samples_than_a_batch(network, digits, n):
 
 def test_batch_size_is_a_rule_that_changes_nothing(network, digits):
     _, _, x, y = digits
-    # Follow-up attacks are held to the same in `tests/diagnostics/test_batch_independence.py`.
+    # Follow-up attacks are held to the same in `tests/sanity/test_batch_independence.py`.
     rules = ({"batch_size": size, "escalate": False} for size in (11, 500))
     one, other = (rs.evaluate(network, (x, y), "pgd(steps=5)", BALL, rules=rule) for rule in rules)
     assert rate(one, "pgd") == rate(other, "pgd")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite import registry
+from robustsuite.plugins import registry
 
 BALL = rs.Ball("linf", 0.1)
 

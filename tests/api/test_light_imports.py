@@ -9,7 +9,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_precision, multiclass_recall
 
 import robustsuite as rs
-from robustsuite.serving import Deployed, Outputs
+from robustsuite.core.deployed import Deployed, Outputs
 
 
 def test_evaluating_imports_no_training_or_attack_library():

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import robustsuite as rs
-from robustsuite import checks
 from robustsuite.attacks.evasion.pgd import PGD
-from robustsuite.benchmark.suite import Suite
-from robustsuite.canonical import canonical_json, digest, plain
+from robustsuite.core import checks
+from robustsuite.core.ball import Threat
+from robustsuite.core.canonical import canonical_json, digest, plain
+from robustsuite.core.errors import RequestError
 from robustsuite.data.catalogue import DatasetSpec
-from robustsuite.errors import RequestError
-from robustsuite.threat import Threat
+from robustsuite.suite.schema import Suite
 from robustsuite.training.settings import Training
 
 WHOLE = [np.int64(5), np.uint8(5), np.array(5), torch.tensor(5), torch.tensor(5, dtype=torch.int16)]

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from robustsuite import provenance
-from robustsuite.benchmark.callers import main_hidden
+from robustsuite.plugins import provenance
+from robustsuite.run.callers import main_hidden
 
 SUITE = """\
 name: tiny
@@ -35,8 +35,8 @@ from pathlib import Path
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.benchmark.runner import preview
-from robustsuite.benchmark.suite import load_suite
+from robustsuite.run.runner import preview
+from robustsuite.suite.schema import load_suite
 
 UP = 1.0
 

@@ -5,10 +5,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from robustsuite.data.samples import Samples
-from robustsuite.scenarios.views import Known, Meter, make_view
-from robustsuite.serving import Served
-from robustsuite.threat import Ball
+from robustsuite.access.meter import Meter
+from robustsuite.access.oracles import Known
+from robustsuite.access.views import make_view
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Served
+from robustsuite.core.samples import Samples
 
 
 def views(net, x, y, ball, access="white-box", *, ids=None, target=None, classes=10, budget=None):

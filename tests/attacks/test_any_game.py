@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite import registry
-from robustsuite.data.samples import Samples
-from robustsuite.play import play
+from robustsuite.core.ball import Ball, Threat
+from robustsuite.core.deployed import Served
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
+from robustsuite.plugins import registry
 from robustsuite.scenarios import game
-from robustsuite.serving import Served
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball, Threat
-from robustsuite.victim import Victim
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.victim import Victim
 
 FEW = {"steps": 3, "queries": 40, "samples": 16, "epochs": 1, "rounds": 1, "evaluations": 8, "restarts": 2, "search": 2}
 OWN = {"adaptive": {"queries": 5}, "autoattack": {"queries": 5}}

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite import losses
 from robustsuite.attacks.evasion import apgd_rules as rules
 from robustsuite.attacks.evasion.apgd import APGD
 from robustsuite.attacks.evasion.pgd import PGD
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core import losses
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
 
 RADII = {"linf": 0.15, "l2": 1.0, "l1": 3.0}
 DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}

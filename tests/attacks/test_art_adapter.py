@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from robustsuite import registry
 from robustsuite.attacks.evasion import art_catalogue
-from robustsuite.canonical import canonical_json
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
+from robustsuite.core.ball import Ball
+from robustsuite.core.canonical import canonical_json
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
+from robustsuite.plugins import registry
 from robustsuite.testing import attack_laws
-from robustsuite.threat import Ball
 
 HOP = {"max_iter": 2, "max_eval": 200, "init_eval": 20}
 CASES = [

@@ -10,9 +10,9 @@ from torch import nn
 
 from robustsuite.attacks.evasion import carlini_wagner
 from robustsuite.attacks.evasion.carlini_wagner import CarliniWagner
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
 
 
 class Linear(nn.Module):

@@ -6,8 +6,8 @@ from torch import nn
 
 from robustsuite.attacks.evasion.fgsm import FGSM
 from robustsuite.attacks.evasion.pgd import PGD
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.streams import Streams
 
 DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}
 

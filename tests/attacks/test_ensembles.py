@@ -7,9 +7,9 @@ from torch import nn
 
 from robustsuite.attacks.evasion.adaptive import Adaptive
 from robustsuite.attacks.evasion.autoattack import AutoAttack, Expected
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
 
 UNIT = (0.0, 1.0)
 RADII = {"linf": 0.12, "l2": 0.8, "l1": 2.0}

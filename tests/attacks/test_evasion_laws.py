@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from robustsuite import registry
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.streams import Streams
+from robustsuite.plugins import registry
 
 QUICK = {"pgd": {"steps": 6, "restarts": 2}, "apgd": {"steps": 10, "restarts": 2}, "square": {"queries": 30},
          "adaptive": {"steps": 4, "targets": 3, "promising": 1, "rounds": 1, "queries": 5},

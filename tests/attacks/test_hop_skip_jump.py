@@ -8,9 +8,9 @@ from peers import imported
 from torch import nn
 
 from robustsuite.attacks.evasion.hop_skip_jump import HopSkipJump
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
 
 UNIT = (0.0, 1.0)
 

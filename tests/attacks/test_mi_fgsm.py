@@ -6,9 +6,9 @@ import torch
 from robustsuite.attacks.evasion.mi_fgsm import MIFGSM
 from robustsuite.attacks.evasion.mi_fgsm_maps import diversified, gaussian_kernel, resized, smoothed
 from robustsuite.attacks.evasion.pgd import PGD
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
 
 BALL = Ball("linf", 0.15, (0.0, 1.0))
 KIN = {"diversity": {"diversity": 0.5}, "translation": {"translation": 3}, "scales": {"scales": 3},

@@ -5,13 +5,13 @@ import pytest
 import torch
 from peers import imported
 
-from robustsuite import losses
 from robustsuite.attacks.evasion.apgd import APGD
 from robustsuite.attacks.evasion.fgsm import FGSM
 from robustsuite.attacks.evasion.mi_fgsm import MIFGSM
 from robustsuite.attacks.evasion.pgd import PGD
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core import losses
+from robustsuite.core.ball import Ball
+from robustsuite.core.streams import Streams
 
 STEPS, RADIUS, STEP = 20, 0.15, 0.1
 SLACK = 1  # of 200 samples

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite import losses
 from robustsuite.attacks.evasion.fgsm import FGSM
 from robustsuite.attacks.evasion.noise import Noise
 from robustsuite.attacks.evasion.pgd import PGD
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core import losses
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
 
 RADII = {"linf": 0.15, "l2": 1.0, "l1": 5.0}
 

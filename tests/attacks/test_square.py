@@ -7,9 +7,9 @@ from torch import nn
 
 from robustsuite.attacks.evasion.square import Square
 from robustsuite.attacks.evasion.square_moves import Moves, share
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
 
 UNIT = (0.0, 1.0)
 RADII = {"linf": 0.15, "l2": 1.0, "l1": 5.0}

@@ -6,14 +6,16 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import robustsuite as rs
+from robustsuite.access.meter import Meter
+from robustsuite.access.oracles import Known, Transfer
+from robustsuite.access.views import make_view
 from robustsuite.attacks.evasion.surrogates import Together
 from robustsuite.attacks.evasion.transfer import TransferAttack
-from robustsuite.data.samples import Samples
-from robustsuite.errors import RequestError
-from robustsuite.scenarios.views import Known, Meter, Transfer, make_view
-from robustsuite.serving import Served
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Served
+from robustsuite.core.errors import RequestError
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 
 UNIT = (0.0, 1.0)
 WIDE = Ball("linf", 0.3, UNIT)

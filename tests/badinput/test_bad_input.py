@@ -1,6 +1,6 @@
 """What is given wrongly, and what must be answered: one test or more for each row of the contract's last table.
 
-Paths outside of the working folder are tested in tests/suite, kill -9 and torn files in tests/benchmark.
+Paths outside of the working folder are tested in tests/suite, kill -9 and torn files in tests/run.
 """
 
 import copy
@@ -15,9 +15,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import robustsuite as rs
-from robustsuite import registry
 from robustsuite.cli.app import app
-from robustsuite.gates import Robustness
+from robustsuite.plugins import registry
+from robustsuite.pytest_plugin.robustness import Robustness
 from robustsuite.testing import tiny_network, tiny_samples
 
 BALL = rs.Ball("linf", 0.05)

@@ -9,9 +9,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import robustsuite as rs
-from robustsuite import registry
 from robustsuite.cli.app import app
-from robustsuite.gates import Robustness
+from robustsuite.plugins import registry
+from robustsuite.pytest_plugin.robustness import Robustness
 from robustsuite.testing import tiny_samples
 
 BALL = rs.Ball("linf", 0.05)

@@ -4,14 +4,14 @@ import pytest
 from typer.testing import CliRunner
 
 import robustsuite as rs
-from robustsuite import registry
-from robustsuite.benchmark.suite import load_suite
 from robustsuite.cli.app import app
-from robustsuite.plugin_rules import PluginError
+from robustsuite.plugins import registry
+from robustsuite.plugins.plugin_rules import PluginError
+from robustsuite.suite.schema import load_suite
 
 GOOD = '''from dataclasses import dataclass
 from robustsuite import losses
-from robustsuite.registry import register
+from robustsuite.plugins.registry import register
 
 
 @register.attack("mine", scenario="evasion", access="white-box")

@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 import robustsuite as rs
 from robustsuite.cli.app import app
-from robustsuite.gates import Robustness
-from robustsuite.play import play
-from robustsuite.radii import refuse_vacuous
+from robustsuite.core.ball import Ball
+from robustsuite.core.radii import refuse_vacuous
+from robustsuite.pytest_plugin.robustness import Robustness
 from robustsuite.scenarios import Evasion
+from robustsuite.scenarios.play import play
 from robustsuite.testing import tiny_samples, tiny_victim
-from robustsuite.threat import Ball
 
 SPAN = {"linf": 1.0, "l2": 8.0, "l1": 64.0}  # of (1, 8, 8) in [0, 1]
 SUITE = """

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from robustsuite.cli.app import app
-from robustsuite.store import cache
+from robustsuite.storage.store import cache
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from robustsuite import registry
 from robustsuite.cli.app import app
-from robustsuite.docstrings import parse_docstring
+from robustsuite.plugins import registry
+from robustsuite.plugins.docstrings import parse_docstring
 
 SUITE = """\
 name: tiny
@@ -22,7 +22,7 @@ attacks: [noise, fgsm]
 """
 BROKEN = """\
 from dataclasses import dataclass
-from robustsuite.registry import register
+from robustsuite.plugins.registry import register
 
 @register.attack("cli-test-broken", scenario="evasion", access="blind")
 @dataclass(frozen=True, kw_only=True)

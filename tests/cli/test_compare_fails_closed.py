@@ -10,10 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 import robustsuite as rs
-from robustsuite.benchmark.records import Record, append, read, save_samples
 from robustsuite.cli.app import app
-from robustsuite.gates import GateFailure, Outcome, Robustness
-from robustsuite.statistics import rate
+from robustsuite.core.intervals import rate
+from robustsuite.evaluation.records import Record, append, read, save_samples
+from robustsuite.pytest_plugin.robustness import Robustness
+from robustsuite.results.decide import GateFailure, Outcome
 
 N, ATTACKS, DEFENSES = 120, ("fgsm", "pgd"), ("none", "ours")
 

@@ -12,9 +12,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import robustsuite as rs
-from robustsuite.benchmark.suite import load_suite
 from robustsuite.cli.app import app
-from robustsuite.gates import load as load_gates
+from robustsuite.results.gates import load as load_gates
+from robustsuite.suite.schema import load_suite
 
 FACTORY = """
 import torch

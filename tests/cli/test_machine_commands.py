@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from robustsuite import checks
 from robustsuite.cli.app import app
-from robustsuite.errors import RequestError
+from robustsuite.core import checks
+from robustsuite.core.errors import RequestError
 
 SUITE = """\
 name: tiny
@@ -147,14 +147,14 @@ def test_show_knows_more_than_plugins(name, kind, words):
 
 
 def test_show_prints_a_built_in_suite_whole():
-    from robustsuite.suites import builtin_text
+    from robustsuite.suite.builtin import builtin_text
 
     assert builtin_text("quickstart").rstrip() in call("show", "quickstart").stdout
 
 
 def test_show_tells_art_attacks_in_whole_sentences():
-    from robustsuite import registry
     from robustsuite.attacks.evasion import art_catalogue
+    from robustsuite.plugins import registry
 
     for name in art_catalogue.names():
         assert registry.attacks.get(f"art:{name}").summary.endswith(".")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustsuite import registry
+from robustsuite.plugins import registry
 from robustsuite.testing import attack_laws, defense_laws
 
 # Options that keep a check quick; the laws hold for the defaults too.

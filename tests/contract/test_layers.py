@@ -75,7 +75,7 @@ def test_plugins_use_only_what_strangers_can():
     for folder in ("attacks", "defenses"):
         for file in (ROOT / folder).rglob("*.py"):
             for name in imported(file):
-                assert not name.startswith(("robustsuite.benchmark", "robustsuite.report", "robustsuite.cli")), (
+                assert not name.startswith(("robustsuite.run", "robustsuite.report", "robustsuite.cli")), (
                     file,
                     name,
                 )
@@ -95,7 +95,7 @@ def test_packages_are_all_listed():
     assert told == found
 
 
-@pytest.mark.parametrize("module", ["robustsuite", "robustsuite.pytest_plugin", "robustsuite.cli"])
+@pytest.mark.parametrize("module", ["robustsuite", "robustsuite.pytest_plugin.plugin", "robustsuite.cli"])
 def test_importing_is_light(module):
     heavy = ["torch", "torchvision", "art", "opacus", "pandas", "plotly", "sklearn", "scipy", "matplotlib"]
     code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"

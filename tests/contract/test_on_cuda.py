@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite import registry
-from robustsuite.play import play
+from robustsuite.core.ball import Ball, Threat
+from robustsuite.core.deployed import Served
+from robustsuite.plugins import registry
 from robustsuite.scenarios import game
-from robustsuite.serving import Served
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.victim import Victim
 from robustsuite.testing.awkward import awkward_laws
 from robustsuite.testing.victims import tiny_network, tiny_samples
-from robustsuite.threat import Ball, Threat
-from robustsuite.victim import Victim
 
 pytestmark = pytest.mark.gpu
 

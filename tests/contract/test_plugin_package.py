@@ -63,7 +63,7 @@ def test_a_broken_attack_is_caught():
 
     import torch
 
-    from robustsuite import registry
+    from robustsuite.plugins import registry
     from robustsuite.testing import LawBroken, attack_laws
 
     @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite import registry
-from robustsuite.benchmark.runner import run
-from robustsuite.benchmark.suite import load_suite
+from robustsuite.plugins import registry
+from robustsuite.run.runner import run
+from robustsuite.suite.schema import load_suite
 from robustsuite.testing import attack_laws, defense_laws
 
 TEXT = (Path(__file__).parent.parent.parent / "CONTRIBUTING.md").read_text()

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from robustsuite.core.errors import RequestError
 from robustsuite.data.catalogue import DatasetSpec, load
 from robustsuite.data.coerce import to_samples
-from robustsuite.errors import RequestError
 
 X, Y = torch.linspace(0, 1, 24).reshape(12, 2), torch.arange(12) % 3
 

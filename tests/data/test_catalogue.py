@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from robustsuite.core.errors import RequestError, UntrustedFileError
 from robustsuite.data.catalogue import DESCRIPTIONS, NAMES, DatasetSpec, load
-from robustsuite.errors import RequestError, UntrustedFileError
 
 _ROOT = os.environ.get("ROBUSTSUITE_DATA")
 
@@ -246,7 +246,7 @@ def test_arrays_that_make_no_data_set(tmp_path, arrays, told):
 
 FACTORIES = """
 import torch
-from robustsuite.data.samples import Samples, Splits
+from robustsuite.core.samples import Samples, Splits
 
 def _some(n):
     return torch.linspace(0, 1, 2 * n).reshape(n, 2), torch.arange(n) % 2

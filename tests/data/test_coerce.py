@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from robustsuite.core.errors import RequestError
+from robustsuite.core.samples import Samples
 from robustsuite.data.coerce import to_samples
-from robustsuite.data.samples import Samples
-from robustsuite.errors import RequestError
 
 X = torch.linspace(0, 1, 40).reshape(10, 1, 2, 2)
 Y = torch.arange(10) % 3

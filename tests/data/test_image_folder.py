@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from robustsuite.core.errors import RequestError, UntrustedFileError
 from robustsuite.data.catalogue import DatasetSpec, load
 from robustsuite.data.images import natural
-from robustsuite.errors import RequestError, UntrustedFileError
 
 
 def image(value: int, *, mode: str = "L", side: tuple[int, int] = (4, 6), kind: str = "PNG") -> bytes:

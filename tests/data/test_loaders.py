@@ -21,8 +21,8 @@ from torch.utils.data import (
 )
 
 import robustsuite as rs
+from robustsuite.core.errors import RequestError
 from robustsuite.data.coerce import to_samples
-from robustsuite.errors import RequestError
 
 N = 13
 X = torch.linspace(0, 1, N * 4).reshape(N, 1, 2, 2)

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from robustsuite.errors import RequestError
-from robustsuite.loading import call_factory, file_digest, load_factory
+from robustsuite.core.errors import RequestError
+from robustsuite.plugins.loading import call_factory, file_digest, load_factory
 
 SOURCE = """
 import helper_beside

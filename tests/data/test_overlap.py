@@ -5,16 +5,16 @@ import torch
 from torch import nn
 
 import robustsuite as rs
+from robustsuite.core.deployed import Served
+from robustsuite.core.samples import Samples
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.data.overlap import shared_inputs
-from robustsuite.data.samples import Samples
 from robustsuite.models.build import ModelSpec
-from robustsuite.play import play
 from robustsuite.scenarios import Utility
-from robustsuite.serving import Served
-from robustsuite.suspicions import Suspicion
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.victim import Victim
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.trained import Trained
-from robustsuite.victim import Victim
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(60) % 3

@@ -9,14 +9,14 @@ from torch import nn
 
 from robustsuite.attacks.evasion.fgsm import FGSM
 from robustsuite.attacks.evasion.pgd import PGD
-from robustsuite.canonical import canonical_json
-from robustsuite.data.samples import Samples
+from robustsuite.core.ball import Ball
+from robustsuite.core.canonical import canonical_json
+from robustsuite.core.errors import RequestError
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.defenses.adversarial_training import AdversarialTraining
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
 from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import TinyNetwork, tiny_recipe
-from robustsuite.threat import Ball
 from robustsuite.training.fit import fit
 from robustsuite.training.parts import CleanLoss, Step, training_loss
 from robustsuite.training.settings import Training

@@ -5,18 +5,18 @@ import dataclasses
 import pytest
 import torch
 
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
 from robustsuite.defenses.adversarial_training import AdversarialTraining
 from robustsuite.defenses.dp_sgd import DPSGD
 from robustsuite.defenses.input_validation import InputValidation
-from robustsuite.errors import RequestError
-from robustsuite.registry import defenses
-from robustsuite.streams import Streams
+from robustsuite.plugins.registry import defenses
+from robustsuite.scenarios.victim import Victim
 from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import tiny_recipe
-from robustsuite.threat import Ball
 from robustsuite.training.cache import Trainer
 from robustsuite.training.fit import divide
-from robustsuite.victim import Victim
 
 HARD = AdversarialTraining(attack={"pgd": {"steps": 2, "step_size": 0.75}})
 PRIVATE = DPSGD(noise_multiplier=0.5, delta=1e-3)

@@ -8,16 +8,16 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from robustsuite.canonical import canonical_json
-from robustsuite.data.samples import Samples
+from robustsuite.core.ball import Ball
+from robustsuite.core.canonical import canonical_json
+from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.defenses.adversarial_training import AdversarialTraining
 from robustsuite.defenses.dp_sgd import DPSGD
 from robustsuite.defenses.private_descent import GRADIENT_MODES, admitted
-from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.streams import Streams
 from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import TinyBuild, tiny_recipe
-from robustsuite.threat import Ball
 from robustsuite.training.fit import fit, make_network
 from robustsuite.training.parts import CleanLoss, Step, training_loss
 from robustsuite.training.recipe import Recipe

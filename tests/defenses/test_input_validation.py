@@ -8,18 +8,18 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion.pgd import PGD
-from robustsuite.data.samples import Samples
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Deployed, Outputs, Served
+from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core.isolation import untouched
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.defenses.detectors import FeatureDistance, FeatureSqueezing, fewer_levels, median_filtered
 from robustsuite.defenses.input_validation import DETECTORS, InputValidation, Validation, joint_thresholds
-from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.isolation import untouched
-from robustsuite.scenarios.views import WhiteBox
-from robustsuite.serving import Deployed, Outputs, Served
-from robustsuite.streams import Streams
 from robustsuite.testing import tiny_network, tiny_samples
 from robustsuite.testing.victims import tiny_recipe
-from robustsuite.threat import Ball
 from robustsuite.training.cache import Trainer
 
 CALIBRATION = tiny_samples(200, first=5_000)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from robustsuite.core.errors import RequestError
 from robustsuite.defenses.privacy_accounting import ACCOUNTANTS, ORDERS, noise_for, spent
-from robustsuite.errors import RequestError
 
 # (N, B, sigma, epochs) -> epsilon at delta 1e-5 by the old and the improved conversion over integer orders 2 to 64.
 PUBLISHED = [

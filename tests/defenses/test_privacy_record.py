@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from test_privacy_accounting import improved, integrated_rdp
 
-from robustsuite.benchmark.records import Record
-from robustsuite.benchmark.runner import run
-from robustsuite.benchmark.suite import load_suite
+from robustsuite.evaluation.records import Record
+from robustsuite.run.runner import run
+from robustsuite.suite.schema import load_suite
 
 SUITE = """
 name: private

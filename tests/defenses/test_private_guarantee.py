@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.data.samples import Samples
+from robustsuite.core.errors import RequestError
+from robustsuite.core.samples import Samples
 from robustsuite.defenses.dp_sgd import DPSGD
 from robustsuite.defenses.private_checks import Trials
-from robustsuite.errors import RequestError
 from robustsuite.testing import tiny_samples
 from robustsuite.training.fit import fit, make_network
 from robustsuite.training.parts import CleanLoss

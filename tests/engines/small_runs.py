@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from robustsuite.scenarios.views import Inputs
-from robustsuite.registry import register
-from robustsuite.streams import Streams
+from robustsuite.access.views import Inputs
+from robustsuite.plugins.registry import register
+from robustsuite.core.streams import Streams
 
 
 @register.attack("dawdle", scenario="evasion", access="white-box")

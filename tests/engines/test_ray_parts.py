@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 from small_runs import FACTORY, PLUGIN
 
-from robustsuite import provenance
-from robustsuite.benchmark import ray_cluster
-from robustsuite.benchmark.carried import Carried
-from robustsuite.benchmark.ray_tasks import Seen
-from robustsuite.benchmark.suite import load_suite
-from robustsuite.errors import RequestError
+from robustsuite.core.errors import RequestError
+from robustsuite.plugins import provenance
+from robustsuite.run import ray_cluster
+from robustsuite.run.bundle import Carried
+from robustsuite.run.ray_tasks import Seen
+from robustsuite.suite.schema import load_suite
 
 SUITE = """
 name: carried
@@ -38,7 +38,7 @@ import pickle, sys
 from pathlib import Path
 carried = pickle.loads(Path(sys.argv[1]).read_bytes())
 print(sorted(carried.unpack(Path(sys.argv[2])).values()))
-from robustsuite.loading import load_factory
+from robustsuite.plugins.loading import load_factory
 from robustsuite import registry
 print(load_factory("nets/mine.py:build")(2, (1, 8, 8)))
 print(load_factory("packed.nets:build")(2))
@@ -101,9 +101,9 @@ def test_checkpoints_are_carried(tmp_path, monkeypatch):
     import torch
     from torch import nn
 
-    from robustsuite import files
-    from robustsuite.loading import file_digest
     from robustsuite.models.checkpoint import load_into, save
+    from robustsuite.plugins.loading import file_digest
+    from robustsuite.storage import files
 
     monkeypatch.chdir(tmp_path)
     save(nn.Linear(3, 2), "weights.safetensors")

@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from robustsuite.cli.app import app
-from robustsuite.gates import Gate
+from robustsuite.core.gate import Gate
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 GITHUB, GITLAB = EXAMPLES / "ci" / "github-actions.yml", EXAMPLES / "ci" / "gitlab-ci.yml"

@@ -18,7 +18,7 @@ import torch
 
 import robustsuite as rs
 from robustsuite.models.checkpoint import save
-from robustsuite.selftest.materials import NearestMean, templates
+from robustsuite.testing.known_answers.materials import NearestMean, templates
 
 CHECKS = Path(__file__).parent.parent.parent / "examples" / "checks"
 PRIVATE = """

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from robustsuite.benchmark import records as record_files
-from robustsuite.benchmark.runner import run
-from robustsuite.benchmark.suite import load_suite
+from robustsuite.evaluation import records as record_files
+from robustsuite.run.runner import run
+from robustsuite.suite.schema import load_suite
 
 PLUGINS = Path(__file__).with_name("fault_plugins.py")
 SUITE = """

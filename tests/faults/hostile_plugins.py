@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from robustsuite import register
+from robustsuite.core.deployed import Deployed, Outputs
 from robustsuite.scenarios.poisoning import Poison
-from robustsuite.serving import Deployed, Outputs
 
 
 def spoil(samples: Any) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from fault_runs import load, play, table
 
-from robustsuite.benchmark import records as record_files
-from robustsuite.benchmark.plan import plan
-from robustsuite.benchmark.schedule import Schedule
-from robustsuite.benchmark.worker import Worker, set_threads
-from robustsuite.store import Store
+from robustsuite.evaluation import records as record_files
+from robustsuite.run.plan import plan
+from robustsuite.run.schedule import Schedule
+from robustsuite.run.worker import Worker, set_threads
+from robustsuite.storage.store import Store
 
 
 class Shuffled:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from fault_runs import lines, load, log, play, records, start, table, write
 
-from robustsuite.store import Store
+from robustsuite.storage.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def _weights(folder):
 
 
 def test_a_folder_in_which_nothing_can_be_written_is_refused(tmp_path):
-    from robustsuite.errors import RequestError
+    from robustsuite.core.errors import RequestError
 
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="expected a folder that can be written, got out="):
@@ -212,7 +212,7 @@ def test_a_folder_in_which_nothing_can_be_written_is_refused(tmp_path):
 def test_a_folder_of_another_suite_keeps_what_it_held(folder, straight):
     outcome = play(folder, "seed=1", cached=False)
     assert outcome.reused == 0
-    from robustsuite.benchmark import records as record_files
+    from robustsuite.evaluation import records as record_files
 
     aside = record_files.read(folder / "records.old.jsonl")
     assert sorted(record.key for record in aside) == sorted(row[0] for row in straight)

@@ -8,8 +8,8 @@ import shutil
 import pytest
 from fault_runs import log, play, records, table
 
-from robustsuite.errors import RobustsuiteError
-from robustsuite.report.verdicts import exit_code
+from robustsuite.core.errors import RobustsuiteError
+from robustsuite.results.verdict_text import exit_code
 
 RAISING = {
     "raise": "ValueError: as planned",
@@ -229,7 +229,7 @@ def test_no_word_of_an_old_hang_is_held_against_a_new_death(tmp_path):
     options = [uses(does=["leave"]), "defenses=[none]"]
     from fault_runs import load
 
-    from robustsuite.benchmark.plan import plan
+    from robustsuite.run.plan import plan
 
     cell = next(cell for cell in plan(load(*options), "cpu").cells if cell.attack.label == "leave")
     (folder / ".hangs").mkdir(parents=True)

@@ -10,7 +10,7 @@ from fault_runs import PLUGINS, lines, play, start, table, write
 from typer.testing import CliRunner
 
 from robustsuite.cli.app import app
-from robustsuite.errors import StorageError
+from robustsuite.core.errors import StorageError
 
 # Without inversion, whose evaluator is larger than everything else.
 SMALL = ("attacks=[noise, {pgd: {steps: 4, escalate: false}}, {badnets: {fraction: 0.1, size: 2}}]",)

@@ -7,7 +7,7 @@ from fault_runs import records, table
 from typer.testing import CliRunner
 
 from robustsuite.cli.app import app
-from robustsuite.metric import Metric
+from robustsuite.core.metric import Metric
 from robustsuite.testing import LawBroken, attack_laws, defense_laws
 
 PLUGINS = Path(__file__).with_name("hostile_plugins.py")

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite import registry
-from robustsuite.assertions import baselines
-from robustsuite.errors import RequestError
-from robustsuite.gates import GateFailure, Outcome, Robustness
-from robustsuite.report.report import Report
+from robustsuite.core.errors import RequestError
+from robustsuite.plugins import registry
+from robustsuite.pytest_plugin import baselines
+from robustsuite.pytest_plugin.robustness import Robustness
+from robustsuite.results.decide import GateFailure, Outcome
+from robustsuite.results.report import Report
 
 
 class Threshold(nn.Module):

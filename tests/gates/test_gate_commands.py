@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from robustsuite import gates, registry
 from robustsuite.cli.app import app
-from robustsuite.gates import Gate
+from robustsuite.core.gate import Gate
+from robustsuite.plugins import registry
+from robustsuite.results import gates
 
 SUITE = """\
 name: tiny
@@ -30,7 +31,7 @@ def build(classes):
 """
 BROKEN = """\
 from dataclasses import dataclass
-from robustsuite.registry import register
+from robustsuite.plugins.registry import register
 
 @register.attack("gate-test-broken", scenario="evasion", access="blind")
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ def test_nonsense_is_refused_before_any_work(gate, told):
 def test_gates_are_kept_beside_the_records():
     evaluate("--gate", "noise:robust_accuracy>=0.04", "--out", "seen")
     assert gates.load("seen") == (Gate(metric="robust_accuracy", attack="noise", at_least=0.04),)
-    from robustsuite.report.report import Report
+    from robustsuite.results.report import Report
 
     report = Report.load("seen")
     (verdict,) = gates.judge(gates.load("seen"), report)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from robustsuite import checks
-from robustsuite.assertions.robustness import Robustness
-from robustsuite.gates import Gate
+from robustsuite.core import checks
+from robustsuite.core.gate import Gate
+from robustsuite.pytest_plugin.robustness import Robustness
 
 MODEL = '''
 import pytest

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from robustsuite.benchmark.records import Record, save_samples
-from robustsuite.errors import RequestError
-from robustsuite.gates import Gate, Outcome, Verdict, decide, judge, worst
-from robustsuite.metric import Metric
-from robustsuite.report.report import Report
-from robustsuite.statistics import interval
+from robustsuite.core.errors import RequestError
+from robustsuite.core.gate import Gate
+from robustsuite.core.intervals import interval
+from robustsuite.core.metric import Metric
+from robustsuite.evaluation.records import Record, save_samples
+from robustsuite.results.decide import Outcome, Verdict, decide
+from robustsuite.results.gates import judge, worst
+from robustsuite.results.report import Report
 
 FLOOR = Gate(metric="robust_accuracy", at_least=0.5)
 

@@ -9,10 +9,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 import robustsuite as rs
-from robustsuite import gates
 from robustsuite.cli.app import app
-from robustsuite.gates import Gate, GateFailure, Outcome, Robustness
-from robustsuite.report.report import Report
+from robustsuite.core.gate import Gate
+from robustsuite.pytest_plugin.robustness import Robustness
+from robustsuite.results import gates
+from robustsuite.results.decide import GateFailure, Outcome
+from robustsuite.results.report import Report
 
 SUITE = """\
 name: masked

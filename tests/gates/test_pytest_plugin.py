@@ -15,10 +15,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import robustsuite as rs
-from robustsuite.assertions.sequential import looks
-from robustsuite.gates import samples_needed
-from robustsuite.report.report import Report
-from robustsuite.statistics import clopper_pearson
+from robustsuite.core.intervals import clopper_pearson
+from robustsuite.pytest_plugin.sequential import looks
+from robustsuite.results.decide import samples_needed
+from robustsuite.results.report import Report
 
 GATES = '''
 """Exactly solvable gates."""
@@ -260,8 +260,8 @@ import sys
 
 
 def pytest_unconfigure():
-    heavy = ["torch", "art", "opacus", "pandas", "numpy", "plotly", "robustsuite.gates", "robustsuite.api"]
-    print("loaded:", [name for name in heavy if name in sys.modules], "robustsuite.pytest_plugin" in sys.modules)
+    heavy = ["torch", "art", "opacus", "pandas", "numpy", "plotly", "robustsuite.results.gates", "robustsuite.api"]
+    print("loaded:", [name for name in heavy if name in sys.modules], "robustsuite.pytest_plugin.plugin" in sys.modules)
 """
 
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from robustsuite.assertions.sequential import ERROR, looks
-from robustsuite.errors import RequestError
+from robustsuite.core.errors import RequestError
+from robustsuite.pytest_plugin.sequential import ERROR, looks
 
 
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 100, 127, 128, 129, 1000, 4097, 10_000])

@@ -7,16 +7,17 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite import registry
-from robustsuite.assertions.measuring import measure
-from robustsuite.benchmark.records import load_samples
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import ModelError
+from robustsuite.core.metric import Metric
 from robustsuite.data.coerce import to_samples
-from robustsuite.errors import ModelError
-from robustsuite.gates import GateFailure, Outcome, Robustness
-from robustsuite.gates.deciding import settled as is_settled
-from robustsuite.metric import Metric
-from robustsuite.report.report import Report
-from robustsuite.threat import Ball
+from robustsuite.evaluation.records import load_samples
+from robustsuite.plugins import registry
+from robustsuite.pytest_plugin.measuring import measure
+from robustsuite.pytest_plugin.robustness import Robustness
+from robustsuite.results.decide import GateFailure, Outcome
+from robustsuite.results.decide import settled as is_settled
+from robustsuite.results.report import Report
 
 BALL = Ball("linf", 0.1)
 
@@ -255,6 +256,6 @@ def test_what_no_further_sample_changes_is_settled(low, high, flags, doubt, expe
 
 
 def rs_gate():
-    from robustsuite.gates import Gate
+    from robustsuite.core.gate import Gate
 
     return Gate(metric="robust_accuracy", at_least=0.5)

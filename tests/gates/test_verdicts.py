@@ -6,12 +6,13 @@ import torch
 from scipy.stats import binom
 from torch import nn
 
-from robustsuite.assertions.folders import folder_name
-from robustsuite.assertions.sequential import looks
-from robustsuite.errors import RequestError
-from robustsuite.gates import GateFailure, Outcome, Robustness, decide, samples_needed
-from robustsuite.metric import Metric
-from robustsuite.statistics import clopper_pearson, interval, wilson
+from robustsuite.core.errors import RequestError
+from robustsuite.core.intervals import clopper_pearson, interval, wilson
+from robustsuite.core.metric import Metric
+from robustsuite.pytest_plugin.folders import folder_name
+from robustsuite.pytest_plugin.robustness import Robustness
+from robustsuite.pytest_plugin.sequential import looks
+from robustsuite.results.decide import GateFailure, Outcome, decide, samples_needed
 
 
 def measured(successes, n):
@@ -205,7 +206,7 @@ def test_a_gate_returns_the_verdict_that_passed(tmp_path):
 
 
 def test_fewer_samples_each_class_in_its_share(tmp_path):
-    from robustsuite.report.report import Report
+    from robustsuite.results.report import Report
 
     x, y = pixels(400, 0)
     order = y.argsort()  # sorted by class, so that the first rows would hold one class only
@@ -213,7 +214,7 @@ def test_fewer_samples_each_class_in_its_share(tmp_path):
     with pytest.raises(GateFailure) as failed:
         gate.assert_robust(Threshold(), (x[order], y[order]), attack="fgsm", ball=("linf", 0.1), at_least=0.97)
     assert "judged 60 of the 400 samples given; raise or drop --robustsuite-samples" in str(failed.value)
-    from robustsuite.benchmark.records import load_samples
+    from robustsuite.evaluation.records import load_samples
 
     report = Report.load(tmp_path / "t.test")
     ids = load_samples(report.folder, report.records[1])["id"]

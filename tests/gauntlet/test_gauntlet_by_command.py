@@ -6,17 +6,17 @@ import pytest
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from robustsuite.benchmark.recipes import make_recipe
-from robustsuite.benchmark.suite import load_suite
 from robustsuite.cli.app import app
 from robustsuite.data.catalogue import load
 from robustsuite.defenses.broken import KINDS
+from robustsuite.suite.recipes import make_recipe
+from robustsuite.suite.schema import load_suite
 from robustsuite.training.cache import Trainer
 
 NETS = """
 from robustsuite.defenses.broken import Disguised, _BUILT, _SERVED
 from robustsuite.models.build import ModelSpec
-from robustsuite.serving import Served
+from robustsuite.core.deployed import Served
 
 PLAIN = ModelSpec("mlp", options=(("hidden", (64,)),))
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from robustsuite.errors import RequestError, UntrustedFileError
+from robustsuite.core.errors import RequestError, UntrustedFileError
 from robustsuite.models.checkpoint import load_into, save
 from robustsuite.models.wrap import wrap
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.errors import ModelError
+from robustsuite.access.folding import fold
+from robustsuite.core.errors import ModelError
 from robustsuite.models.build import ModelSpec
-from robustsuite.models.folding import fold
 from robustsuite.models.wrap import wrap
 
 

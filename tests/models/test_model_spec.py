@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.canonical import plain
-from robustsuite.data.samples import Samples
-from robustsuite.errors import RequestError
+from robustsuite.core.canonical import plain
+from robustsuite.core.errors import RequestError
+from robustsuite.core.samples import Samples
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.checkpoint import save
 from robustsuite.models.network import Network

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.data.samples import Samples
-from robustsuite.errors import RequestError
+from robustsuite.core.errors import RequestError
+from robustsuite.core.samples import Samples
 from robustsuite.models.build import NETS, ModelSpec
 from robustsuite.models.network import Network, Norm
 from robustsuite.models.normalise import Normalise

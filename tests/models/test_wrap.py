@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.errors import ModelError, RequestError
+from robustsuite.core.errors import ModelError, RequestError
 from robustsuite.models.wrap import Wrapped, wrap
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from robustsuite.errors import RequestError
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball, poison_budget
+from robustsuite.core.ball import Ball, poison_budget
+from robustsuite.core.errors import RequestError
+from robustsuite.core.streams import Streams
 
 NORMS = ("linf", "l2", "l1")
 ORDERS = {"linf": float("inf"), "l2": 2, "l1": 1}

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from robustsuite.radii import below_a_grey_level
-from robustsuite.rounding import inwards
-from robustsuite.threat import Ball
+from robustsuite.core.ball import Ball
+from robustsuite.core.radii import below_a_grey_level
+from robustsuite.core.rounding import inwards
 
 ORDER = {"linf": math.inf, "l2": 2, "l1": 1}
 SHAPES = [(1, 28, 28), (3, 224, 224)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustsuite.errors import RequestError
-from robustsuite.paired import SHARES, Spread, crossed, repeats_needed
+from robustsuite.core.errors import RequestError
+from robustsuite.core.paired import SHARES, Spread, crossed, repeats_needed
 
 ROOT = Path(__file__).parent.parent.parent
 spec = importlib.util.spec_from_file_location("levels_benchmark", ROOT / "benchmarks" / "compare_levels.py")

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 
 import robustsuite as rs
+from robustsuite.access.inputs import Inputs
+from robustsuite.core.ball import Ball
+from robustsuite.core.errors import TamperingError
+from robustsuite.core.samples import Samples
 from robustsuite.data.copies import lent, shown, written
-from robustsuite.data.samples import Samples
-from robustsuite.errors import TamperingError
-from robustsuite.play import craft, play
 from robustsuite.scenarios import Evasion, Poisoning
+from robustsuite.scenarios.play import craft, play
 from robustsuite.scenarios.poisoning import Poison, TrainingSet
-from robustsuite.scenarios.views import Inputs
-from robustsuite.store import Store
+from robustsuite.storage.store import Store
 from robustsuite.testing import tiny_samples, tiny_victim
 from robustsuite.testing.victims import tiny_recipe
-from robustsuite.threat import Ball
 from robustsuite.training.cache import Trainer
 
 
@@ -161,7 +161,7 @@ class Scribbles:
 
 
 def test_a_callers_tensors_are_unwritten(monkeypatch):
-    from robustsuite import registry
+    from robustsuite.plugins import registry
 
     victim = tiny_victim(12)
     x, y, model = victim.test.x.clone(), victim.test.y.clone(), victim.model.network

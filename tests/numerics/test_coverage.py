@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustsuite.statistics import clopper_pearson, interval, wilson
+from robustsuite.core.intervals import clopper_pearson, interval, wilson
 
 ROOT = Path(__file__).parent.parent.parent
 spec = importlib.util.spec_from_file_location("coverage_benchmark", ROOT / "benchmarks" / "coverage.py")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.isolation import differentiable, seeded, untouched
+from robustsuite.core.isolation import differentiable, seeded, untouched
 
 
 @pytest.fixture

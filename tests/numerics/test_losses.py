@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robustsuite import losses
+from robustsuite.core import losses
 
 CLASSES = (2, 3, 4, 10, 200)
 

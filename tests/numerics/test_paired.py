@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binomtest
 
-from robustsuite.errors import RequestError
-from robustsuite.paired import crossed, holm, mcnemar, paired_interval, sign_flip
+from robustsuite.core.errors import RequestError
+from robustsuite.core.paired import crossed, holm, mcnemar, paired_interval, sign_flip
 
 Z = 1.959963984540054
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import robustsuite as rs
-from robustsuite.processor import THREADS, cores, fair_threads, threads_of_children
+from robustsuite.core.processor import THREADS, cores, fair_threads, threads_of_children
 from robustsuite.testing import tiny_network, tiny_samples
 
 POOLS = """

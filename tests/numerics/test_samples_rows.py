@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from robustsuite.data.samples import Samples, stratified
-from robustsuite.errors import RequestError
+from robustsuite.core.errors import RequestError
+from robustsuite.core.samples import Samples, stratified
 
 
 @pytest.fixture(params=[(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)], ids=str)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from robustsuite.metric import Metric
-from robustsuite.statistics import clopper_pearson, interval, over_repeats, rate, wilson
+from robustsuite.core.intervals import clopper_pearson, interval, over_repeats, rate, wilson
+from robustsuite.core.metric import Metric
 
 
 @pytest.mark.parametrize(

@@ -18,27 +18,27 @@ from scipy.stats import t as student
 from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
 
-from robustsuite import metrics, paired, statistics
-from robustsuite.assertions.joining import _median as joined_median
-from robustsuite.data.samples import Samples
+from robustsuite.core import intervals, paired
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Served
+from robustsuite.core.errors import RequestError
+from robustsuite.core.intervals import clopper_pearson, interval, least_rate, median, over_repeats, rate, wilson
+from robustsuite.core.metric import Metric
+from robustsuite.core.samples import Samples
 from robustsuite.defenses.input_validation import InputValidation, joint_thresholds
-from robustsuite.errors import RequestError
-from robustsuite.gates.deciding import samples_needed
-from robustsuite.metric import Metric
 from robustsuite.models.build import ModelSpec
-from robustsuite.play import play
-from robustsuite.scenarios import Evasion, Inversion, Poisoning, Utility
+from robustsuite.pytest_plugin.joining import _median as joined_median
+from robustsuite.results.decide import samples_needed
+from robustsuite.scenarios import Evasion, Inversion, Poisoning, Utility, metrics
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.inversion import _similarity, class_means
+from robustsuite.scenarios.play import play
 from robustsuite.scenarios.poisoning import Poison
-from robustsuite.serving import Served
-from robustsuite.statistics import clopper_pearson, interval, least_rate, median, over_repeats, rate, wilson
-from robustsuite.threat import Ball
+from robustsuite.scenarios.victim import Victim
 from robustsuite.training.parts import training_loss
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
-from robustsuite.victim import Victim
 
 SIZES = (1, 2, 5, 6, 19)
 RATES = np.linspace(0.0, 1.0, 41)
@@ -58,8 +58,8 @@ LABELLED = (
 
 def the_least_count_is_the_least():
     for wanted, known in itertools.product(range(1, 40), (0, 1, 2, 7)):
-        assert statistics.least_count(lambda n, wanted=wanted: n >= wanted, known, 1000) == max(wanted, known + 1)
-    assert statistics.least_count(lambda n: n >= 5000, 1, 1000) is None
+        assert intervals.least_count(lambda n, wanted=wanted: n >= wanted, known, 1000) == max(wanted, known + 1)
+    assert intervals.least_count(lambda n: n >= 5000, 1, 1000) is None
 
 
 def coverage(rule, n, rates=RATES):
@@ -444,7 +444,7 @@ def test_it_holds_at_the_edges(law):
     law()
 
 
-@pytest.mark.parametrize("module", [statistics, paired])
+@pytest.mark.parametrize("module", [intervals, paired])
 def test_every_function_of_the_statistics_is_listed(module):
     public = {name for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
     assert {name for name in public if not name.startswith("_")} <= set(STATISTICS)
@@ -457,10 +457,10 @@ def test_every_figure_of_a_game_is_listed():
 
 
 def test_no_median_but_the_one():
-    """torch's takes the lower of the middle two; a network's own layers and filters are no statistics."""
+    """torch's takes the lower of the middle two; a network's own layers and filters are no intervals."""
     from pathlib import Path
 
-    root = Path(statistics.__file__).parent.parent
+    root = Path(intervals.__file__).parent.parent
     allowed = {"defenses/broken_parts.py"}  # CrossMax, of an odd number of networks
     files = [f for folder in ("robustsuite", "attacks", "defenses") for f in (root / folder).rglob("*.py")]
     assert len(files) > 100

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from robustsuite.errors import RequestError
-from robustsuite.store import Store, cache, size_of
+from robustsuite.core.errors import RequestError
+from robustsuite.storage.store import Store, cache, size_of
 
 FACTS = {"history": [{"epoch": 0.0, "loss": 0.5}], "flags": ["few-samples"]}
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from robustsuite.streams import Streams
+from robustsuite.core.streams import Streams
 
 N = 20_000
 

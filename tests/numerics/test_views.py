@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite import losses
-from robustsuite.errors import BudgetError
-from robustsuite.scenarios.views import Inputs, Meter, WhiteBox, make_view
-from robustsuite.serving import Deployed, Outputs, Served
-from robustsuite.threat import Ball
+from robustsuite.access.inputs import Inputs
+from robustsuite.access.meter import Meter
+from robustsuite.access.views import make_view
+from robustsuite.access.white_box import WhiteBox
+from robustsuite.core import losses
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Deployed, Outputs, Served
+from robustsuite.core.errors import BudgetError
 
 
 class Guarded(Deployed):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustsuite.benchmark.records import Record, append, save_samples
-from robustsuite.metric import Metric
-from robustsuite.statistics import rate
+from robustsuite.core.intervals import rate
+from robustsuite.core.metric import Metric
+from robustsuite.evaluation.records import Record, append, save_samples
 
 SUITE = """\
 name: digits-defences

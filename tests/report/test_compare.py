@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 
 import robustsuite as rs
-from robustsuite.benchmark.records import Record, append, save_samples
-from robustsuite.metric import Metric
-from robustsuite.paired import crossed, holm, mcnemar, paired_interval, repeats_needed, sign_flip
-from robustsuite.report.compare import Change, Report, compare
-from robustsuite.report.compare_text import markdown, terminal
-from robustsuite.statistics import interval
+from robustsuite.core.intervals import interval
+from robustsuite.core.metric import Metric
+from robustsuite.core.paired import crossed, holm, mcnemar, paired_interval, repeats_needed, sign_flip
+from robustsuite.evaluation.records import Record, append, save_samples
+from robustsuite.report.export.compare_text import markdown, terminal
+from robustsuite.results.compare import Change, Report, compare
 
 N = 400
 

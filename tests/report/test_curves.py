@@ -7,14 +7,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from robustsuite.benchmark.plan import plan
-from robustsuite.benchmark.suite import load_suite
-from robustsuite.report.against_passes import against_passes
-from robustsuite.report.against_radius import against_radius
-from robustsuite.report.falls import Falls
+from robustsuite.core.intervals import interval, rate
 from robustsuite.report.files import write
-from robustsuite.report.worst_case import with_worst_cases, worst_cases
-from robustsuite.statistics import interval, rate
+from robustsuite.report.panels.passes import against_passes
+from robustsuite.report.panels.radius import against_radius
+from robustsuite.results.break_radius import Falls
+from robustsuite.results.worst_case import with_worst_cases, worst_cases
+from robustsuite.run.plan import plan
+from robustsuite.suite.schema import load_suite
 
 INF, NAN = math.inf, math.nan
 LOOK = {"none": 0}

@@ -6,8 +6,8 @@ import junitparser
 import pytest
 import xmlschema
 
+from robustsuite.report.export.junit import junit
 from robustsuite.report.files import write
-from robustsuite.report.junit import junit
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parent / "junit.xsd"))
 GATES = """\

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite import gates
-from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.metric import Metric
-from robustsuite.report.mlflow_values import figures, flat, name, recipe_parameters, shortened
-from robustsuite.report.played import main_records
-from robustsuite.report.report import Report
+from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core.metric import Metric
+from robustsuite.report.export.mlflow_values import figures, flat, name, recipe_parameters, shortened
+from robustsuite.results import gates
+from robustsuite.results.report import Report
+from robustsuite.results.sweeps import main_records
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 SERVER = all(importlib.util.find_spec(package) for package in ("sqlalchemy", "alembic", "flask"))
@@ -80,7 +80,7 @@ def client(uri):
 
 
 def export(folder, uri, **options):
-    from robustsuite.report.mlflow_export import export as write
+    from robustsuite.report.export.mlflow_export import export as write
 
     report = Report.load(folder)
     return write(report, gates.judge(gates.load(folder), report), tracking_uri=uri, **options)
@@ -220,7 +220,7 @@ def test_a_server_that_does_not_answer_is_named(maker, monkeypatch):
 
 
 def test_a_report_without_a_folder_is_refused():
-    from robustsuite.report.mlflow_export import export as write
+    from robustsuite.report.export.mlflow_export import export as write
 
     with pytest.raises(RequestError, match="save it first"):
         write(Report([]))

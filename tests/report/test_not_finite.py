@@ -6,13 +6,13 @@ import math
 import pandas as pd
 import pytest
 
-from robustsuite.benchmark import records as store
-from robustsuite.benchmark.records import Record
-from robustsuite.metric import Metric
+from robustsuite.core.metric import Metric
+from robustsuite.evaluation import records as store
+from robustsuite.evaluation.records import Record
+from robustsuite.report.export.outcome import outcome
+from robustsuite.report.export.terminal import terminal
 from robustsuite.report.files import write
-from robustsuite.report.outcome import outcome
-from robustsuite.report.report import Report
-from robustsuite.report.terminal import terminal
+from robustsuite.results.report import Report
 
 
 def strict(text):
@@ -77,7 +77,7 @@ def test_outputs_for_machines_hold_it(endless):
     assert '<property name="epsilon" value="inf" />' in (endless / "junit.xml").read_text()
     strict((endless / "results.sarif").read_text())
     (endless / "suite.yaml").write_text("gates: [{defense: dp-sgd, metric: epsilon, at_most: 3}]\n")
-    from robustsuite import gates
+    from robustsuite.results import gates
 
     report = Report.load(endless)
     judged = gates.judge(gates.load(endless), report)

@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from robustsuite.errors import RequestError
-from robustsuite.metric import Metric
-from robustsuite.report import charts, images
-from robustsuite.report.details import command
+from robustsuite.core.errors import RequestError
+from robustsuite.core.metric import Metric
 from robustsuite.report.files import write
-from robustsuite.report.report import Report
+from robustsuite.report.panels import charts, images
+from robustsuite.report.panels.details import command
+from robustsuite.results.report import Report
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 ALL = torch.ones(100, dtype=torch.bool)
@@ -256,7 +256,7 @@ def test_a_notebook_is_told_norm_radius_and_what_the_marks_mean(run):
 
 def test_importing_the_report_imports_nothing_heavy():
     heavy = ["torch", "pandas", "scipy", "jinja2", "PIL", "rich"]
-    modules = "sys, robustsuite.report.files, robustsuite.report.report"
+    modules = "sys, robustsuite.report.files, robustsuite.results.report"
     code = f"import {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

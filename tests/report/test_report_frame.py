@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robustsuite.benchmark.records import Record, read, save_samples
-from robustsuite.metric import Metric
+from robustsuite.core.intervals import interval
+from robustsuite.core.metric import Metric
+from robustsuite.evaluation.records import Record, read, save_samples
 from robustsuite.report.files import csv
-from robustsuite.report.frame import COLUMNS, tidy
-from robustsuite.statistics import interval
+from robustsuite.results.frame import COLUMNS, tidy
 
 CONTRACT = (
     "suite,dataset,model,defense,attack,scenario,knowledge,norm,radius,repeat,metric,value,low,high,n,unit,better,status,"

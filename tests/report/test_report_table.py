@@ -5,12 +5,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from robustsuite.metric import Metric
-from robustsuite.report import words
-from robustsuite.report.table import MARK, comparison, latex, markdown, terminal
-from robustsuite.report.worst_case import with_worst_cases
-from robustsuite.statistics import over_repeats
-from robustsuite.suspicions import Suspicion
+from robustsuite.core.intervals import over_repeats
+from robustsuite.core.metric import Metric
+from robustsuite.core.suspicions import Suspicion
+from robustsuite.results import words
+from robustsuite.results.table import MARK, comparison, latex, markdown, terminal
+from robustsuite.results.worst_case import with_worst_cases
 
 ALL = torch.ones(100, dtype=torch.bool)
 

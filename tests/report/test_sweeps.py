@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from robustsuite.benchmark.records import Record, append, read
-from robustsuite.benchmark.runner import run
-from robustsuite.benchmark.suite import load_suite
-from robustsuite.report.report import Report
+from robustsuite.evaluation.records import Record, append, read
+from robustsuite.results.report import Report
+from robustsuite.run.runner import run
+from robustsuite.suite.schema import load_suite
 
 SUITE = """\
 name: small

@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.assertions.measuring import measure
-from robustsuite.assertions.robustness import Robustness
-from robustsuite.gates import Gate, GateFailure, judge
-from robustsuite.report.flags import describe
+from robustsuite.core.flags import describe
+from robustsuite.core.gate import Gate
+from robustsuite.core.intervals import interval
+from robustsuite.pytest_plugin.measuring import measure
+from robustsuite.pytest_plugin.robustness import Robustness
+from robustsuite.results.decide import GateFailure
+from robustsuite.results.gates import judge
 from robustsuite.scenarios.chance import doubt_chance
-from robustsuite.statistics import interval
 
 BALL = ("linf", 0.01)
 

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.door import Door, as_logits, labels_of
-from robustsuite.errors import ModelError
-from robustsuite.scenarios.views import Meter, make_view
-from robustsuite.serving import Served
+from robustsuite.access.meter import Meter
+from robustsuite.access.views import make_view
+from robustsuite.core.deployed import Served
+from robustsuite.core.door import Door, as_logits, labels_of
+from robustsuite.core.errors import ModelError
 from robustsuite.testing import tiny_network, tiny_samples
 
 

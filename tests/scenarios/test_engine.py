@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite import losses, processor, registry
-from robustsuite.play import play
+from robustsuite.access.best_so_far import BestSoFar, side_by_side
+from robustsuite.access.engine import FastPasses
+from robustsuite.access.meter import Meter
+from robustsuite.access.views import make_view
+from robustsuite.core import losses, processor
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Served
+from robustsuite.core.streams import Streams
+from robustsuite.plugins import registry
 from robustsuite.scenarios import Evasion
-from robustsuite.scenarios.engine import FastPasses
-from robustsuite.scenarios.found import BestSoFar, side_by_side
-from robustsuite.scenarios.views import Meter, make_view
-from robustsuite.serving import Served
-from robustsuite.streams import Streams
+from robustsuite.scenarios.play import play
 from robustsuite.testing.victims import tiny_network, tiny_samples, tiny_victim
-from robustsuite.threat import Ball
 
 BALL = Ball("linf", 0.03, (0.0, 1.0))
 ATTACKS = {"pgd": {"steps": 15, "restarts": 2}, "apgd": {"steps": 20}, "mi-fgsm": {}, "fgsm": {}}

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.errors import BudgetError, RequestError
-from robustsuite.play import play
-from robustsuite.registry import attacks
+from robustsuite.access.oracles import ScoreOracle
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Deployed, Outputs, Served
+from robustsuite.core.errors import BudgetError, RequestError
+from robustsuite.plugins.registry import attacks
 from robustsuite.scenarios import Evasion
-from robustsuite.scenarios.views import ScoreOracle
-from robustsuite.serving import Deployed, Outputs, Served
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.victim import Victim
 from robustsuite.testing import tiny_victim
-from robustsuite.threat import Ball
-from robustsuite.victim import Victim
 
 
 class Threshold(nn.Module):
@@ -31,7 +31,7 @@ class Threshold(nn.Module):
 
 
 def threshold_victim(values, labels=None, deployed=Served):
-    from robustsuite.data.samples import Samples
+    from robustsuite.core.samples import Samples
 
     x = torch.tensor(values).reshape(-1, 1)
     y = (x[:, 0] > 0.5).long() if labels is None else torch.tensor(labels)

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.errors import BudgetError, RequestError
-from robustsuite.play import play
-from robustsuite.registry import attacks
+from robustsuite.access.meter import Counted, Meter
+from robustsuite.core.errors import BudgetError, RequestError
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import attacks
 from robustsuite.scenarios import Inversion
 from robustsuite.scenarios.inversion import Classes, class_means
-from robustsuite.scenarios.views import Counted, Meter
-from robustsuite.streams import Streams
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.victim import Victim
 from robustsuite.testing import tiny_samples, tiny_victim
-from robustsuite.victim import Victim
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite import registry
-from robustsuite.play import play
+from robustsuite.access.passes import Owners, Passes
+from robustsuite.core.ball import Ball, Threat
+from robustsuite.core.deployed import Served
+from robustsuite.plugins import registry
 from robustsuite.scenarios import game
-from robustsuite.scenarios.passes import Owners, Passes
-from robustsuite.serving import Served
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.victim import Victim
 from robustsuite.testing import tiny_samples, tiny_victim
-from robustsuite.threat import Ball, Threat
-from robustsuite.victim import Victim
 
 
 def judged(name, victim, radius=0.05, norm="linf", batch=16, **options):

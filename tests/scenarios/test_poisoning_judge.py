@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from robustsuite.data.samples import Samples
-from robustsuite.errors import BudgetError, NotApplicableError, RequestError, RobustsuiteError
-from robustsuite.play import play
-from robustsuite.registry import attacks
+from robustsuite.core.ball import poison_budget
+from robustsuite.core.errors import BudgetError, NotApplicableError, RequestError, RobustsuiteError
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import attacks
 from robustsuite.scenarios import Poisoning
+from robustsuite.scenarios.play import play
 from robustsuite.scenarios.poisoning import Poison, Stamp, TrainingSet, changed
-from robustsuite.streams import Streams
 from robustsuite.testing import tiny_samples, tiny_victim
-from robustsuite.threat import poison_budget
 
 
 @pytest.mark.parametrize(

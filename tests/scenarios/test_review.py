@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 import pytest
 
 import robustsuite as rs
-from robustsuite.benchmark.games import Game
-from robustsuite.benchmark.judging import judge
-from robustsuite.benchmark.records import Record
-from robustsuite.play import play
-from robustsuite.protocol import Reviewed
-from robustsuite.registry import attacks
+from robustsuite.core.ball import Ball
+from robustsuite.core.suspicions import Effect, Suspicion
+from robustsuite.evaluation.judge import judge
+from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.resolve import Game
+from robustsuite.plugins.registry import attacks
 from robustsuite.scenarios import Evasion, Poisoning, Utility
-from robustsuite.suspicions import Effect, Suspicion
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.protocol import Reviewed
 from robustsuite.testing import tiny_victim
-from robustsuite.threat import Ball
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 from walking import ATTACKS, DEFENSES, KINDS, MODELS, suite_of, walk, write_data
 
 import robustsuite as rs
-from robustsuite.benchmark.runner import preview
-from robustsuite.benchmark.suite import load_suite
 from robustsuite.cli.app import app
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
+from robustsuite.run.runner import preview
+from robustsuite.suite.schema import load_suite
 
 FAST = ("tabular, two classes",)
 TARGETED = {"goal": "targeted", "target": "least-likely"}

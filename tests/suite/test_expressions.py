@@ -2,8 +2,8 @@
 
 import pytest
 
-from robustsuite.errors import RequestError
-from robustsuite.expressions import parse_call
+from robustsuite.core.errors import RequestError
+from robustsuite.plugins.expressions import parse_call
 
 
 @pytest.mark.parametrize(

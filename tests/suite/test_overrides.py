@@ -2,8 +2,8 @@
 
 import pytest
 
-from robustsuite.benchmark.overrides import apply_overrides
-from robustsuite.errors import RequestError
+from robustsuite.core.errors import RequestError
+from robustsuite.suite.overrides import apply_overrides
 
 VALUES = {
     "model": "cnn",

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.benchmark.suite import load_suite
 from robustsuite.cli.given import dataset_spec
+from robustsuite.core.errors import RequestError
 from robustsuite.data.arrays import npz
 from robustsuite.data.images import ImageTree
-from robustsuite.errors import RequestError
-from robustsuite.loading import file_digest, load_factory
 from robustsuite.models.checkpoint import load_into
-from robustsuite.registry import load_file
+from robustsuite.plugins.loading import file_digest, load_factory
+from robustsuite.plugins.registry import load_file
+from robustsuite.suite.schema import load_suite
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite import registry
-from robustsuite.benchmark.suite import Suite, builtin_suites, load_suite
-from robustsuite.errors import RequestError
+from robustsuite.core.errors import RequestError
 from robustsuite.models.build import ModelSpec
+from robustsuite.plugins import registry
+from robustsuite.suite.schema import Suite, builtin_suites, load_suite
 
 HEAD = """\
 name: demo
@@ -296,7 +296,7 @@ def test_init_checkpoint_needs_a_checkpoint():
 
 PLUGIN = """\
 from dataclasses import dataclass
-from robustsuite.registry import register
+from robustsuite.plugins.registry import register
 
 @register.attack("suite-test-{name}", scenario="evasion", access="blind")
 @dataclass(frozen=True, kw_only=True)
@@ -330,7 +330,7 @@ def test_an_error_says_as_data_which_option_it_is_about():
     raises = "raise RequestError('got colour=3, and that is too dull', name='width')"
     own = f"    width: int = 1\n    colour: int = 3\n    def __post_init__(self):\n        {raises}\n"
     text = PLUGIN.format(name="c").replace("    def __call__", f"{own}    def __call__")
-    Path("mine.py").write_text("from robustsuite.errors import RequestError\n" + text)
+    Path("mine.py").write_text("from robustsuite.core.errors import RequestError\n" + text)
     message = refusal(HEAD + "plugins: [mine.py]\nattacks:\n  - suite-test-c:\n      colour: 3\n      width: 2\n")
     assert "s.yaml:9: attacks[0].suite-test-c.width: got colour=3" in message
 

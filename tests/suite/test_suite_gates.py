@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite import gates, registry
-from robustsuite.benchmark.gates import Gate, gives, places
-from robustsuite.benchmark.records import read
-from robustsuite.benchmark.suite import load_suite
-from robustsuite.errors import RequestError
-from robustsuite.metrics import GIVEN
-from robustsuite.report import words
+from robustsuite.core.errors import RequestError
+from robustsuite.evaluation.records import read
+from robustsuite.plugins import registry
+from robustsuite.results import gates, words
 from robustsuite.scenarios import SCENARIOS
+from robustsuite.scenarios.metrics import GIVEN
+from robustsuite.suite.gates import Gate, gives, places
+from robustsuite.suite.schema import load_suite
 
 REPORTS = Path(__file__).parent.parent.parent / "reports"
 HEAD = """\

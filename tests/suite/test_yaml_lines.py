@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from robustsuite.benchmark.yaml_lines import dump, parse
-from robustsuite.errors import RequestError
+from robustsuite.core.errors import RequestError
+from robustsuite.suite.yaml_lines import dump, parse
 
 TEXT = """\
 name: x            # 1

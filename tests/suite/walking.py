@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import yaml
 
-from robustsuite.benchmark.runner import preview, run
-from robustsuite.benchmark.suite import load_suite
-from robustsuite.errors import RequestError
+from robustsuite.core.errors import RequestError
+from robustsuite.run.runner import preview, run
+from robustsuite.suite.schema import load_suite
 
 # Kind of data -> (shape of one input, classes, training samples)
 KINDS = {

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustsuite.errors import RequestError, RobustsuiteError
-from robustsuite.store import Store
-from robustsuite.streams import Streams
+from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core.streams import Streams
+from robustsuite.storage.store import Store
 from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import tiny_recipe
 from robustsuite.training import fit as fit_module

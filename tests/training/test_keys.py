@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.loading import load_factory
-from robustsuite.local_code import followed
 from robustsuite.models.build import ModelSpec
-from robustsuite.store import Store
+from robustsuite.plugins.loading import load_factory
+from robustsuite.plugins.local_code import followed
+from robustsuite.storage.store import Store
 from robustsuite.testing import tiny_samples
 from robustsuite.training import fit as fit_module
 from robustsuite.training.cache import Trainer
@@ -88,7 +88,7 @@ def test_whatever_a_factory_reads_is_part_of_the_key_and_is_read_anew(user, monk
 
 def test_the_same_files_in_another_folder_have_the_same_code(user, tmp_path):
     """Paths are part of the recipe, not of the code: a run that moves with its files keeps its digests."""
-    from robustsuite.local_code import code_digest
+    from robustsuite.plugins.local_code import code_digest
 
     folder, _ = user
     other = tmp_path / "moved"
@@ -259,8 +259,8 @@ def test_the_best_epoch_is_kept_with_the_state_that_it_had():
 @pytest.mark.xfail(strict=True, reason="a repeat adds to the seed; seeds are to be keyed by the pair")
 def test_repeats_of_neighbouring_seeds_are_independent(tmp_path):
     """Seed 0's repeat 1 is seed 1's repeat 0, so tables over both count one training twice."""
-    from robustsuite.benchmark.plan import plan
-    from robustsuite.benchmark.suite import load_suite
+    from robustsuite.run.plan import plan
+    from robustsuite.suite.schema import load_suite
 
     file = tmp_path / "suite.yaml"
     file.write_text(
@@ -276,7 +276,7 @@ def test_repeats_of_neighbouring_seeds_are_independent(tmp_path):
 
 def _splits(found):
     """The data of seed 0, since the seed draws the data too."""
-    from robustsuite.benchmark.plan import read_data
+    from robustsuite.run.plan import read_data
 
     return read_data(found.suite)
 

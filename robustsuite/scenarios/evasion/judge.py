@@ -8,17 +8,18 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite.errors import BudgetError, RequestError
-from robustsuite.metric import Metric, Metrics
-from robustsuite.radii import below_a_grey_level
-from robustsuite.robust import rates
+from robustsuite.access.inputs import Inputs
+from robustsuite.access.meter import Meter
+from robustsuite.core.deployed import ask
+from robustsuite.core.errors import BudgetError, RequestError
+from robustsuite.core.intervals import median, rate
+from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.radii import below_a_grey_level
+from robustsuite.core.robust import rates
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.evasion.rules import VIEW, EvasionRules
-from robustsuite.scenarios.views import Inputs, Meter
-from robustsuite.serving import ask
-from robustsuite.statistics import median, rate
-from robustsuite.suspicions import Suspicion
-from robustsuite.victim import Victim
+from robustsuite.scenarios.victim import Victim
 
 _GALLERY: Final = 8  # samples of each game whose images are kept
 _MASKED: Final = 0.1  # share of zero gradients from which the gradient is doubted

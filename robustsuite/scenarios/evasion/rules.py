@@ -9,16 +9,19 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor
 
-from robustsuite import checks
-from robustsuite.data.samples import Batch
-from robustsuite.protocol import Scenario
-from robustsuite.scenarios.engine import PRECISIONS, TRIAL, FastPasses
-from robustsuite.scenarios.passes import Passes
-from robustsuite.scenarios.views import Inputs, Known, Meter, make_view
-from robustsuite.serving import Served, ask
-from robustsuite.streams import Streams
-from robustsuite.threat import Ball, Threat, as_ball
-from robustsuite.victim import Victim
+from robustsuite.access.engine import PRECISIONS, TRIAL, FastPasses
+from robustsuite.access.inputs import Inputs
+from robustsuite.access.meter import Meter
+from robustsuite.access.oracles import Known
+from robustsuite.access.passes import Passes
+from robustsuite.access.views import make_view
+from robustsuite.core import checks
+from robustsuite.core.ball import Ball, Threat, as_ball
+from robustsuite.core.deployed import Served, ask
+from robustsuite.core.samples import Batch
+from robustsuite.core.streams import Streams
+from robustsuite.scenarios.protocol import Scenario
+from robustsuite.scenarios.victim import Victim
 
 ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")

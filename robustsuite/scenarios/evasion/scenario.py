@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustsuite import registry
-from robustsuite.diagnostics.escalation import followed_up
-from robustsuite.errors import RobustsuiteError
-from robustsuite.metric import Metrics
-from robustsuite.protocol import Attack, Reviewed
+from robustsuite.access.inputs import Inputs
+from robustsuite.core.errors import RobustsuiteError
+from robustsuite.core.metric import Metrics
+from robustsuite.plugins import registry
 from robustsuite.scenarios.evasion.judge import Judge
 from robustsuite.scenarios.evasion.rules import EvasionRules
-from robustsuite.scenarios.views import Inputs
-from robustsuite.victim import Victim
+from robustsuite.scenarios.evasion.sanity.follow_up import followed_up
+from robustsuite.scenarios.protocol import Attack, Reviewed
+from robustsuite.scenarios.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)

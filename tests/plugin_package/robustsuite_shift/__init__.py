@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robustsuite.registry import register
-from robustsuite.scenarios.views import Inputs
-from robustsuite.streams import Streams
+from robustsuite.access.inputs import Inputs
+from robustsuite.core.streams import Streams
+from robustsuite.plugins.registry import register
 from robustsuite.training.recipe import Recipe
 
 

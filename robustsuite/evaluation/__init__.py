@@ -1,0 +1,1 @@
+"""One model judged: the game that is asked for, the victim, the record."""

@@ -1,0 +1,111 @@
+"""One cell from start to record: whatever happens in it becomes data."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from robustsuite.core.errors import NotApplicableError, StorageError
+from robustsuite.core.metric import Metrics
+from robustsuite.evaluation.records import Record, save_samples
+from robustsuite.evaluation.resolve import Game, why_not
+from robustsuite.scenarios.play import play, play_crafted
+from robustsuite.scenarios.victim import Victim
+
+
+@dataclass
+class Sheet:
+    """Where the record of a cell is filled in."""
+
+    record: Record
+
+
+@contextmanager
+def recorded(blank: Record) -> Iterator[Sheet]:
+    """A sheet to fill in; an exception in the block becomes a record of its own.
+
+    Args:
+        blank: The record with everything that is known beforehand.
+
+    Raises:
+        StorageError: What was trained, or a per-sample file, cannot be kept.
+    """
+    started, sheet = time.perf_counter(), Sheet(blank)
+    try:
+        yield sheet
+    except NotApplicableError as error:
+        sheet.record = replace(blank, status="not_applicable", message=why_not(error))
+    except (KeyboardInterrupt, StorageError):
+        raise
+    except BaseException:  # a plug-in may even ask to exit
+        sheet.record = replace(blank, status="error", message=traceback.format_exc(limit=-8))
+    sheet.record = replace(sheet.record, seconds=time.perf_counter() - started)
+
+
+def judge(blank: Record, game: Game, victim: Victim, folder: Path | None) -> Record:
+    """Play one game and fill in its record; an exception becomes a record of its own.
+
+    Args:
+        blank: The record with everything that is known beforehand; its message is kept behind that of the judge.
+        game: Who attacks, and the rules.
+        victim: Who is attacked.
+        folder: Where the per-sample file goes; None keeps none.
+
+    Raises:
+        StorageError: The per-sample file cannot be kept.
+    """
+    with recorded(blank) as sheet:
+        game.scenario.require(victim)
+        sheet.record = judged(blank, game, victim, folder)
+    return sheet.record
+
+
+def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artefact: Any = None) -> Record:
+    """The record of one game.
+
+    Args:
+        blank: As for `judge`.
+        game: As for `judge`.
+        victim: One that has what the game needs.
+        folder: As for `judge`.
+        artefact: What the attack crafted beforehand, where one serves every victim; else it is asked in the game.
+
+    Raises:
+        Exception: Whatever attack, judge and victim raise.
+    """
+    attack, scenario = game.attack, game.scenario
+    if artefact is None:
+        metrics = play(attack, scenario, victim, seed=blank.seed)
+    else:
+        metrics = play_crafted(artefact, attack, scenario, victim, seed=blank.seed)
+    metrics, facts = scenario.review(attack, victim, metrics, seed=blank.seed)
+    record = replace(_filled(blank, metrics, victim, folder), escalation=facts)
+    record.line()  # what no line can hold is an error of this cell, not of the run
+    return record
+
+
+def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None) -> Record:
+    path, content = "", ""
+    columns = {**metrics.per_sample, **metrics.artefacts}
+    if folder is not None and columns:
+        path, content = save_samples(folder, blank.key, columns)
+    trained = victim.trained
+    return replace(
+        blank,
+        status=metrics.status,
+        message="; ".join(part for part in (metrics.message, blank.message) if part),
+        flags=tuple(dict.fromkeys((*metrics.flags, *(trained.flags if trained is not None else ())))),
+        metrics={name: value for name, value in metrics.values.items() if not math.isnan(value.value)},
+        headline=next(iter(metrics.values), ""),
+        cost=dict(metrics.cost),
+        history=tuple(trained.history) if trained is not None else (),
+        training=dict(trained.facts) if trained is not None else {},
+        samples=path,
+        samples_digest=content,
+    )

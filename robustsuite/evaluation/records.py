@@ -1,0 +1,290 @@
+"""Records: one JSON line a judged cell, and a per-sample file beside it whose digest the line holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import RawIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from robustsuite.core.canonical import canonical_json
+from robustsuite.core.errors import RequestError
+from robustsuite.core.suspicions import Suspicion
+from robustsuite.storage.files import anchor, storing, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustsuite.core.metric import Metric
+
+VERSION: Final = 2
+"""What a record's figures mean: since 2 those of an evasion attack are its own, whatever follow-up attacks broke."""
+
+STATUSES: Final = ("ok", "error", "inconclusive", "not_applicable", "not_run")
+MEASURED: Final = ("ok", "inconclusive")
+FINISHED: Final = (*MEASURED, "not_applicable")
+RADIUS: Final = "radius"
+"""The one rule over which a suite sweeps: `Record.sweep` of a point of a curve."""
+_NOT_FINITE: Final = ("inf", "-inf", "nan")  # as `canonical.plain` writes them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One judged cell: what ran, what came out, what to doubt.
+
+    Args:
+        key: Digest of everything that determines the result.
+        order: Position in the plan; tables stand in this order.
+        suite: Name of the suite.
+        dataset: Name of the data set.
+        model: Name of the model.
+        defense: Label of the defence (`none`, a plug-in's name, a composition joined by `+`).
+        attack: Label of the attack (`none` for the clean evaluation).
+        scenario: The game.
+        knowledge: What the adversary saw (`white-box`, `scores`, …; empty for the clean evaluation).
+        norm: Norm of the ball, empty where the game has none.
+        radius: Radius of the ball, None where the game has none.
+        sweep: Over which rule of the game (`radius`) this is a point of a curve, played on fewer samples; empty for a
+            cell of the comparison, which is played by the suite's own rules.
+        closest: Whether distances were judged; those in the per-sample file tell at which radius a sample falls.
+        repeat: Index of the independent training, from 0.
+        seed: Seed of this repeat.
+        status: One of `STATUSES`.
+        message: Why, where the status is not ok; a traceback for an error.
+        flags: Short codes of doubts.
+        metrics: Metric name -> figure.
+        headline: Name of the metric that stands in the comparison table.
+        cost: Counted passes: forwards, backwards, queries.
+        seconds: Wall time of the cell; trainings that it shares with others stand apart.
+        attack_parameters: The attack, resolved.
+        rules: What else the game allows and asks for: goal, query budget, share of the data that may be poisoned.
+        escalation: By which rules the figures were examined, what the sanity checks measured, and which follow-up
+            attacks were then played with which parameters; empty where nothing was examined.
+        recipe: The defended recipe, resolved.
+        history: One row of figures per training epoch.
+        training: What the training of the model says of itself: seconds, epochs, and of a private one all that epsilon
+            rests on, from which it can be computed again.
+        environment: Revision, versions, device, threads.
+        samples: Path of the per-sample file below the run's folder, or empty.
+        samples_digest: SHA-256 of that file.
+        data: What was judged: the set's `name` and `path`, the `digest` and number `n` of the samples, and the `seed`
+            by which they were chosen, as far as they are known.
+        version: What the figures mean, by `VERSION`; 1 where a line does not say.
+    """
+
+    key: str
+    order: int
+    suite: str
+    dataset: str
+    model: str
+    defense: str
+    attack: str
+    scenario: str
+    knowledge: str = ""
+    norm: str = ""
+    radius: float | None = None
+    sweep: str = ""
+    closest: bool = False
+    repeat: int = 0
+    seed: int = 0
+    status: str = "ok"
+    message: str = ""
+    flags: tuple[str, ...] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    headline: str = ""
+    cost: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    attack_parameters: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    escalation: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, float], ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    samples: str = ""
+    samples_digest: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def measured(self) -> bool:
+        """Whether it was played to its end, so that its metrics stand."""
+        return self.status in MEASURED
+
+    @property
+    def figures(self) -> dict[str, Metric]:
+        """Metrics and counted passes of a record that was measured; what is no number is left out."""
+        from robustsuite.core.metric import Metric
+
+        if not self.measured:
+            return {}
+        passes = {name: Metric(float(count), unit="passes") for name, count in self.cost.items() if count}
+        return {**{name: m for name, m in self.metrics.items() if not math.isnan(m.value)}, **passes}
+
+    def line(self) -> str:
+        """The record as one line of JSON; ends of an interval that is not there are left out."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "sweep" or self.sweep}
+        fields["metrics"] = {
+            name: {part: value for part, value in dataclasses.asdict(metric).items() if value is not None}
+            for name, metric in self.metrics.items()
+        }
+        return canonical_json(fields)
+
+    @classmethod
+    def parse(cls, line: str) -> Record:
+        """Read a line; keys of a later version are ignored, and figures that JSON has no word for are numbers again."""
+        values = json.loads(line)
+        known = {f.name for f in dataclasses.fields(cls)}
+        kept = {"version": 1, **{name: value for name, value in values.items() if name in known}}
+        kept["metrics"] = {name: _metric(figures) for name, figures in kept.get("metrics", {}).items()}
+        kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
+        if kept["version"] < VERSION and kept.get("scenario") == "evasion":
+            kept["flags"] = dict.fromkeys((*kept.get("flags", ()), Suspicion.OUTDATED.value))
+        kept["training"] = _numbers(kept.get("training", {}))
+        for name in ("flags", "history"):
+            kept[name] = tuple(kept.get(name, ()))
+        return cls(**kept)
+
+
+def _metric(figures: Mapping[str, Any]) -> Metric:
+    from robustsuite.core.metric import Metric
+
+    known = {f.name for f in dataclasses.fields(Metric)}
+    told = {name: value for name, value in _numbers(figures).items() if name in known and value is not None}
+    return Metric(**{"value": math.nan, **told})
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: float(value) if isinstance(value, str) and value in _NOT_FINITE else value
+        for name, value in figures.items()
+    }
+
+
+def append(path: Path, record: Record) -> None:
+    """Append one whole line and wait for the disk; a torn last line of an earlier crash is closed first.
+
+    Raises:
+        StorageError: The disk refuses it; the file is as it was.
+    """
+    line = record.line().encode() + b"\n"
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size > 0:
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            try:
+                _write(file, line)
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    if size == 0:
+        anchor(path.parent)
+
+
+def _write(file: RawIOBase, content: bytes) -> None:
+    """All of it: a disk that gets full takes a part first, and refuses the next."""
+    while content:
+        content = content[file.write(content) or 0 :]
+
+
+def read(path: Path) -> list[Record]:
+    """All whole records, in plan order; of two with one key the later one counts, and torn lines are passed over."""
+    if not path.is_file():
+        return []
+    found: dict[str, Record] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        record = _parsed(line)
+        if record is not None:
+            found[record.key] = record
+    return list(_swept(sorted(found.values(), key=lambda record: record.order)))
+
+
+def _swept(records: Sequence[Record]) -> Iterator[Record]:
+    """Records in plan order that say which are points of curves, also those from before records said so.
+
+    Of a suite in which none does, the first radius is its own, and of each cell only the first record stands at it,
+    since a curve may visit it again.
+    """
+    said = {(record.suite, record.dataset) for record in records if record.sweep}
+    own: dict[tuple[str, str], float] = {}
+    cells: set[tuple[object, ...]] = set()
+    for record in records:
+        suite = (record.suite, record.dataset)
+        cell = (*suite, record.defense, record.attack, record.scenario, record.repeat)
+        away = record.radius is not None and record.radius != own.setdefault(suite, record.radius)
+        if suite not in said and (away or cell in cells):
+            yield dataclasses.replace(record, sweep=RADIUS)
+        else:
+            cells.add(cell)
+            yield record
+
+
+def unreadable(path: Path) -> int:
+    """How many lines of a file hold no whole record."""
+    if not path.is_file():
+        return 0
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return sum(_parsed(line) is None for line in lines)
+
+
+def _parsed(line: str) -> Record | None:
+    try:
+        return Record.parse(line)
+    except (json.JSONDecodeError, TypeError, AttributeError):
+        return None
+
+
+def samples_path(key: str) -> str:
+    """Where the per-sample file of this record stands, below the run's folder."""
+    return f"samples/{key}.safetensors"
+
+
+def save_samples(folder: Path, key: str, columns: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Write per-sample columns and artefacts; returns the path below `folder` and the file's SHA-256."""
+    from safetensors.torch import save
+
+    # Cloned, because safetensors refuses columns that share memory.
+    content = save({name: value.detach().cpu().contiguous().clone() for name, value in columns.items()})
+    relative = samples_path(key)
+    write_atomically(folder / relative, content)
+    return relative, hashlib.sha256(content).hexdigest()
+
+
+def load_samples(folder: Path, record: Record) -> dict[str, Tensor]:
+    """Read a record's per-sample file, empty where it has none.
+
+    Raises:
+        RequestError: The file is missing or its digest is not the record's.
+    """
+    from safetensors.torch import load
+
+    if not record.samples:
+        return {}
+    path = folder / record.samples
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = f"no {path}" if isinstance(error, FileNotFoundError) else f"{error}"
+        raise RequestError(
+            f"expected the per-sample file of {record.key}, got {reason}; run the suite again"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != record.samples_digest:
+        raise RequestError(
+            f"expected {path} as its record describes it, got another digest; run the suite with --fresh"
+        )
+    return dict(load(content))
+
+
+def keys(records: Iterable[Record]) -> set[str]:
+    """Keys of cells that need not run again: everything but errors."""
+    return {record.key for record in records if record.status in FINISHED}

@@ -1,0 +1,253 @@
+"""What a plug-in has to be, and one line with file and line for one that is not."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+from robustsuite.core.ball import NORMS
+from robustsuite.core.errors import RequestError
+
+_PLAIN: Final = (int, float, str, bool, type(None), tuple, list, dict, Any, object)
+_READ: Final = ("norms", "minimum_norm", "plugin_name")  # class attributes that the suite reads
+_WRITE: Final = "@dataclass(frozen=True, kw_only=True)"
+_FUNCTIONS: Final = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
+
+
+class PluginError(RequestError):
+    """A plug-in that cannot be used; the message starts with its file and line."""
+
+
+def shown_path(path: str | Path) -> str:
+    """A path as people type it: below the working folder where it lies there."""
+    full, here = Path(path).resolve(), Path.cwd().resolve()
+    return str(full.relative_to(here)) if full.is_relative_to(here) else str(full)
+
+
+def refusal(path: str | Path, line: int, expected: str, got: str, remedy: str) -> PluginError:
+    """The one form that all these errors have."""
+    return PluginError(f"{shown_path(path)}:{line}: expected {expected}, got {got}; {remedy}")
+
+
+def raised(path: str | Path, error: BaseException) -> PluginError:
+    """What importing a file raised, with the line of that file where it did."""
+    if isinstance(error, PluginError):
+        return error
+    told = " ".join(str(error).split())
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        got = f"{type(error).__name__}: {error.msg}"
+        return refusal(path, error.lineno or 1, "Python", got, "mend that line")
+    line, last, trace = 1, "", error.__traceback__
+    while trace is not None:
+        last = trace.tb_frame.f_code.co_filename
+        line = trace.tb_lineno if last == str(path) else line
+        trace = trace.tb_next
+    if isinstance(error, RequestError):
+        return PluginError(f"{shown_path(path)}:{line}: {told}")
+    got = f"{type(error).__name__}: {told}" if told else type(error).__name__
+    if last == dataclasses.__file__:
+        return refusal(path, line, "a dataclass", got, "give fields annotations, and tuples for lists as defaults")
+    return refusal(path, line, "a file that can be imported", got, "mend that line, or install what it needs")
+
+
+def check_class(cls: Any, kind: str) -> None:
+    """Refuse a class that is no plug-in: no frozen dataclass with a docstring, plain fields and the right call.
+
+    Args:
+        cls: What stands below the register line.
+        kind: `attack` or `defense`.
+
+    Raises:
+        PluginError: The first thing that is wrong, with file and line.
+    """
+    place = _Place(cls)
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+        raise place.refusal("", "a frozen dataclass", _named(cls), f"write {_WRITE} below the register line")
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    if not cls.__dataclass_params__.frozen or not all(f.kw_only for f in fields):  # type: ignore[attr-defined]
+        raise place.refusal("", "a frozen dataclass with keywords only", _named(cls), f"write {_WRITE}")
+    if not cls.__doc__ or cls.__doc__.startswith(f"{cls.__name__}("):  # what dataclasses write themselves
+        raise place.refusal("", "a docstring", f"none in {cls.__name__}", "say what it does in one line")
+    _check_attributes(cls, place)
+    _check_fields(cls, fields, place)
+    _check_calls(cls, kind, place)
+    named = list(place.losses())
+    if not named:
+        return
+    from robustsuite.core import losses  # imports torch
+
+    for name, value, line in named:
+        if value not in losses.NAMED:
+            remedy = f"the suite's losses are {', '.join(losses.NAMED)}"
+            raise refusal(place.path, line, "the name of a loss", f"{name}={value!r}", remedy)
+
+
+def check_game(cls: Any, scenario: str | None, access: str | None, games: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse an attack of a game that there is not, or with knowledge that its game does not hand out.
+
+    Raises:
+        PluginError: What there is, with file and line.
+    """
+    place = _Place(cls)
+    remedy = 'write @register.attack("name", scenario="evasion", access="white-box"), say'
+    if scenario is None or (games and scenario not in games):
+        raise place.refusal("", f"a scenario ({', '.join(games)})", f"scenario={scenario!r}", remedy)
+    if access is None or (games and access not in games[scenario]):
+        allowed = ", ".join(games.get(scenario, ()))
+        raise place.refusal("", f"an access of {scenario} ({allowed})", f"access={access!r}", remedy)
+
+
+def no_function(name: str, key: str, value: Any, described: str) -> None:
+    """Refuse a function where options are plain values, which records keep and other processes read.
+
+    Raises:
+        RequestError: What the option is.
+    """
+    if isinstance(value, Mapping):
+        for item in value.values():
+            no_function(name, key, item, described)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            no_function(name, key, item, described)
+    elif isinstance(value, _FUNCTIONS):
+        got = f"{key}={getattr(value, '__name__', type(value).__name__)} (a function)"
+        remedy = f"{key}: {described}" if described else "give numbers, text or lists"
+        raise RequestError(f"expected a plain value for {name}.{key}, got {got}; {remedy}", name=key)
+
+
+def _named(cls: Any) -> str:
+    return f"class {cls.__name__}" if isinstance(cls, type) else f"{type(cls).__name__} {getattr(cls, '__name__', '')}"
+
+
+def _check_attributes(cls: type[Any], place: _Place) -> None:
+    """A default without an annotation is no field, so that nobody could set it."""
+    hinted = inspect.get_annotations(cls)
+    for name, value in vars(cls).items():
+        quiet = name.startswith("_") or name.isupper() or name in hinted or name in _READ
+        if not quiet and isinstance(value, (bool, int, float, str, tuple, list, dict, set)):
+            remedy = f"write {name}: {type(value).__name__} = {value!r}, or ClassVar[...] for what is no option"
+            raise place.refusal(name, "an annotation for each field", f"{name} = {value!r}", remedy)
+    norms = getattr(cls, "norms", NORMS)
+    if isinstance(norms, str) or not all(norm in NORMS for norm in norms):
+        remedy = "write norms: ClassVar[tuple[str, ...]] = (...)"
+        raise place.refusal("norms", f"a tuple of norms ({', '.join(NORMS)})", f"norms={norms!r}", remedy)
+
+
+def _check_fields(cls: type[Any], fields: list[dataclasses.Field[Any]], place: _Place) -> None:
+    try:
+        hints = get_type_hints(cls)
+    except Exception as error:
+        unknown = str(getattr(error, "name", ""))
+        name = next((f.name for f in fields if unknown and unknown in re.findall(r"\w+", str(f.type))), "")
+        remedy = "import what the annotation names, outside of TYPE_CHECKING"
+        raise place.refusal(
+            name, "an annotation that can be read", f"{type(error).__name__}: {error}", remedy
+        ) from error
+    for field in fields:
+        if not _readable(hints[field.name]):
+            kind, remedy = (
+                _type_name(hints[field.name]),
+                "use int, float, str, bool, None, tuple, list, dict or Literal",
+            )
+            raise place.refusal(field.name, "a field of a plain type", f"{field.name}: {kind}", remedy)
+        made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if made is not dataclasses.MISSING and not _plain(made):
+            remedy = "use numbers, text, None or tuples, and make the rest in __call__"
+            got = f"{field.name} = {getattr(made, '__name__', type(made).__name__)} of type {type(made).__name__}"
+            raise place.refusal(field.name, "a plain default", got, remedy)
+
+
+def _check_calls(cls: type[Any], kind: str, place: _Place) -> None:
+    """`__call__`, and `check` where there is one, take what they are called with."""
+    wanted = {"__call__": ("view", "streams"), "check": ("terms",)}
+    if kind == "defense":
+        wanted = {"__call__": ("recipe",), "check": ("recipe", "terms")}
+    for name, given in wanted.items():
+        method = next((vars(base)[name] for base in cls.__mro__[:-1] if name in vars(base)), None)
+        expected = f"def {name}(self, {', '.join(given)})"
+        if method is None and name == "__call__":
+            raise place.refusal("", expected, f"none in {cls.__name__}", "add it")
+        if isinstance(method, types.FunctionType):
+            signature = inspect.signature(method)
+            try:
+                signature.bind(None, *given)
+            except TypeError:
+                got = f"def {name}({', '.join(signature.parameters)})"
+                raise place.refusal(name, expected, got, f"take {len(given)} beside self") from None
+
+
+def _readable(hint: Any) -> bool:
+    """Whether a suite file can give a value of this type."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType, tuple, list, dict):
+        return all(_readable(part) for part in get_args(hint) if part is not ...)
+    return origin is Literal or any(hint is kind for kind in _PLAIN)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_plain(item) for item in value.values())
+    if isinstance(value, (tuple, list)):
+        return all(_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+class _Place:
+    """Where a class and its members stand."""
+
+    def __init__(self, cls: Any) -> None:
+        module = sys.modules.get(getattr(cls, "__module__", ""))
+        self.path = getattr(module, "__file__", None) or "<unknown>"
+        self._name, self._cls = getattr(cls, "__name__", ""), cls
+        self._node = self._find()
+
+    def refusal(self, member: str, expected: str, got: str, remedy: str) -> PluginError:
+        """The error about a member, or about the class."""
+        return refusal(self.path, self._line(member), expected, got, remedy)
+
+    def losses(self) -> Iterator[tuple[str, object, int]]:
+        """Losses that the class asks the suite for by name: what it calls them, the name, and its line."""
+        for node in ast.walk(self._node) if self._node is not None else ():
+            asked: ast.expr | None = None
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "losses.resolve" and node.args:
+                asked = node.args[0]
+            elif isinstance(node, ast.Subscript) and ast.unparse(node.value) in ("losses.NAMED", "losses.TOWARDS"):
+                asked = node.slice
+            if isinstance(asked, ast.Constant):
+                yield "loss", asked.value, asked.lineno
+            elif isinstance(asked, ast.Attribute) and ast.unparse(asked.value) == "self":
+                default = getattr(self._cls, asked.attr, None)
+                if isinstance(default, str):
+                    yield asked.attr, default, self._line(asked.attr)
+
+    def _find(self) -> ast.ClassDef | ast.FunctionDef | None:
+        try:
+            tree = ast.parse(Path(self.path).read_bytes())
+        except (OSError, SyntaxError, ValueError):
+            return None
+        kinds = (ast.ClassDef, ast.FunctionDef)
+        found = [n for n in ast.walk(tree) if isinstance(n, kinds) and n.name == self._name]
+        return found[-1] if found else None
+
+    def _line(self, member: str) -> int:
+        if self._node is None:
+            return 1
+        for node in self._node.body:
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+            names = [t.id for t in targets if isinstance(t, ast.Name)] + [getattr(node, "name", "")]
+            if member and member in names:
+                return node.lineno
+        return self._node.lineno

@@ -1,0 +1,145 @@
+"""A comparison of two runs on a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from robustsuite.report.export.markup import escape_markdown
+from robustsuite.results import words
+from robustsuite.results.changes import Change, Gap, Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from robustsuite.results.compare import Comparison
+
+HEADINGS: Final = ("defence", "attack", "figure", "old", "new", "change", "95 %", "flips", "p (Holm)", "verdict")
+_STYLES: Final = {
+    Change.REGRESSION: "bold red",
+    Change.IMPROVEMENT: "bold green",
+    Change.IN_DOUBT: "yellow",
+    Change.UNDECIDED: "bold yellow",
+    Change.NOT_COMPARABLE: "yellow",
+    Change.ONLY_OLD: "yellow",
+}
+_NOTABLE: Final = 0.05  # relative change from which an untested figure of the clean evaluation is shown
+_NAMED: Final = 4
+
+
+def terminal(comparison: Comparison, console: Console) -> None:
+    """Print the table, what has to be said of its rows, and the verdict; colour says nothing that words do not."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    utf = console.encoding.lower().startswith("utf")
+    for note in comparison.notes:
+        console.print(Text(_fit(note, console), style="dim"))
+    for title, rows in _parts(comparison):
+        drawn = Table(box=box.SIMPLE_HEAD if utf else box.ASCII2, padding=(0, 1), pad_edge=False, title_justify="left")
+        drawn.title = Text(title, style="dim")
+        for i, heading in enumerate(HEADINGS):
+            drawn.add_column(heading, justify="left" if i < 3 or i == len(HEADINGS) - 1 else "right")
+        for row in rows:
+            style = _STYLES.get(row.verdict, "")
+            drawn.add_row(*(Text(_fit(part, console)) for part in cells(row)[:-1]), Text(row.verdict, style=style))
+        console.print(drawn)
+    for line in _remarks(comparison):
+        console.print(Text(_fit(line, console)), soft_wrap=True)
+    console.print(Text(_fit(comparison.summary(), console), style="bold"), soft_wrap=True)
+
+
+def markdown(comparison: Comparison) -> str:
+    """The same as pipe tables, with the verdict first."""
+    lines = [f"**{comparison.outcome}**: {escape_markdown(comparison.summary())}", ""]
+    lines += [f"{escape_markdown(note)}  " for note in comparison.notes]
+    for title, rows in _parts(comparison):
+        lines += ["", f"{title}:", "", _pipes(HEADINGS), _pipes([":---"] * 3 + ["---:"] * 6 + [":---"])]
+        for row in rows:
+            parts = [escape_markdown(part) for part in cells(row)]
+            parts[-1] = f"**{parts[-1]}**" if row.verdict in (Change.REGRESSION, Change.IMPROVEMENT) else parts[-1]
+            lines.append(_pipes(parts))
+    lines += ["", *(f"- {escape_markdown(line)}" for line in _remarks(comparison))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as text, under `HEADINGS`: rates in percent, their changes in points."""
+    old, new = ("–" if value is None else words.figure(value, row.unit) for value in (row.old, row.new))
+    rate = row.unit in ("rate", "rate difference")
+    change = ""
+    if row.difference is not None:
+        change = words.figure(row.difference, "rate difference") if rate else f"{row.difference:+.3g}"
+    flips = "" if row.worse is None else f"-{row.worse} +{row.improved}"
+    return (
+        row.defense,
+        row.attack if row.attack != "none" else "–",
+        words.title(row.metric),
+        old,
+        new,
+        change,
+        words.interval(row.low, row.high, "rate difference"),
+        flips,
+        "" if row.adjusted is None else "<0.001" if row.adjusted < 0.001 else f"{row.adjusted:.3f}",
+        row.verdict.value,
+    )
+
+
+def _parts(comparison: Comparison) -> Iterator[tuple[str, list[Row]]]:
+    """What has a verdict, and what stands beside and moved."""
+    judged = [row for row in comparison.rows if row.verdict is not Change.BESIDE]
+    if judged:
+        yield "Samples of both runs", judged
+    beside = [row for row in comparison.rows if row.verdict is Change.BESIDE and _moved(row)]
+    if beside:
+        yield "Beside, not tested", beside
+
+
+def _moved(row: Row) -> bool:
+    """Whether an untested figure is worth a line: its intervals lie apart, or the clean evaluation's moved."""
+    if row.message:
+        return row.old is not None and row.new is not None
+    if row.scenario != "utility" or not row.old or row.new is None:
+        return False
+    return abs(row.new - row.old) > _NOTABLE * abs(row.old)
+
+
+def _remarks(comparison: Comparison) -> Iterator[str]:
+    """What has to be said beside the figures, each once, with the cells that it is about."""
+    told: dict[str, list[Row]] = {}
+    for row in comparison.rows:
+        if row.message and (row.verdict is not Change.BESIDE or _moved(row)):
+            told.setdefault(row.message, []).append(row)
+        if row.repeats_needed is not None and row.verdict is Change.UNDECIDED:
+            needed = f"with {row.repeats_needed} repeats in place of {row.repeats}"
+            told.setdefault(f"{needed} a difference like this one is called in four of five", []).append(row)
+        if row.gap not in (Gap.NONE, Gap.INCOMPARABLE):
+            told.setdefault(row.gap.value, []).append(row)
+        if row.verdict is not Change.BESIDE:
+            for code in row.flags:
+                told.setdefault(f"new doubt: {code}", []).append(row)
+            for code in row.flags_gone:
+                told.setdefault(f"doubt gone: {code}", []).append(row)
+    for message, rows in told.items():
+        yield f"{_named(rows)}: {message}"
+    hidden = sum(row.verdict is Change.BESIDE and not _moved(row) for row in comparison.rows)
+    if hidden:
+        yield f"{hidden} untested figures that hardly moved are left out here; JSON and CSV have them"
+
+
+def _named(rows: Iterable[Row]) -> str:
+    names = list(dict.fromkeys(f"{row.defense} x {row.attack}, {words.title(row.metric)}".rstrip(", ") for row in rows))
+    rest = len(names) - _NAMED
+    return "; ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _fit(text: str, console: Console) -> str:
+    """Characters that the console can show; no other stops the table."""
+    if console.encoding.lower().startswith("utf"):
+        return text
+    return text.replace("–", "-").encode(console.encoding, "replace").decode(console.encoding)
+
+
+def _pipes(parts: Iterable[str]) -> str:
+    return f"| {' | '.join(parts)} |"

@@ -1,0 +1,156 @@
+"""The comparison table on a terminal: as many tables as the width needs, no figure ever cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from robustsuite.results import words
+from robustsuite.results.cells import MARK, Column, ComparisonTable, TableCell
+from robustsuite.results.worst_case import WORST
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+_HEAD: Final = 13  # headings wrap at this many characters, unless a figure below is wider
+_LABEL: Final = 24  # and labels of defences at this many
+_PLAIN: Final = str.maketrans({"†": "!", "–": "-", "↑": "^", "↓": "v", "∞": "inf", "·": "-", "…": "..."})
+_BEST: Final = "*"
+_DEFENCE: Final = "defence"
+
+
+def terminal(table: ComparisonTable, console: Console) -> None:
+    """Print the table and its legend, split by family of attack where it is wider than the console.
+
+    The best figure of a column carries a star and a figure under doubt a dagger, so both survive NO_COLOR and pipes.
+
+    Args:
+        table: What to print.
+        console: Where to; its width, colour and encoding are respected.
+    """
+    from rich.text import Text
+
+    if not table.rows or not table.columns:
+        console.print("no records yet", markup=False)
+        return
+    for part in _parts(table, console.width):
+        console.print(_table(table, part, console))
+    for line, style in legend(table):
+        console.print(Text(_fit(line, console), style=style))
+
+
+def _fit(text: str, console: Console) -> str:
+    """Characters that the console can show; those that it cannot are replaced, none stops the table."""
+    if console.encoding.lower().startswith("utf"):
+        return text
+    return text.translate(_PLAIN).encode(console.encoding, "replace").decode(console.encoding)
+
+
+def _parts(table: ComparisonTable, width: int) -> Iterator[list[int]]:
+    """Column numbers of each table: all in one where they fit, else whole families, else pieces of one."""
+    label = max(len(line) for row in (_DEFENCE, *table.rows) for line in _wrap(row, _LABEL))
+    room = width - label - 2
+    wide = [_width(column, [row[i] for row in table.cells]) + 2 for i, column in enumerate(table.columns)]
+    families = [list(group) for _, group in groupby(range(len(wide)), key=lambda i: table.columns[i].scenario)]
+    current: list[int] = []
+    for group in families:
+        if sum(wide[i] for i in current + group) <= room:
+            current += group
+            continue
+        if current:
+            yield current
+        *full, current = _pieces(group, wide, room)
+        yield from full
+    if current:
+        yield current
+
+
+def _pieces(group: Sequence[int], wide: Sequence[int], room: int) -> list[list[int]]:
+    pieces: list[list[int]] = [[]]
+    for i in group:
+        if pieces[-1] and sum(wide[j] for j in pieces[-1]) + wide[i] > room:
+            pieces.append([])
+        pieces[-1].append(i)
+    return pieces
+
+
+def _width(column: Column, cells: Sequence[TableCell]) -> int:
+    figures = max(len(line) for cell in cells for line in _lines(cell))
+    return max(figures, *(len(line) for line in _heading(column, figures)))
+
+
+def _heading(column: Column, figures: int) -> list[str]:
+    room = max(_HEAD, figures)
+    return [*_wrap(column.title, room), *(_wrap(column.subtitle, room) if column.subtitle else [])]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width`, broken behind spaces and the joints of names, or anywhere where there is none."""
+    lines = [""]
+    for word in re.findall(r"[^\s\-+:_/,]*[\s\-+:_/,]?", " ".join(text.split())):
+        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+        while len(lines[-1].rstrip()) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return [line.rstrip() for line in lines]
+
+
+def _lines(cell: TableCell) -> list[str]:
+    figure = f"{cell.text}{_BEST * cell.best}{cell.mark}"
+    return [figure, cell.interval] if cell.interval else [figure]
+
+
+def _table(table: ComparisonTable, part: Sequence[int], console: Console) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shape = box.SIMPLE_HEAD if console.encoding.lower().startswith("utf") else box.ASCII2
+    drawn = Table(box=shape, padding=(0, 1), pad_edge=False, collapse_padding=True, title_justify="left")
+    families = " · ".join(dict.fromkeys(words.family(table.columns[i].scenario) for i in part))
+    drawn.title = Text(_fit(families, console), style="dim")
+    drawn.add_column(Text(_DEFENCE), no_wrap=True)
+    for i in part:
+        figures = max(len(line) for row in table.cells for line in _lines(row[i]))
+        heading = "\n".join(_heading(table.columns[i], figures))
+        drawn.add_column(Text(_fit(heading, console)), justify="right", no_wrap=True, vertical="top")
+    for label, cells in zip(table.rows, table.cells, strict=True):
+        drawn.add_row(Text(_fit("\n".join(_wrap(label, _LABEL)), console)), *(_text(cells[i], console) for i in part))
+    return drawn
+
+
+def _text(cell: TableCell, console: Console) -> Text:
+    from rich.text import Text
+
+    style = {"error": "red", "not_applicable": "dim", "not_run": "dim", "inconclusive": "dim"}.get(cell.status, "")
+    figure, *interval = _lines(cell)
+    text = Text(_fit(figure, console), style="bold green" if cell.best else style, justify="right")
+    if interval:
+        text.append("\n" + _fit(interval[0], console), style="dim not bold")
+    return text
+
+
+def legend(table: ComparisonTable, *, best: str = _BEST) -> Iterator[tuple[str, str]]:
+    """What the marks mean, a line each and its style.
+
+    Args:
+        table: What is shown.
+        best: The mark of the best figure of a column; empty where none is shown.
+    """
+    cells = [cell for row in table.cells for cell in row]
+    marks = ["[…] 95 % interval"]
+    if any(column.attack == WORST for column in table.columns):
+        marks += ["an attack's column: that attack alone", "verdict: all attacks and their follow-ups"]
+    if best and any(cell.best for cell in cells):
+        marks += [f"{best} best of its column, follow-up attacks counted"]
+    marks += ["? inconclusive"] if any(cell.status == "inconclusive" for cell in cells) else []
+    yield " · ".join(marks), "dim"
+    for flag, where in table.legend():
+        told = f": {flag.meaning}" if flag.meaning else ""
+        remedy = f"; {flag.remedy}" if flag.remedy else ""
+        yield f"{MARK} {flag.code} ({where}){told}{remedy}", "yellow"

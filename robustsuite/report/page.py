@@ -1,0 +1,146 @@
+"""One self-contained page for a run: tables, figures, galleries, details, provenance.
+
+The page loads nothing. Everything from records is escaped by the template, and a content security policy by hash lets
+only the page's own style and script act, so that a name in a record could do nothing even if it were not escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from robustsuite.evaluation.records import Record
+from robustsuite.report.panels import charts, cost_and_training, follow_ups, summary
+from robustsuite.report.panels.details import command, details, provenance
+from robustsuite.report.panels.galleries import galleries
+from robustsuite.report.panels.passes import against_passes
+from robustsuite.report.panels.radius import against_radius
+from robustsuite.results import verdict_text, words
+from robustsuite.results.table import comparison
+from robustsuite.results.verdict_text import GateVerdict
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from robustsuite.results.cells import ComparisonTable
+
+_HERE: Final = Path(__file__).parent
+
+
+def page(folder: Path, records: Sequence[Record], joined: Sequence[Record], judged: Iterable[GateVerdict] = ()) -> str:
+    """The page as text.
+
+    Args:
+        folder: The run's folder, for its per-sample files and its suite.
+        records: Records of the run.
+        joined: As `worst_case.with_worst_cases` makes them of these records.
+        judged: Verdicts on the gates that the run was asked to pass.
+    """
+    ordered = sorted(records, key=lambda record: record.order)
+    table = comparison(joined)
+    under = cost_and_training.robust_column(table)
+    look = cost_and_training.looks([record.defense for record in ordered])
+    style, script = _asset("report.css"), _asset("report.js")
+    known: dict[str, Any] = {
+        "title": ordered[0].suite or "robustness report",
+        "facts": _facts(ordered),
+        "sentences": summary.sentences(table, joined),
+        "tiles": summary.tiles(table),
+        "gates": [(verdict_text.outcome(v), verdict_text.gate_name(v), verdict_text.measured(v)) for v in judged],
+        "followed": (follow_ups.HEADINGS, follow_ups.rows(ordered)),
+        "table": table,
+        "families": _families(table),
+        "firsts": _firsts(table),
+        "robust_under": under.title if under is not None else "",
+        "look": look,
+        "radius": against_radius(joined, folder, look),
+        "passes": against_passes(ordered, folder, look),
+        "galleries": galleries(ordered, folder),
+        "costs": cost_and_training.costs(table, ordered, look),
+        "histories": cost_and_training.histories(ordered, look),
+        "details": details(ordered),
+        "provenance": provenance(ordered),
+        "command": command(folder),
+        "suite": _suite(folder),
+        "style": style,
+        "script": script,
+        "style_hash": _hash(style),
+        "script_hash": _hash(script),
+    }
+    return _environment().get_template("report.html.j2").render(**known)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(WIDTH=charts.WIDTH, HEIGHT=charts.HEIGHT, SHAPES=charts.SHAPES, LOOKS=charts.LOOKS)
+    environment.filters["family"] = words.family
+    environment.filters["joints"] = _joints
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _facts(records: Sequence[Record]) -> list[str]:
+    """A line of facts under the title."""
+    ball = next((f"{r.norm} radius {r.radius:g}" for r in records if r.radius is not None), "")
+    counts = (r.figures["clean_accuracy"].n for r in records if "clean_accuracy" in r.figures)
+    judged = next(filter(None, counts), 0)
+    repeats = len({record.repeat for record in records})
+    models = ", ".join(dict.fromkeys(record.model for record in records))
+    facts = [
+        *dict.fromkeys(record.dataset for record in records),
+        models,
+        ball,
+        f"{judged:,} test samples" if judged else "",
+        f"{repeats} independent trainings" if repeats > 1 else "",
+    ]
+    return [fact for fact in facts if fact]
+
+
+def _families(table: ComparisonTable) -> list[tuple[str, int]]:
+    """Runs of columns of one family, for the table's upper head."""
+    runs: list[tuple[str, int]] = []
+    for column in table.columns:
+        name = words.family(column.scenario)
+        if runs and runs[-1][0] == name:
+            runs[-1] = (name, runs[-1][1] + 1)
+        else:
+            runs.append((name, 1))
+    return runs
+
+
+def _firsts(table: ComparisonTable) -> list[bool]:
+    """Whether a column is the first of its family."""
+    scenarios = ["", *(column.scenario for column in table.columns)]
+    return [before != after for before, after in pairwise(scenarios)]
+
+
+def _joints(name: str) -> str:
+    """A name that may break behind the joints of a composition."""
+    return name.replace("+", "+\u200b")
+
+
+def _suite(folder: Path) -> str:
+    path = folder / "suite.yaml"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

@@ -1,0 +1,105 @@
+"""What follow-up attacks found: an attack's own number, the number with them, what broke more and why they ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from robustsuite.core.suspicions import RESOLVED
+from robustsuite.evaluation.records import Record
+from robustsuite.scenarios.metrics import FOLLOWED_UP
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HEADINGS: Final = (
+    "defence", "attack", "clean", "own", "with follow-ups", "undefended", "status", "suspicions", "found by",
+)  # fmt: skip
+_WIDE: Final = 140  # width of a terminal from which all is listed; the comparison table has the rest too
+_FIGURES: Final = ("clean", "own", "with follow-ups", "undefended")
+
+
+class FollowUpRow(NamedTuple):
+    """One evasion cell, as text; rates in percent.
+
+    `own` is what the attack alone left robust, `followed_up` what its follow-up attacks left too; `undefended` is the
+    latter of the model without a defence.
+    """
+
+    defense: str
+    attack: str
+    clean: str
+    own: str
+    followed_up: str
+    undefended: str
+    status: str
+    suspicions: str
+    found_by: str
+
+
+def rows(records: Iterable[Record]) -> list[FollowUpRow]:
+    """One row for each record that was followed up, beside the undefended model under the same attack.
+
+    Records of other models, and those that no suspicion was raised about, are left out unless some record was
+    followed up.
+    """
+    cells = [r for r in records if r.scenario == "evasion" and "robust_accuracy" in r.metrics]
+    touched = {(r.attack, r.norm, r.radius) for r in cells if r.escalation.get("played")}
+    twins = {(r.attack, r.radius, r.repeat): r for r in cells if r.defense == "none"}
+    return [
+        _row(r, twins.get((r.attack, r.radius, r.repeat))) for r in cells if (r.attack, r.norm, r.radius) in touched
+    ]
+
+
+def _row(record: Record, twin: Record | None) -> FollowUpRow:
+    doubts = [code.removeprefix(RESOLVED) + ("" if code.startswith(RESOLVED) else " (open)") for code in record.flags]
+    steps = [step for step in record.escalation.get("played", ()) if step.get("broke")]
+    found = max(steps, key=lambda step: int(step["broke"]), default=None)
+    how = "" if found is None else found["attack"] + (f" through {found['through']}" if found.get("through") else "")
+    return FollowUpRow(
+        record.defense,
+        record.attack,
+        _rate(record, "clean_accuracy"),
+        _rate(record, "robust_accuracy"),
+        _rate(record, "robust_accuracy" + FOLLOWED_UP),
+        "" if twin is None else _rate(twin, "robust_accuracy" + FOLLOWED_UP),
+        record.status,
+        ", ".join(doubts),
+        how,
+    )
+
+
+def _rate(record: Record, name: str) -> str:
+    metric = record.metrics.get(name)
+    return "" if metric is None else f"{100 * metric.value:.1f}"
+
+
+def markdown(records: Iterable[Record]) -> str:
+    """The rows as a table in Markdown; empty where nothing was followed up."""
+    found = rows(records)
+    if not found:
+        return ""
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *found]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def show(records: Iterable[Record], console: Console) -> None:
+    """Print the rows on a terminal; nothing where nothing was followed up."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    found = rows(records)
+    if not found:
+        return
+    table = Table(box=box.SIMPLE_HEAD if console.encoding.lower().startswith("utf") else box.ASCII2, pad_edge=False)
+    table.title = Text("follow-up attacks: robust accuracy %", style="dim")
+    aside = () if console.width >= _WIDE else ("undefended", "suspicions")
+    shown = [i for i, heading in enumerate(HEADINGS) if heading not in aside]
+    for heading in (HEADINGS[i] for i in shown):
+        wraps = heading in ("suspicions", "found by")
+        side: Literal["left", "right"] = "right" if heading in _FIGURES else "left"
+        table.add_column(Text(heading), justify=side, no_wrap=not wraps, min_width=10 if wraps else None)
+    for row in found:
+        table.add_row(*(Text(row[i]) for i in shown))
+    console.print(table)

@@ -1,0 +1,135 @@
+"""What a run says in a few sentences and a few large figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustsuite.core import flags as doubts
+from robustsuite.core.suspicions import RESOLVED, Suspicion
+from robustsuite.evaluation.records import Record
+from robustsuite.results import words
+from robustsuite.results.cells import Column, ComparisonTable, TableCell
+from robustsuite.results.worst_case import WORST
+
+_STATUS = {
+    "error": "failed",
+    "inconclusive": "inconclusive",
+    "not_applicable": "not applicable",
+    "not_run": "not run",
+}
+
+_OUTDATED = "This run is outdated: its results under attack were not examined as they are now. Run it again."
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One large figure: the best of a column that can be believed, and what the undefended model has."""
+
+    title: str
+    subtitle: str
+    figure: str
+    interval: str
+    defense: str
+    undefended: str
+
+
+def tiles(table: ComparisonTable) -> list[Tile]:
+    """Clean accuracy, the verdict on evasion, and the first attack of every other family."""
+    found = []
+    for column in _heads(table):
+        place = _best(table, column)
+        if place is not None:
+            cell = table.cell(place, column.title)
+            bare = table.cell("none", column.title) if "none" in table.rows and place != "none" else None
+            found.append(
+                Tile(
+                    words.title(column.metric),
+                    column.title if column.attack else "",
+                    with_unit(cell),
+                    cell.interval + cell.mark,
+                    place if len(table.rows) > 1 else "",
+                    with_unit(bare) if bare is not None and bare.value is not None else "",
+                )
+            )
+    return found
+
+
+def with_unit(cell: TableCell) -> str:
+    """The figure with its unit."""
+    return f"{cell.text} {words.suffix(cell.unit)}".strip()
+
+
+def _heads(table: ComparisonTable) -> list[Column]:
+    first: dict[str, Column] = {}
+    for column in table.columns:
+        if column.attack == WORST or column.scenario not in first:
+            first[column.scenario] = column
+    return list(first.values())
+
+
+def _best(table: ComparisonTable, column: Column) -> str | None:
+    """The row that is marked best, else the first figure that can be believed."""
+    cells = {row: table.cell(row, column.title) for row in table.rows}
+    marked = [row for row, cell in cells.items() if cell.best]
+    believed = [row for row, cell in cells.items() if _is_believed(cell)]
+    return next(iter([*marked, *believed]), None)
+
+
+def _is_believed(cell: TableCell) -> bool:
+    return cell.value is not None and cell.status == "ok" and doubts.believable(cell.flags)
+
+
+def sentences(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
+    """The verdict in words: robustness, what could not be measured, what is in doubt and what was settled."""
+    told = [*_robustness(table, records), _measured(records)]
+    marked = [cell for row in table.cells for cell in row if cell.mark]
+    doubted = sum(any(not code.startswith(RESOLVED) for code in cell.flags) for cell in marked)
+    if any(Suspicion.OUTDATED in cell.flags for cell in marked):
+        told.insert(
+            0, "This run is outdated: its results under attack were not examined as they are now. Run it again."
+        )
+    if doubted:
+        are = "figures of the table are" if doubted > 1 else "figure of the table is"
+        told.append(f"{doubted} {are} in doubt (†) and cannot be taken at face value: the legend says why.")
+    if len(marked) > doubted:
+        settled = f"Suspicions about {len(marked) - doubted} of its figures (†) were settled by follow-up attacks"
+        told.append(f"{settled}; the verdict counts what those broke.")
+    return told
+
+
+def _robustness(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
+    evasion = [c for c in table.columns if c.metric == "robust_accuracy" and c.attack]
+    if not evasion:
+        return []
+    column = next((c for c in evasion if c.attack == WORST), evasion[-1])
+    ball = next((f"{r.norm} radius {r.radius:g}" for r in records if r.radius is not None), "the ball")
+    under = "all attacks and their follow-ups, sample by sample" if column.attack == WORST else column.attack
+    place = _best(table, column)
+    if place is None:
+        measured = any(table.cell(row, column.title).value is not None for row in table.rows)
+        told = f"no robust accuracy under {under} {'can be believed' if measured else 'could be measured'}"
+        return [f"Within {ball} {told}."]
+    cell = table.cell(place, column.title)
+    name = "the model" if len(table.rows) == 1 else "the undefended model" if place == "none" else place
+    best = f"{name} keeps most: " if cell.best else f"{name} keeps "
+    clean = table.cell(place, "clean accuracy")
+    also = f" at {with_unit(clean)} clean accuracy" if clean.value is not None else ""
+    told = f"Within {ball}, under {under}, {best}{with_unit(cell)} {cell.interval}{also}"
+    bare = table.cell("none", column.title) if "none" in table.rows and place != "none" else None
+    if bare is not None and bare.value is not None:
+        told += f"; without a defence {with_unit(bare)} is left"
+    return [told + "."]
+
+
+def _measured(records: Sequence[Record]) -> str:
+    statuses = {record.key: record.status for record in records if record.attack != WORST}
+    counts = Counter(statuses.values())
+    troubles = [f"{counts[status]} {word}" for status, word in _STATUS.items() if counts[status]]
+    head = (
+        f"{counts['ok']} of {len(statuses)} cells were measured"
+        if troubles
+        else f"All {len(statuses)} cells were measured"
+    )
+    return head + (f"; {', '.join(troubles)}." if troubles else ".")

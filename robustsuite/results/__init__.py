@@ -1,0 +1,1 @@
+"""Records to a table, to comparisons and to verdicts of gates."""

@@ -1,0 +1,237 @@
+"""The verdict on evasion: a sample is robust only where no attack and no follow-up attack broke it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from robustsuite.core.canonical import digest
+from robustsuite.core.errors import RequestError
+from robustsuite.core.flags import believable
+from robustsuite.core.robust import Robust, accuracy, robust_to, worst
+from robustsuite.evaluation.records import Record, load_samples
+from robustsuite.results.break_radius import Falls
+from robustsuite.scenarios.metrics import FOLLOWED_UP
+
+WORST: Final = "worst-case"
+OWN: Final = "robust_accuracy_own"
+"""Of a verdict: what is left under the attacks that were asked for, without their follow-up attacks."""
+
+_METRIC: Final = "robust_accuracy"
+
+
+def with_worst_cases(records: Iterable[Record], folder: Path | str | None) -> list[Record]:
+    """The records in plan order, and behind those that it joins the worst case over attacks.
+
+    Args:
+        records: In any order.
+        folder: The run's folder with its per-sample files; None leaves out the worst cases.
+    """
+    ordered = sorted(records, key=lambda record: record.order)
+    if folder is None:
+        return ordered
+    # A derived record has the order of the last one that it joins, and a stable sort leaves it behind that one.
+    return sorted([*ordered, *worst_cases(ordered, Path(folder))], key=lambda record: record.order)
+
+
+def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
+    """One derived record for each suite, data set, defence, repeat and ball with an evasion attack.
+
+    Each stands behind (has the order of) the last record that it joins. At a suite's own radius it is the verdict:
+    follow-up attacks take part, and its `escalation["path"]` counts by whom samples were broken. At the radii of a
+    curve, where none were played, it joins the attacks' own results; there a sample that is known to be broken at a
+    smaller radius is broken too, and attacks of minimum norm take part by the distances that they found.
+
+    An attack that did not finish could only have lowered the verdict, so it makes it inconclusive; and so does one
+    whose result is in doubt, unless an examined white-box attack that nobody doubts broke at least as many samples.
+
+    Args:
+        records: Records in plan order.
+        folder: The run's folder, which holds the per-sample files.
+    """
+    groups: dict[tuple[object, ...], dict[str, Record]] = {}
+    evasion = [r for r in records if r.scenario == "evasion"]
+    falls = Falls(folder)
+    balls = own_balls(evasion)
+    for record in evasion:
+        suite, ball = (record.suite, record.dataset), (record.norm, record.radius)
+        ball = ball if record.radius is not None else balls.get(suite, ball)  # it failed before it knew its ball
+        group = groups.setdefault((*suite, record.defense, record.repeat, *ball), {})
+        group.setdefault(record.attack, record)  # a curve may visit the suite's own radius again, on fewer samples
+    joined = []
+    for place, group in groups.items():
+        own = any(not record.sweep for record in group.values())
+        others = [] if own else [r for r in evasion if _place(r) == place[:-1] and _tells(r, place[-1])]
+        if own or len(group) >= 2 or any(r.closest for r in others):
+            joined.append(_join(list(group.values()), others, folder, falls))
+    return joined
+
+
+def own_balls(records: Iterable[Record]) -> dict[tuple[str, str], tuple[str, float | None]]:
+    """Suite and data set -> norm and radius at which evasion is compared, as far as any record of it knows."""
+    known = [r for r in records if r.scenario == "evasion" and r.radius is not None and not r.sweep]
+    return {(record.suite, record.dataset): (record.norm, record.radius) for record in reversed(known)}
+
+
+def _place(record: Record) -> tuple[object, ...]:
+    return record.suite, record.dataset, record.defense, record.repeat, record.norm
+
+
+def _tells(record: Record, radius: object) -> bool:
+    """Whether this record can tell of a sample that it is broken at a radius."""
+    return isinstance(radius, float) and record.radius is not None and (record.closest or record.radius < radius)
+
+
+def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, falls: Falls) -> Record:
+    known = next((r for r in records if r.radius is not None), records[0])
+    blank = Record(
+        key=digest(["worst-case", *(r.key for r in (*records, *others))]),
+        order=records[-1].order,
+        suite=known.suite,
+        dataset=known.dataset,
+        model=known.model,
+        defense=known.defense,
+        attack=WORST,
+        scenario="evasion",
+        knowledge="+".join(dict.fromkeys(r.knowledge for r in records if r.knowledge)),
+        norm=known.norm,
+        radius=known.radius,
+        sweep="" if any(not r.sweep for r in records) else known.sweep,
+        repeat=known.repeat,
+        seed=known.seed,
+        headline=_METRIC,
+        version=min(r.version for r in records),
+    )
+    columns, failures = _read(records, folder)
+    if not columns:
+        order = ("inconclusive", "error", "not_applicable")  # what was measured, and of which no file is at hand, first
+        there = {"inconclusive" if r.measured else r.status for r in records}
+        status = next((name for name in order if name in there), "not_run")
+        flags = tuple(dict.fromkeys(flag for r in records for flag in r.flags))
+        return replace(blank, status=status, message="; ".join(failures), flags=flags)
+    broken = falls.within(others, known.radius) if known.radius is not None else frozenset[int]()
+    return _judged(blank, records, _Verdict.over(columns, broken), failures)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What one record says of each sample.
+
+    Args:
+        attack: Its label.
+        own: Sample id -> whether it is robust under the attack alone.
+        verdict: The same with follow-up attacks.
+        finder: Sample id -> the follow-up that broke it, where one did.
+        wrong: Ids of samples that were misclassified before anybody attacked.
+    """
+
+    attack: str
+    own: Robust
+    verdict: Robust
+    finder: Mapping[int, str]
+    wrong: frozenset[int]
+
+    @classmethod
+    def read(cls, record: Record, table: Mapping[str, Any]) -> _Column:
+        ids = table["id"].tolist()
+        played = [step["attack"] for step in record.escalation.get("played", ())]
+        found = table["found_by"].tolist() if "found_by" in table else [0] * len(ids)
+        named = [*played, *["a follow-up"] * len(ids)]  # a record that somebody has edited may name fewer
+        finder = {i: f"{named[at - 1]} after {record.attack}" for i, at in zip(ids, found, strict=True) if at > 0}
+        right = table["clean_correct"].bool().tolist() if "clean_correct" in table else [True] * len(ids)
+        wrong = frozenset(i for i, is_right in zip(ids, right, strict=True) if not is_right)
+        own, verdict = (robust_to(table, followed_up=followed_up) for followed_up in (False, True))
+        return cls(record.attack, own, verdict, finder, wrong)
+
+    def broken_by(self, sample: int) -> str:
+        """Who broke a sample; empty where nobody had to."""
+        if self.verdict[sample] or sample in self.wrong:
+            return ""
+        return self.finder.get(sample, self.attack)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """The worst case over several records, of the samples that all of them judged.
+
+    Args:
+        robust: Sample id -> whether nothing broke it.
+        own: The same for the attacks alone.
+        path: Who broke how many samples: the first attack in plan order that did, by itself where it could.
+        partial: Whether some samples had to be left out.
+    """
+
+    robust: Robust
+    own: Robust
+    path: Mapping[str, int]
+    partial: bool
+
+    @classmethod
+    def over(cls, columns: Sequence[_Column], broken: frozenset[int]) -> _Verdict:
+        """Join them; `broken` are samples that are known to be broken by something else."""
+        robust = worst([column.verdict for column in columns], broken)
+        own = worst([column.own for column in columns], broken)
+        path: dict[str, int] = Counter()
+        attacks = {column.attack for column in columns}
+        for i in robust:
+            by = [found for column in columns if (found := column.broken_by(i))]
+            if by:
+                path[next((found for found in by if found in attacks), by[0])] += 1
+        order = [column.attack for column in columns]
+        path = dict(sorted(path.items(), key=lambda item: order.index(item[0]) if item[0] in attacks else len(order)))
+        return cls(robust, own, path, any(len(column.own) != len(robust) for column in columns))
+
+
+def _read(records: Sequence[Record], folder: Path) -> tuple[list[_Column], list[str]]:
+    """What every attack that was judged says of each sample, and a phrase for each that was not."""
+    columns, failures = [], []
+    for record in records:
+        if not record.measured:
+            failures.append(f"{record.attack} is not part of it ({record.status.replace('_', ' ')})")
+            continue
+        try:
+            table = load_samples(folder, record)
+        except RequestError as error:
+            failures.append(f"{record.attack} is not part of it ({error})")
+            continue
+        if "id" in table and "robust" in table:
+            columns.append(_Column.read(record, table))
+        else:
+            failures.append(f"{record.attack} is not part of it (no per-sample verdicts)")
+    return columns, failures
+
+
+def _judged(blank: Record, records: Sequence[Record], verdict: _Verdict, failures: Sequence[str]) -> Record:
+    messages = list(failures)
+    if verdict.partial:
+        messages.append(f"only the {len(verdict.robust)} samples that every attack was judged on are joined")
+    settled = [r for r in records if _is_settled(r)]
+    outdone = [r for r in records if any(_left(s) <= _left(r) for s in settled if s is not r)]
+    counted = [r for r in records if r not in outdone]
+    doubted = [r.attack for r in counted if r.status == "inconclusive"]
+    messages.extend(f"{attack} is inconclusive" for attack in doubted)
+    if verdict.path:
+        messages.append(f"broken by {', '.join(f'{by} {count}' for by, count in verdict.path.items())}")
+    flags = [flag for r in records for flag in r.flags if r in counted or believable([flag])]
+    return replace(
+        blank,
+        status="inconclusive" if doubted or failures else "ok",
+        message="; ".join(messages),
+        flags=tuple(dict.fromkeys(flags)),
+        metrics={_METRIC: accuracy(verdict.robust), OWN: accuracy(verdict.own)} if verdict.robust else {},
+        escalation={"path": verdict.path},
+    )
+
+
+def _is_settled(record: Record) -> bool:
+    """Whether sanity checks examined this result and no doubt about it is open."""
+    return record.status == "ok" and bool(record.escalation.get("rules")) and believable(record.flags)
+
+
+def _left(record: Record) -> float:
+    """Robust accuracy under an attack and its follow-ups."""
+    figure = record.metrics.get(f"{_METRIC}{FOLLOWED_UP}") or record.metrics.get(_METRIC)
+    return 1.0 if figure is None else figure.value

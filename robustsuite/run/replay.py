@@ -1,0 +1,326 @@
+"""Repeat one judged cell and hold it against its record, figure by figure and sample by sample."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from robustsuite.core import checks
+from robustsuite.core.canonical import plain
+from robustsuite.core.errors import RequestError, StorageError
+from robustsuite.data.catalogue import load
+from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation.environment import environment, resolve_device
+from robustsuite.evaluation.records import Record
+from robustsuite.run.engine import local
+from robustsuite.run.plan import Plan, plan
+from robustsuite.run.resolver import Cell
+from robustsuite.run.schedule import Schedule
+from robustsuite.run.worker import Worker
+from robustsuite.storage.store import Store
+from robustsuite.suite.schema import load_suite
+from robustsuite.training.cache import KIND as MODELS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustsuite.core.metric import Metric
+
+_TIMES: Final = ("seconds", "milliseconds")  # units of what no two runs agree on
+_SHOWN: Final = 5
+
+Announce = Callable[[Record, tuple[str, ...]], None]
+"""Shown the record, and in what the surroundings differ, before anything is repeated."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One thing in which the repetition differs from the record.
+
+    Args:
+        what: Its name.
+        recorded: What the record says.
+        repeated: What came out now.
+        ids: Samples that differ, for a per-sample column.
+    """
+
+    what: str
+    recorded: Any
+    repeated: Any
+    ids: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.ids:
+            return f"{self.what}: {self.recorded} recorded, {self.repeated} now"
+        some = ", ".join(map(str, self.ids[:_SHOWN])) + (", …" if len(self.ids) > _SHOWN else "")
+        count = f"{len(self.ids)} sample{'' if len(self.ids) == 1 else 's'}"
+        return f"{self.what}: {count} differ{'s' if len(self.ids) == 1 else ''} (id {some})"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One cell twice.
+
+    Args:
+        recorded: As it stands in the run.
+        repeated: As it came out now.
+        changed: In what the surroundings differ from those of the run; then a difference proves little.
+        differences: In what the two differ, times aside; empty where they agree.
+        trained: Trainings done again, because they were asked for or their weights are not there.
+        notes: What went wrong on the way and was mended.
+    """
+
+    recorded: Record
+    repeated: Record
+    changed: tuple[str, ...]
+    differences: tuple[Deviation, ...]
+    trained: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing but times differs."""
+        return not self.differences
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON holds."""
+        names = ("key", "defense", "attack", "scenario", "repeat", "radius", "status")
+        return {
+            **{name: getattr(self.recorded, name) for name in names},
+            "agrees": self.agrees,
+            "changed": list(self.changed),
+            "differences": [
+                {"what": d.what, "recorded": plain(d.recorded), "repeated": plain(d.repeated), "ids": list(d.ids)}
+                for d in self.differences
+            ],
+            "trained": self.trained,
+            "notes": list(self.notes),
+        }
+
+
+def replay(
+    folder: Path,
+    key: str,
+    *,
+    retrain: bool = False,
+    device: str | None = None,
+    plugins: Sequence[str] = (),
+    announce: Announce | None = None,
+) -> Replay:
+    """Repeat one cell of a run, elsewhere: the run's folder and the cache stay as they are.
+
+    Args:
+        folder: The run's folder, with its suite.yaml.
+        key: The record's key, or a beginning that no other key has.
+        retrain: Whether to train victims and evaluators again, rather than take the run's weights.
+        device: Where to work; None for where the record was made.
+        plugins: Plug-in files that the user typed.
+        announce: Shown the record, and in what the surroundings differ, before anything is repeated.
+
+    Raises:
+        RequestError: No such record, a suite that plans no such cell any more, or a device that is not there.
+    """
+    record = find(record_files.read(folder / "records.jsonl"), key, folder)
+    suite = load_suite(folder / "suite.yaml", plugins=plugins)
+    where = resolve_device(device or str(record.environment.get("device", "auto")))
+    splits = load(suite.dataset, seed=suite.seed)
+    layout = plan(suite, where, splits)
+    cell = _planned(layout, record, folder)
+    changed = tuple(_changes(record, cell, environment(where, layout.suite.threads)))
+    if announce is not None:
+        announce(record, changed)
+    with tempfile.TemporaryDirectory(prefix="robustsuite-replay-") as scratch:
+        room = Path(scratch)
+        copied = set() if retrain else _lend(folder / MODELS, room / MODELS)
+        worker = Worker(layout.resolver, room, where, Store(room / ".cache"), splits)
+        repeated, notes = _repeat(layout, cell, worker, apart=record.status == "error")
+        weights = (file for file in (room / MODELS).glob("*.json") if not file.is_symlink())
+        trained = sum(file.name not in copied for file in weights)
+        differences = (*_figures(record, repeated), *_samples(folder, record, room, repeated))
+    return Replay(record, repeated, changed, differences, trained, notes)
+
+
+def find(records: Sequence[Record], key: str, folder: Path) -> Record:
+    """The record of this key, or the only one whose key begins so.
+
+    Raises:
+        RequestError: None, or several; the message names the nearest.
+    """
+    found = [record for record in records if record.key == key] or [r for r in records if r.key.startswith(key)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise checks.fail("a key that only one record has", "key", key, f"write more of it: {_listed(found)}")
+    begins = difflib.get_close_matches(key, {record.key[: len(key)] for record in records}, n=3, cutoff=0.5)
+    near = [record for record in records if record.key[: len(key)] in begins]
+    if not records:
+        raise checks.fail("a folder with records.jsonl", "folder", str(folder), "name the folder of a run")
+    hint = f"did you mean {_listed(near)}?" if near else f"keys stand in {folder / 'results.csv'}"
+    raise checks.fail(f"the key of a record in {folder}", "key", key, hint)
+
+
+def _listed(found: Sequence[Record]) -> str:
+    told = [f"{record.key} ({called(record)})" for record in found[:_SHOWN]]
+    return ", ".join(told) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+
+
+def called(record: Record) -> str:
+    """The labels of a record, for people.
+
+    Example:
+        >>> names = dict(suite="s", dataset="d", model="m", defense="none", attack="pgd", scenario="evasion")
+        >>> called(Record(key="k", order=0, radius=0.25, repeat=1, **names))
+        'none x pgd at 0.25, repeat 1'
+    """
+    radius = "" if record.radius is None else f" at {record.radius:g}"
+    return f"{record.defense} x {record.attack}{radius}" + (f", repeat {record.repeat}" if record.repeat else "")
+
+
+def _planned(layout: Plan, record: Record, folder: Path) -> Cell:
+    """The cell of this key, or, where the surroundings differ, of these labels."""
+    for cell in layout.cells:
+        if cell.key == record.key:
+            return cell
+    alike = [cell for cell in layout.cells if _labels(cell, record) and _at(cell, record)]
+    if not alike:
+        raise checks.fail(
+            f"a suite that plans {called(record)}", "suite", str(folder / "suite.yaml"), "it changed since that run"
+        )
+    return min(alike, key=lambda cell: cell.order != record.order)
+
+
+def _labels(cell: Cell, record: Record) -> bool:
+    return (cell.defense.label, cell.attack.label, cell.repeat) == (record.defense, record.attack, record.repeat)
+
+
+def _at(cell: Cell, record: Record) -> bool:
+    alike = record.radius is None or cell.threat is None or cell.threat.ball.radius == record.radius
+    return alike and cell.curve == bool(record.sweep)
+
+
+def _changes(record: Record, cell: Cell, now: Mapping[str, Any]) -> Iterator[str]:
+    """In what the surroundings differ, as far as the record tells."""
+    then = record.environment
+    for place, before, after in (("", then, now), ("", then.get("versions", {}), now["versions"])):
+        for name, value in after.items():
+            if name not in ("versions", "revision", "code") and name in before and before[name] != value:
+                yield f"{place}{name} was {before[name]}, and is {value}"
+    if cell.key == record.key:
+        return
+    if "code" in then and then["code"] != now["code"]:
+        yield f"the suite's code is another (revision {then.get('revision') or '?'}, now {now['revision'] or '?'})"
+    yield "its key is another now: the suite file, the data, a plug-in or what is named above changed"
+
+
+def _lend(kept: Path, room: Path) -> set[str]:
+    """Let the repetition read the run's weights; returns the names of what had to be copied."""
+    room.mkdir(parents=True)
+    copied = set()
+    for file in kept.glob("*") if kept.is_dir() else ():
+        if file.suffix not in (".json", ".safetensors"):
+            continue
+        try:
+            (room / file.name).symlink_to(file.resolve())
+        except OSError:  # not every system lets everybody link
+            shutil.copyfile(file, room / file.name)
+            copied.add(file.name)
+    return copied
+
+
+def _repeat(layout: Plan, cell: Cell, worker: Worker, *, apart: bool) -> tuple[Record, tuple[str, ...]]:
+    """Play the cell and all that it needs; `apart` in a process of its own, which a cell that failed may end."""
+    notes: list[str] = []
+    repeated = None
+    engine = local(worker, 1, apart=apart)
+    at_once = True
+    try:
+        for node, done in Schedule(layout.within([cell]), engine, _nobody, notes.append).run():
+            notes.extend(done.notes)
+            if done.refused:
+                raise StorageError(done.refused)
+            if node.key == cell.content:
+                failed = replace(worker.blank(cell), status="error", message=done.failure)
+                repeated = done.record if done.record is not None else failed
+        at_once = False
+    finally:
+        engine.close(at_once=at_once)
+    if repeated is None:
+        raise RequestError(f"expected the plan to play {cell.key}, got nothing; run the suite again")
+    return repeated, tuple(notes)
+
+
+def _nobody(note: str) -> None:
+    """Nobody is told of each step."""
+
+
+def _figures(record: Record, repeated: Record) -> Iterator[Deviation]:
+    """Status, flags, headline, counted passes and metrics; times aside."""
+    for name in ("status", "headline"):
+        yield from _unequal(name, getattr(record, name), getattr(repeated, name))
+    yield from _unequal("flags", sorted(record.flags), sorted(repeated.flags))
+    if "error" in (record.status, repeated.status):
+        yield from _unequal("error", _last_line(record), _last_line(repeated))
+    before, now = _timeless(record.metrics), _timeless(repeated.metrics)
+    for name in dict.fromkeys((*before, *now)):
+        figures, again = before.get(name, {}), now.get(name, {})
+        for part in dict.fromkeys((*figures, *again)):
+            yield from _unequal(f"{name} ({part})", figures.get(part), again.get(part))
+    for name in dict.fromkeys((*record.cost, *repeated.cost)):
+        yield from _unequal(name, record.cost.get(name), repeated.cost.get(name))
+
+
+def _timeless(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    kept = {name: asdict(metric) for name, metric in metrics.items() if metric.unit not in _TIMES}
+    return dict(plain(kept))  # as lines hold them: of what is not finite, none equals itself
+
+
+def _last_line(record: Record) -> str:
+    return next(iter(reversed(record.message.strip().splitlines())), "") if record.status == "error" else ""
+
+
+def _unequal(what: str, recorded: Any, repeated: Any) -> Iterator[Deviation]:
+    if recorded != repeated:
+        yield Deviation(what, recorded, repeated)
+
+
+def _samples(folder: Path, record: Record, room: Path, repeated: Record) -> Iterator[Deviation]:
+    """Per-sample columns, row by row."""
+    now = record_files.load_samples(room, repeated)
+    try:
+        before = record_files.load_samples(folder, record)
+    except RequestError as error:
+        yield Deviation("per-sample file", str(error), f"{len(now)} columns")
+        before = _unchecked(folder / record.samples)
+        if not before:
+            return
+    yield from _unequal("per-sample columns", sorted(before), sorted(now))
+    for name in sorted(before.keys() & now.keys()):
+        yield from _column(name, before[name], now[name], before.get("id"))
+
+
+def _unchecked(path: Path) -> dict[str, Tensor]:
+    """What can be read of a per-sample file that is not as its record describes it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as load_tensors
+
+    try:
+        return dict(load_tensors(path.read_bytes()))
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _column(name: str, before: Tensor, now: Tensor, ids: Tensor | None) -> Iterator[Deviation]:
+    what = f"column {name}"
+    if before.shape != now.shape or before.dtype != now.dtype:
+        yield Deviation(what, f"{before.dtype} {tuple(before.shape)}", f"{now.dtype} {tuple(now.shape)}")
+        return
+    other = (before != now) & ~((before != before) & (now != now))  # what is not a number equals itself here
+    rows = other.reshape(len(other), -1).any(1).nonzero()[:, 0] if other.dim() else other.reshape(1).nonzero()[:, 0]
+    if len(rows):
+        named = rows if ids is None or len(ids) != len(before) else ids[rows]
+        yield Deviation(what, "", "", tuple(int(i) for i in named))

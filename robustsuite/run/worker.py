@@ -1,0 +1,248 @@
+"""What one process does: trains victims, plays cells, and remembers the victims that it has at hand."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from robustsuite.core.canonical import plain
+from robustsuite.core.deployed import Deployed, Served
+from robustsuite.core.errors import NotApplicableError, StorageError
+from robustsuite.core.samples import Samples, Splits, stratified
+from robustsuite.core.streams import Streams
+from robustsuite.data.catalogue import load
+from robustsuite.data.copies import lent
+from robustsuite.evaluation.environment import environment
+from robustsuite.evaluation.judge import judged, recorded
+from robustsuite.evaluation.records import RADIUS, Record
+from robustsuite.evaluation.resolve import facts_of
+from robustsuite.models.output_kind import as_logits
+from robustsuite.run.plan import Node
+from robustsuite.run.resolver import Cell, Resolver
+from robustsuite.scenarios.play import craft
+from robustsuite.scenarios.victim import Victim
+from robustsuite.storage.store import Store
+from robustsuite.suite.recipes import is_trained
+from robustsuite.suite.schema import Suite
+from robustsuite.training.cache import Trainer
+from robustsuite.training.fit import Progress, deploy, divide, make_network
+from robustsuite.training.trained import Trained
+
+ARTEFACTS: Final = "artefacts"
+_KEPT: Final = 4  # victims kept in memory by each worker
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a piece of work gave.
+
+    Args:
+        record: The judged cell; None for trainings and artefacts.
+        failure: Why a training or an artefact failed, as a traceback; its cells cannot be played then.
+        seconds: Wall time.
+        notes: What went wrong on the way and was mended.
+        refused: Why the disk refuses results; no work makes sense until that is mended.
+    """
+
+    record: Record | None = None
+    failure: str = ""
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    refused: str = ""
+
+
+@dataclass
+class Worker:
+    """Trains and plays for one run.
+
+    Args:
+        resolver: Makes what the suite names.
+        folder: The run's folder.
+        device: Where to work.
+        cache: What runs share.
+        splits: The data; loaded on first use where they are not given.
+        progress: Told after each epoch.
+    """
+
+    resolver: Resolver
+    folder: Path
+    device: str
+    cache: Store
+    splits: Splits | None = None
+    progress: Progress | None = None
+    _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
+    _own: Store = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._own = Store(self.folder)
+
+    @property
+    def suite(self) -> Suite:
+        """The suite."""
+        return self.resolver.suite
+
+    @property
+    def data(self) -> Splits:
+        """The data set, loaded once."""
+        if self.splits is None:
+            self.splits = load(self.suite.dataset, seed=self.suite.seed)
+        return self.splits
+
+    def perform(self, node: Node) -> Done:
+        """Do one piece of work; whatever happens becomes data."""
+        started = time.perf_counter()
+        record, failure, refused = None, "", ""
+        try:
+            if node.kind == "cell":
+                record = self.play(node.cell)
+            else:
+                self._prepare(node)
+        except NotApplicableError:
+            pass  # its cells say so
+        except KeyboardInterrupt:
+            raise
+        except StorageError as error:
+            refused = str(error)
+        except BaseException:  # a plug-in may even ask to exit
+            failure = traceback.format_exc(limit=-8)
+        return Done(record, failure, time.perf_counter() - started, self._notes(), refused)
+
+    def _notes(self) -> tuple[str, ...]:
+        return (*self._own.told(), *self.cache.told())
+
+    def _prepare(self, node: Node) -> None:
+        cell, train = node.cell, self.data.train
+        recipe, trainer = self.resolver.recipe(cell.defense), self._trainer(cell.repeat)
+        if node.kind == "training":
+            trainer.fit(recipe, train)
+            return
+        artefact = self._artefact(cell)
+        if node.kind != "artefact":
+            scenario = self.resolver.game(cell).scenario
+            for wanted, samples in scenario.trainings(train, recipe if is_trained(recipe) else None, artefact):
+                trainer.fit(wanted, samples)
+
+    def _artefact(self, cell: Cell) -> Any:
+        """What this attack makes of the training data, crafted once for all defences where it can be kept.
+
+        None where the attack is asked in the game.
+        """
+        if not cell.artefact:
+            return None
+        _, attack, scenario = self.resolver.game(cell)
+        kept = self.cache.get(ARTEFACTS, cell.artefact)
+        if kept is not None:
+            return scenario.unpack(load_tensors(kept.payload), kept.facts)
+        made = craft(attack, scenario.data_view(self.data.train), seed=self.suite.seed + cell.repeat)
+        packed = scenario.pack(made)
+        if packed is not None:
+            tensors, facts = packed
+            # Cloned, because safetensors refuses tensors that share memory.
+            payload = save_tensors({name: value.contiguous().clone() for name, value in tensors.items()})
+            self.cache.offer(ARTEFACTS, cell.artefact, facts, payload)
+        return made
+
+    def blank(self, cell: Cell) -> Record:
+        """The record of a cell with everything that is known before it is played."""
+        entry = cell.attack.entry
+        recipe = self.resolver.recipe(cell.defense)
+        return Record(
+            key=cell.key,
+            order=cell.order,
+            suite=self.suite.name,
+            dataset=self.data.name,
+            model=str(getattr(recipe.build, "factory", None) or getattr(recipe.build, "name", "")),
+            defense=cell.defense.label,
+            attack=cell.attack.label,
+            scenario=entry.scenario,
+            knowledge="" if entry.access == "none" else entry.access,
+            sweep=RADIUS if cell.curve else "",
+            repeat=cell.repeat,
+            seed=self.suite.seed + cell.repeat,
+            recipe=plain(recipe.description()),
+            environment=environment(self.device, self.suite.threads),
+            data=self._judged(cell),
+        )
+
+    def _judged(self, cell: Cell) -> dict[str, Any]:
+        """What the record says of the samples that are judged."""
+        path, test = self.suite.dataset.path, self._test(cell)
+        known: dict[str, Any] = {"name": self.data.name, **({} if path is None else {"path": path})}
+        if test.class_names and cell.attack.label == "none":
+            known["class_names"] = list(test.class_names)
+        return {**known, "digest": test.digest(), "n": len(test), "seed": self.suite.seed}
+
+    def play(self, cell: Cell) -> Record:
+        """Play one cell; whatever happens becomes its record."""
+        game = self.resolver.game(cell)
+        blank = replace(self.blank(cell), **facts_of(game))
+        with recorded(blank) as sheet:
+            victim = self.victim(cell)
+            game.scenario.require(victim)
+            sheet.record = judged(blank, game, victim, self.folder, self._artefact(cell))
+        return sheet.record
+
+    def victim(self, cell: Cell) -> Victim:
+        """The trained (or loaded) and deployed model of this cell's defence and repeat."""
+        place = (cell.defense.label, cell.repeat, cell.curve)
+        if place not in self._victims:
+            self._victims[place] = self._make_victim(cell)
+        self._victims.move_to_end(place)
+        while len(self._victims) > _KEPT:
+            self._victims.popitem(last=False)
+        return self._victims[place]
+
+    def _make_victim(self, cell: Cell) -> Victim:
+        recipe, trainer = self.resolver.recipe(cell.defense), self._trainer(cell.repeat)
+        known: dict[str, Any] = {"trainer": trainer, "device": self.device, "recipe": recipe}
+        test, train = self._test(cell), self.data.train
+        if is_trained(recipe):
+            trained = trainer(recipe, train)
+            return Victim(self._read(trained.model), test, train=train, trained=trained, **known)
+        network = make_network(recipe, train, trainer.seed).to(self.device).eval()
+        with lent(f"defense={cell.defense.label!r}", train):
+            held_out = divide(recipe, train, Streams(trainer.seed).child("training"))[1] if recipe.serve else None
+            model = deploy(recipe, network, held_out, trainer.seed) if recipe.serve else Served(network)
+        return Victim(self._read(model), test, train=train, trained=Trained(model), **{**known, "recipe": None})
+
+    def _read(self, model: Deployed) -> Deployed:
+        """What is deployed, by logits; told by the whole test set, so that points of a curve read it alike."""
+        return as_logits(model, self.data.test, self.device)
+
+    def _test(self, cell: Cell) -> Samples:
+        test = self.data.test
+        if cell.curve:
+            # By class, since a data set may come sorted.
+            count = min(self.suite.threat.curve_samples, len(test))
+            return test.take(stratified(test.y, (count,), Streams(0).child("curve").generator())[0])
+        return test
+
+    def _trainer(self, repeat: int) -> Trainer:
+        return Trainer(self.suite.seed + repeat, self.device, (self._own, self.cache), self.progress)
+
+
+def set_threads(threads: int) -> None:
+    """Give torch this many threads; the count is part of every key, because it changes the last bits."""
+    torch.set_num_threads(threads)
+
+
+def placed(record: Record, cell: Cell, suite: Suite) -> Record:
+    """A record of this cell's content, made for a cell of other labels or in another run, at its place in this plan."""
+    return replace(
+        record,
+        key=cell.key,
+        order=cell.order,
+        suite=suite.name,
+        defense=cell.defense.label,
+        attack=cell.attack.label,
+        sweep=RADIUS if cell.curve else "",
+        repeat=cell.repeat,
+    )

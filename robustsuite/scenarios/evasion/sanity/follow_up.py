@@ -1,0 +1,283 @@
+"""Escalation: a doubt starts the attacks that resolve it; what they find stands beside the attack's own result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.core.canonical import digest, plain
+from robustsuite.core.deployed import Deployed
+from robustsuite.core.intervals import rate
+from robustsuite.core.isolation import seeded, untouched
+from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.robust import rates
+from robustsuite.core.streams import Streams
+from robustsuite.core.suspicions import RESOLVED, Effect, Suspicion
+from robustsuite.plugins import registry
+from robustsuite.plugins.registry import Entry
+from robustsuite.scenarios.evasion.rules import EvasionRules
+from robustsuite.scenarios.evasion.sanity.checks import Doubts, examine
+from robustsuite.scenarios.evasion.sanity.detectors import Joint
+from robustsuite.scenarios.evasion.sanity.probe import FEW, Look
+from robustsuite.scenarios.evasion.sanity.surrogate_search import StandIn, find
+from robustsuite.scenarios.evasion.sanity.surrogates import Rerouted
+from robustsuite.scenarios.metrics import FOLLOWED_UP
+from robustsuite.scenarios.play import play
+from robustsuite.scenarios.protocol import Attack, Reviewed
+from robustsuite.scenarios.victim import Victim
+
+SANITY: Final = "sanity checks"
+_EDITION: Final = 1  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
+_STARTING: Final = Suspicion.that(Effect.STARTS)
+_MILD: Final = Suspicion.that(Effect.MILD)
+_DRAWS: Final = 11  # times that a random model is asked; the majority decides
+_ROUTES: Final = 3  # stand-ins that are attacked through, at most
+_QUERIES: Final = 1000  # a sample, of an attack without gradients
+_DISTANT: Final = frozenset({"labels", "transfer"})  # what knows least, and costs most
+_TOGETHER: Final = 16  # samples in one pass of what is played, at least, however few were asked for
+_OUTDONE: Final = 0.05  # share of samples left, from which on knowing less and breaking more says the gradient misled
+_FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
+
+
+def followed_up(
+    metrics: Metrics, attack: Attack[Any, Any], game: EvasionRules, victim: Victim, *, seed: int
+) -> Reviewed:
+    """Look at a judgement with the sanity checks, and play follow-up attacks where one of them raises a doubt.
+
+    Random draws are keyed as in `play`.
+
+    Args:
+        metrics: What the judge measured.
+        attack: Who attacked.
+        game: The rules under which it did.
+        victim: Who was attacked.
+        seed: Keys random draws.
+
+    Returns:
+        The attack's own figures; behind each rate that follow-up attacks may lower, one of the same name and
+        `FOLLOWED_UP`, and per sample `verdict` (robust after them) and `found_by` (which of the facts' `played` broke
+        it, from 1; 0 for none of them). Flags are the doubts that are left. The facts say by which `rules` it was
+        examined, what was looked at, what was played and what it broke.
+    """
+    network = victim.model.network
+    with torch.inference_mode(False), untouched(network), seeded(Streams(seed).child("doubt").key):
+        try:
+            with _counted(victim.model) as checked:
+                robust, passes = metrics.per_sample["robust"], metrics.per_sample.get("passes")
+                doubts = examine(attack, game, victim, robust, seed=seed, passes=passes)
+            escalation = _Escalation(metrics, doubts, attack, game, victim, seed)
+            with _counted(victim.model) as spent:
+                escalation.run()
+        except Exception as error:  # a number that could not be examined is still a number, under a doubt
+            flags = (*metrics.flags, Suspicion.UNEXAMINED)
+            told = {"rules": rules(), "error": f"{type(error).__name__}: {error}"}
+            return Reviewed(replace(metrics, flags=flags), told)
+    return escalation.judged(checked, spent)
+
+
+def rules() -> str:
+    """What decides which follow-up attacks are played, as a short digest; under other rules verdicts do not compare."""
+    resolving = sorted((e.name, sorted(e.resolves)) for e in registry.attacks.all() if e.resolves)
+    return digest([_EDITION, sorted(_STARTING), resolving, _DRAWS, _ROUTES, _QUERIES, _OUTDONE, _FLOOR])[:12]
+
+
+class _Escalation:
+    """One verdict on its way to a stronger one."""
+
+    def __init__(
+        self, metrics: Metrics, doubts: Doubts, attack: Any, game: EvasionRules, victim: Victim, seed: int
+    ) -> None:
+        self._metrics, self._doubts, self._attack = metrics, doubts, attack
+        self._game, self._victim, self._seed = game, victim, seed
+        self._flags = dict.fromkeys((*metrics.flags, *doubts.flags))
+        self._causes = frozenset(suspicion for suspicion in _STARTING if suspicion in self._flags)
+        self._random = victim.model.random or not victim.clean.deterministic
+        self._clean = metrics.per_sample["clean_correct"]
+        self._robust = self._clean.clone() if self._random else metrics.per_sample["robust"].clone()
+        self._found_by = torch.zeros(len(self._robust), dtype=torch.int64)
+        self._played: list[dict[str, Any]] = []
+        self._sound = False
+        self._hits = 0
+
+    def run(self) -> None:
+        """Play what resolves the doubts, while anything stands."""
+        if not self._random:
+            self._fell(torch.isin(self._victim.test.ids, torch.tensor(sorted(self._doubts.fallen))), SANITY)
+        if not self._causes or not self._robust.any():
+            return
+        routes: list[StandIn] = []
+        for entry in _resolving(self._causes, self._game):
+            if self._sound and self._causes <= _MILD:
+                return  # the gradient was never in doubt, and a stronger attack has followed it
+            if not self._robust.any() or not self._is_worth(entry):
+                continue
+            if entry.access != "white-box":
+                self._play(entry, None)
+                continue
+            # The first attack takes several, another one what led farthest when they were tried.
+            routes = routes[:1] or find(self._look(), self._causes)[:_ROUTES]
+            for stand_in in routes:
+                self._play(entry, stand_in)
+
+    def _is_worth(self, entry: Entry) -> bool:
+        """Whether another attack may show more.
+
+        Where little stands, only the near ones and until a gradient was sound; labels only where scores are flat.
+        """
+        if float(self._robust.float().mean()) <= _FLOOR:
+            return entry.access not in _DISTANT and not self._sound
+        return entry.access != "labels" or self._look().flat()
+
+    def _look(self) -> Look:
+        return Look.at(self._victim, self._game, self._robust & self._victim.correct)
+
+    def _play(self, entry: Entry, stand_in: StandIn | None) -> None:
+        rows = self._robust.nonzero()[:, 0]
+        if len(rows) == 0:
+            return
+        model = self._victim.model
+        surrogate = model.surrogate() if stand_in is None else stand_in.module
+        made = entry.make({})
+        if made == self._attack and stand_in is not None and surrogate is model.surrogate():
+            return  # that is what was played, and it has drawn what it draws
+        rerouted = Rerouted(model, surrogate, _DRAWS if self._random else 1)
+        test = self._victim.test.take(rows)
+        rules: dict[str, Any] = {"access": entry.access, "draws": 1, "closest": entry.minimum_norm}
+        least = _TOGETHER
+        if entry.access != "white-box":
+            rules["query_budget"], least = self._game.query_budget or _QUERIES, FEW  # which leave no graph behind
+        # The standing checks have passed more than that at once, and where memory runs out batches are halved.
+        rules["batch_size"] = None if self._game.batch_size is None else max(least, self._game.batch_size)
+        game = replace(self._game, **rules)
+        try:
+            found = play(made, game, replace(self._victim, model=rerouted, test=test), seed=self._seed)
+        except Exception as error:  # an attack that cannot be played here resolves nothing
+            self._played.append({"attack": entry.name, "error": f"{type(error).__name__}: {error}"})
+            return
+        via = "" if stand_in is None else stand_in.name
+        told = {"attack": entry.name, "parameters": plain(made), "through": via, "of": len(rows)}
+        told["broke"] = int((~found.per_sample["robust"]).sum())
+        told["knowledge"] = entry.access if stand_in is None else stand_in.knowledge
+        self._played.append(told)
+        self._take(rows, found)
+        if entry.access != "white-box":
+            self._sound &= told["broke"] <= max(1, _OUTDONE * len(rows))
+        else:
+            joint = stand_in is not None and isinstance(stand_in.module, Joint)
+            whole = self._victim.model.fully_differentiable or joint
+            self._sound |= whole and Suspicion.ZERO_GRADIENTS not in found.flags
+
+    def _take(self, rows: Tensor, found: Metrics) -> None:
+        """Keep what the follow-up attack that was played last has broken."""
+        broken = rows[~found.per_sample["robust"]]
+        self._robust[broken] = False
+        self._found_by[broken] = len(self._played)
+        hits = found.values.get("target_hit_rate")
+        self._hits += 0 if hits is None else round(hits.value * hits.n)
+
+    def _fell(self, rows: Tensor, by: str) -> None:
+        broken = rows & self._robust
+        if broken.any():
+            self._played.append({"attack": by, "broke": int(broken.sum()), "of": int(self._robust.sum())})
+            self._robust &= ~broken
+            self._found_by[broken] = len(self._played)
+
+    def judged(self, checked: Counter[str], spent: Counter[str]) -> Reviewed:
+        """The stronger figures, the doubts that are left, and what was done."""
+        metrics = self._metrics
+        cost = dict(metrics.cost)
+        for name, passes in (("standing", checked), ("escalation", spent)):
+            cost |= {f"{name}_{kind}": passes[kind] for kind in ("forwards", "backwards") if passes[kind]}
+        left, flags = self._left(), []
+        for code in self._flags:
+            if self._random and code == Suspicion.LOST_ADVERSARIAL:
+                continue  # one lucky draw, and this verdict is the majority's
+            flags.append(str(code) if code in left or code not in self._causes else RESOLVED + code)
+        columns = {**metrics.per_sample, "verdict": self._robust, "found_by": self._found_by}
+        values = {**metrics.values, **self._followed_up()}
+        changed = replace(metrics, values=values, per_sample=columns, cost=cost, flags=tuple(flags))
+        facts: dict[str, Any] = {"rules": rules(), "checks": dict(self._doubts.flags)}
+        if not self._played and not self._causes:
+            return Reviewed(changed, facts)
+        status, message = self._status(left)
+        return Reviewed(replace(changed, status=status, message=message), {**facts, "played": self._played})
+
+    def _left(self) -> frozenset[Suspicion]:
+        """Causes that nothing resolved: no sound gradient was found, and more than a little still stands.
+
+        A gradient is sound where it is one of the whole defence, and whoever knows less does not break more than it
+        does. What only a bounded number of questions leaves standing is not shown to be robust.
+        """
+        if float(self._robust.float().mean()) <= _FLOOR:
+            return frozenset()
+        return self._causes & {Suspicion.GRADIENTS_IN_FORWARD} if self._sound else self._causes
+
+    def _followed_up(self) -> dict[str, Metric]:
+        """The rates that follow-up attacks may change, as they are with them."""
+        values = rates(self._clean, self._robust)
+        hits = self._metrics.values.get("target_hit_rate")
+        if hits is not None:
+            reached = torch.arange(hits.n) < round(hits.value * hits.n) + self._hits
+            values["target_hit_rate"] = rate(reached, "lower")
+        return {name + FOLLOWED_UP: value for name, value in values.items()}
+
+    def _status(self, left: Iterable[str]) -> tuple[str, str]:
+        before = self._metrics.values["robust_accuracy"].value
+        after = float(self._robust.float().mean())
+        why = ", ".join(sorted(self._causes)) or SANITY
+        steps = ", ".join(_told(p) for p in self._played if p.get("broke")) or "no follow-up attack broke more"
+        message = f"followed up ({why}): robust accuracy {before:.4g} -> {after:.4g}; {steps}"
+        lost = Suspicion.LOST_ADVERSARIAL in self._metrics.flags and not self._random
+        kept = lost and float(self._robust.float().mean()) > _FLOOR
+        unresolved = sorted(left)
+        if unresolved:
+            return "inconclusive", f"{message}; unresolved: {', '.join(unresolved)}"
+        status = self._metrics.status if kept else "ok"
+        return status, "; ".join(p for p in (message, "" if self._random else self._metrics.message) if p)
+
+
+def _told(step: Mapping[str, Any]) -> str:
+    through = f" through {step['through']}" if step.get("through") else ""
+    return f"{step['attack']}{through} broke {step['broke']} of {step['of']}"
+
+
+def _resolving(causes: frozenset[Suspicion], game: EvasionRules) -> Iterator[Entry]:
+    """Registered attacks that resolve these doubts: white boxes first, then scores, transfer and labels.
+
+    Where the gradient itself is in doubt, a white box must resolve every such doubt, and those that resolve the most
+    come first; else those that resolve the least, because they do more of what was done.
+    """
+    order = {"white-box": 0, "scores": 1, "transfer": 2, "labels": 3, "blind": 4}
+    hard = causes - _MILD
+    sought, sign = (hard, -1) if hard else (causes, 1)
+    entries = [e for e in registry.attacks.all() if e.scenario == game.name and sought & set(e.resolves)]
+    for entry in sorted(entries, key=lambda e: (order.get(e.access, 5), sign * len(e.resolves), e.name)):
+        able = entry.access != "white-box" or not hard or hard <= set(entry.resolves)
+        if able and game.ball.norm in entry.norms:
+            yield entry
+
+
+@contextmanager
+def _counted(model: Deployed) -> Iterator[Counter[str]]:
+    """Passes through the model's network while it is entered, in samples, whoever asks for them."""
+    # A script takes no hooks; its door does.
+    network = model.surrogate() if isinstance(model.network, torch.jit.ScriptModule) else model.network
+    passes: Counter[str] = Counter()
+
+    def note(_: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        n = len(args[0]) if args and isinstance(args[0], Tensor) else 1
+        passes["forwards"] += n
+        if isinstance(result, Tensor) and result.requires_grad:
+            result.register_hook(lambda _: passes.update(backwards=n))  # type: ignore[no-untyped-call]
+
+    handle = network.register_forward_hook(note)
+    try:
+        yield passes
+    finally:
+        handle.remove()

@@ -1,0 +1,143 @@
+"""A few samples of a game, and short climbs on them: what the standing checks and the search for stand-ins share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.core import losses
+from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Deployed, ask
+from robustsuite.core.gradients import input_slope
+from robustsuite.core.isolation import differentiable, out_of_memory
+from robustsuite.core.streams import Streams
+from robustsuite.scenarios.evasion.rules import EvasionRules
+from robustsuite.scenarios.victim import Victim
+
+FEW: Final = 64  # samples that standing checks look at, at most
+_FLAT: Final = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Some samples that the deployed model gets right, as an evasion game hands them out.
+
+    Args:
+        model: The deployed model.
+        x: Inputs `(n, …)`.
+        y: Labels `(n,)`.
+        ids: Sample ids `(n,)`.
+        target: Labels to reach `(n,)`, or None.
+        ball: Where adversarial inputs must lie.
+        classes: Number of classes.
+        random: Whether the model answers differently when asked twice.
+        grid: What inputs are rounded to on their way to the model; None where it computes as they are.
+    """
+
+    model: Deployed
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    target: Tensor | None
+    ball: Ball
+    classes: int
+    random: bool
+    grid: torch.dtype | None = None
+
+    @classmethod
+    def at(cls, victim: Victim, game: EvasionRules, chosen: Tensor, most: int = FEW) -> Look:
+        """The first of these test samples, `chosen (N,)` bool."""
+        rows = chosen.nonzero()[:most, 0]
+        batch = victim.test.batch(rows, victim.device)
+        return cls(
+            victim.model,
+            victim.given(batch.x),
+            batch.y,
+            batch.ids,
+            game.targets(victim, batch),
+            game.ball.within(victim.test.bounds),
+            victim.test.classes,
+            victim.model.random or not victim.clean.deterministic,
+            victim.grid,
+        )
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.y)
+
+    def take(self, rows: Tensor | slice) -> Look:
+        """Some of these samples."""
+        target = None if self.target is None else self.target[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], target=target)
+
+    def margin(self, x: Tensor) -> Tensor:
+        """By how much the goal is reached on the deployed model `(n,)`; negative where it is not, or it rejects."""
+        given = x if self.grid is None or len(x) != len(self) else self.ball.rounded(x, self.x, self.grid)
+        with torch.no_grad():
+            logits, rejected = ask(self.model, given)
+        gap = losses.margin(logits.double(), self.y, self.target)
+        # An answer that is not finite has no label: wrong, and nobody's target.
+        gap = gap.nan_to_num(math.inf if self.target is None else -math.inf, math.inf, -math.inf)
+        return torch.where(rejected, -gap.abs() - 1e-9, gap)
+
+    def flat(self) -> bool:
+        """Whether the scores of most samples stay as they are at another point of the ball, as an arg max does."""
+        moved = self.ball.sample(self.x, self.ids, Streams(0).child("flat"))
+        return bool((self.margin(moved) == self.margin(self.x)).float().mean() > _FLAT)
+
+    def slope(self, module: nn.Module, x: Tensor, loss: losses.AttackLoss = losses.margin) -> Tensor:
+        """Gradient `(n, …)` of the loss through a module; zero where nothing leads there, NaN kept."""
+        return self.slopes(module, x, (loss,))[1]
+
+    def slopes(self, module: nn.Module, x: Tensor, wanted: Sequence[losses.AttackLoss]) -> tuple[Tensor, ...]:
+        """Logits `(n, classes)` through a module, and the gradient `(n, …)` of each loss, from one forward pass."""
+        try:
+            with differentiable():
+                leaf = x.detach().clone().requires_grad_(True)
+                logits = module(leaf)
+                values = [loss(logits, self.y, self.target) for loss in wanted]
+                found = [self._gradient(value, leaf) for value in values]
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or len(self) < 2:
+                raise
+        else:
+            return logits.detach(), *found
+        # Outside of the handler, whose traceback would keep the activations alive.
+        halves = (slice(0, len(self) // 2), slice(len(self) // 2, None))
+        parts = [self.take(half).slopes(module, x[half], wanted) for half in halves]
+        return tuple(torch.cat(pair) for pair in zip(*parts, strict=True))
+
+    @staticmethod
+    def _gradient(values: Tensor, leaf: Tensor) -> Tensor:
+        if not values.requires_grad:
+            return torch.zeros_like(leaf)
+        try:
+            found = input_slope(values, leaf, keep=True)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            found = input_slope(values, leaf, keep=True, by_backward=True)
+        return torch.zeros_like(leaf) if found is None else found.detach()
+
+    def climb(
+        self, module: nn.Module, steps: int, loss: losses.AttackLoss = losses.margin, start: Tensor | None = None
+    ) -> Tensor:
+        """Where so many steps from the samples, or from `start`, lead `(n, …)`, along a module's gradient."""
+        x, trend = self.x if start is None else start, torch.zeros_like(self.x)
+        for step in range(steps):
+            slope = self.slope(module, x, loss).nan_to_num(0.0, 0.0, 0.0)
+            size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
+            trend = 0.7 * trend + slope / size.reshape(-1, *[1] * (slope.dim() - 1))
+            length = self.ball.radius * max(0.1, 0.5 * (1 - step / steps))
+            x = self.ball.project(self.ball.step(x, trend, length, share=0.05), self.x)
+        return x
+
+
+def standing_samples(victim: Victim, robust: Tensor) -> Tensor:
+    """Which test samples the model gets right and an attack left standing; bool `(N,)`."""
+    return victim.correct & robust

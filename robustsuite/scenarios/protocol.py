@@ -1,0 +1,162 @@
+"""The one protocol: an attack maps a view to an artefact; a scenario makes the views and judges the artefacts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
+
+from torch import Tensor
+
+from robustsuite.core.ball import Threat
+from robustsuite.core.metric import Metrics
+from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
+from robustsuite.scenarios.victim import Victim
+from robustsuite.training.recipe import Recipe
+
+V = TypeVar("V")
+A = TypeVar("A")
+V_contra = TypeVar("V_contra", contravariant=True)
+A_co = TypeVar("A_co", covariant=True)
+
+
+class Terms(NamedTuple):
+    """What is known of a game before anything is trained or played.
+
+    `scenario` is the name of the game, empty where a defence is asked; `classes`, `shape` (of one input) and `bounds`
+    are those of the samples; `targeted` says whether there is a label to reach. `training` counts the samples that are
+    trained on, 0 where that is unknown, `held_out` those that are kept for validation and calibration, and `counts`
+    the training set's samples of each class, empty where that is unknown. `norm` is that of the ball, empty in games
+    without one.
+    """
+
+    scenario: str
+    classes: int
+    shape: tuple[int, ...]
+    bounds: tuple[float, float]
+    targeted: bool = False
+    training: int = 0
+    held_out: int = 0
+    counts: tuple[int, ...] = ()
+    norm: str = ""
+
+
+class Attack(Protocol[V_contra, A_co]):
+    """A callable from a view to an artefact; a frozen dataclass whose fields are its parameters.
+
+    One whose parameters do not suit every game may have a method `check(terms: Terms) -> None`, which raises a
+    `RequestError` for a game that it could not play. It is asked before anything is trained or played, and leaves no
+    trace.
+    """
+
+    def __call__(self, view: V_contra, streams: Streams) -> A_co:
+        """The artefact for this view; random draws come from `streams`, keyed by the view's ids."""
+        ...
+
+
+class Defense(Protocol):
+    """A function from a recipe to a recipe; a frozen dataclass whose fields are its parameters.
+
+    One that does not suit every training may have a method `check(recipe: Recipe, terms: Terms) -> None`, which raises
+    a `RequestError`. It is asked before anything is trained, with the whole recipe that the composed defences make,
+    and leaves no trace.
+    """
+
+    def __call__(self, recipe: Recipe) -> Recipe:
+        """The defended recipe; the given one is unwritten."""
+        ...
+
+
+class Reviewed(NamedTuple):
+    """A judgement after a second look.
+
+    Args:
+        metrics: The judge's own figures, and beside them what was found besides.
+        facts: What was looked at, what was played and what it found; empty where there was no second look.
+    """
+
+    metrics: Metrics
+    facts: Mapping[str, Any] = {}  # never written to
+
+
+class Scenario(ABC, Generic[V, A]):
+    """The rules of one game: it makes the views and judges the artefacts; a frozen dataclass."""
+
+    #: The family's name, as in `register.attack(scenario=...)`.
+    name: ClassVar[str]
+    #: Kinds of knowledge that this game can hand out, strongest first.
+    accesses: ClassVar[tuple[str, ...]] = ()
+    #: Rules that a suite may set beside an attack's own options; the attack never sees them.
+    options: ClassVar[tuple[str, ...]] = ()
+    #: Fields of the victim without which the game cannot be played.
+    needs: ClassVar[tuple[str, ...]] = ()
+    #: Whether it is played under a threat model, whose ball the attacks must have the norm of.
+    needs_threat: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:
+        """The game for an adversary of this access under this threat model, with these rules."""
+
+    def check(self, terms: Terms) -> None:
+        """Refuse data on which this game cannot be played, before anything is trained; nothing by default.
+
+        Raises:
+            RequestError: What is refused, and the way out.
+        """
+
+    @classmethod
+    def has_curve(cls, access: str, *, minimum_norm: bool) -> bool:  # noqa: ARG003
+        """Whether games at other radii draw a curve of what attacks of this kind do; by default there is no radius."""
+        return False
+
+    def require(self, victim: Victim) -> None:
+        """Refuse a victim that lacks what this game `needs`.
+
+        Raises:
+            NotApplicableError: What is missing, what it is for, and how to give it.
+        """
+        for need in self.needs:
+            victim.need(need, f"{self.name} is judged with it")
+
+    @abstractmethod
+    def views(self, victim: Victim) -> Iterator[V]:
+        """The views of one game, as a generator; a split or a batch size never changes the result."""
+
+    @abstractmethod
+    def score(self, victim: Victim, moves: Iterable[tuple[V, A]]) -> Metrics:
+        """Judge the artefacts without asking the attack how it went."""
+
+    def review(self, attack: Attack[V, A], victim: Victim, metrics: Metrics, *, seed: int) -> Reviewed:  # noqa: ARG002
+        """Look at a judgement again, and start what settles a suspicion; by default nothing is looked at.
+
+        Args:
+            attack: Who attacked.
+            victim: Who was attacked.
+            metrics: What the judge measured.
+            seed: Keys every random draw, as in `play`.
+        """
+        return Reviewed(metrics)
+
+    def data_view(self, train: Samples) -> V | None:  # noqa: ARG002
+        """The view where it holds nothing but training data, so that one artefact serves every defence; else None."""
+        return None
+
+    def trainings(self, train: Samples, recipe: Recipe | None, artefact: A | None) -> Iterator[tuple[Recipe, Samples]]:  # noqa: ARG002
+        """What the judge will train, so that it can be trained once and beforehand; nothing by default.
+
+        Args:
+            train: The victim's training data.
+            recipe: How the victim is trained, where that is known.
+            artefact: What the attack handed in, where this game has a `data_view`.
+        """
+        return iter(())
+
+    def pack(self, artefact: A) -> tuple[dict[str, Tensor], dict[str, Any]] | None:  # noqa: ARG002
+        """An artefact as tensors and JSON values; None where it cannot be kept."""
+        return None
+
+    def unpack(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> A:
+        """What `pack` took apart, put together again; asked only for what this game has packed."""
+        raise NotImplementedError

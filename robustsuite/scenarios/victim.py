@@ -1,0 +1,150 @@
+"""Who is attacked: a deployed model with its data, and its answers to them before anybody attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustsuite.core.deployed import Deployed, ask
+from robustsuite.core.door import working
+from robustsuite.core.errors import ModelError, NotApplicableError
+from robustsuite.core.isolation import untouched
+from robustsuite.core.rounding import inwards
+from robustsuite.core.samples import Samples
+from robustsuite.models.probabilities import are_probabilities
+from robustsuite.training.recipe import Recipe
+from robustsuite.training.trained import Trained
+
+_REPEATED: Final = 64  # samples that are asked twice to see whether the model answers the same
+
+
+class CleanAnswers(NamedTuple):
+    """Answers to the untouched test samples: `prediction (N,)`, `rejected (N,)`, `confidence (N,)`, on the CPU.
+
+    `deterministic` says whether a second pass over some of them, in another batch size, agreed.
+    """
+
+    prediction: Tensor
+    rejected: Tensor
+    confidence: Tensor
+    deterministic: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A deployed model with its data and, where it was trained here, its recipe.
+
+    Args:
+        model: What the adversary attacks.
+        test: Samples that games are played on.
+        recipe: How it was trained, where that is known.
+        train: What it was trained on, where that is known.
+        public: Data that an adversary may know, disjoint from `train`.
+        trainer: Trains a recipe on samples (cached); needed by games that train again.
+        trained: What its own training gave.
+        device: Where games run.
+    """
+
+    model: Deployed
+    test: Samples
+    recipe: Recipe | None = None
+    train: Samples | None = None
+    public: Samples | None = None
+    trainer: Callable[[Recipe, Samples], Trained] | None = None
+    trained: Trained | None = None
+    device: str = "cpu"
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """In which inputs are computed: the model's own floating dtype, but at least float32."""
+        return working(self.model.dtype)
+
+    def given(self, x: Tensor) -> Tensor:
+        """Inputs as the network is given them, in the dtype in which they are computed."""
+        given = x.to(self.dtype)
+        if self.grid is None or self.test.whole is not None:
+            return given
+        snapped = x.to(self.grid).to(self.dtype)
+        low, high = self.test.bounds
+        out = (snapped < low) | (snapped > high)
+        if not out.any():
+            return snapped
+        middle = torch.full_like(given, (low + high) / 2).to(self.grid).to(self.dtype)
+        return torch.where(out, inwards(given, middle, self.grid), snapped)
+
+    @property
+    def grid(self) -> torch.dtype | None:
+        """What inputs are rounded to on their way to the network; None where it computes as they are."""
+        if self.test.whole is not None:
+            return self.test.whole
+        return None if self.model.dtype == self.dtype else self.model.dtype
+
+    @cached_property
+    def clean(self) -> CleanAnswers:
+        """Answers to the test samples, computed once and shared by every game on this victim."""
+        with untouched(self.model.network), torch.no_grad():
+            parts = [self._answer(batch.x) for batch in self.test.batches(256, self.device)]
+            few = self.test.take(slice(0, _REPEATED))
+            size = min(17, max(1, len(few) - 1))  # another batch size than before
+            again = [self._answer(b.x)[3] for b in few.batches(size, self.device)]
+        logits = torch.cat([part[3] for part in parts])
+        judgeable(logits, self.test.classes)
+        logits = logits[:_REPEATED]
+        gap = float((logits - torch.cat(again)).abs().max())
+        same = gap <= 1e-4 * max(1.0, float(logits.abs().max()))
+        prediction, rejected, confidence = (torch.cat([part[i] for part in parts]) for i in range(3))
+        return CleanAnswers(prediction, rejected, confidence, same)
+
+    @property
+    def correct(self) -> Tensor:
+        """Which test samples the deployed model accepts and gets right; bool `(N,)`."""
+        return (self.clean.prediction == self.test.y) & ~self.clean.rejected
+
+    def _answer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        whole, x = self.model.whole, self.given(x)
+        logits, rejected = ask(self.model, x if whole is None else x.to(whole), strict=True)
+        confidence, prediction = logits.softmax(1).max(1)
+        return prediction.cpu(), rejected.cpu(), confidence.float().cpu(), logits.double().cpu()
+
+    def need(self, name: str, purpose: str) -> Any:
+        """The named field, or a NotApplicableError that says what it is for."""
+        value = getattr(self, name)
+        if value is None:
+            raise NotApplicableError(f"expected a victim with {name}, got {name}=None; {purpose}", name=name)
+        return value
+
+
+def judgeable(logits: Tensor, classes: int) -> None:
+    """Refuse answers `(n, k)` that cannot be judged as logits: too few of them, non-finite numbers, probabilities.
+
+    Raises:
+        ModelError: With the wrap that mends it.
+    """
+    if logits.shape[1] == 1:
+        raise ModelError(
+            f"expected logits of shape (N, {classes}), got shape={tuple(logits.shape)}; a model with one logit is "
+            f'declared by rs.wrap(model, output="binary-logit"), one with one probability by output="probabilities"'
+        )
+    if logits.shape[1] < classes:
+        raise ModelError(
+            f"expected logits of shape (N, {classes}), got shape={tuple(logits.shape)}; the model must score every "
+            f"class that the labels name"
+        )
+    bad = ~torch.isfinite(logits)
+    if bad.any():
+        index = [int(i) for i in bad.nonzero()[0]]
+        raise ModelError(
+            f"expected finite logits, got logits{index}={float(logits[tuple(index)])}; look for NaN "
+            f"weights or an overflow"
+        )
+    if are_probabilities(logits):
+        total = float(logits[0].double().sum())
+        raise ModelError(
+            f"expected logits, got rows in [0, 1] that sum to 1, or round to that (first row sums to {total:.6f}): "
+            f'probabilities hide gradients; declare rs.wrap(model, output="probabilities")'
+        )

@@ -1,0 +1,1 @@
+"""Whole files, what is kept under a key, and where things lie."""

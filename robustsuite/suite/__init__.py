@@ -1,0 +1,1 @@
+"""The suite file: what it may say, and what is wrong with it."""

@@ -1,0 +1,347 @@
+"""Plug-ins as a suite names them: `name`, `{name: {options}}`, and for defences a list of those, composed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from robustsuite.core.errors import RequestError
+from robustsuite.plugins import registry
+from robustsuite.suite.problems import Problem, ProblemsError, dotted, locate, named, shown, unknown_key
+from robustsuite.suite.yaml_lines import Path
+
+NONE: Final = "none"
+RESERVED: Final = ("worst-case", "verdict")  # the row that joins all evasion attacks, and what heads its column
+LABEL: Final = re.compile(r"[^\x00-\x1f\x7f+]{1,200}")  # an evaluation's tells every option that was set
+
+
+@dataclass(frozen=True)
+class PluginUse:
+    """One attack or defence with its resolved parameters.
+
+    Args:
+        kind: `attack` or `defense`.
+        name: Its registered name.
+        options: Its parameters, defaults included, as plain values.
+        label: What tables call it.
+        rules: For an attack, rules of its game that the suite sets (`fraction` of poisoning, say).
+    """
+
+    kind: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+    rules: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def entry(self) -> registry.Entry:
+        """What the registry holds under this name."""
+        return (registry.attacks if self.kind == "attack" else registry.defenses).get(self.name)
+
+    def make(self) -> Any:
+        """The plug-in itself."""
+        return self.entry.make(dict(self.options))
+
+    def written(self, extra: Mapping[str, Any] | None = None) -> Any:
+        """As a suite file writes it."""
+        label = {} if self.label == self.name else {"label": self.label}
+        options = {**label, **self.options, **self.rules, **(extra or {})}
+        return {self.name: _plain(options)} if options else self.name
+
+
+@dataclass(frozen=True)
+class DefenseUse:
+    """A defence of a suite: nothing, one plug-in, or several composed left to right.
+
+    Args:
+        parts: The plug-ins in order; empty for `none`.
+        label: Labels of the parts joined by `+`.
+        training: Settings that replace the suite's for this defence.
+        model: Model settings that replace the suite's for this defence.
+    """
+
+    parts: tuple[PluginUse, ...] = ()
+    label: str = NONE
+    training: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+
+    def written(self) -> Any:
+        """As a suite file writes it."""
+        extra = {k: v for k, v in (("training", dict(self.training)), ("model", dict(self.model))) if v}
+        if not self.parts:
+            label = {} if self.label == NONE else {"label": self.label}
+            return {NONE: _plain({**label, **extra})} if label or extra else NONE
+        items = [self.parts[0].written(extra), *(part.written() for part in self.parts[1:])]
+        return items[0] if len(items) == 1 else items
+
+    def locate(self, name: str | None) -> Path:
+        """The option, or setting of its own, of this name: the path below this defence, empty elsewhere."""
+        inside = (self.parts[0].name if self.parts else NONE,) if len(self.parts) < 2 else ()
+        for index, part in enumerate(self.parts):
+            path = locate(name, part.options)
+            if path:
+                return (*inside, *path) if inside else (index, part.name, *path)
+        path = locate(name, {"training": self.training, "model": self.model})
+        return (*inside, *path) if path else ()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def read_attacks(values: Any) -> tuple[PluginUse, ...]:
+    """The suite's `attacks`.
+
+    Raises:
+        ProblemsError: All that is wrong with any of them.
+    """
+    items = _list(values, "attacks")
+    uses: list[tuple[Path, PluginUse]] = []
+    problems: list[Problem] = []
+    for index, item in enumerate(items):
+        try:
+            use = item if isinstance(item, PluginUse) else _read_attack(item)
+            uses.append(((index,), use))
+        except ProblemsError as error:
+            problems.extend(problem.below(index) for problem in error.problems)
+    problems.extend(_equal_labels([(path, use.label) for path, use in uses], "attacks"))
+    if problems:
+        raise ProblemsError(problems)
+    return tuple(use for _, use in uses)
+
+
+def read_defenses(values: Any) -> tuple[DefenseUse, ...]:
+    """The suite's `defenses`.
+
+    Raises:
+        ProblemsError: All that is wrong with any of them.
+    """
+    items = _list(values, "defenses")
+    uses: list[tuple[Path, DefenseUse]] = []
+    problems: list[Problem] = []
+    for index, item in enumerate(items):
+        try:
+            uses.append(((index,), item if isinstance(item, DefenseUse) else _read_defense(item)))
+        except ProblemsError as error:
+            problems.extend(problem.below(index) for problem in error.problems)
+    problems.extend(_equal_labels([(path, use.label) for path, use in uses], "defenses"))
+    if problems:
+        raise ProblemsError(problems)
+    return tuple(use for _, use in uses)
+
+
+def _list(values: Any, name: str) -> list[Any]:
+    if not isinstance(values, (list, tuple)):
+        raise ProblemsError([Problem((), f"expected a list, got {name}={shown(values)}; write one `- name` per line")])
+    return list(values)
+
+
+def _equal_labels(labels: Iterable[tuple[Path, str]], name: str) -> list[Problem]:
+    seen: dict[str, Path] = {}
+    problems = []
+    for path, label in labels:
+        if label in seen:
+            first, second = dotted((name, *seen[label])), dotted((name, *path))
+            got = f"label={label!r} for {first} and for {second}"
+            problems.append(Problem(path, f"expected distinct labels, got {got}; give one of them a label: of its own"))
+        seen.setdefault(label, path)
+    return problems
+
+
+def _split(item: Any, kind: str) -> tuple[str, dict[str, Any], Path]:
+    """Name, options and the path of the options of `name` or `{name: {options}}`."""
+    if isinstance(item, str):
+        return item, {}, ()
+    if isinstance(item, Mapping) and len(item) == 1:
+        name, options = next(iter(item.items()))
+        if options is None:
+            return str(name), {}, (str(name),)
+        if isinstance(options, Mapping):
+            return str(name), {str(key): value for key, value in options.items()}, (str(name),)
+        message = f"expected a mapping of options, got {name}={shown(options)}; write {name}: {{option: value}}"
+        raise ProblemsError([Problem((str(name),), message)])
+    message = (
+        f"expected a name or one name with its options, got {kind}={shown(item)}; write `- name` or "
+        f"`- name: {{option: value}}`, with the options indented below the name"
+    )
+    raise ProblemsError([Problem((), message)])
+
+
+def _label(name: str, options: dict[str, Any], problems: list[Problem]) -> str:
+    label = options.pop("label", name)
+    if not isinstance(label, str) or not LABEL.fullmatch(label) or label in RESERVED:
+        wish = "a label of 1 to 200 printable characters without '+', other than worst-case and verdict"
+        problems.append(Problem(("label",), f"expected {wish}, got label={shown(label)}; choose another"))
+        return name
+    if label == NONE and name != NONE:
+        message = f"expected a label other than none, got label='none' for {name}; none is the undefended model"
+        problems.append(Problem(("label",), message))
+    return label
+
+
+def _read_attack(item: Any) -> PluginUse:
+    from robustsuite.scenarios import SCENARIOS, sort_options  # imports torch
+
+    name, options, below = _split(item, "attack")
+    problems: list[Problem] = []
+    if name == NONE:
+        message = (
+            "expected an attack, got attack='none'; every defence is also judged without an attack, drop this line"
+        )
+        raise ProblemsError([Problem(below, message)])
+    entry = _entry(registry.attacks, name, below)
+    label = _label(name, options, problems)
+    own, rules = sort_options(entry, options)
+    _check_rules(entry, rules, problems)
+    resolved = resolve(entry, own, problems, also=("label", *SCENARIOS[entry.scenario].options))
+    if problems:
+        raise ProblemsError(problem.below(*below) for problem in problems)
+    return PluginUse("attack", name, resolved, label, rules)
+
+
+def _entry(known: registry.Registry, name: str, below: Path) -> registry.Entry:
+    try:
+        return known.get(name)
+    except RequestError as error:
+        raise ProblemsError([Problem(below, str(error))]) from error
+
+
+def _check_rules(entry: registry.Entry, rules: dict[str, Any], problems: list[Problem]) -> None:
+    """Make the game with these rules; the ball is the suite's affair and stands in here."""
+    from robustsuite.core.ball import Ball, Threat
+    from robustsuite.scenarios import SCENARIOS
+
+    try:
+        SCENARIOS[entry.scenario].arrange(entry.access, Threat(ball=Ball("linf", 0.0)), rules)
+    except (RequestError, ValueError, TypeError) as error:
+        problems.append(Problem(locate(named(error), rules), str(error)))
+
+
+def resolve(
+    entry: registry.Entry, options: dict[str, Any], problems: list[Problem], also: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """All parameters of a plug-in as plain values, defaults included.
+
+    Args:
+        entry: The plug-in.
+        options: What the suite gives.
+        problems: Every refused option is added here.
+        also: Further keys to name where one is unknown.
+    """
+    left = dict(options)
+    while True:
+        try:
+            made = entry.make(left)
+        except (RequestError, ValueError, TypeError) as error:
+            path = locate(named(error), left)
+            if path and path[0] not in [f.name for f in entry.parameters] and not entry.name.startswith("art:"):
+                names = (*(f.name for f in entry.parameters), *also)
+                problems.append(unknown_key(path[0], left[str(path[0])], names, entry.name))
+            elif path or not problems:
+                problems.append(Problem(path, str(error)))
+            if not path:
+                return options
+            del left[str(path[0])]
+        else:
+            return options if problems else _resolved(entry, made, options)
+
+
+def _resolved(entry: registry.Entry, made: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Options that make the same plug-in, whatever a later version's defaults are."""
+    full = dict(options)
+    for parameter in entry.parameters:
+        value = _as_option(getattr(made, parameter.name, None))
+        if value is not _NO_OPTION:
+            full[parameter.name] = value
+    try:
+        again = entry.make(full)
+    except (RequestError, ValueError, TypeError):
+        return options
+    return full if again == made else options
+
+
+_NO_OPTION: Final = object()
+
+
+def _as_option(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        items = [_as_option(item) for item in value]
+        return _NO_OPTION if _NO_OPTION in items else items
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and hasattr(value, "plugin_name"):
+        options = {f.name: _as_option(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {value.plugin_name: {k: v for k, v in options.items() if v is not _NO_OPTION}}
+    return _NO_OPTION
+
+
+def _read_defense(item: Any) -> DefenseUse:
+    if not isinstance(item, (list, tuple)):
+        return _read_part(item)
+    if len(item) < 2:
+        raise ProblemsError(
+            [Problem((), f"expected at least two defences to compose, got defense={shown(item)}; drop the brackets")]
+        )
+    parts: list[DefenseUse] = []
+    problems: list[Problem] = []
+    for index, part in enumerate(item):
+        try:
+            read = _read_part(part)
+            if not read.parts:
+                problems.append(Problem((index,), "expected a defence to compose, got defense='none'; drop it"))
+            parts.append(read)
+        except ProblemsError as error:
+            problems.extend(problem.below(index) for problem in error.problems)
+    training = _merged([p.training for p in parts], "training", problems)
+    model = _merged([p.model for p in parts], "model", problems)
+    if problems:
+        raise ProblemsError(problems)
+    return DefenseUse(tuple(p.parts[0] for p in parts), "+".join(p.label for p in parts), training, model)
+
+
+def _merged(overrides: list[Mapping[str, Any]], name: str, problems: list[Problem]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for override in overrides:
+        for key, value in override.items():
+            if key in merged and merged[key] != value:
+                wish = f"one {name}.{key} for the composition"
+                message = f"expected {wish}, got {key}={shown(merged[key])} and {shown(value)}; set it in one part only"
+                problems.append(Problem((), message))
+            merged[key] = value
+    return merged
+
+
+def _read_part(item: Any) -> DefenseUse:
+    name, options, below = _split(item, "defense")
+    problems: list[Problem] = []
+    known = None if name == NONE else _entry(registry.defenses, name, below)
+    label = _label(name, options, problems)
+    training, model = (_override(key, options, known, problems) for key in ("training", "model"))
+    parts: tuple[PluginUse, ...] = ()
+    if known is not None:
+        resolved = resolve(known, options, problems, also=("label", "training", "model"))
+        parts = (PluginUse("defense", name, resolved, label),)
+    else:
+        problems.extend(unknown_key(key, value, ("label", "training", "model"), NONE) for key, value in options.items())
+    if problems:
+        raise ProblemsError(problem.below(*below) for problem in problems)
+    return DefenseUse(parts, label, training, model)
+
+
+def _override(
+    key: str, options: dict[str, Any], known: registry.Entry | None, problems: list[Problem]
+) -> dict[str, Any]:
+    if known is not None and key in [f.name for f in known.parameters]:
+        return {}
+    value = options.pop(key, {})
+    if not isinstance(value, Mapping):
+        problems.append(
+            Problem((key,), f"expected a mapping of settings, got {key}={shown(value)}; write {key}: {{…}}")
+        )
+        return {}
+    return dict(value)
