@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.core import Streams
+from robustsuite.plugins import register
 
 
 @register.attack("none", scenario="utility", access="none", control=True)

@@ -9,19 +9,15 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite.access.batch_view import BatchView
-from robustsuite.core import checks
-from robustsuite.core.ball import Ball
+from robustsuite.access import BatchView
+from robustsuite.core import Ball, Batch, RequestError, Samples, checks
 from robustsuite.core.door import labels_of
-from robustsuite.core.errors import RequestError
 from robustsuite.core.isolation import untouched
-from robustsuite.core.samples import Batch, Samples
 from robustsuite.data.copies import shown
-from robustsuite.plugins.registry import attacks, register
+from robustsuite.plugins import attacks, register
 from robustsuite.scenarios import has_norm
 from robustsuite.scenarios.protocol import Terms
-from robustsuite.training.parts import Objective, Step, clean_validation
-from robustsuite.training.recipe import Recipe
+from robustsuite.training import Objective, Recipe, Step, clean_validation
 
 _MONITORED: Final = 256  # held-out samples that are attacked after each epoch
 _COLLAPSE: Final = 0.2  # share of samples by which the training attack must be weaker than PGD to speak of a collapse

@@ -11,10 +11,7 @@ from typing import Final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsuite.core import checks
-from robustsuite.core.deployed import Deployed, Served
-from robustsuite.core.samples import Samples
-from robustsuite.core.streams import Streams
+from robustsuite.core import Deployed, Samples, Served, Streams, checks
 from robustsuite.defenses.broken_parts import (
     Around,
     Codec,
@@ -28,10 +25,9 @@ from robustsuite.defenses.broken_parts import (
     thermometer,
 )
 from robustsuite.models.fitting import knowable, refuse_misfit
-from robustsuite.plugins.registry import register
+from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
-from robustsuite.training.parts import Build
-from robustsuite.training.recipe import Recipe
+from robustsuite.training import Build, Recipe
 
 Wrap = Callable[[nn.Module], nn.Module]
 

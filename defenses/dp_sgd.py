@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from robustsuite.core import checks
+from robustsuite.core import Samples, Streams, Suspicion, checks
 from robustsuite.core.canonical import digest
 from robustsuite.core.isolation import seeded
-from robustsuite.core.samples import Samples
-from robustsuite.core.streams import Streams
-from robustsuite.core.suspicions import Suspicion
 from robustsuite.defenses.privacy_accounting import ACCOUNTANTS, refuse_unreachable
 from robustsuite.defenses.private_checks import few
 from robustsuite.defenses.private_descent import (
@@ -27,12 +24,9 @@ from robustsuite.defenses.private_descent import (
 from robustsuite.defenses.private_weights import not_fresh
 from robustsuite.models.digest import network_digest, value_digest
 from robustsuite.models.fitting import knowable
-from robustsuite.plugins import provenance
-from robustsuite.plugins.registry import register
+from robustsuite.plugins import provenance, register
 from robustsuite.scenarios.protocol import Terms
-from robustsuite.training.parts import CleanLoss, Objective
-from robustsuite.training.recipe import Recipe, Update
-from robustsuite.training.settings import Training
+from robustsuite.training import CleanLoss, Objective, Recipe, Training, Update
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

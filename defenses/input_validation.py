@@ -10,16 +10,14 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite.core import checks
-from robustsuite.core.deployed import Deployed, Outputs, door
+from robustsuite.core import Deployed, Outputs, Samples, Streams, checks
+from robustsuite.core.deployed import door
 from robustsuite.core.door import working
 from robustsuite.core.isolation import untouched
-from robustsuite.core.samples import Samples
-from robustsuite.core.streams import Streams
 from robustsuite.defenses.detectors import Detector, FeatureDistance, FeatureSqueezing
-from robustsuite.plugins.registry import register
+from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
-from robustsuite.training.recipe import Recipe
+from robustsuite.training import Recipe
 
 DETECTORS: Final = ("range", "feature-distance", "feature-squeezing")
 _ROUNDING: Final = 1e-9  # of products such as 0.05 * 20

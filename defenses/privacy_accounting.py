@@ -7,8 +7,7 @@ import warnings
 from functools import cache
 from typing import Any, Final
 
-from robustsuite.core import checks
-from robustsuite.core.errors import RequestError
+from robustsuite.core import RequestError, checks
 
 ACCOUNTANTS: Final = ("rdp", "prv")
 ORDERS: Final = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 64, 80, 96, 128, 192, 256, 512, 1024)

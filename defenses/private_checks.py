@@ -14,13 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustsuite.core.errors import RequestError
+from robustsuite.core import Batch, RequestError, Samples, Streams
 from robustsuite.core.isolation import differentiable, seeded
-from robustsuite.core.samples import Batch, Samples
-from robustsuite.core.streams import Streams
 from robustsuite.models.digest import PARAMETER, network_parts
-from robustsuite.training.parts import CleanLoss, Objective, Step, training_loss
-from robustsuite.training.settings import Training
+from robustsuite.training import CleanLoss, Objective, Step, Training, training_loss
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload

@@ -12,16 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustsuite.core import checks
-from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core import RequestError, RobustsuiteError, Samples, Streams, checks
 from robustsuite.core.isolation import differentiable, out_of_memory, seeded, untouched
-from robustsuite.core.samples import Samples
-from robustsuite.core.streams import Streams
 from robustsuite.defenses.privacy_accounting import described, noise_for, spent
 from robustsuite.defenses.private_checks import Trials, copied, frozen_parts
+from robustsuite.training import Objective, Training, Updater
 from robustsuite.training.descent import make_optimizer, make_schedule
-from robustsuite.training.parts import Objective, Updater
-from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

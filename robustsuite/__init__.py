@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from robustsuite.core.lazy import lazily
 from robustsuite.core.version import __version__
 
 _LAZY = {
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from robustsuite.results.report import Report
     from robustsuite.training.recipe import Recipe
     from robustsuite.training.settings import Training
+else:
+    __getattr__ = lazily(__name__, _LAZY)
 
 __all__ = [
     "Ball",
@@ -68,13 +70,6 @@ __all__ = [
     "run",
     "wrap",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for, so that importing the package imports no torch."""
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'robustsuite' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -9,13 +9,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite.access.best_so_far import BestSoFar
-from robustsuite.access.white_box import WhiteBox
+from robustsuite.access import BestSoFar, WhiteBox
 from robustsuite.attacks.evasion.apgd import APGD, Climb
 from robustsuite.attacks.evasion.square import Searched, Square, answers_of
-from robustsuite.core import checks, losses
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.core import Streams, checks, losses
+from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
 _TURN: Final = 2  # passes by which a start is turned towards its class

@@ -9,13 +9,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite.access.best_so_far import BestSoFar, side_by_side
-from robustsuite.access.white_box import WhiteBox
+from robustsuite.access import BestSoFar, WhiteBox
+from robustsuite.access.best_so_far import side_by_side
 from robustsuite.attacks.evasion import apgd_rules as rules
-from robustsuite.core import checks, losses
-from robustsuite.core.ball import Ball
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.core import Ball, Streams, checks, losses
+from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
 _L1_STAGES: Final = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # radii in radii, and their shares of the steps

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite.core.ball import Ball
+from robustsuite.core import Ball
 
 _MOMENTUM: Final = 0.25  # weight of the last step against the new one
 _RHO: Final = 0.75  # share of steps that must raise the loss, or the step is halved

@@ -18,16 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustsuite.access.inputs import Inputs
-from robustsuite.access.oracles import Oracle
-from robustsuite.access.white_box import WhiteBox
+from robustsuite.access import Inputs, Oracle, WhiteBox
 from robustsuite.attacks.evasion import art_bridge, art_catalogue
-from robustsuite.core import checks
+from robustsuite.core import BudgetError, RequestError, Streams, checks
 from robustsuite.core.ball import NORMS
-from robustsuite.core.errors import BudgetError, RequestError
 from robustsuite.core.isolation import differentiable, untouched
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import Entry, attacks
+from robustsuite.plugins import Entry, attacks
 from robustsuite.scenarios.protocol import Terms
 
 _SET_HERE: Final = frozenset(

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustsuite.access.inputs import Inputs
-from robustsuite.access.oracles import LabelOracle, Oracle, ScoreOracle
+from robustsuite.access import Inputs, LabelOracle, Oracle, ScoreOracle
+from robustsuite.core import BudgetError
 from robustsuite.core.door import labels_of
-from robustsuite.core.errors import BudgetError
 from robustsuite.core.isolation import seeded
 
 _BEYOND: Final = 1.001

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from robustsuite.core.errors import RequestError
+from robustsuite.core import RequestError
 from robustsuite.plugins.registry import Offer
 
 LINF_ONLY: Final = frozenset({"BasicIterativeMethod"})

@@ -9,13 +9,11 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustsuite.access.white_box import WhiteBox
+from robustsuite.access import WhiteBox
 from robustsuite.attacks.evasion.apgd import APGD
 from robustsuite.attacks.evasion.square import Square, answers_of
-from robustsuite.core import checks, losses
-from robustsuite.core.streams import Streams
-from robustsuite.plugins import registry
-from robustsuite.plugins.registry import register
+from robustsuite.core import Streams, checks, losses
+from robustsuite.plugins import register, registry
 from robustsuite.scenarios.protocol import Terms
 
 VERSIONS: Final = ("standard", "plus", "rand")

@@ -9,11 +9,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite.access.best_so_far import BestSoFar
-from robustsuite.access.white_box import WhiteBox
-from robustsuite.core import checks, losses
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.access import BestSoFar, WhiteBox
+from robustsuite.core import Streams, checks, losses
+from robustsuite.plugins import register
 from robustsuite.scenarios.evasion.sanity.detectors import past
 from robustsuite.scenarios.evasion.sanity.surrogates import Bridged
 

@@ -8,12 +8,10 @@ from typing import ClassVar, Final, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from robustsuite.access.values import ValueAndGrad
-from robustsuite.access.white_box import WhiteBox
+from robustsuite.access import ValueAndGrad, WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
-from robustsuite.core import checks
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.core import Streams, checks
+from robustsuite.plugins import register
 
 _FIRST, _SECOND = 0.9, 0.999  # share that Adam's moments keep
 _LAST_STEP: Final = 0.01  # of a round, over its first one

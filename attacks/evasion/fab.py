@@ -9,13 +9,11 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from robustsuite.access.values import ValueAndGrad
-from robustsuite.access.white_box import WhiteBox
+from robustsuite.access import ValueAndGrad, WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
-from robustsuite.core import checks
+from robustsuite.core import Streams, checks
 from robustsuite.core.isolation import differentiable
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
 _FARTHEST: Final = 1.5  # overshoot at most

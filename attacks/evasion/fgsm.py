@@ -8,10 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustsuite.access.white_box import WhiteBox
-from robustsuite.core import checks, losses
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.access import WhiteBox
+from robustsuite.core import Streams, checks, losses
+from robustsuite.plugins import register
 
 
 @register.attack("fgsm", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"))

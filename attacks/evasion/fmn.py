@@ -9,12 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustsuite.access.values import ValueAndGrad
-from robustsuite.access.white_box import WhiteBox
+from robustsuite.access import ValueAndGrad, WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
-from robustsuite.core import checks
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.core import Streams, checks
+from robustsuite.plugins import register
 
 
 @register.attack("fmn", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"))

@@ -9,11 +9,10 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from robustsuite.access.oracles import LabelOracle
+from robustsuite.access import LabelOracle
 from robustsuite.attacks.evasion.square import has_budget, left
-from robustsuite.core import checks
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.core import Streams, checks
+from robustsuite.plugins import register
 
 _TRIES: Final = 40  # starts that are tried for a sample
 _SAME: Final = 16  # evaluations that are drawn together; fixed, so that no batch changes a draw

@@ -8,13 +8,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite.access.best_so_far import BestSoFar
-from robustsuite.access.values import Transform
-from robustsuite.access.white_box import WhiteBox
+from robustsuite.access import BestSoFar, Transform, WhiteBox
 from robustsuite.attacks.evasion.mi_fgsm_maps import diversified, smoothed
-from robustsuite.core import checks, losses
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.core import Streams, checks, losses
+from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
 _LEAST: Final = 0.9  # of its side, to which a diverse input is shrunk at most

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustsuite.core.streams import Streams
+from robustsuite.core import Streams
 
 _SPREAD = 3.0  # standard deviations from the centre of a kernel to its edge
 

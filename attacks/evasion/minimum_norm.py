@@ -8,10 +8,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from robustsuite.access.values import Jacobian, Value, ValueAndGrad
-from robustsuite.access.white_box import WhiteBox
-from robustsuite.core import checks, losses
-from robustsuite.core.ball import Ball
+from robustsuite.access import Jacobian, Value, ValueAndGrad, WhiteBox
+from robustsuite.core import Ball, checks, losses
 from robustsuite.core.isolation import differentiable
 
 _SURE: Final = 64  # rounding steps of the greatest logit, from which on no other batch turns a success

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from robustsuite.access.inputs import Inputs
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.access import Inputs
+from robustsuite.core import Streams
+from robustsuite.plugins import register
 
 
 @register.attack("noise", scenario="evasion", access="blind", taxonomy=("ML01:2023", "NISTAML.022"), control=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustsuite.access.best_so_far import BestSoFar, side_by_side
-from robustsuite.access.white_box import WhiteBox
-from robustsuite.core import checks, losses
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.access import BestSoFar, WhiteBox
+from robustsuite.access.best_so_far import side_by_side
+from robustsuite.core import Streams, checks, losses
+from robustsuite.plugins import register
 
 
 @register.attack("pgd", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"))

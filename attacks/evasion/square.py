@@ -10,14 +10,11 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite.access.inputs import Inputs
-from robustsuite.access.oracles import Oracle, ScoreOracle
-from robustsuite.access.white_box import WhiteBox
+from robustsuite.access import Inputs, Oracle, ScoreOracle, WhiteBox
 from robustsuite.attacks.evasion.square_moves import Moves, share
-from robustsuite.core import checks, losses
+from robustsuite.core import Streams, checks, losses
 from robustsuite.core.door import labels_of
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.plugins import register
 
 Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Inputs `(n, …)` and samples `rows (n,)` to the margins by which they reach the goal, and whether they do `(n,)`."""

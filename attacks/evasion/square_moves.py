@@ -9,8 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite.core.ball import Ball
-from robustsuite.core.streams import Streams
+from robustsuite.core import Ball, Streams
 
 _HALVED: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, after which windows are halved
 _TILES: Final = 5  # along each side, of an l2 or l1 start

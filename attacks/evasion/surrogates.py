@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsuite.access.oracles import Transfer
-from robustsuite.core import checks
+from robustsuite.access import Transfer
+from robustsuite.core import Streams, checks
 from robustsuite.core.isolation import differentiable, out_of_memory, seeded
-from robustsuite.core.streams import Streams
 from robustsuite.models.build import ModelSpec
 
 _BATCH: Final = 64

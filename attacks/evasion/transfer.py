@@ -8,18 +8,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from robustsuite.access import Transfer, WhiteBox
 from robustsuite.access.meter import Counted, Meter
-from robustsuite.access.oracles import Transfer
-from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion import surrogates
 from robustsuite.attacks.evasion.mi_fgsm import MIFGSM
 from robustsuite.attacks.evasion.square import has_budget
-from robustsuite.core import checks
+from robustsuite.core import Streams, checks
 from robustsuite.core.door import labels_of
 from robustsuite.core.isolation import seeded, untouched
-from robustsuite.core.streams import Streams
 from robustsuite.models.build import ModelSpec
-from robustsuite.plugins.registry import register
+from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
 _DIVERSE: Final = 0.5

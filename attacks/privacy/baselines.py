@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustsuite.core import checks
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.core import Streams, checks
+from robustsuite.plugins import register
 from robustsuite.scenarios.inversion import Classes, class_means
 
 

@@ -8,10 +8,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from robustsuite.core import checks
+from robustsuite.core import Streams, checks
 from robustsuite.core.isolation import differentiable
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
+from robustsuite.plugins import register
 from robustsuite.scenarios.inversion import Classes
 
 _LEAP: Final = 0.2  # greatest root mean square of a step, as a share of the input range

@@ -68,7 +68,7 @@ def model(pytestconfig, make):
 @pytest.fixture(scope="session")
 def service(pytestconfig, make, request):
     """What answers requests: `logits` and `rejected` for a batch; the demo's, or the network where nothing is named."""
-    from robustsuite.core.deployed import Deployed, Served
+    from robustsuite.core import Deployed, Served
 
     demo = pytestconfig.getoption("--model") == f"{DEMO}:model"
     target = pytestconfig.getoption("--service") or (f"{DEMO}:service" if demo else None)
@@ -79,8 +79,8 @@ def service(pytestconfig, make, request):
 @pytest.fixture
 def require(request):
     """Hold a report against gates such as `worst-case:robust_accuracy>=0.4`; keep it where reports are asked for."""
-    from robustsuite.core.gate import Gate
-    from robustsuite.results.decide import Outcome
+    from robustsuite.core import Gate
+    from robustsuite.results.deciding import Outcome
     from robustsuite.results.gates import judge
 
     def hold(report, *gates):
@@ -100,7 +100,7 @@ def require(request):
 def require_rate(request):
     """Hold the share of true outcomes `(N,)` against a floor or a ceiling, with its 95 % interval."""
     from robustsuite.core.intervals import rate
-    from robustsuite.results.decide import Outcome, decide
+    from robustsuite.results.deciding import Outcome, decide
 
     def hold(outcomes, name, *, at_least=None, at_most=None):
         __tracebackhide__ = True

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.core.deployed import Served
-from robustsuite.training.recipe import Recipe
+from robustsuite.core import Served
+from robustsuite.training import Recipe
 
 HELD_OUT = 300  # training samples that the network never sees, to calibrate what guards it
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.core.errors import RequestError
+from robustsuite.core import RequestError
 from robustsuite.models.checkpoint import load_into
 
 pytestmark = pytest.mark.security

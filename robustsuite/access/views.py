@@ -12,15 +12,9 @@ from torch import Tensor
 from robustsuite.access.engine import FastPasses
 from robustsuite.access.inputs import Inputs
 from robustsuite.access.meter import Counted, Meter
-from robustsuite.access.oracles import Known, LabelOracle, Oracle, ScoreOracle, Transfer
-from robustsuite.access.values import Jacobian, Transform, Value, ValueAndGrad
+from robustsuite.access.oracles import Known, LabelOracle, ScoreOracle, Transfer
 from robustsuite.access.white_box import WhiteBox
 from robustsuite.core.deployed import Deployed, Outputs, Served, ask, door
-
-__all__ = [
-    "Counted", "Inputs", "Jacobian", "Known", "LabelOracle", "Meter", "Oracle", "ScoreOracle", "Transfer", "Transform",
-    "Value", "ValueAndGrad", "WhiteBox", "make_view",
-]  # fmt: skip
 
 
 def make_view(

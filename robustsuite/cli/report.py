@@ -13,7 +13,7 @@ from robustsuite.cli.console import results, say, set_up
 from robustsuite.cli.verdicts import pronounce
 
 if TYPE_CHECKING:
-    from robustsuite.results.decide import Verdict
+    from robustsuite.results.deciding import Verdict
     from robustsuite.results.report import Report
 
 

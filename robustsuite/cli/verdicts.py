@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from robustsuite.core.ball import Ball
     from robustsuite.core.gate import Gate
     from robustsuite.evaluation.records import Record
-    from robustsuite.results.decide import Verdict
+    from robustsuite.results.deciding import Verdict
 
 _STYLES: Final = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
 
@@ -32,8 +32,9 @@ def read_gates(texts: Iterable[str], attacks: Sequence[str], ball: Ball | None) 
         RequestError: No gate, or one about an attack or a metric that will not be there; the message names the nearest.
     """
     from robustsuite.core.errors import RequestError
+    from robustsuite.core.gate import Gate
     from robustsuite.evaluation.resolve import arrange_all, labels
-    from robustsuite.suite.gates import Gate, mistakes, places
+    from robustsuite.suite.gates import mistakes, places
 
     games = arrange_all(attacks, ball, {})
     played = places([(label, game.entry.scenario) for label, game in zip(labels(games), games, strict=True)])

@@ -1,1 +1,60 @@
 """The nouns that everything else is made of, and what computes with them alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustsuite.core.lazy import lazily
+
+if TYPE_CHECKING:
+    from robustsuite.core.ball import Ball, Threat
+    from robustsuite.core.deployed import Deployed, Outputs, Served
+    from robustsuite.core.errors import BudgetError, ModelError, NotApplicableError, RequestError, RobustsuiteError
+    from robustsuite.core.gate import Gate
+    from robustsuite.core.metric import Metric, Metrics
+    from robustsuite.core.samples import Batch, Samples
+    from robustsuite.core.streams import Streams
+    from robustsuite.core.suspicions import Suspicion
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Ball": ".ball",
+            "Batch": ".samples",
+            "BudgetError": ".errors",
+            "Deployed": ".deployed",
+            "Gate": ".gate",
+            "Metric": ".metric",
+            "Metrics": ".metric",
+            "ModelError": ".errors",
+            "NotApplicableError": ".errors",
+            "Outputs": ".deployed",
+            "RequestError": ".errors",
+            "RobustsuiteError": ".errors",
+            "Samples": ".samples",
+            "Served": ".deployed",
+            "Streams": ".streams",
+            "Suspicion": ".suspicions",
+            "Threat": ".ball",
+        },
+    )
+
+__all__ = [
+    "Ball",
+    "Batch",
+    "BudgetError",
+    "Deployed",
+    "Gate",
+    "Metric",
+    "Metrics",
+    "ModelError",
+    "NotApplicableError",
+    "Outputs",
+    "RequestError",
+    "RobustsuiteError",
+    "Samples",
+    "Served",
+    "Streams",
+    "Suspicion",
+    "Threat",
+]

@@ -1,1 +1,32 @@
 """Plug-ins by name: registered, loaded, checked, told from one another by their code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustsuite.core.lazy import lazily
+
+if TYPE_CHECKING:
+    from robustsuite.plugins.by_name import attack, defense
+    from robustsuite.plugins.registry import Entry, attacks, defenses, register
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Entry": ".registry",
+            "attack": ".by_name",
+            "attacks": ".registry",
+            "defense": ".by_name",
+            "defenses": ".registry",
+            "register": ".registry",
+        },
+    )
+
+__all__ = [
+    "Entry",
+    "attack",
+    "attacks",
+    "defense",
+    "defenses",
+    "register",
+]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustsuite.core import checks
 from robustsuite.pytest_plugin.folders import held
-from robustsuite.results.decide import Outcome, Verdict
+from robustsuite.results.deciding import Outcome, Verdict
 
 if TYPE_CHECKING:
     from robustsuite.results.changes import Row

@@ -14,7 +14,7 @@ from robustsuite.core.gate import Gate
 from robustsuite.pytest_plugin.baselines import hold, replace_baseline
 from robustsuite.pytest_plugin.folders import folder_name, held
 from robustsuite.pytest_plugin.sequential import looks
-from robustsuite.results.decide import GateFailure, Outcome, Verdict, decide, more_samples, samples_needed, settled
+from robustsuite.results.deciding import GateFailure, Outcome, Verdict, decide, more_samples, samples_needed, settled
 
 if TYPE_CHECKING:
     from robustsuite.core.ball import BallLike

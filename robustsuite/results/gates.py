@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.flags import concerning
+from robustsuite.core.gate import WORST, Gate
 from robustsuite.core.intervals import interval, over_repeats
 from robustsuite.core.metric import Metric
 from robustsuite.core.suspicions import RESOLVED, Suspicion
-from robustsuite.results.decide import Outcome, Verdict, decide, more_samples, samples_needed
+from robustsuite.results.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import main_records
 from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.storage.files import write_atomically
 from robustsuite.suite import yaml_lines
-from robustsuite.suite.gates import WORST, Gate, gives, read_gates
+from robustsuite.suite.gates import gives, read_gates
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from robustsuite.evaluation.records import Record
 
 if TYPE_CHECKING:
-    from robustsuite.suite.gates import Gate
+    from robustsuite.core.gate import Gate
 
 PASSED: Final = "passed"
 FAILED: Final = "failed"

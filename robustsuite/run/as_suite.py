@@ -14,6 +14,7 @@ from torch import nn
 from robustsuite.core import checks
 from robustsuite.core.ball import Ball
 from robustsuite.core.errors import RequestError
+from robustsuite.core.gate import Gate
 from robustsuite.core.samples import Samples
 from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.evaluation.records import Record
@@ -24,7 +25,6 @@ from robustsuite.models.wrap import Wrapped
 from robustsuite.plugins import registry
 from robustsuite.plugins.expressions import parse_call
 from robustsuite.storage.files import write_atomically
-from robustsuite.suite.gates import Gate
 from robustsuite.suite.plugin_options import LABEL
 from robustsuite.suite.problems import from_pydantic
 from robustsuite.suite.schema import Suite

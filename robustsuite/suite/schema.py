@@ -24,6 +24,7 @@ from pydantic import (
 from robustsuite.core import checks
 from robustsuite.core.ball import NORMS, Ball
 from robustsuite.core.errors import RequestError
+from robustsuite.core.gate import Gate
 from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.models.build import ModelSpec
 from robustsuite.plugins import registry
@@ -31,7 +32,7 @@ from robustsuite.plugins.loading import load_factory
 from robustsuite.storage.files import absent
 from robustsuite.suite import yaml_lines
 from robustsuite.suite.builtin import builtin_suites, builtin_text
-from robustsuite.suite.gates import Gate, read_gates
+from robustsuite.suite.gates import read_gates
 from robustsuite.suite.overrides import apply_overrides
 from robustsuite.suite.plugin_options import DefenseUse, PluginUse, read_attacks, read_defenses
 from robustsuite.suite.problems import (

@@ -1,1 +1,66 @@
 """How a model comes to be: `Recipe` says what, `fit` does it, the cache remembers it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustsuite.core.lazy import lazily
+
+if TYPE_CHECKING:
+    from robustsuite.training.cache import Trainer
+    from robustsuite.training.parts import (
+        Build,
+        CleanLoss,
+        Objective,
+        Prepare,
+        Repair,
+        Serve,
+        Step,
+        Updater,
+        clean_validation,
+        training_loss,
+    )
+    from robustsuite.training.recipe import GradientDescent, Recipe, Update
+    from robustsuite.training.settings import Training
+    from robustsuite.training.trained import Trained
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Build": ".parts",
+            "CleanLoss": ".parts",
+            "GradientDescent": ".recipe",
+            "Objective": ".parts",
+            "Prepare": ".parts",
+            "Recipe": ".recipe",
+            "Repair": ".parts",
+            "Serve": ".parts",
+            "Step": ".parts",
+            "Trained": ".trained",
+            "Trainer": ".cache",
+            "Training": ".settings",
+            "Update": ".recipe",
+            "Updater": ".parts",
+            "clean_validation": ".parts",
+            "training_loss": ".parts",
+        },
+    )
+
+__all__ = [
+    "Build",
+    "CleanLoss",
+    "GradientDescent",
+    "Objective",
+    "Prepare",
+    "Recipe",
+    "Repair",
+    "Serve",
+    "Step",
+    "Trained",
+    "Trainer",
+    "Training",
+    "Update",
+    "Updater",
+    "clean_validation",
+    "training_loss",
+]

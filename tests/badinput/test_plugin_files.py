@@ -10,7 +10,7 @@ from robustsuite.plugins.plugin_rules import PluginError
 from robustsuite.suite.schema import load_suite
 
 GOOD = '''from dataclasses import dataclass
-from robustsuite import losses
+from robustsuite.core import losses
 from robustsuite.plugins.registry import register
 
 
@@ -63,7 +63,12 @@ WRONG = {
     ),
     "a loss written out": ("[self.loss]", '["hinge"]', 15, "name of a loss, got loss='hinge'"),
     "a name that is not there": (STEPS, "    steps: int = tree\n", 11, "got NameError: name 'tree' is not defined"),
-    "a module that is not there": ("from robustsuite import losses", "import nonsuch", 2, "No module named 'nonsuch'"),
+    "a module that is not there": (
+        "from robustsuite.core import losses",
+        "import nonsuch",
+        2,
+        "No module named 'nonsuch'",
+    ),
     "a name of a module": ("import losses", "import loses", 2, "got ImportError: cannot import name 'loses'"),
     "no Python": ("class Mine:", "class Mine", 8, "expected Python, got SyntaxError"),
     "tabs": (STEPS, "\tsteps: int = 3\n", 11, "expected Python, got "),

@@ -14,7 +14,7 @@ from robustsuite.cli.app import app
 from robustsuite.core.intervals import rate
 from robustsuite.evaluation.records import Record, append, read, save_samples
 from robustsuite.pytest_plugin.robustness import Robustness
-from robustsuite.results.decide import GateFailure, Outcome
+from robustsuite.results.deciding import GateFailure, Outcome
 
 N, ATTACKS, DEFENSES = 120, ("fgsm", "pgd"), ("none", "ours")
 

@@ -46,7 +46,7 @@ def test_is_found_and_obeys_the_laws(installed):
     code = """
 import json
 from robustsuite.testing import attack_laws, defense_laws
-from robustsuite import registry
+from robustsuite.plugins import registry
 laws = [*attack_laws("constant-shift"), *defense_laws("longer-training")]
 for law in laws:
     law()

@@ -39,7 +39,7 @@ from pathlib import Path
 carried = pickle.loads(Path(sys.argv[1]).read_bytes())
 print(sorted(carried.unpack(Path(sys.argv[2])).values()))
 from robustsuite.plugins.loading import load_factory
-from robustsuite import registry
+from robustsuite.plugins import registry
 print(load_factory("nets/mine.py:build")(2, (1, 8, 8)))
 print(load_factory("packed.nets:build")(2))
 print(registry.attacks.get("threads").cls.__module__)

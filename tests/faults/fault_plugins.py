@@ -19,7 +19,7 @@ import torch
 
 from robustsuite import register
 from robustsuite.scenarios.poisoning import Poison
-from robustsuite.training.parts import CleanLoss, Objective
+from robustsuite.training import CleanLoss, Objective
 
 
 def flags() -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from robustsuite import register
-from robustsuite.core.deployed import Deployed, Outputs
+from robustsuite.core import Deployed, Outputs
 from robustsuite.scenarios.poisoning import Poison
 
 

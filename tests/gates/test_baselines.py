@@ -16,7 +16,7 @@ from robustsuite.core.errors import RequestError
 from robustsuite.plugins import registry
 from robustsuite.pytest_plugin import baselines
 from robustsuite.pytest_plugin.robustness import Robustness
-from robustsuite.results.decide import GateFailure, Outcome
+from robustsuite.results.deciding import GateFailure, Outcome
 from robustsuite.results.report import Report
 
 

@@ -13,7 +13,7 @@ from robustsuite.cli.app import app
 from robustsuite.core.gate import Gate
 from robustsuite.pytest_plugin.robustness import Robustness
 from robustsuite.results import gates
-from robustsuite.results.decide import GateFailure, Outcome
+from robustsuite.results.deciding import GateFailure, Outcome
 from robustsuite.results.report import Report
 
 SUITE = """\

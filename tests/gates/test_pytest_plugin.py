@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import robustsuite as rs
 from robustsuite.core.intervals import clopper_pearson
 from robustsuite.pytest_plugin.sequential import looks
-from robustsuite.results.decide import samples_needed
+from robustsuite.results.deciding import samples_needed
 from robustsuite.results.report import Report
 
 GATES = '''

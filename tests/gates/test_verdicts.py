@@ -12,7 +12,7 @@ from robustsuite.core.metric import Metric
 from robustsuite.pytest_plugin.folders import folder_name
 from robustsuite.pytest_plugin.robustness import Robustness
 from robustsuite.pytest_plugin.sequential import looks
-from robustsuite.results.decide import GateFailure, Outcome, decide, samples_needed
+from robustsuite.results.deciding import GateFailure, Outcome, decide, samples_needed
 
 
 def measured(successes, n):

@@ -16,7 +16,7 @@ from robustsuite.core.errors import RequestError
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Effect, Suspicion
 from robustsuite.plugins import registry
-from robustsuite.results import decide
+from robustsuite.results import deciding
 from robustsuite.scenarios import play as playing
 from robustsuite.scenarios import poisoning
 from robustsuite.scenarios.evasion import judge
@@ -145,7 +145,7 @@ def intervals_are_of_90_percent(patch):
 def gates_pass_on_the_value_alone(patch):
     from robustsuite.testing.known_answers import exact
 
-    honest = decide.decide
+    honest = deciding.decide
     sure = lambda m, *a, **k: honest(replace(m, low=m.value, high=m.value), *a, **k)  # noqa: E731
     patch.setattr(exact, "decide", sure)
 

@@ -28,7 +28,7 @@ from robustsuite.core.samples import Samples
 from robustsuite.defenses.input_validation import InputValidation, joint_thresholds
 from robustsuite.models.build import ModelSpec
 from robustsuite.pytest_plugin.joining import _median as joined_median
-from robustsuite.results.decide import samples_needed
+from robustsuite.results.deciding import samples_needed
 from robustsuite.scenarios import Evasion, Inversion, Poisoning, Utility, metrics
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.inversion import _similarity, class_means

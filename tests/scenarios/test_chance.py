@@ -10,7 +10,7 @@ from robustsuite.core.gate import Gate
 from robustsuite.core.intervals import interval
 from robustsuite.pytest_plugin.measuring import measure
 from robustsuite.pytest_plugin.robustness import Robustness
-from robustsuite.results.decide import GateFailure
+from robustsuite.results.deciding import GateFailure
 from robustsuite.results.gates import judge
 from robustsuite.scenarios.chance import doubt_chance
 

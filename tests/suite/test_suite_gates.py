@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from robustsuite.core.errors import RequestError
+from robustsuite.core.gate import Gate
 from robustsuite.evaluation.records import read
 from robustsuite.plugins import registry
 from robustsuite.results import gates, words
 from robustsuite.scenarios import SCENARIOS
 from robustsuite.scenarios.metrics import GIVEN
-from robustsuite.suite.gates import Gate, gives, places
+from robustsuite.suite.gates import gives, places
 from robustsuite.suite.schema import load_suite
 
 REPORTS = Path(__file__).parent.parent.parent / "reports"

@@ -12,7 +12,7 @@ from robustsuite.results import verdict_text
 from robustsuite.results.frame import one_line
 
 if TYPE_CHECKING:
-    from robustsuite.results.decide import Verdict
+    from robustsuite.results.deciding import Verdict
     from robustsuite.results.report import Report
 
 

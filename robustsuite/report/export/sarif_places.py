@@ -13,7 +13,7 @@ from robustsuite.report.panels.details import shown_folder
 from robustsuite.suite import yaml_lines
 
 if TYPE_CHECKING:
-    from robustsuite.suite.gates import Gate
+    from robustsuite.core.gate import Gate
 
 Json = dict[str, Any]
 _FILES: Final = ("suite.yaml", "gates.json", "records.jsonl")

@@ -18,7 +18,7 @@ from robustsuite.core.ball import Ball
 from robustsuite.core.metric import Metrics
 from robustsuite.core.streams import Streams
 from robustsuite.evaluation.user_model import existing
-from robustsuite.results.decide import decide
+from robustsuite.results.deciding import decide
 from robustsuite.scenarios import Evasion
 from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.scenarios.play import play

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robustsuite.access.inputs import Inputs
-from robustsuite.core.streams import Streams
-from robustsuite.plugins.registry import register
-from robustsuite.training.recipe import Recipe
+from robustsuite.access import Inputs
+from robustsuite.core import Streams
+from robustsuite.plugins import register
+from robustsuite.training import Recipe
 
 
 @register.attack("constant-shift", scenario="evasion", access="blind")

@@ -10,10 +10,10 @@ from typing import Final
 
 from robustsuite.core import checks
 from robustsuite.core.flags import describe
+from robustsuite.core.gate import Gate
 from robustsuite.core.intervals import interval, least_count
 from robustsuite.core.metric import Metric
 from robustsuite.core.suspicions import Effect, Suspicion
-from robustsuite.suite.gates import Gate
 
 _FLATTERING: Final = Suspicion.that(Effect.FLATTERS)
 _CHANCE: Final = 0.8  # of a run of the size that is advised to decide
@@ -31,6 +31,9 @@ class Outcome(enum.Enum):
 
 class GateFailure(AssertionError):  # noqa: N818  # pytest reports an AssertionError as a failure, not as an error
     """A gate that did not pass; the message says what was measured and what would settle it."""
+
+
+GateFailure.__module__ = "robustsuite.results"  # as a test's summary names it
 
 
 @dataclass(frozen=True)
