@@ -22,7 +22,7 @@ _LAZY = {
     "load_data": "robustsuite.data.catalogue",
     "perturb": "robustsuite.api.perturb",
     "run": "robustsuite.api.run",
-    "Report": "robustsuite.results.report",
+    "Report": "robustsuite.report.report",
     "compare": "robustsuite.results.compare",
     "RobustsuiteError": "robustsuite.core.errors",
     "RequestError": "robustsuite.core.errors",
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from robustsuite.models.wrap import wrap
     from robustsuite.plugins.by_name import attack, defense
     from robustsuite.plugins.registry import register
+    from robustsuite.report.report import Report
     from robustsuite.results.compare import compare
-    from robustsuite.results.report import Report
     from robustsuite.training.recipe import Recipe
     from robustsuite.training.settings import Training
 else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.results.report import Report
+from robustsuite.report.report import Report
 
 pytestmark = pytest.mark.security
 

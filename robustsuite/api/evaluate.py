@@ -22,7 +22,7 @@ from robustsuite.evaluation.records import Record
 from robustsuite.evaluation.resolve import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing
 from robustsuite.evaluation.user_model import existing
 from robustsuite.plugins.registry import DEFAULT_ATTACKS
-from robustsuite.results.report import Report
+from robustsuite.report.report import Report
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.precision import settled
 from robustsuite.training.recipe import Recipe

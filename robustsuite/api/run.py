@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robustsuite.results.report import Report
+from robustsuite.report.report import Report
 
 
 def run(

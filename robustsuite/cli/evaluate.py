@@ -17,7 +17,7 @@ from robustsuite.plugins.registry import DEFAULT_ATTACKS
 
 if TYPE_CHECKING:
     from robustsuite.core.gate import Gate
-    from robustsuite.results.report import Report
+    from robustsuite.report.report import Report
 
 _SAMPLES: Final = 1000
 
@@ -137,8 +137,8 @@ def _needs_ball(attack: str) -> bool:
 def _conclude(report: Report, asked: Sequence[Gate], out: Path | None, *, quiet: bool, as_json: bool) -> None:
     from robustsuite.cli.report import print_outcome
     from robustsuite.report.export.step_summary import publish
+    from robustsuite.report.report import Report
     from robustsuite.results import gates
-    from robustsuite.results.report import Report
 
     console = tables(as_json=as_json, quiet=quiet)
     verdicts = gates.judge(asked, report)

@@ -39,8 +39,8 @@ def mlflow(
     import dataclasses
 
     from robustsuite.report.export.mlflow_export import export
+    from robustsuite.report.report import Report
     from robustsuite.results import gates
-    from robustsuite.results.report import Report
 
     for folder, report in [(folder, Report.load(folder)) for folder in folders]:
         judged = gates.judge(gates.load(folder), report)

@@ -13,8 +13,8 @@ from robustsuite.cli.console import results, say, set_up
 from robustsuite.cli.verdicts import pronounce
 
 if TYPE_CHECKING:
+    from robustsuite.report.report import Report
     from robustsuite.results.deciding import Verdict
-    from robustsuite.results.report import Report
 
 
 FORMATS: Final = ("terminal", "json", "github", "html", "md", "csv", "latex", "junit", "sarif")
@@ -41,7 +41,7 @@ def report(
     """
     set_up()
     from robustsuite.core import checks
-    from robustsuite.results.report import Report
+    from robustsuite.report.report import Report
     from robustsuite.results.verdict_text import exit_code
 
     default = [] if as_json else ["terminal"]

@@ -146,8 +146,8 @@ def conclude(outcome: RunOutcome, *, quiet: bool, as_json: bool = False) -> None
     from robustsuite.cli.report import print_outcome
     from robustsuite.report.export.step_summary import publish
     from robustsuite.report.files import write
+    from robustsuite.report.report import Report
     from robustsuite.results import gates
-    from robustsuite.results.report import Report
 
     report, console = Report.load(outcome.folder), tables(as_json=as_json, quiet=quiet)
     verdicts = gates.judge(gates.load(outcome.folder), report)

@@ -13,8 +13,8 @@ from robustsuite.pytest_plugin.folders import held
 from robustsuite.results.deciding import Outcome, Verdict
 
 if TYPE_CHECKING:
+    from robustsuite.report.report import Report
     from robustsuite.results.changes import Row
-    from robustsuite.results.report import Report
 
 _FILE = "records.jsonl"
 

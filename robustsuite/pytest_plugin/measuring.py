@@ -27,7 +27,7 @@ from robustsuite.evaluation.resolve import AttackLike, Game, arrange_all, ask_fo
 from robustsuite.evaluation.user_model import existing
 from robustsuite.pytest_plugin.joining import joined
 from robustsuite.pytest_plugin.sequential import InterimLook, looks
-from robustsuite.results.report import Report
+from robustsuite.report.report import Report
 from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.scenarios.victim import CleanAnswers, Victim
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
     from robustsuite.evaluation.resolve import AttackLike
     from robustsuite.pytest_plugin.measuring import Measurement
-    from robustsuite.results.report import Report
+    from robustsuite.report.report import Report
 
 _METRIC = "robust_accuracy"
 _MIN_EFFECT = 0.005
@@ -168,7 +168,7 @@ class Robustness:
             RequestError: A number out of range, or a folder that is no report's.
         """
         __tracebackhide__ = True
-        from robustsuite.results.report import Report
+        from robustsuite.report.report import Report
 
         now = report if isinstance(report, Report) else Report.load(report)
         path = self._root / baseline

@@ -16,7 +16,7 @@ from robustsuite.evaluation.records import Record
 from robustsuite.report import page
 from robustsuite.report.export.junit import junit
 from robustsuite.report.export.sarif import sarif
-from robustsuite.report.panels import follow_ups
+from robustsuite.results import followed_up
 from robustsuite.results.frame import tidy
 from robustsuite.results.table import comparison, latex, markdown
 from robustsuite.results.verdict_text import GateVerdict
@@ -99,8 +99,8 @@ def judged_in(folder: Path, records: Iterable[Record]) -> Sequence[GateVerdict]:
     Raises:
         RequestError: Its file of gates has been changed to something else.
     """
+    from robustsuite.report.report import Report
     from robustsuite.results import gates
-    from robustsuite.results.report import Report
 
     asked = gates.load(folder)
     return gates.judge(asked, Report(records, folder)) if asked else ()
@@ -113,7 +113,7 @@ def csv(frame: pd.DataFrame) -> str:
 
 def _tables(run: _Run) -> str:
     """The comparison, and below it what follow-up attacks found, where there were any."""
-    compared, found = markdown(comparison(run.joined)), follow_ups.markdown(run.records)
+    compared, found = markdown(comparison(run.joined)), followed_up.markdown(run.records)
     return f"{compared}\nFollow-up attacks, robust accuracy in %:\n\n{found}" if found else compared
 
 

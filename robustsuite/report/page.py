@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.evaluation.records import Record
-from robustsuite.report.panels import charts, cost_and_training, follow_ups, summary
+from robustsuite.report.panels import charts, cost_and_training, summary
 from robustsuite.report.panels.details import command, details, provenance
 from robustsuite.report.panels.galleries import galleries
 from robustsuite.report.panels.passes import against_passes
 from robustsuite.report.panels.radius import against_radius
-from robustsuite.results import verdict_text, words
+from robustsuite.results import followed_up, verdict_text, words
 from robustsuite.results.table import comparison
 from robustsuite.results.verdict_text import GateVerdict
 
@@ -52,7 +52,7 @@ def page(folder: Path, records: Sequence[Record], joined: Sequence[Record], judg
         "sentences": summary.sentences(table, joined),
         "tiles": summary.tiles(table),
         "gates": [(verdict_text.outcome(v), verdict_text.gate_name(v), verdict_text.measured(v)) for v in judged],
-        "followed": (follow_ups.HEADINGS, follow_ups.rows(ordered)),
+        "followed": (followed_up.HEADINGS, followed_up.rows(ordered)),
         "table": table,
         "families": _families(table),
         "firsts": _firsts(table),

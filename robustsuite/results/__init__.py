@@ -9,14 +9,12 @@ from robustsuite.core.lazy import lazily
 if TYPE_CHECKING:
     from robustsuite.results.deciding import GateFailure, Outcome, Verdict, decide, samples_needed
     from robustsuite.results.gates import judge, load, save, worst
-    from robustsuite.results.report import Report
 else:
     __getattr__ = lazily(
         __name__,
         {
             "GateFailure": ".deciding",
             "Outcome": ".deciding",
-            "Report": ".report",
             "Verdict": ".deciding",
             "decide": ".deciding",
             "judge": ".gates",
@@ -30,7 +28,6 @@ else:
 __all__ = [
     "GateFailure",
     "Outcome",
-    "Report",
     "Verdict",
     "decide",
     "judge",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core import checks
 from robustsuite.core.paired import holm, repeats_needed
+from robustsuite.report.report import Report
 from robustsuite.results.changes import Change, Gap, Row
 from robustsuite.results.differences import sentence
 from robustsuite.results.pairing import EVASION, Run, measured
-from robustsuite.results.report import Report
 from robustsuite.results.sweeps import several_suites
 from robustsuite.results.worst_case import WORST
 from robustsuite.results.worst_rows import rows as found_rows

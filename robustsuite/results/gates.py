@@ -25,7 +25,7 @@ from robustsuite.suite.gates import gives, read_gates
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
-    from robustsuite.results.report import Report
+    from robustsuite.report.report import Report
 
 FILE: Final = "gates.json"
 _CLEAN: Final = "none"

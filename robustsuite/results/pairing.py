@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from robustsuite.results.report import Report
+    from robustsuite.report.report import Report
 
 EVASION: Final = "evasion"
 ROBUST: Final = "robust_accuracy"

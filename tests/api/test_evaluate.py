@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import robustsuite as rs
 from robustsuite.core.deployed import Deployed, Outputs
 from robustsuite.plugins import registry
-from robustsuite.results.report import Report
+from robustsuite.report.report import Report
 
 BALL = rs.Ball("linf", 0.1)
 

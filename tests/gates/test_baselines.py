@@ -16,8 +16,8 @@ from robustsuite.core.errors import RequestError
 from robustsuite.plugins import registry
 from robustsuite.pytest_plugin import baselines
 from robustsuite.pytest_plugin.robustness import Robustness
+from robustsuite.report.report import Report
 from robustsuite.results.deciding import GateFailure, Outcome
-from robustsuite.results.report import Report
 
 
 class Threshold(nn.Module):

@@ -136,7 +136,7 @@ def test_nonsense_is_refused_before_any_work(gate, told):
 def test_gates_are_kept_beside_the_records():
     evaluate("--gate", "noise:robust_accuracy>=0.04", "--out", "seen")
     assert gates.load("seen") == (Gate(metric="robust_accuracy", attack="noise", at_least=0.04),)
-    from robustsuite.results.report import Report
+    from robustsuite.report.report import Report
 
     report = Report.load("seen")
     (verdict,) = gates.judge(gates.load("seen"), report)

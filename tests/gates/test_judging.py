@@ -8,9 +8,9 @@ from robustsuite.core.gate import Gate
 from robustsuite.core.intervals import interval
 from robustsuite.core.metric import Metric
 from robustsuite.evaluation.records import Record, save_samples
+from robustsuite.report.report import Report
 from robustsuite.results.deciding import Outcome, Verdict, decide
 from robustsuite.results.gates import judge, worst
-from robustsuite.results.report import Report
 
 FLOOR = Gate(metric="robust_accuracy", at_least=0.5)
 

@@ -12,9 +12,9 @@ import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.core.gate import Gate
 from robustsuite.pytest_plugin.robustness import Robustness
+from robustsuite.report.report import Report
 from robustsuite.results import gates
 from robustsuite.results.deciding import GateFailure, Outcome
-from robustsuite.results.report import Report
 
 SUITE = """\
 name: masked

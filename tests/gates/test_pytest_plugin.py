@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 import robustsuite as rs
 from robustsuite.core.intervals import clopper_pearson
 from robustsuite.pytest_plugin.sequential import looks
+from robustsuite.report.report import Report
 from robustsuite.results.deciding import samples_needed
-from robustsuite.results.report import Report
 
 GATES = '''
 """Exactly solvable gates."""

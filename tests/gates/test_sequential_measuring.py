@@ -15,9 +15,9 @@ from robustsuite.evaluation.records import load_samples
 from robustsuite.plugins import registry
 from robustsuite.pytest_plugin.measuring import measure
 from robustsuite.pytest_plugin.robustness import Robustness
+from robustsuite.report.report import Report
 from robustsuite.results.deciding import GateFailure, Outcome
 from robustsuite.results.deciding import settled as is_settled
-from robustsuite.results.report import Report
 
 BALL = Ball("linf", 0.1)
 

@@ -206,7 +206,7 @@ def test_a_gate_returns_the_verdict_that_passed(tmp_path):
 
 
 def test_fewer_samples_each_class_in_its_share(tmp_path):
-    from robustsuite.results.report import Report
+    from robustsuite.report.report import Report
 
     x, y = pixels(400, 0)
     order = y.argsort()  # sorted by class, so that the first rows would hold one class only

@@ -8,7 +8,7 @@ import torch
 from robustsuite.core.errors import RequestError
 from robustsuite.defenses.broken import KINDS, Broken
 from robustsuite.models.build import ModelSpec
-from robustsuite.report.panels import follow_ups
+from robustsuite.results import followed_up
 from robustsuite.suite.schema import load_suite
 from robustsuite.testing.victims import tiny_recipe, tiny_samples
 from robustsuite.training.fit import deploy, make_network
@@ -77,4 +77,4 @@ def test_the_gauntlet(tmp_path):
         assert verdict <= undefended + 0.03, label
         if label in FLAGS:
             assert FLAGS[label] & {flag.removeprefix("resolved:") for flag in record.flags}, label
-    assert len(follow_ups.rows(report.records)) == len(played)
+    assert len(followed_up.rows(report.records)) == len(played)

@@ -19,8 +19,8 @@ import pytest
 from robustsuite.core.errors import RequestError, RobustsuiteError
 from robustsuite.core.metric import Metric
 from robustsuite.report.export.mlflow_values import figures, flat, name, recipe_parameters, shortened
+from robustsuite.report.report import Report
 from robustsuite.results import gates
-from robustsuite.results.report import Report
 from robustsuite.results.sweeps import main_records
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")

@@ -12,7 +12,7 @@ from robustsuite.evaluation.records import Record
 from robustsuite.report.export.outcome import outcome
 from robustsuite.report.export.terminal import terminal
 from robustsuite.report.files import write
-from robustsuite.results.report import Report
+from robustsuite.report.report import Report
 
 
 def strict(text):

@@ -20,7 +20,7 @@ from robustsuite.core.metric import Metric
 from robustsuite.report.files import write
 from robustsuite.report.panels import charts, images
 from robustsuite.report.panels.details import command
-from robustsuite.results.report import Report
+from robustsuite.report.report import Report
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 ALL = torch.ones(100, dtype=torch.bool)
@@ -256,7 +256,7 @@ def test_a_notebook_is_told_norm_radius_and_what_the_marks_mean(run):
 
 def test_importing_the_report_imports_nothing_heavy():
     heavy = ["torch", "pandas", "scipy", "jinja2", "PIL", "rich"]
-    modules = "sys, robustsuite.report.files, robustsuite.results.report"
+    modules = "sys, robustsuite.report.files, robustsuite.report.report"
     code = f"import {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

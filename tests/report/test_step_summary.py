@@ -1,8 +1,8 @@
 import pytest
 
 from robustsuite.report.export.step_summary import LIMIT, publish, step_summary, within
+from robustsuite.report.report import Report
 from robustsuite.results import gates
-from robustsuite.results.report import Report
 
 GATES = """\
 gates:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from robustsuite.evaluation.records import Record, append, read
-from robustsuite.results.report import Report
+from robustsuite.report.report import Report
 from robustsuite.run.runner import run
 from robustsuite.suite.schema import load_suite
 

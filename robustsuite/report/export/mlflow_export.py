@@ -28,7 +28,7 @@ from robustsuite.results.verdict_text import GateVerdict
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
-    from robustsuite.results.report import Report
+    from robustsuite.report.report import Report
 
 EXPERIMENT: Final = "robustsuite"
 _PARAMETER, _TAG, _BATCH = 6000, 5000, 100  # longest values, and most parameters or tags at once, that MLflow takes

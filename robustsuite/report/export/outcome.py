@@ -12,8 +12,8 @@ from robustsuite.results import verdict_text
 from robustsuite.results.frame import one_line
 
 if TYPE_CHECKING:
+    from robustsuite.report.report import Report
     from robustsuite.results.deciding import Verdict
-    from robustsuite.results.report import Report
 
 
 def outcome(report: Report, judged: Sequence[Verdict] = (), **counts: int) -> dict[str, Any]:

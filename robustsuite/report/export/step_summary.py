@@ -11,10 +11,10 @@ from robustsuite.evaluation.records import Record
 from robustsuite.report.export.markup import escape_markdown, markdown
 from robustsuite.report.panels import summary
 from robustsuite.report.panels.details import shown_folder
+from robustsuite.report.report import Report
 from robustsuite.results import verdict_text
 from robustsuite.results.cells import ComparisonTable
 from robustsuite.results.frame import one_line
-from robustsuite.results.report import Report
 from robustsuite.results.sweeps import attack_name
 from robustsuite.results.verdict_text import GateVerdict
 

@@ -19,8 +19,8 @@ from robustsuite.core.streams import Streams
 from robustsuite.models.build import ModelSpec
 from robustsuite.plugins.by_name import attack
 from robustsuite.plugins.by_name import defense as made_defense
+from robustsuite.report.report import Report
 from robustsuite.results.deciding import decide
-from robustsuite.results.report import Report
 from robustsuite.testing.known_answers.known_answer import Finding, at_most, near, same
 from robustsuite.testing.known_answers.materials import NearestMean, column, digits, figure, templates
 from robustsuite.training.cache import Trainer

@@ -15,7 +15,7 @@ from robustsuite.evaluation.records import load_samples
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
-    from robustsuite.results.report import Report
+    from robustsuite.report.report import Report
 
 WIDTH: Final = 20  # coordinates of the linear model
 LADDER: Final = 200  # samples whose margins are the steps of a ladder in (0, 1)

@@ -79,11 +79,11 @@ class Report:
         from rich.console import Console
 
         from robustsuite.report.export.terminal import terminal
-        from robustsuite.report.panels import follow_ups
+        from robustsuite.results import followed_up
 
         console = console if console is not None else Console()
         terminal(self.comparison, console)
-        follow_ups.show(self.records, console)
+        followed_up.show(self.records, console)
 
     def save(self, folder: Path | str) -> Path:
         """Write records, per-sample files, tables and the HTML report into a folder.
