@@ -32,11 +32,11 @@ def run(
     Raises:
         RequestError: The suite is wrong, and nothing was started; the message names file, line, key and value.
     """
-    from robustsuite.report.files import write
     from robustsuite.run.runner import run as run_suite
     from robustsuite.suite.schema import load_suite
 
     loaded = load_suite(suite, list(overrides), list(plugins))
     outcome = run_suite(loaded, Path(out) if out is not None else Path("runs") / loaded.name, **options)
-    write(outcome.folder)
-    return Report.load(outcome.folder)
+    report = Report.load(outcome.folder)
+    report.save(outcome.folder)
+    return report

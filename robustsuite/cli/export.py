@@ -43,8 +43,7 @@ def mlflow(
     from robustsuite.results import gates
 
     for folder, report in [(folder, Report.load(folder)) for folder in folders]:
-        judged = gates.judge(gates.load(folder), report)
-        done = export(report, judged, tracking_uri=tracking_uri, experiment=experiment)
+        done = export(report, gates.judged(report), tracking_uri=tracking_uri, experiment=experiment)
         if as_json:
             typer.echo(json.dumps({"folder": str(folder), **dataclasses.asdict(done)}))
         else:

@@ -42,32 +42,32 @@ def report(
     set_up()
     from robustsuite.core import checks
     from robustsuite.report.report import Report
-    from robustsuite.results.verdict_text import exit_code
+    from robustsuite.results.gates import exit_code, judged
 
     default = [] if as_json else ["terminal"]
     wanted = [checks.one_of("format", name, FORMATS) for name in formats or default]
     codes = []
     for folder, loaded in [(folder, Report.load(folder)) for folder in folders]:
-        verdicts = _judged(loaded)
+        verdicts = judged(loaded)
         if not (folder / "suite.yaml").is_file():
             say(f"note: {folder} has no suite.yaml, so nothing is known of its gates and of cells that were not run")
         if as_json:
             print_outcome(loaded, verdicts)
         for name in wanted:
-            _draw(name, folder, loaded, verdicts)
+            _draw(name, loaded, verdicts)
         codes.append(exit_code(loaded.records, verdicts))
     worst = next((code for code in (1, 3) if code in codes), 0)
     if worst:
         raise typer.Exit(worst)
 
 
-def _draw(name: str, folder: Path, loaded: Report, verdicts: tuple[Verdict, ...]) -> None:
+def _draw(name: str, loaded: Report, verdicts: tuple[Verdict, ...]) -> None:
     if name in _PRINTERS:
         _PRINTERS[name](loaded, verdicts)
         return
     from robustsuite.report.files import write
 
-    for path in write(folder, formats=[name], judged=verdicts):
+    for path in write(loaded, [name], verdicts):
         typer.echo(str(path))
 
 
@@ -107,12 +107,6 @@ _PRINTERS: Final[dict[str, Callable[[Report, tuple[Verdict, ...]], None]]] = {
     "json": _records,
     "github": _github,
 }
-
-
-def _judged(loaded: Report) -> tuple[Verdict, ...]:
-    from robustsuite.results import gates
-
-    return gates.judge(gates.load(loaded.folder), loaded) if loaded.folder is not None else ()
 
 
 def print_outcome(loaded: Report, judged: tuple[Verdict, ...], **counts: Any) -> None:

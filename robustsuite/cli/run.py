@@ -150,8 +150,8 @@ def conclude(outcome: RunOutcome, *, quiet: bool, as_json: bool = False) -> None
     from robustsuite.results import gates
 
     report, console = Report.load(outcome.folder), tables(as_json=as_json, quiet=quiet)
-    verdicts = gates.judge(gates.load(outcome.folder), report)
-    write(outcome.folder, judged=verdicts)
+    verdicts = gates.judged(report)
+    write(report, judged=verdicts)
     report.show(console)
     pronounce(verdicts, console)
     publish(report, verdicts)

@@ -68,7 +68,7 @@ def leave(records: Iterable[Record], verdicts: Sequence[Verdict]) -> None:
     Raises:
         Exit: The exit code is not 0.
     """
-    from robustsuite.results.verdict_text import exit_code
+    from robustsuite.results.gates import exit_code
 
     code = exit_code(records, verdicts)
     if code:

@@ -20,29 +20,27 @@ from robustsuite.report.panels.details import command, details, provenance
 from robustsuite.report.panels.galleries import galleries
 from robustsuite.report.panels.passes import against_passes
 from robustsuite.report.panels.radius import against_radius
-from robustsuite.results import followed_up, verdict_text, words
-from robustsuite.results.table import comparison
-from robustsuite.results.verdict_text import GateVerdict
+from robustsuite.results import followed_up, words
 
 if TYPE_CHECKING:
     import jinja2
 
     from robustsuite.results.cells import ComparisonTable
+    from robustsuite.results.deciding import Verdict
+    from robustsuite.results.results import Results
 
 _HERE: Final = Path(__file__).parent
 
 
-def page(folder: Path, records: Sequence[Record], joined: Sequence[Record], judged: Iterable[GateVerdict] = ()) -> str:
+def page(folder: Path, results: Results, judged: Iterable[Verdict] = ()) -> str:
     """The page as text.
 
     Args:
         folder: The run's folder, for its per-sample files and its suite.
-        records: Records of the run.
-        joined: As `worst_case.with_worst_cases` makes them of these records.
+        results: What was measured.
         judged: Verdicts on the gates that the run was asked to pass.
     """
-    ordered = sorted(records, key=lambda record: record.order)
-    table = comparison(joined)
+    ordered, joined, table = results.records, results.joined, results.comparison
     under = cost_and_training.robust_column(table)
     look = cost_and_training.looks([record.defense for record in ordered])
     style, script = _asset("report.css"), _asset("report.js")
@@ -51,7 +49,7 @@ def page(folder: Path, records: Sequence[Record], joined: Sequence[Record], judg
         "facts": _facts(ordered),
         "sentences": summary.sentences(table, joined),
         "tiles": summary.tiles(table),
-        "gates": [(verdict_text.outcome(v), verdict_text.gate_name(v), verdict_text.measured(v)) for v in judged],
+        "gates": [(verdict.outcome.value, verdict.asked, verdict.measured) for verdict in judged],
         "followed": (followed_up.HEADINGS, followed_up.rows(ordered)),
         "table": table,
         "families": _families(table),

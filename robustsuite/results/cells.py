@@ -130,6 +130,11 @@ class ComparisonTable:
             raise KeyError(f"expected a row of {self.rows} and a column of {titles}, got {row!r}, {column!r}")
         return self.cells[self.rows.index(row)][titles.index(column)]
 
+    @property
+    def inconclusive(self) -> bool:
+        """Whether any of its figures is."""
+        return any(cell.status == "inconclusive" for cells in self.cells for cell in cells)
+
     def frame(self) -> pd.DataFrame:
         """The table as text: defences down, headings across."""
         import pandas as pd
@@ -152,10 +157,5 @@ def _where(places: dict[str, list[str]], shown: int) -> str:
     """The rows with their columns, the first few by name."""
     if sum(len(columns) for columns in places.values()) == shown:
         return "everywhere"
-    named = [f"{row}: {_some(columns)}" for row, columns in places.items()]
-    return _some(named, "; ")
-
-
-def _some(names: list[str], joint: str = ", ") -> str:
-    rest = len(names) - _NAMED
-    return joint.join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    named = [f"{row}: {words.some(columns, _NAMED)}" for row, columns in places.items()]
+    return words.some(named, _NAMED, "; ")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core import checks
 from robustsuite.core.paired import holm, repeats_needed
-from robustsuite.report.report import Report
 from robustsuite.results.changes import Change, Gap, Row
 from robustsuite.results.differences import sentence
 from robustsuite.results.pairing import EVASION, Run, measured
+from robustsuite.results.results import Results
 from robustsuite.results.sweeps import several_suites
 from robustsuite.results.worst_case import WORST
 from robustsuite.results.worst_rows import rows as found_rows
@@ -164,8 +164,8 @@ def _plain(row: Row, *, joined: bool = False) -> dict[str, Any]:
 
 
 def compare(
-    old: Report | Path | str,
-    new: Report | Path | str,
+    old: Results | Path | str,
+    new: Results | Path | str,
     *,
     min_effect: float = MIN_EFFECT,
     alpha: float = ALPHA,
@@ -205,12 +205,12 @@ def compare(
         RequestError: A number out of range, a metric that neither run has, or a folder without records.
 
     Example:
-        >>> compare(Report([]), Report([])).outcome
+        >>> compare(Results([]), Results([])).outcome
         'inconclusive'
     """
     checks.real("min_effect", min_effect, low=0.0, high=1.0)
     checks.real("alpha", alpha, low=0.0, high=1.0, open_low=True, open_high=True)
-    reports = [side if isinstance(side, Report) else Report.load(side) for side in (old, new)]
+    reports = [side if isinstance(side, Results) else Results.load(side) for side in (old, new)]
     several = any(several_suites(report.records) for report in reports)
     before, after = (Run(report, curve=curve, several=several) for report in reports)
     known = sorted({name for run in (before, after) for record in run.records for name in record.metrics})

@@ -54,6 +54,16 @@ class Verdict:
     metric: Metric | None = None
     flags: tuple[str, ...] = ()
 
+    @property
+    def asked(self) -> str:
+        """The gate as it is written, or a word where nobody wrote one."""
+        return "gate" if self.gate is None else str(self.gate)
+
+    @property
+    def measured(self) -> str:
+        """What was measured and what would settle it: the message without the outcome in front."""
+        return self.message.removeprefix(f"{self.outcome.value}: ")
+
 
 def decide(
     metric: Metric,

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from robustsuite.core.suspicions import RESOLVED
 from robustsuite.evaluation.records import Record
 from robustsuite.scenarios.metrics import FOLLOWED_UP
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 HEADINGS: Final = (
     "defence", "attack", "clean", "own", "with follow-ups", "undefended", "status", "suspicions", "found by",
 )  # fmt: skip
-_WIDE: Final = 140  # width of a terminal from which all is listed; the comparison table has the rest too
-_FIGURES: Final = ("clean", "own", "with follow-ups", "undefended")
 
 
 class FollowUpRow(NamedTuple):
@@ -72,34 +67,3 @@ def _row(record: Record, twin: Record | None) -> FollowUpRow:
 def _rate(record: Record, name: str) -> str:
     metric = record.metrics.get(name)
     return "" if metric is None else f"{100 * metric.value:.1f}"
-
-
-def markdown(records: Iterable[Record]) -> str:
-    """The rows as a table in Markdown; empty where nothing was followed up."""
-    found = rows(records)
-    if not found:
-        return ""
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *found]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
-
-
-def show(records: Iterable[Record], console: Console) -> None:
-    """Print the rows on a terminal; nothing where nothing was followed up."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    found = rows(records)
-    if not found:
-        return
-    table = Table(box=box.SIMPLE_HEAD if console.encoding.lower().startswith("utf") else box.ASCII2, pad_edge=False)
-    table.title = Text("follow-up attacks: robust accuracy %", style="dim")
-    aside = () if console.width >= _WIDE else ("undefended", "suspicions")
-    shown = [i for i, heading in enumerate(HEADINGS) if heading not in aside]
-    for heading in (HEADINGS[i] for i in shown):
-        wraps = heading in ("suspicions", "found by")
-        side: Literal["left", "right"] = "right" if heading in _FIGURES else "left"
-        table.add_column(Text(heading), justify=side, no_wrap=not wraps, min_width=10 if wraps else None)
-    for row in found:
-        table.add_row(*(Text(row[i]) for i in shown))
-    console.print(table)

@@ -15,6 +15,7 @@ from robustsuite.core.gate import WORST, Gate
 from robustsuite.core.intervals import interval, over_repeats
 from robustsuite.core.metric import Metric
 from robustsuite.core.suspicions import RESOLVED, Suspicion
+from robustsuite.gates.requested import load
 from robustsuite.results.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import main_records
@@ -25,9 +26,15 @@ from robustsuite.suite.gates import gives, read_gates
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
-    from robustsuite.report.report import Report
+    from robustsuite.results.results import Results
 
 FILE: Final = "gates.json"
+MEANINGS: Final = {
+    0: "no cell raised and every gate passed",
+    1: "a cell raised, or a gate failed",
+    3: "the measurement does not support a verdict on every gate",
+}
+URGENCY: Final = (Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.PASSED)
 _CLEAN: Final = "none"
 _UNTOUCHED: Final = ("clean_accuracy", "rejection_rate_clean")  # no attack takes part in them
 _ROBUST: Final = "robust_accuracy"  # asked for without an attack, it is the verdict's
@@ -83,7 +90,7 @@ def _read(path: Path) -> tuple[Gate, ...]:
         raise RequestError(f"expected gates as the suite writes them, got {path}; {error}") from error
 
 
-def judge(gates: Iterable[Gate], report: Report) -> tuple[Verdict, ...]:
+def judge(gates: Iterable[Gate], report: Results) -> tuple[Verdict, ...]:
     """Hold a report against the gates it was asked to pass.
 
     A pure function of the records: figures over all repeats at the suite's own radius, the worst case over attacks
@@ -104,11 +111,32 @@ def judge(gates: Iterable[Gate], report: Report) -> tuple[Verdict, ...]:
     return tuple(verdict for gate in gates for verdict in _verdicts(gate, cells, repeats))
 
 
+def judged(report: Results) -> tuple[Verdict, ...]:
+    """Verdicts on the gates that the report's folder was asked to pass; none where it was asked for none.
+
+    Raises:
+        RequestError: Its file of gates has been changed to something else.
+    """
+    return () if report.folder is None else judge(load(report.folder), report)
+
+
 def worst(verdicts: Iterable[Verdict]) -> Outcome | None:
     """Failed where any failed, else inconclusive where any is, else passed; None without verdicts."""
     outcomes = {verdict.outcome for verdict in verdicts}
-    order = (Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.PASSED)
-    return next((outcome for outcome in order if outcome in outcomes), None)
+    return next((outcome for outcome in URGENCY if outcome in outcomes), None)
+
+
+def exit_code(records: Iterable[Record], verdicts: Iterable[Verdict]) -> int:
+    """What the command ends with: 1 where a cell raised or a gate failed, else 3 where a gate is inconclusive, else 0.
+
+    Example:
+        >>> exit_code([], [])
+        0
+    """
+    outcome = worst(verdicts)
+    if outcome is Outcome.FAILED or any(record.status == "error" for record in records):
+        return 1
+    return 3 if outcome is Outcome.INCONCLUSIVE else 0
 
 
 def _verdicts(gate: Gate, cells: Mapping[FigurePlace, Sequence[Record]], repeats: int) -> Iterator[Verdict]:

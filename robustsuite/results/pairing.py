@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from robustsuite.report.report import Report
+    from robustsuite.results.results import Results
 
 EVASION: Final = "evasion"
 ROBUST: Final = "robust_accuracy"
@@ -111,7 +111,7 @@ class Run:
         several: Whether cells are named with their suite and data set, because one of the two runs has several.
     """
 
-    def __init__(self, report: Report, *, curve: bool = False, several: bool = False) -> None:
+    def __init__(self, report: Results, *, curve: bool = False, several: bool = False) -> None:
         self.records, self._folder, self._several = report.records, report.folder, several
         self._loaded: dict[str, dict[str, NDArray[Any]]] = {}
         self._balls = own_balls(report.records)

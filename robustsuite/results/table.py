@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Final
 from robustsuite.core import flags as doubts
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.evaluation.records import Record
-from robustsuite.report.export.markup import latex, markdown
-from robustsuite.report.export.terminal import terminal
-from robustsuite.results.cells import MARK, Column, ComparisonTable, TableCell
+from robustsuite.results.cells import Column, ComparisonTable, TableCell
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import defense_name, main_records, several_suites
 from robustsuite.results.worst_case import WORST
@@ -19,17 +17,6 @@ from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     from robustsuite.core.metric import Metric
-
-__all__ = [
-    "MARK",
-    "Column",
-    "ComparisonTable",
-    "TableCell",
-    "comparison",
-    "latex",
-    "markdown",
-    "terminal",
-]
 
 _UTILITY: Final = "utility"
 _EVASION: Final = "evasion"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 TITLES: Final = {
@@ -49,7 +50,7 @@ TITLES: Final = {
     "queries": "queries",
     "passes_per_sample": "attack passes",
 }
-ORDER: Final = {name: place for place, name in enumerate(TITLES)}
+_ORDER: Final = {name: place for place, name in enumerate(TITLES)}
 FAMILIES: Final = {
     "utility": "utility",
     "evasion": "evasion",
@@ -77,6 +78,11 @@ def title(metric: str) -> str:
     return TITLES.get(metric, metric.replace("_", " "))
 
 
+def place(metric: str) -> tuple[int, str]:
+    """By what metrics are sorted: as they are documented, others behind those by name."""
+    return _ORDER.get(metric, len(_ORDER)), metric
+
+
 def family(scenario: str) -> str:
     """The game's family in words."""
     return FAMILIES.get(scenario, scenario.replace("_", " ").replace("-", " ") or "other")
@@ -84,9 +90,18 @@ def family(scenario: str) -> str:
 
 def suffix(unit: str) -> str:
     """What stands behind a figure of this unit, or in its column's head."""
-    return _SUFFIXES.get(
-        unit, "" if unit in ("count", "passes", "queries", "nats", "ssim", "linf", "l2", "l1") else unit
-    )
+    return _SUFFIXES.get(unit, "" if unit in _SILENT else unit)
+
+
+def some(names: Sequence[str], most: int, joint: str = ", ") -> str:
+    """The first few of them, and how many there are more.
+
+    Example:
+        >>> some(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    rest = len(names) - most
+    return joint.join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def figure(value: float, unit: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from fault_runs import log, play, records, table
 
 from robustsuite.core.errors import RobustsuiteError
-from robustsuite.results.verdict_text import exit_code
+from robustsuite.results.gates import exit_code
 
 RAISING = {
     "raise": "ValueError: as planned",

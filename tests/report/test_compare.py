@@ -14,7 +14,8 @@ from robustsuite.core.metric import Metric
 from robustsuite.core.paired import crossed, holm, mcnemar, paired_interval, repeats_needed, sign_flip
 from robustsuite.evaluation.records import Record, append, save_samples
 from robustsuite.report.export.compare_text import markdown, terminal
-from robustsuite.results.compare import Change, Report, compare
+from robustsuite.report.report import Report
+from robustsuite.results.compare import Change, compare
 
 N = 400
 

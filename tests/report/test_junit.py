@@ -8,6 +8,7 @@ import xmlschema
 
 from robustsuite.report.export.junit import junit
 from robustsuite.report.files import write
+from robustsuite.results.results import Results
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parent / "junit.xsd"))
 GATES = """\
@@ -134,7 +135,7 @@ def test_repeats_have_a_number_and_suites_a_test_suite(maker):
 def test_no_text_of_a_record_can_break_the_file(maker):
     record = maker.add("none", "none", "utility", status="error", message="plain")
     evil = replace(record, defense=NASTY, attack=NASTY, message=NASTY, suite=NASTY, environment={NASTY: NASTY})
-    text = junit(maker.folder, [evil])
+    text = junit(maker.folder, Results([evil]))
     assert SCHEMA.is_valid(text)
     case = ET.fromstring(text.encode()).find("testsuite/testcase")
     assert case.find("error").text == "ab[31m<&>\"'\n\U0001f600"

@@ -59,7 +59,7 @@ def test_writes_what_the_contract_lists(run):
 
 def test_same_records_same_bytes(run):
     first = {path: path.read_bytes() for path in write(run.folder)}
-    second = {path: path.read_bytes() for path in write(run.folder, list(reversed(run.records)))}
+    second = {path: path.read_bytes() for path in write(Report(reversed(run.records), run.folder))}
     assert first == second
 
 

@@ -8,8 +8,11 @@ from rich.console import Console
 from robustsuite.core.intervals import over_repeats
 from robustsuite.core.metric import Metric
 from robustsuite.core.suspicions import Suspicion
+from robustsuite.report.export.markup import latex, markdown
+from robustsuite.report.export.terminal import terminal
 from robustsuite.results import words
-from robustsuite.results.table import MARK, comparison, latex, markdown, terminal
+from robustsuite.results.cells import MARK
+from robustsuite.results.table import comparison
 from robustsuite.results.worst_case import with_worst_cases
 
 ALL = torch.ones(100, dtype=torch.bool)

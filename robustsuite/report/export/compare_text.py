@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from robustsuite.report.export.markup import escape_markdown
+from robustsuite.report.export.markup import escape_markdown, pipes
+from robustsuite.report.export.terminal import fit, grid
 from robustsuite.results import words
 from robustsuite.results.changes import Change, Gap, Row
 
@@ -29,25 +30,21 @@ _NAMED: Final = 4
 
 def terminal(comparison: Comparison, console: Console) -> None:
     """Print the table, what has to be said of its rows, and the verdict; colour says nothing that words do not."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    utf = console.encoding.lower().startswith("utf")
     for note in comparison.notes:
-        console.print(Text(_fit(note, console), style="dim"))
+        console.print(Text(fit(note, console), style="dim"))
     for title, rows in _parts(comparison):
-        drawn = Table(box=box.SIMPLE_HEAD if utf else box.ASCII2, padding=(0, 1), pad_edge=False, title_justify="left")
-        drawn.title = Text(title, style="dim")
+        drawn = grid(title, console, title_justify="left")
         for i, heading in enumerate(HEADINGS):
             drawn.add_column(heading, justify="left" if i < 3 or i == len(HEADINGS) - 1 else "right")
         for row in rows:
             style = _STYLES.get(row.verdict, "")
-            drawn.add_row(*(Text(_fit(part, console)) for part in cells(row)[:-1]), Text(row.verdict, style=style))
+            drawn.add_row(*(Text(fit(part, console)) for part in cells(row)[:-1]), Text(row.verdict, style=style))
         console.print(drawn)
     for line in _remarks(comparison):
-        console.print(Text(_fit(line, console)), soft_wrap=True)
-    console.print(Text(_fit(comparison.summary(), console), style="bold"), soft_wrap=True)
+        console.print(Text(fit(line, console)), soft_wrap=True)
+    console.print(Text(fit(comparison.summary(), console), style="bold"), soft_wrap=True)
 
 
 def markdown(comparison: Comparison) -> str:
@@ -55,13 +52,15 @@ def markdown(comparison: Comparison) -> str:
     lines = [f"**{comparison.outcome}**: {escape_markdown(comparison.summary())}", ""]
     lines += [f"{escape_markdown(note)}  " for note in comparison.notes]
     for title, rows in _parts(comparison):
-        lines += ["", f"{title}:", "", _pipes(HEADINGS), _pipes([":---"] * 3 + ["---:"] * 6 + [":---"])]
-        for row in rows:
-            parts = [escape_markdown(part) for part in cells(row)]
-            parts[-1] = f"**{parts[-1]}**" if row.verdict in (Change.REGRESSION, Change.IMPROVEMENT) else parts[-1]
-            lines.append(_pipes(parts))
+        sides = [":---"] * 3 + ["---:"] * 6 + [":---"]
+        lines += ["", f"{title}:", "", *pipes(HEADINGS, sides, map(_escaped, rows))]
     lines += ["", *(f"- {escape_markdown(line)}" for line in _remarks(comparison))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _escaped(row: Row) -> list[str]:
+    *parts, verdict = map(escape_markdown, cells(row))
+    return [*parts, f"**{verdict}**" if row.verdict in (Change.REGRESSION, Change.IMPROVEMENT) else verdict]
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -130,16 +129,4 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
 
 def _named(rows: Iterable[Row]) -> str:
     names = list(dict.fromkeys(f"{row.defense} x {row.attack}, {words.title(row.metric)}".rstrip(", ") for row in rows))
-    rest = len(names) - _NAMED
-    return "; ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _fit(text: str, console: Console) -> str:
-    """Characters that the console can show; no other stops the table."""
-    if console.encoding.lower().startswith("utf"):
-        return text
-    return text.replace("–", "-").encode(console.encoding, "replace").decode(console.encoding)
-
-
-def _pipes(parts: Iterable[str]) -> str:
-    return f"| {' | '.join(parts)} |"
+    return words.some(names, _NAMED, "; ")

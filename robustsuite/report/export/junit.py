@@ -16,10 +16,11 @@ from xml.etree import ElementTree as ET
 
 from robustsuite.evaluation.records import Record
 from robustsuite.report.panels import details
-from robustsuite.results import verdict_text, words
+from robustsuite.results import words
+from robustsuite.results.deciding import Outcome, Verdict
 from robustsuite.results.frame import one_line
+from robustsuite.results.results import Results
 from robustsuite.results.sweeps import Played, attack_name, figures, finished, several_repeats, sort_out
-from robustsuite.results.verdict_text import GateVerdict
 
 # Outside of what XML 1.0 allows (its production Char), even as a character reference.
 _ILLEGAL: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -27,7 +28,7 @@ _FAULT: Final = re.compile(r"([A-Za-z_][\w.]*)(?::|$)")
 _COUNTED: Final = {"failures": "failure", "errors": "error", "skipped": "skipped"}
 
 
-def junit(folder: Path, records: Sequence[Record], judged: Sequence[GateVerdict] = ()) -> str:
+def junit(folder: Path, results: Results, judged: Sequence[Verdict] = ()) -> str:
     """The whole file.
 
     A test suite for each suite among the records, the gates with the first. Points of a curve stand as properties of
@@ -35,15 +36,15 @@ def junit(folder: Path, records: Sequence[Record], judged: Sequence[GateVerdict]
 
     Args:
         folder: The run's folder; the time stamp is when its records were last written.
-        records: In any order.
+        results: What was measured.
         judged: Verdicts on the gates that were asked for.
     """
     root = ET.Element("testsuites", {"name": "robustsuite"})
-    for suite, cells in sort_out(records).items():
+    for suite, cells in sort_out(results.records).items():
         root.append(_suite(suite, cells, judged if not len(root) else (), folder))
     for name in ("tests", *_COUNTED):
         root.set(name, str(sum(int(child.get(name, "0")) for child in root)))
-    root.set("time", _seconds(math.fsum(record.seconds for record in records)))
+    root.set("time", _seconds(math.fsum(record.seconds for record in results.records)))
     ET.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
@@ -58,7 +59,7 @@ def legal(text: str) -> str:
     return _ILLEGAL.sub("", text)
 
 
-def _suite(name: str, cells: Sequence[Played], judged: Sequence[GateVerdict], folder: Path) -> ET.Element:
+def _suite(name: str, cells: Sequence[Played], judged: Sequence[Verdict], folder: Path) -> ET.Element:
     element = ET.Element("testsuite", {"name": legal(name)})
     # The machine's name is nobody's business in a file that travels; the format wants one.
     element.set("hostname", "localhost")
@@ -76,11 +77,11 @@ def _suite(name: str, cells: Sequence[Played], judged: Sequence[GateVerdict], fo
     return element
 
 
-def _gate(suite: str, verdict: GateVerdict) -> ET.Element:
-    case = _case(f"{suite}.gates", verdict_text.gate_name(verdict), 0.0)
-    outcome = verdict_text.outcome(verdict)
+def _gate(suite: str, verdict: Verdict) -> ET.Element:
+    case = _case(f"{suite}.gates", verdict.asked, 0.0)
+    outcome = verdict.outcome.value
     _properties(case, {"outcome": outcome, "flags": ";".join(verdict.flags)})
-    if outcome != verdict_text.PASSED:
+    if verdict.outcome is not Outcome.PASSED:
         _fault(case, "failure", outcome, verdict.message, verdict.message)
     return case
 
@@ -131,7 +132,7 @@ def _facts(cell: Played) -> dict[str, str]:
     found = {name: str(getattr(record, name)) for name in ("key", "status", "scenario", "knowledge", "norm", "seed")}
     found["radius"] = "" if record.radius is None else f"{record.radius:g}"
     found["flags"] = ";".join(record.flags)
-    for name in sorted(record.metrics, key=lambda name: (words.ORDER.get(name, len(words.ORDER)), name)):
+    for name in sorted(record.metrics, key=words.place):
         metric = record.metrics[name]
         found[name] = _number(metric.value)
         found[f"{name}.low"], found[f"{name}.high"] = _number(metric.low), _number(metric.high)

@@ -1,11 +1,16 @@
-"""The comparison table as Markdown and as LaTeX."""
+"""The comparison table, and what follow-up attacks found, as Markdown; the former also as LaTeX."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
+from robustsuite.results import followed_up
 from robustsuite.results.cells import MARK, Column, ComparisonTable, TableCell
+
+if TYPE_CHECKING:
+    from robustsuite.evaluation.records import Record
 
 _LATEX: Final = {
     **{c: "\\" + c for c in "&%$#_{}"},
@@ -26,18 +31,35 @@ _LATEX: Final = {
 def markdown(table: ComparisonTable) -> str:
     """A pipe table with bold best values, daggers on doubted ones, and a legend below."""
     heads = ["defence", *(_markdown_head(column) for column in table.columns)]
-    lines = [_pipes(heads), _pipes([":---", *["---:"] * len(table.columns)])]
-    for label, cells in zip(table.rows, table.cells, strict=True):
-        lines.append(_pipes([escape_markdown(label), *(_markdown_cell(cell) for cell in cells)]))
-    notes = (
-        [f"Intervals are 95 %. **Bold**: best of its column, follow-up attacks counted.{_question(table)}"]
-        if table.rows
-        else []
-    )
+    rows = [
+        [escape_markdown(label), *map(_markdown_cell, cells)]
+        for label, cells in zip(table.rows, table.cells, strict=True)
+    ]
+    lines = pipes(heads, [":---", *["---:"] * len(table.columns)], rows)
+    told = f"Intervals are 95 %. **Bold**: best of its column, follow-up attacks counted.{_question(table)}"
+    notes = [told] if table.rows else []
     for flag, where in table.legend():
         told = f": {flag.meaning}. {flag.remedy.capitalize()}".rstrip(". ") + "." if flag.meaning else ""
         notes.append(f"- {MARK} {_code(flag.code)} ({escape_markdown(where)}){escape_markdown(told)}")
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+
+
+def follow_ups(records: Iterable[Record]) -> str:
+    """What follow-up attacks found, as a table in Markdown; empty where nothing was followed up."""
+    rows = [[cell.replace("|", "/") for cell in row] for row in followed_up.rows(records)]
+    lines = pipes(followed_up.HEADINGS, ["---"] * len(followed_up.HEADINGS), rows) if rows else []
+    return "".join(f"{line}\n" for line in lines)
+
+
+def pipes(heads: Iterable[str], sides: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """The lines of a table in Markdown.
+
+    Args:
+        heads: What heads each column.
+        sides: To which side each is set: `:---` or `---:`.
+        rows: Cells, escaped.
+    """
+    return [f"| {' | '.join(line)} |" for line in (heads, sides, *rows)]
 
 
 def escape_markdown(text: str) -> str:
@@ -47,17 +69,12 @@ def escape_markdown(text: str) -> str:
 
 
 def _question(table: ComparisonTable) -> str:
-    doubtful = any(cell.status == "inconclusive" for cells in table.cells for cell in cells)
-    return " ?: inconclusive." if doubtful else ""
+    return " ?: inconclusive." if table.inconclusive else ""
 
 
 def _code(text: str) -> str:
     """A code in code type; whatever does not look like one is escaped instead."""
     return f"`{text}`" if re.fullmatch(r"[\w.-]+", text) else escape_markdown(text)
-
-
-def _pipes(parts: list[str]) -> str:
-    return f"| {' | '.join(parts)} |"
 
 
 def _markdown_head(column: Column) -> str:
@@ -94,10 +111,7 @@ def latex(table: ComparisonTable) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             r"\caption{Comparison of defences. Brackets: 95\,\% intervals. "
-            "Bold: best of its column, follow-up attacks counted."
-            + (" ?: inconclusive." if _question(table) else "")
-            + "".join(notes)
-            + "}",
+            "Bold: best of its column, follow-up attacks counted." + _question(table) + "".join(notes) + "}",
             r"\end{table}",
             "",
         ]

@@ -22,13 +22,12 @@ from robustsuite.core.version import __version__
 from robustsuite.report.export import mlflow_values as told
 from robustsuite.report.export.step_summary import step_summary, within
 from robustsuite.report.files import NAMES
-from robustsuite.results import verdict_text
 from robustsuite.results.sweeps import finished, main_records
-from robustsuite.results.verdict_text import GateVerdict
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
-    from robustsuite.report.report import Report
+    from robustsuite.results.deciding import Verdict
+    from robustsuite.results.results import Results
 
 EXPERIMENT: Final = "robustsuite"
 _PARAMETER, _TAG, _BATCH = 6000, 5000, 100  # longest values, and most parameters or tags at once, that MLflow takes
@@ -55,8 +54,8 @@ class Exported:
 
 
 def export(
-    report: Report,
-    judged: Sequence[GateVerdict] = (),
+    report: Results,
+    judged: Sequence[Verdict] = (),
     *,
     tracking_uri: str | None = None,
     experiment: str = EXPERIMENT,
@@ -93,12 +92,12 @@ def export(
         ) from error
 
 
-def _export(report: Report, folder: Path, judged: Sequence[GateVerdict], store: _Store) -> Exported:
+def _export(report: Results, folder: Path, judged: Sequence[Verdict], store: _Store) -> Exported:
     key = _identity(report.records, folder)
     when = finished(folder)
     ended = None if when is None else int(1000 * when.timestamp())
     title = ", ".join(dict.fromkeys(record.suite for record in report.records))
-    gates = {f"gate.{told.name(verdict_text.gate_name(v))}": verdict_text.outcome(v) for v in judged}
+    gates = {f"gate.{told.name(v.asked)}": v.outcome.value for v in judged}
     summary = within(step_summary(report, judged), _TAG).decode()
     facts = {**told.facts(report.records), **gates, _RUN: key, _KEY: key, "mlflow.note.content": summary}
     artefacts = [name for name in _ARTEFACTS if (folder / name).is_file()]

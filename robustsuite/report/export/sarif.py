@@ -9,7 +9,7 @@ not results about the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,12 +19,12 @@ from robustsuite.core.version import __version__
 from robustsuite.report.export.sarif_places import Places
 from robustsuite.report.export.sarif_rules import Rules, describe
 from robustsuite.report.panels import details
-from robustsuite.results import verdict_text, words
+from robustsuite.results import gates, words
 from robustsuite.results.cells import Column, TableCell
 from robustsuite.results.frame import one_line
+from robustsuite.results.results import Results
 from robustsuite.results.sweeps import attack_name, finished
 from robustsuite.results.table import comparison
-from robustsuite.results.verdict_text import GateVerdict
 from robustsuite.results.worst_case import WORST
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-_LEVELS: Final = {verdict_text.FAILED: "error", verdict_text.INCONCLUSIVE: "warning"}
+_LEVELS: Final = {gates.Outcome.FAILED: "error", gates.Outcome.INCONCLUSIVE: "warning"}
 _RAISED, _SKIPPED = "cell-error", "cell-skipped"
 _NOTIFICATIONS: Final = (
     describe(_RAISED, "CellError", "A cell of the plan raised; its traceback stands in records.jsonl.", level="error"),
@@ -40,27 +40,23 @@ _NOTIFICATIONS: Final = (
 )
 
 
-def sarif(folder: Path, records: Sequence[Record], joined: Sequence[Record], judged: Sequence[GateVerdict] = ()) -> str:
+def sarif(folder: Path, results: Results, judged: Sequence[gates.Verdict] = ()) -> str:
     """The whole log, with a run for each suite among the records.
 
     Args:
         folder: The run's folder; results point at lines of its `suite.yaml`, or of its records.
-        records: In any order.
-        joined: As `worst_case.with_worst_cases` makes them of these records.
+        results: What was measured.
         judged: Verdicts on the gates that were asked for; they stand with the first suite.
     """
     places = Places(folder)
-    suites: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: record.order):
-        suites.setdefault(record.suite, []).append(record)
-    runs = [
-        _run(found, [record for record in joined if record.suite == suite], () if number else judged, places)
-        for number, (suite, found) in enumerate(suites.items())
-    ]
+    runs: list[Json] = []
+    for suite in dict.fromkeys(record.suite for record in results.records):
+        found, joined = ([r for r in some if r.suite == suite] for some in (results.records, results.joined))
+        runs.append(_run(found, joined, () if runs else judged, places))
     return json.dumps(plain({"$schema": SCHEMA, "version": "2.1.0", "runs": runs}), indent=1, allow_nan=False) + "\n"
 
 
-def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[GateVerdict], places: Places) -> Json:
+def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[gates.Verdict], places: Places) -> Json:
     first = records[0]
     asked = [verdict.gate.attack for verdict in judged if verdict.gate is not None]
     rules = Rules(records, [WORST, *asked] if any(record.attack == WORST for record in joined) else asked)
@@ -86,30 +82,20 @@ def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[G
     }
 
 
-def _gates(suite: str, judged: Sequence[GateVerdict], rules: Rules, places: Places) -> Iterator[Json]:
+def _gates(suite: str, judged: Sequence[gates.Verdict], rules: Rules, places: Places) -> Iterator[Json]:
     """A result for each gate that did not pass."""
     for verdict in judged:
-        level = _LEVELS.get(verdict_text.outcome(verdict))
+        level = _LEVELS.get(verdict.outcome)
         if level is None:
             continue
         gate = verdict.gate
         label, defense, metric = ("", "", "") if gate is None else (gate.attack, gate.defense, gate.metric)
         asked = "" if gate is None else str(gate)  # with its bound: two gates on one figure are two results
+        about = {"defense": defense, "attack": label, "metric": metric, "flags": verdict.flags}
         yield {
-            **rules.reference(label),
-            "kind": "fail",
-            "level": level,
-            "message": {"text": _sentence(verdict.message)},
-            "locations": [places.gate(gate, suite)],
+            **_result(rules.reference(label), level, _sentence(verdict.message), places.gate(gate, suite)),
             "partialFingerprints": _fingerprints("gate", suite, defense, label, metric, asked),
-            "properties": {
-                "tags": ["gate"],
-                "outcome": verdict_text.outcome(verdict),
-                "defense": defense,
-                "attack": label,
-                "metric": metric,
-                "flags": list(verdict.flags),
-            },
+            "properties": {"tags": ["gate"], "outcome": verdict.outcome, **about},
         }
 
 
@@ -123,16 +109,17 @@ def _weaknesses(suite: str, joined: Sequence[Record], rules: Rules, places: Plac
     for label, cells in zip(table.rows, table.cells, strict=True):
         for column, cell in zip(table.columns, cells, strict=True):
             if column.attack and not rules.is_control(column.attack) and _succeeded(cell, column):
+                text, place = _measured(label, column, cell, balls), places.attack(column.attack, label, suite)
                 yield {
-                    **rules.reference(column.attack),
-                    "kind": "fail",
-                    "level": "note",
-                    "message": {"text": _measured(label, column, cell, balls.get(column.attack, ""))},
-                    "locations": [places.attack(column.attack, label, suite)],
+                    **_result(rules.reference(column.attack), "note", text, place),
                     "partialFingerprints": _fingerprints("attack", suite, label, column.attack, column.metric),
                     "properties": _figures(label, column, cell),
                     **_rank(cell, column),
                 }
+
+
+def _result(rule: Json, level: str, text: str, place: Json) -> Json:
+    return {**rule, "kind": "fail", "level": level, "message": {"text": text}, "locations": [place]}
 
 
 def _succeeded(cell: TableCell, column: Column) -> bool:
@@ -142,18 +129,19 @@ def _succeeded(cell: TableCell, column: Column) -> bool:
     return cell.value < 1 if column.better == "higher" else cell.value > 0
 
 
-def _measured(defense: str, column: Column, cell: TableCell, ball: str) -> str:
+def _measured(defense: str, column: Column, cell: TableCell, balls: Mapping[str, str]) -> str:
     figure = f"{cell.text} {words.suffix(cell.unit)} {cell.interval}".strip()
     judged = f" on {cell.n} samples" if cell.n else ""
     whom = "the undefended model" if defense == "none" else defense
-    told = [f"{column.attack}{ball} against {whom}: {words.title(column.metric)} {figure}{judged}."]
+    what = f"{column.attack}{balls.get(column.attack, '')} against {whom}"
+    told = [f"{what}: {words.title(column.metric)} {figure}{judged}."]
     told += [f"In doubt: {code} ({doubts.describe(code).meaning or 'see the attack'})." for code in cell.flags]
     return " ".join(told)
 
 
 def _figures(defense: str, column: Column, cell: TableCell) -> Json:
     named = {"defense": defense, "attack": column.attack, "metric": column.metric, "scenario": column.scenario}
-    return {**named, "value": cell.value, "low": cell.low, "high": cell.high, "n": cell.n, "flags": list(cell.flags)}
+    return {**named, "value": cell.value, "low": cell.low, "high": cell.high, "n": cell.n, "flags": cell.flags}
 
 
 def _rank(cell: TableCell, column: Column) -> Json:
@@ -170,13 +158,13 @@ def _fingerprints(*labels: str) -> dict[str, str]:
     return {"robustsuite/labels/v2": made, "primaryLocationLineHash": f"{made[:16]}:1"}
 
 
-def _invocation(records: Sequence[Record], judged: Sequence[GateVerdict], rules: Rules, places: Places) -> Json:
-    code = verdict_text.exit_code(records, judged)
+def _invocation(records: Sequence[Record], judged: Sequence[gates.Verdict], rules: Rules, places: Places) -> Json:
+    code = gates.exit_code(records, judged)
     when = finished(places.folder)
     return {
         "executionSuccessful": all(record.status != "error" for record in records),
         "exitCode": code,
-        "exitCodeDescription": verdict_text.MEANINGS[code],
+        "exitCodeDescription": gates.MEANINGS[code],
         "toolExecutionNotifications": [
             _notification(record, rules, places) for record in records if record.status != "ok"
         ],
@@ -194,7 +182,7 @@ def _notification(record: Record, rules: Rules, places: Places) -> Json:
         "associatedRule": {"id": rule["ruleId"], "index": rule["ruleIndex"]},
         "message": {"text": _sentence(f"{place} ({status}): {reason or 'no message'}")},
         "locations": [places.attack(record.attack, record.defense, record.suite)],
-        "properties": {"key": record.key, "repeat": record.repeat, "flags": list(record.flags)},
+        "properties": {"key": record.key, "repeat": record.repeat, "flags": record.flags},
     }
     if raised:
         kind, _, message = reason.partition(": ")

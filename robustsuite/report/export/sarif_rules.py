@@ -39,12 +39,14 @@ class Rules:
         self._names.update({label: _without_record(label) for label in further if label not in self._names})
         self._ids = tuple(dict.fromkeys(self._names.values()))
         self._entries = {name: entry for name in self._ids if (entry := _entry(name)) is not None}
-        self.taxonomies = tuple(taxonomy for taxonomy in taxonomies.TAXONOMIES if self._of(taxonomy))
-
-    @property
-    def _codes(self) -> tuple[str, ...]:
-        """Ids of taxonomies that any rule carries, each once."""
-        return tuple(dict.fromkeys(code for entry in self._entries.values() for code in entry.taxonomy))
+        carried = dict.fromkeys(code for entry in self._entries.values() for code in entry.taxonomy)
+        of = {known: [code for code in carried if taxonomies.of(code) is known] for known in taxonomies.TAXONOMIES}
+        self._codes = {taxonomy: codes for taxonomy, codes in of.items() if codes}
+        self._targets = {
+            code: {"id": code, "index": index, "toolComponent": {"name": taxonomy.name, "index": place}}
+            for place, (taxonomy, codes) in enumerate(self._codes.items())
+            for index, code in enumerate(codes)
+        }
 
     def reference(self, label: str) -> Json:
         """The rule of an attack's label, as results name it."""
@@ -70,17 +72,14 @@ class Rules:
                 "informationUri": taxonomy.uri,
                 "isComprehensive": False,
                 "shortDescription": {"text": f"{taxonomy.name} by {taxonomy.organization}"},
-                "taxa": [_taxon(taxonomy, code) for code in self._of(taxonomy)],
+                "taxa": [_taxon(taxonomy, code) for code in codes],
             }
-            for taxonomy in self.taxonomies
+            for taxonomy, codes in self._codes.items()
         ]
 
     def supported(self) -> list[Json]:
         """`tool.driver.supportedTaxonomies`."""
-        return [{"name": taxonomy.name, "index": index} for index, taxonomy in enumerate(self.taxonomies)]
-
-    def _of(self, taxonomy: taxonomies.Taxonomy) -> list[str]:
-        return [code for code in self._codes if taxonomies.of(code) is taxonomy]
+        return [{"name": taxonomy.name, "index": index} for index, taxonomy in enumerate(self._codes)]
 
     def _plugin(self, entry: Entry) -> Json:
         text = parse_docstring(entry.cls)
@@ -94,18 +93,14 @@ class Rules:
             "help": _help(text.description, references, entry.taxonomy),
             "defaultConfiguration": {"level": "note"},
             "properties": {"tags": ["security", entry.scenario, *entry.taxonomy], "access": entry.access},
+            # The taxonomy's entry is the wider one: every success of this attack is an instance of it.
             "relationships": [
-                self._relationship(code) for code in entry.taxonomy if taxonomies.of(code) in self.taxonomies
+                {"target": self._targets[code], "kinds": ["superset"]}
+                for code in entry.taxonomy
+                if code in self._targets
             ],
         }
         return rule if paper is None else {**rule, "helpUri": f"https://arxiv.org/abs/{paper.group(1)}"}
-
-    def _relationship(self, code: str) -> Json:
-        place = next(i for i, taxonomy in enumerate(self.taxonomies) if taxonomies.of(code) is taxonomy)
-        taxonomy = self.taxonomies[place]
-        target = {"id": code, "index": self._of(taxonomy).index(code)}
-        # The taxonomy's entry is the wider one: every success of this attack is an instance of it.
-        return {"target": {**target, "toolComponent": {"name": taxonomy.name, "index": place}}, "kinds": ["superset"]}
 
 
 def _rule_of(record: Record) -> str:

@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from robustsuite.evaluation.records import Record
-from robustsuite.report.export.markup import escape_markdown, markdown
+from robustsuite.report.export.markup import escape_markdown, markdown, pipes
 from robustsuite.report.panels import summary
 from robustsuite.report.panels.details import shown_folder
-from robustsuite.report.report import Report
-from robustsuite.results import verdict_text
-from robustsuite.results.cells import ComparisonTable
+from robustsuite.results import gates
 from robustsuite.results.frame import one_line
+from robustsuite.results.results import Results
 from robustsuite.results.sweeps import attack_name
-from robustsuite.results.verdict_text import GateVerdict
 
 VARIABLE: Final = "GITHUB_STEP_SUMMARY"
 LIMIT: Final = 1024 * 1024  # bytes that GitHub takes of one step; of a longer file it shows nothing
 _ERRORS: Final = 20  # cells that raised which are listed before the others are counted
-_ORDER: Final = (verdict_text.FAILED, verdict_text.INCONCLUSIVE, verdict_text.PASSED)
 _LEFT_OUT: Final = "\n(More than GitHub shows of one step; the rest stands in the report.)\n"
 
 
-def step_summary(report: Report, judged: Sequence[GateVerdict] = ()) -> str:
+def step_summary(report: Results, judged: Sequence[gates.Verdict] = ()) -> str:
     """The run in GitHub's Markdown; everything that a record says is escaped.
 
     Args:
         report: What was measured.
         judged: Verdicts on the gates that were asked for.
     """
-    names = dict.fromkeys(record.suite for record in report.records)
+    names, table = dict.fromkeys(record.suite for record in report.records), report.comparison
     parts = [
         f"## robustsuite: {escape_markdown(', '.join(names))}",
         _gates(judged),
-        _sentences(report.comparison, report),
-        markdown(report.comparison).strip(),
+        escape_markdown(" ".join(summary.sentences(table, report.joined))) if table.rows else "",
+        markdown(table).strip(),
         _errors(report.records),
         _place(report.folder),
     ]
@@ -45,7 +43,7 @@ def step_summary(report: Report, judged: Sequence[GateVerdict] = ()) -> str:
 
 
 def publish(
-    report: Report, judged: Sequence[GateVerdict] = (), environment: Mapping[str, str] = os.environ
+    report: Results, judged: Sequence[gates.Verdict] = (), environment: Mapping[str, str] = os.environ
 ) -> Path | None:
     """Append the summary to the file that GitHub names; elsewhere nothing is written.
 
@@ -87,32 +85,19 @@ def within(text: str, room: int) -> bytes:
     return lines + b"\n" + _LEFT_OUT.encode()
 
 
-def _gates(judged: Sequence[GateVerdict]) -> str:
+def _gates(judged: Sequence[gates.Verdict]) -> str:
     if not judged:
         return ""
-    ordered = sorted(judged, key=lambda verdict: _ORDER.index(verdict_text.outcome(verdict)))
-    counts = [(name, sum(verdict_text.outcome(verdict) == name for verdict in judged)) for name in _ORDER]
-    told = ", ".join(f"{count} {name}" for name, count in counts if count)
-    rows = [
-        f"| {_outcome(verdict)} | {escape_markdown(verdict_text.gate_name(verdict))} | {_measured(verdict)} |"
-        for verdict in ordered
-    ]
-    return "\n".join([f"**Gates: {told}.**", "", "| gate | asked for | measured |", "| :--- | :--- | :--- |", *rows])
+    ordered = sorted(judged, key=lambda verdict: gates.URGENCY.index(verdict.outcome))
+    counts = Counter(verdict.outcome.value for verdict in ordered)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    rows = [[_outcome(v), escape_markdown(v.asked), escape_markdown(v.measured)] for v in ordered]
+    return "\n".join([f"**Gates: {told}.**", "", *pipes(["gate", "asked for", "measured"], [":---"] * 3, rows)])
 
 
-def _outcome(verdict: GateVerdict) -> str:
-    word = verdict_text.outcome(verdict)
-    return word if word == verdict_text.PASSED else f"**{word}**"
-
-
-def _measured(verdict: GateVerdict) -> str:
-    return escape_markdown(verdict_text.measured(verdict))
-
-
-def _sentences(table: ComparisonTable, report: Report) -> str:
-    if not table.rows:
-        return ""
-    return escape_markdown(" ".join(summary.sentences(table, report.joined)))
+def _outcome(verdict: gates.Verdict) -> str:
+    word = verdict.outcome.value
+    return word if verdict.outcome is gates.Outcome.PASSED else f"**{word}**"
 
 
 def _errors(records: Sequence[Record]) -> str:

@@ -1,13 +1,13 @@
-"""The comparison table on a terminal: as many tables as the width needs, no figure ever cut."""
+"""The comparison table on a terminal: as many tables as the width needs, no figure ever cut; and follow-up attacks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from robustsuite.results import words
+from robustsuite.results import followed_up, words
 from robustsuite.results.cells import MARK, Column, ComparisonTable, TableCell
 from robustsuite.results.worst_case import WORST
 
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from robustsuite.evaluation.records import Record
+
 _HEAD: Final = 13  # headings wrap at this many characters, unless a figure below is wider
 _LABEL: Final = 24  # and labels of defences at this many
 _PLAIN: Final = str.maketrans({"†": "!", "–": "-", "↑": "^", "↓": "v", "∞": "inf", "·": "-", "…": "..."})
 _BEST: Final = "*"
 _DEFENCE: Final = "defence"
+_WIDE: Final = 140  # width of a terminal from which all of the follow-up attacks is listed; the table has the rest too
+_FIGURES: Final = ("clean", "own", "with follow-ups", "undefended")
 
 
 def terminal(table: ComparisonTable, console: Console) -> None:
@@ -40,10 +44,45 @@ def terminal(table: ComparisonTable, console: Console) -> None:
     for part in _parts(table, console.width):
         console.print(_table(table, part, console))
     for line, style in legend(table):
-        console.print(Text(_fit(line, console), style=style))
+        console.print(Text(fit(line, console), style=style))
 
 
-def _fit(text: str, console: Console) -> str:
+def follow_ups(records: Iterable[Record], console: Console) -> None:
+    """Print what follow-up attacks found; nothing where nothing was followed up."""
+    from rich.text import Text
+
+    found = followed_up.rows(records)
+    if not found:
+        return
+    table = grid("follow-up attacks: robust accuracy %", console)
+    aside = () if console.width >= _WIDE else ("undefended", "suspicions")
+    shown = [i for i, heading in enumerate(followed_up.HEADINGS) if heading not in aside]
+    for heading in (followed_up.HEADINGS[i] for i in shown):
+        wraps = heading in ("suspicions", "found by")
+        side: Literal["left", "right"] = "right" if heading in _FIGURES else "left"
+        table.add_column(Text(heading), justify=side, no_wrap=not wraps, min_width=10 if wraps else None)
+    for row in found:
+        table.add_row(*(Text(row[i]) for i in shown))
+    console.print(table)
+
+
+def grid(title: str, console: Console, **options: Any) -> Table:
+    """An empty table, its lines in characters that the console can show.
+
+    Args:
+        title: What stands above it.
+        console: Where it will be printed.
+        **options: As `rich.table.Table` takes them.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shape = box.SIMPLE_HEAD if console.encoding.lower().startswith("utf") else box.ASCII2
+    return Table(box=shape, pad_edge=False, title=Text(fit(title, console), style="dim"), **options)
+
+
+def fit(text: str, console: Console) -> str:
     """Characters that the console can show; those that it cannot are replaced, none stops the table."""
     if console.encoding.lower().startswith("utf"):
         return text
@@ -106,21 +145,17 @@ def _lines(cell: TableCell) -> list[str]:
 
 
 def _table(table: ComparisonTable, part: Sequence[int], console: Console) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    shape = box.SIMPLE_HEAD if console.encoding.lower().startswith("utf") else box.ASCII2
-    drawn = Table(box=shape, padding=(0, 1), pad_edge=False, collapse_padding=True, title_justify="left")
     families = " · ".join(dict.fromkeys(words.family(table.columns[i].scenario) for i in part))
-    drawn.title = Text(_fit(families, console), style="dim")
+    drawn = grid(families, console, collapse_padding=True, title_justify="left")
     drawn.add_column(Text(_DEFENCE), no_wrap=True)
     for i in part:
         figures = max(len(line) for row in table.cells for line in _lines(row[i]))
         heading = "\n".join(_heading(table.columns[i], figures))
-        drawn.add_column(Text(_fit(heading, console)), justify="right", no_wrap=True, vertical="top")
+        drawn.add_column(Text(fit(heading, console)), justify="right", no_wrap=True, vertical="top")
     for label, cells in zip(table.rows, table.cells, strict=True):
-        drawn.add_row(Text(_fit("\n".join(_wrap(label, _LABEL)), console)), *(_text(cells[i], console) for i in part))
+        drawn.add_row(Text(fit("\n".join(_wrap(label, _LABEL)), console)), *(_text(cells[i], console) for i in part))
     return drawn
 
 
@@ -129,9 +164,9 @@ def _text(cell: TableCell, console: Console) -> Text:
 
     style = {"error": "red", "not_applicable": "dim", "not_run": "dim", "inconclusive": "dim"}.get(cell.status, "")
     figure, *interval = _lines(cell)
-    text = Text(_fit(figure, console), style="bold green" if cell.best else style, justify="right")
+    text = Text(fit(figure, console), style="bold green" if cell.best else style, justify="right")
     if interval:
-        text.append("\n" + _fit(interval[0], console), style="dim not bold")
+        text.append("\n" + fit(interval[0], console), style="dim not bold")
     return text
 
 
@@ -142,13 +177,12 @@ def legend(table: ComparisonTable, *, best: str = _BEST) -> Iterator[tuple[str, 
         table: What is shown.
         best: The mark of the best figure of a column; empty where none is shown.
     """
-    cells = [cell for row in table.cells for cell in row]
     marks = ["[…] 95 % interval"]
     if any(column.attack == WORST for column in table.columns):
         marks += ["an attack's column: that attack alone", "verdict: all attacks and their follow-ups"]
-    if best and any(cell.best for cell in cells):
+    if best and any(cell.best for row in table.cells for cell in row):
         marks += [f"{best} best of its column, follow-up attacks counted"]
-    marks += ["? inconclusive"] if any(cell.status == "inconclusive" for cell in cells) else []
+    marks += ["? inconclusive"] if table.inconclusive else []
     yield " · ".join(marks), "dim"
     for flag, where in table.legend():
         told = f": {flag.meaning}" if flag.meaning else ""

@@ -50,7 +50,7 @@ def details(records: Sequence[Record]) -> list[tuple[str, list[Detail]]]:
 def _detail(record: Record, shared: bool) -> Detail:
     metrics = tuple(
         (words.title(name), *_figures(record.metrics[name]))
-        for name in sorted(record.metrics, key=lambda n: (n != record.headline, words.ORDER.get(n, 999), n))
+        for name in sorted(record.metrics, key=lambda n: (n != record.headline, words.place(n)))
     )
     ball = f"{record.norm} {record.radius:g}" if record.radius is not None else ""
     parts = [record.scenario, record.knowledge, ball, f"repeat {record.repeat}", f"seed {record.seed}"]

@@ -87,9 +87,7 @@ def sentences(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
     marked = [cell for row in table.cells for cell in row if cell.mark]
     doubted = sum(any(not code.startswith(RESOLVED) for code in cell.flags) for cell in marked)
     if any(Suspicion.OUTDATED in cell.flags for cell in marked):
-        told.insert(
-            0, "This run is outdated: its results under attack were not examined as they are now. Run it again."
-        )
+        told.insert(0, _OUTDATED)
     if doubted:
         are = "figures of the table are" if doubted > 1 else "figure of the table is"
         told.append(f"{doubted} {are} in doubt (†) and cannot be taken at face value: the legend says why.")
