@@ -15,7 +15,6 @@ from robustsuite.core.gate import WORST, Gate
 from robustsuite.core.intervals import interval, over_repeats
 from robustsuite.core.metric import Metric
 from robustsuite.core.suspicions import RESOLVED, Suspicion
-from robustsuite.gates.requested import load
 from robustsuite.results.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import main_records

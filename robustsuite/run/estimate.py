@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from robustsuite.core.canonical import digest, plain
 from robustsuite.run.plan import Node, Plan
@@ -95,20 +95,15 @@ class Timings:
     def _kin(self, node: Node) -> tuple[str, ...]:
         """Names of ever larger families of work that this node belongs to."""
         if node.key not in self._families:
-            self._families[node.key] = tuple(self._name(node))
+            suite, cell = self._plan.suite, node.cell
+            trains = node.kind == "training"
+            attack, written = ("", "") if trains else (cell.attack.name, cell.attack.written())
+            defense = "" if node.kind in ("evaluator", "artefact") else cell.defense.written()
+            place = [node.kind, self._plan.device.partition(":")[0], suite.threads]
+            exact = [suite.dataset.name, suite.model.written(), plain(asdict(suite.training)), defense, written]
+            families: tuple[list[Any], ...] = (exact, [suite.dataset.name, suite.model.label, attack], [attack], [])
+            self._families[node.key] = tuple(digest([*place, *alike]) for alike in families)
         return self._families[node.key]
-
-    def _name(self, node: Node) -> Iterator[str]:
-        suite, cell = self._plan.suite, node.cell
-        place = [self._plan.device.partition(":")[0], suite.threads]
-        attack = "" if node.kind == "training" else cell.attack.name
-        written = "" if node.kind == "training" else cell.attack.written()
-        defense = "" if node.kind in ("evaluator", "artefact") else cell.defense.written()
-        exact = [suite.dataset.name, suite.model.written(), plain(asdict(suite.training)), defense, written]
-        yield digest([node.kind, *place, *exact])
-        yield digest([node.kind, *place, suite.dataset.name, suite.model.label, attack])
-        yield digest([node.kind, *place, attack])
-        yield digest([node.kind, *place])
 
 
 def duration(seconds: float) -> str:

@@ -7,12 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core import checks
 from robustsuite.core.canonical import plain
-from robustsuite.core.errors import RequestError, StorageError
+from robustsuite.core.errors import RequestError
 from robustsuite.data.catalogue import load
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.environment import environment, resolve_device
@@ -20,7 +21,7 @@ from robustsuite.evaluation.records import Record
 from robustsuite.run.engine import local
 from robustsuite.run.plan import Plan, plan
 from robustsuite.run.resolver import Cell
-from robustsuite.run.schedule import Schedule
+from robustsuite.run.runner import PlanRun
 from robustsuite.run.worker import Worker
 from robustsuite.storage.store import Store
 from robustsuite.suite.schema import load_suite
@@ -28,8 +29,6 @@ from robustsuite.training.cache import KIND as MODELS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from robustsuite.core.metric import Metric
 
 _TIMES: Final = ("seconds", "milliseconds")  # units of what no two runs agree on
 _SHOWN: Final = 5
@@ -90,17 +89,15 @@ class Replay:
     def as_dict(self) -> dict[str, Any]:
         """What JSON holds."""
         names = ("key", "defense", "attack", "scenario", "repeat", "radius", "status")
-        return {
+        told = {
             **{name: getattr(self.recorded, name) for name in names},
             "agrees": self.agrees,
-            "changed": list(self.changed),
-            "differences": [
-                {"what": d.what, "recorded": plain(d.recorded), "repeated": plain(d.repeated), "ids": list(d.ids)}
-                for d in self.differences
-            ],
+            "changed": self.changed,
+            "differences": [asdict(difference) for difference in self.differences],
             "trained": self.trained,
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
+        return dict(plain(told))
 
 
 def replay(
@@ -138,11 +135,14 @@ def replay(
         room = Path(scratch)
         copied = set() if retrain else _lend(folder / MODELS, room / MODELS)
         worker = Worker(layout.resolver, room, where, Store(room / ".cache"), splits)
-        repeated, notes = _repeat(layout, cell, worker, apart=record.status == "error")
+        # What failed may end the process that it runs in.
+        engine = partial(local, worker, 1, apart=record.status == "error")
+        outcome = PlanRun(replace(layout, cells=(cell,)), worker).play(engine)
+        (repeated,) = outcome.records
         weights = (file for file in (room / MODELS).glob("*.json") if not file.is_symlink())
         trained = sum(file.name not in copied for file in weights)
-        differences = (*_figures(record, repeated), *_samples(folder, record, room, repeated))
-    return Replay(record, repeated, changed, differences, trained, notes)
+        differences = (*_unequal(_figures(record), _figures(repeated)), *_samples(folder, record, room, repeated))
+    return Replay(record, repeated, changed, differences, trained, outcome.mishaps)
 
 
 def find(records: Sequence[Record], key: str, folder: Path) -> Record:
@@ -186,7 +186,7 @@ def _planned(layout: Plan, record: Record, folder: Path) -> Cell:
     for cell in layout.cells:
         if cell.key == record.key:
             return cell
-    alike = [cell for cell in layout.cells if _labels(cell, record) and _at(cell, record)]
+    alike = [cell for cell in layout.cells if _alike(cell, record)]
     if not alike:
         raise checks.fail(
             f"a suite that plans {called(record)}", "suite", str(folder / "suite.yaml"), "it changed since that run"
@@ -194,13 +194,10 @@ def _planned(layout: Plan, record: Record, folder: Path) -> Cell:
     return min(alike, key=lambda cell: cell.order != record.order)
 
 
-def _labels(cell: Cell, record: Record) -> bool:
-    return (cell.defense.label, cell.attack.label, cell.repeat) == (record.defense, record.attack, record.repeat)
-
-
-def _at(cell: Cell, record: Record) -> bool:
-    alike = record.radius is None or cell.threat is None or cell.threat.ball.radius == record.radius
-    return alike and cell.curve == bool(record.sweep)
+def _alike(cell: Cell, record: Record) -> bool:
+    labels = (cell.defense.label, cell.attack.label, cell.repeat) == (record.defense, record.attack, record.repeat)
+    there = record.radius is None or cell.threat is None or cell.threat.ball.radius == record.radius
+    return labels and there and cell.curve == bool(record.sweep)
 
 
 def _changes(record: Record, cell: Cell, now: Mapping[str, Any]) -> Iterator[str]:
@@ -232,60 +229,21 @@ def _lend(kept: Path, room: Path) -> set[str]:
     return copied
 
 
-def _repeat(layout: Plan, cell: Cell, worker: Worker, *, apart: bool) -> tuple[Record, tuple[str, ...]]:
-    """Play the cell and all that it needs; `apart` in a process of its own, which a cell that failed may end."""
-    notes: list[str] = []
-    repeated = None
-    engine = local(worker, 1, apart=apart)
-    at_once = True
-    try:
-        for node, done in Schedule(layout.within([cell]), engine, _nobody, notes.append).run():
-            notes.extend(done.notes)
-            if done.refused:
-                raise StorageError(done.refused)
-            if node.key == cell.content:
-                failed = replace(worker.blank(cell), status="error", message=done.failure)
-                repeated = done.record if done.record is not None else failed
-        at_once = False
-    finally:
-        engine.close(at_once=at_once)
-    if repeated is None:
-        raise RequestError(f"expected the plan to play {cell.key}, got nothing; run the suite again")
-    return repeated, tuple(notes)
+def _figures(record: Record) -> dict[str, Any]:
+    """What a repetition gives again: status, flags, headline, metrics and counted passes; times aside."""
+    facts: dict[str, Any] = {"status": record.status, "headline": record.headline, "flags": sorted(record.flags)}
+    facts["error"] = "".join(record.message.strip().splitlines()[-1:]) if record.status == "error" else ""
+    for name, metric in record.metrics.items():
+        if metric.unit not in _TIMES:
+            # As lines hold them: of what is not finite, none equals itself.
+            facts |= {f"{name} ({part})": value for part, value in plain(asdict(metric)).items()}
+    return {**facts, **record.cost}
 
 
-def _nobody(note: str) -> None:
-    """Nobody is told of each step."""
-
-
-def _figures(record: Record, repeated: Record) -> Iterator[Deviation]:
-    """Status, flags, headline, counted passes and metrics; times aside."""
-    for name in ("status", "headline"):
-        yield from _unequal(name, getattr(record, name), getattr(repeated, name))
-    yield from _unequal("flags", sorted(record.flags), sorted(repeated.flags))
-    if "error" in (record.status, repeated.status):
-        yield from _unequal("error", _last_line(record), _last_line(repeated))
-    before, now = _timeless(record.metrics), _timeless(repeated.metrics)
-    for name in dict.fromkeys((*before, *now)):
-        figures, again = before.get(name, {}), now.get(name, {})
-        for part in dict.fromkeys((*figures, *again)):
-            yield from _unequal(f"{name} ({part})", figures.get(part), again.get(part))
-    for name in dict.fromkeys((*record.cost, *repeated.cost)):
-        yield from _unequal(name, record.cost.get(name), repeated.cost.get(name))
-
-
-def _timeless(metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    kept = {name: asdict(metric) for name, metric in metrics.items() if metric.unit not in _TIMES}
-    return dict(plain(kept))  # as lines hold them: of what is not finite, none equals itself
-
-
-def _last_line(record: Record) -> str:
-    return next(iter(reversed(record.message.strip().splitlines())), "") if record.status == "error" else ""
-
-
-def _unequal(what: str, recorded: Any, repeated: Any) -> Iterator[Deviation]:
-    if recorded != repeated:
-        yield Deviation(what, recorded, repeated)
+def _unequal(recorded: Mapping[str, Any], repeated: Mapping[str, Any]) -> Iterator[Deviation]:
+    for what in dict.fromkeys((*recorded, *repeated)):
+        if recorded.get(what) != repeated.get(what):
+            yield Deviation(what, recorded.get(what), repeated.get(what))
 
 
 def _samples(folder: Path, record: Record, room: Path, repeated: Record) -> Iterator[Deviation]:
@@ -298,7 +256,7 @@ def _samples(folder: Path, record: Record, room: Path, repeated: Record) -> Iter
         before = _unchecked(folder / record.samples)
         if not before:
             return
-    yield from _unequal("per-sample columns", sorted(before), sorted(now))
+    yield from _unequal({"per-sample columns": sorted(before)}, {"per-sample columns": sorted(now)})
     for name in sorted(before.keys() & now.keys()):
         yield from _column(name, before[name], now[name], before.get("id"))
 

@@ -170,7 +170,7 @@ def run(
         if announce is not None:
             announce(layout)
         worker = Worker(layout.resolver, folder, layout.device, _cache(folder, asked), splits)
-        outcome = _Run(layout, worker, progress, tell).play(partial(_engine, worker, asked))
+        outcome = PlanRun(layout, worker, progress, tell).play(partial(_engine, worker, asked))
         settled(folder)
         return outcome
 
@@ -263,10 +263,19 @@ def _engine(worker: Worker, asked: Options) -> Engine:
     return local(worker, asked.workers or 1, asked.timeout, apart=asked.apart and bool(broken_off(worker.folder)))
 
 
-class _Run:
-    """One run of a plan: its records so far, and what goes on."""
+class PlanRun:
+    """One run of a plan: its records so far, and what goes on.
 
-    def __init__(self, layout: Plan, worker: Worker, progress: Progress | None, tell: Tell | None = None) -> None:
+    Args:
+        layout: What to play; what the folder holds already is taken from there.
+        worker: Does it, in its folder.
+        progress: Told as cells finish.
+        tell: Told of losses and interruptions as they happen; `progress` where it is not given.
+    """
+
+    def __init__(
+        self, layout: Plan, worker: Worker, progress: Progress | None = None, tell: Tell | None = None
+    ) -> None:
         self._plan, self._worker, self._progress = layout, worker, progress
         self._tell = tell if tell is not None else self._note
         self._folder, self._path = worker.folder, worker.folder / "records.jsonl"

@@ -9,7 +9,7 @@ from robustsuite.core.intervals import over_repeats
 from robustsuite.core.metric import Metric
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.report.export.markup import latex, markdown
-from robustsuite.report.export.terminal import terminal
+from robustsuite.report.export.terminal import follow_ups, terminal
 from robustsuite.results import words
 from robustsuite.results.cells import MARK
 from robustsuite.results.table import comparison
@@ -190,6 +190,20 @@ def test_terminal_in_ascii(table):
     file.flush()
     assert b"77.0*" in file.buffer.getvalue()
     assert b"9.0!" in file.buffer.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_follow_ups_in_ascii(maker, width):
+    """What rich cuts in a narrow table it marks by an ellipsis, which no such console has: the command died of it."""
+    columns = {"id": torch.arange(4), "clean_correct": torch.ones(4).bool(), "robust": torch.ones(4).bool()}
+    examined = {"rules": "some", "played": [{"attack": "a-long-name-of-an-attack", "broke": 4, "of": 4}]}
+    given = {"norm": "linf", "radius": 0.3, "headline": "robust_accuracy", "escalation": examined}
+    metrics = {"robust_accuracy": Metric(0.5, 4, 0.1, 0.9, "rate", "higher")}
+    maker.add("a-défence-of-a-long-name", "pgd", "evasion", columns, metrics=metrics, **given)
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    follow_ups(maker.records, Console(file=file, width=width))
+    file.flush()
+    assert b"|a-d?fence" in file.buffer.getvalue()
 
 
 def test_terminal_without_records():

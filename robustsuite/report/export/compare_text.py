@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from robustsuite.report.export.markup import escape_markdown, pipes
-from robustsuite.report.export.terminal import fit, grid
+from robustsuite.report.export.terminal import draw, fit, grid
 from robustsuite.results import words
 from robustsuite.results.changes import Change, Gap, Row
 
@@ -41,7 +41,7 @@ def terminal(comparison: Comparison, console: Console) -> None:
         for row in rows:
             style = _STYLES.get(row.verdict, "")
             drawn.add_row(*(Text(fit(part, console)) for part in cells(row)[:-1]), Text(row.verdict, style=style))
-        console.print(drawn)
+        draw(drawn, console)
     for line in _remarks(comparison):
         console.print(Text(fit(line, console)), soft_wrap=True)
     console.print(Text(fit(comparison.summary(), console), style="bold"), soft_wrap=True)

@@ -45,6 +45,9 @@ def junit(folder: Path, results: Results, judged: Sequence[Verdict] = ()) -> str
     for name in ("tests", *_COUNTED):
         root.set(name, str(sum(int(child.get(name, "0")) for child in root)))
     root.set("time", _seconds(math.fsum(record.seconds for record in results.records)))
+    for element in root.iter():
+        element.text = element.text and legal(element.text)
+        element.attrib.update({name: legal(value) for name, value in element.items()})
     ET.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
@@ -60,7 +63,7 @@ def legal(text: str) -> str:
 
 
 def _suite(name: str, cells: Sequence[Played], judged: Sequence[Verdict], folder: Path) -> ET.Element:
-    element = ET.Element("testsuite", {"name": legal(name)})
+    element = ET.Element("testsuite", {"name": name})
     # The machine's name is nobody's business in a file that travels; the format wants one.
     element.set("hostname", "localhost")
     when = finished(folder)
@@ -113,18 +116,18 @@ def _cell(suite: str, cell: Played, name: str) -> ET.Element:
         kind = _FAULT.match(reason)
         _fault(case, "error", kind.group(1) if kind else "error", reason, record.message)
     elif record.status != "ok":
-        ET.SubElement(case, "skipped", {"message": legal(f"{record.status}: {reason}".strip(": "))})
+        ET.SubElement(case, "skipped", {"message": f"{record.status}: {reason}".strip(": ")})
     if figures(record):
-        ET.SubElement(case, "system-out").text = legal(figures(record))
+        ET.SubElement(case, "system-out").text = figures(record)
     return case
 
 
 def _case(classname: str, name: str, seconds: float) -> ET.Element:
-    return ET.Element("testcase", {"classname": legal(classname), "name": legal(name), "time": _seconds(seconds)})
+    return ET.Element("testcase", {"classname": classname, "name": name, "time": _seconds(seconds)})
 
 
 def _fault(case: ET.Element, tag: str, kind: str, message: str, text: str) -> None:
-    ET.SubElement(case, tag, {"type": legal(kind), "message": legal(message)}).text = legal(text)
+    ET.SubElement(case, tag, {"type": kind, "message": message}).text = text
 
 
 def _facts(cell: Played) -> dict[str, str]:
@@ -146,10 +149,9 @@ def _facts(cell: Played) -> dict[str, str]:
 def _properties(element: ET.Element, facts: Mapping[str, Any]) -> None:
     """Those that say something."""
     told = {name: str(value) for name, value in facts.items() if value not in (None, "")}
-    if told:
-        holder = ET.SubElement(element, "properties")
-        for name, value in told.items():
-            ET.SubElement(holder, "property", {"name": legal(name), "value": legal(value)})
+    holder = ET.SubElement(element, "properties") if told else element
+    for name, value in told.items():
+        ET.SubElement(holder, "property", {"name": name, "value": value})
 
 
 def _number(value: float | None) -> str:

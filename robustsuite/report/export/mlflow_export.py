@@ -11,9 +11,8 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from robustsuite.core import checks
 from robustsuite.core.canonical import digest
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 EXPERIMENT: Final = "robustsuite"
 _PARAMETER, _TAG, _BATCH = 6000, 5000, 100  # longest values, and most parameters or tags at once, that MLflow takes
 _RUN, _KEY = "robustsuite.run", "robustsuite.key"
-_Content = tuple[Mapping[str, str], Mapping[str, float], Sequence[str]]  # parameters, metrics, files
 _ARTEFACTS: Final = (*NAMES.values(), "suite.yaml", "gates.json", "records.jsonl")
 
 
@@ -51,6 +49,18 @@ class Exported:
     experiment_id: str
     run_id: str
     children: Mapping[str, str]
+
+
+class _Wanted(NamedTuple):
+    """What one run is to hold."""
+
+    key: str
+    name: str
+    records: Sequence[Record]
+    tags: Mapping[str, str]
+    parameters: Mapping[str, str]
+    figures: Mapping[str, float]
+    artefacts: Sequence[str]
 
 
 def export(
@@ -101,9 +111,7 @@ def _export(report: Results, folder: Path, judged: Sequence[Verdict], store: _St
     summary = within(step_summary(report, judged), _TAG).decode()
     facts = {**told.facts(report.records), **gates, _RUN: key, _KEY: key, "mlflow.note.content": summary}
     artefacts = [name for name in _ARTEFACTS if (folder / name).is_file()]
-    asked = told.suite_parameters(folder)
-    parent = store.run(key, title, report.records, ended, (asked, {}, artefacts))
-    store.write(parent, asked, {}, facts)
+    parent = store.put(_Wanted(key, title, report.records, facts, told.suite_parameters(folder), {}, artefacts), ended)
     for artefact in artefacts:
         store.client.log_artifact(parent, str(folder / artefact))
     shown = main_records(report.joined)
@@ -111,11 +119,10 @@ def _export(report: Results, folder: Path, judged: Sequence[Verdict], store: _St
     for defense in dict.fromkeys(record.defense for record in report.records):
         records = [record for record in report.records if record.defense == defense]
         own = digest([key, defense])
-        recipe = told.recipe_parameters(records)
-        figures = told.figures([record for record in shown if record.defense == defense])
-        children[defense] = child = store.run(own, defense, records, ended, (recipe, figures, ()))
         tags = {**told.doubts(records), "defense": defense, _RUN: key, _KEY: own, "mlflow.parentRunId": parent}
-        store.write(child, recipe, figures, tags)
+        figures = told.figures([record for record in shown if record.defense == defense])
+        wanted = _Wanted(own, defense, records, tags, told.recipe_parameters(records), figures, ())
+        children[defense] = child = store.put(wanted, ended)
         store.end(child, records, ended)
     store.leave_only(key, {parent, *children.values()})
     store.end(parent, report.records, ended)
@@ -143,30 +150,49 @@ class _Store:
             raise checks.fail("an experiment that is not deleted", "experiment", experiment, remedy)
         self.experiment_id = self.client.create_experiment(experiment) if found is None else found.experiment_id
 
-    def run(self, key: str, name: str, records: Sequence[Record], ended: int | None, content: _Content) -> str:
-        """The id of the run with this key; it lasts as long as its cells took.
+    def put(self, wanted: _Wanted, ended: int | None) -> str:
+        """Bring the run with this key up to date and return its id; it lasts as long as its cells took.
 
         It is made where there is none, or where the one there is holds something that MLflow cannot take away.
         """
-        for found in self.client.search_runs([self.experiment_id], f"tags.`{_KEY}` = '{key}'", max_results=1):
-            if not self._stale(found, *content):
-                return str(found.info.run_id)
-            self.client.delete_run(found.info.run_id)
-        seconds = math.fsum(record.seconds for record in records)
-        started = None if ended is None else ended - int(1000 * seconds)
-        made = self.client.create_run(self.experiment_id, started, {_KEY: key}, told.shortened(name, 250))
-        return str(made.info.run_id)
+        parameters = {name: told.shortened(value, _PARAMETER) for name, value in wanted.parameters.items()}
+        figures = {name: value for name, value in wanted.figures.items() if math.isfinite(value)}
+        odd = {f"not_finite.{name}": str(value) for name, value in wanted.figures.items() if name not in figures}
+        tags = {name: told.shortened(value, _TAG) for name, value in {**wanted.tags, **odd}.items()}
+        named = f"tags.`{_KEY}` = '{wanted.key}'"
+        run = next(iter(self.client.search_runs([self.experiment_id], named, max_results=1)), None)
+        if run is not None:
+            files = {found.path for found in self.client.list_artifacts(run.info.run_id)} & set(_ARTEFACTS)
+            other = any(parameters.get(name) != value for name, value in run.data.params.items())
+            if other or run.data.metrics.keys() - figures.keys() or files - set(wanted.artefacts):
+                self.client.delete_run(run.info.run_id)
+                run = None
+        if run is None:
+            seconds = math.fsum(record.seconds for record in wanted.records)
+            started = None if ended is None else ended - int(1000 * seconds)
+            title = told.shortened(wanted.name, 250)
+            run = self.client.create_run(self.experiment_id, started, {_KEY: wanted.key}, title)
+        self._write(run, parameters, figures, tags)
+        return str(run.info.run_id)
 
-    def _stale(
-        self, run: Any, parameters: Mapping[str, str], figures: Mapping[str, float], artefacts: Sequence[str]
-    ) -> bool:
-        """Whether a run holds a parameter, a metric or a file that no longer stands so."""
-        wanted = {name: told.shortened(value, _PARAMETER) for name, value in parameters.items()}
-        finite = {name for name, value in figures.items() if math.isfinite(value)}
-        if any(wanted.get(name) != value for name, value in run.data.params.items()) or set(run.data.metrics) - finite:
-            return True
-        files = (found.path for found in self.client.list_artifacts(run.info.run_id))
-        return any(path in _ARTEFACTS and path not in artefacts for path in files)
+    def _write(
+        self, run: Any, parameters: Mapping[str, str], figures: Mapping[str, float], tags: Mapping[str, str]
+    ) -> None:
+        """Add what is new and what has changed, and take away tags of an earlier export that no longer hold."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        held, now, run_id = run.data, int(1000 * time.time()), run.info.run_id
+        added = {
+            "metrics": [Metric(k, v, now, 0) for k, v in figures.items() if held.metrics.get(k) != v],
+            "params": [Param(k, v) for k, v in parameters.items() if k not in held.params],
+            "tags": [RunTag(k, v) for k, v in tags.items() if held.tags.get(k) != v],
+        }
+        for kind, items in added.items():
+            for start in range(0, len(items), _BATCH):
+                self.client.log_batch(run_id, **{kind: items[start : start + _BATCH]})
+        for name in held.tags:
+            if name.startswith(told.TAGS) and name not in tags:
+                self.client.delete_tag(run_id, name)
 
     def leave_only(self, key: str, kept: Collection[str]) -> None:
         """Delete runs of this report that it no longer has, such as that of a defence that is gone."""
@@ -179,31 +205,6 @@ class _Store:
             token = page.token
             if not token:
                 return
-
-    def write(
-        self, run_id: str, parameters: Mapping[str, str], figures: Mapping[str, float], tags: Mapping[str, str]
-    ) -> None:
-        """Add what is new and what has changed, and take away tags of an earlier export that no longer hold."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        held = self.client.get_run(run_id).data
-        odd = {f"not_finite.{name}": str(value) for name, value in figures.items() if not math.isfinite(value)}
-        now = int(1000 * time.time())
-        metrics = [
-            Metric(name, value, now, 0)
-            for name, value in figures.items()
-            if math.isfinite(value) and held.metrics.get(name) != value
-        ]
-        params = [Param(k, told.shortened(v, _PARAMETER)) for k, v in parameters.items() if k not in held.params]
-        changed = {k: told.shortened(v, _TAG) for k, v in {**tags, **odd}.items()}
-        kept = [RunTag(k, v) for k, v in changed.items() if held.tags.get(k) != v]
-        for kind, items in (("metrics", metrics), ("params", params), ("tags", kept)):
-            rest = iter(items)
-            while part := list(islice(rest, _BATCH)):
-                self.client.log_batch(run_id, **{kind: part})
-        for name in held.tags:
-            if name.startswith(told.TAGS) and name not in changed:
-                self.client.delete_tag(run_id, name)
 
     def end(self, run_id: str, records: Sequence[Record], ended: int | None) -> None:
         """Finished, or failed where a cell raised."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from robustsuite.core.errors import RequestError
+from robustsuite.core.gate import Gate
 from robustsuite.report.panels.details import shown_folder
 from robustsuite.suite import yaml_lines
-
-if TYPE_CHECKING:
-    from robustsuite.core.gate import Gate
+from robustsuite.suite.gates import read_gates
 
 Json = dict[str, Any]
 _FILES: Final = ("suite.yaml", "gates.json", "records.jsonl")
@@ -75,8 +74,6 @@ class Places:
         return found if isinstance(found, list) else []
 
     def _line_of_gate(self, gate: Gate) -> int:
-        from robustsuite.suite.gates import read_gates
-
         prefix = ("gates",) if isinstance(self._document.value, dict) else ()
         for index, item in enumerate(self._listed("gates")):
             (written,) = read_gates([item])

@@ -42,7 +42,7 @@ def terminal(table: ComparisonTable, console: Console) -> None:
         console.print("no records yet", markup=False)
         return
     for part in _parts(table, console.width):
-        console.print(_table(table, part, console))
+        draw(_table(table, part, console), console)
     for line, style in legend(table):
         console.print(Text(fit(line, console), style=style))
 
@@ -62,8 +62,8 @@ def follow_ups(records: Iterable[Record], console: Console) -> None:
         side: Literal["left", "right"] = "right" if heading in _FIGURES else "left"
         table.add_column(Text(heading), justify=side, no_wrap=not wraps, min_width=10 if wraps else None)
     for row in found:
-        table.add_row(*(Text(row[i]) for i in shown))
-    console.print(table)
+        table.add_row(*(Text(fit(row[i], console)) for i in shown))
+    draw(table, console)
 
 
 def grid(title: str, console: Console, **options: Any) -> Table:
@@ -80,6 +80,14 @@ def grid(title: str, console: Console, **options: Any) -> Table:
 
     shape = box.SIMPLE_HEAD if console.encoding.lower().startswith("utf") else box.ASCII2
     return Table(box=shape, pad_edge=False, title=Text(fit(title, console), style="dim"), **options)
+
+
+def draw(table: Table, console: Console) -> None:
+    """Print a table; what is too wide for the console is cut by a sign that it can show, or by none."""
+    if not console.encoding.lower().startswith("utf"):
+        for column in table.columns:
+            column.overflow = "fold"  # rich would write an ellipsis
+    console.print(table)
 
 
 def fit(text: str, console: Console) -> str:
