@@ -14,6 +14,7 @@ from robustsuite.report.export.markup import follow_ups, latex, markdown
 from robustsuite.report.export.sarif import sarif
 from robustsuite.report.page import page
 from robustsuite.results import gates
+from robustsuite.results.deciding import Verdict
 from robustsuite.results.results import Results
 from robustsuite.storage.files import write_atomically
 
@@ -29,11 +30,11 @@ NAMES: Final = {
     "junit": "junit.xml",
     "sarif": "results.sarif",
 }
-_Judged = Sequence[gates.Verdict]
+_Judged = Sequence[Verdict]
 
 
 def write(
-    run: Results | Path | str, formats: Sequence[str] = tuple(NAMES), judged: Sequence[gates.Verdict] | None = None
+    run: Results | Path | str, formats: Sequence[str] = tuple(NAMES), judged: Sequence[Verdict] | None = None
 ) -> list[Path]:
     """Write tables and report into a run's folder; each file is whole or absent, and equal records give equal bytes.
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from robustsuite.core.canonical import plain
 from robustsuite.report.files import NAMES
 from robustsuite.results import gates
+from robustsuite.results.deciding import Verdict
 from robustsuite.results.frame import one_line
 
 if TYPE_CHECKING:
     from robustsuite.results.results import Results
 
 
-def outcome(report: Results, judged: Sequence[gates.Verdict] = (), **counts: int) -> dict[str, Any]:
+def outcome(report: Results, judged: Sequence[Verdict] = (), **counts: int) -> dict[str, Any]:
     """What a pipeline asks first: how it ends, how many cells have which status, what the gates say, where things lie.
 
     Numbers that JSON has no word for stand as the text `inf`, `-inf` or `nan`.
@@ -47,7 +48,7 @@ def outcome(report: Results, judged: Sequence[gates.Verdict] = (), **counts: int
     return told
 
 
-def _verdict(verdict: gates.Verdict) -> dict[str, Any]:
+def _verdict(verdict: Verdict) -> dict[str, Any]:
     gate, metric = verdict.gate, verdict.metric
     asked = {} if gate is None else {key: getattr(gate, key) for key in ("defense", "attack", "metric", gate.side)}
     seen = {} if metric is None else {key: getattr(metric, key) for key in ("value", "low", "high", "n")}

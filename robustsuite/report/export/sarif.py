@@ -21,6 +21,7 @@ from robustsuite.report.export.sarif_rules import Rules, describe
 from robustsuite.report.panels import details
 from robustsuite.results import gates, words
 from robustsuite.results.cells import Column, TableCell
+from robustsuite.results.deciding import Outcome, Verdict
 from robustsuite.results.frame import one_line
 from robustsuite.results.results import Results
 from robustsuite.results.sweeps import attack_name, finished
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-_LEVELS: Final = {gates.Outcome.FAILED: "error", gates.Outcome.INCONCLUSIVE: "warning"}
+_LEVELS: Final = {Outcome.FAILED: "error", Outcome.INCONCLUSIVE: "warning"}
 _RAISED, _SKIPPED = "cell-error", "cell-skipped"
 _NOTIFICATIONS: Final = (
     describe(_RAISED, "CellError", "A cell of the plan raised; its traceback stands in records.jsonl.", level="error"),
@@ -40,7 +41,7 @@ _NOTIFICATIONS: Final = (
 )
 
 
-def sarif(folder: Path, results: Results, judged: Sequence[gates.Verdict] = ()) -> str:
+def sarif(folder: Path, results: Results, judged: Sequence[Verdict] = ()) -> str:
     """The whole log, with a run for each suite among the records.
 
     Args:
@@ -56,7 +57,7 @@ def sarif(folder: Path, results: Results, judged: Sequence[gates.Verdict] = ()) 
     return json.dumps(plain({"$schema": SCHEMA, "version": "2.1.0", "runs": runs}), indent=1, allow_nan=False) + "\n"
 
 
-def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[gates.Verdict], places: Places) -> Json:
+def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[Verdict], places: Places) -> Json:
     first = records[0]
     asked = [verdict.gate.attack for verdict in judged if verdict.gate is not None]
     rules = Rules(records, [WORST, *asked] if any(record.attack == WORST for record in joined) else asked)
@@ -82,7 +83,7 @@ def _run(records: Sequence[Record], joined: Sequence[Record], judged: Sequence[g
     }
 
 
-def _gates(suite: str, judged: Sequence[gates.Verdict], rules: Rules, places: Places) -> Iterator[Json]:
+def _gates(suite: str, judged: Sequence[Verdict], rules: Rules, places: Places) -> Iterator[Json]:
     """A result for each gate that did not pass."""
     for verdict in judged:
         level = _LEVELS.get(verdict.outcome)
@@ -158,7 +159,7 @@ def _fingerprints(*labels: str) -> dict[str, str]:
     return {"robustsuite/labels/v2": made, "primaryLocationLineHash": f"{made[:16]}:1"}
 
 
-def _invocation(records: Sequence[Record], judged: Sequence[gates.Verdict], rules: Rules, places: Places) -> Json:
+def _invocation(records: Sequence[Record], judged: Sequence[Verdict], rules: Rules, places: Places) -> Json:
     code = gates.exit_code(records, judged)
     when = finished(places.folder)
     return {

@@ -13,6 +13,7 @@ from robustsuite.report.export.markup import escape_markdown, markdown, pipes
 from robustsuite.report.panels import summary
 from robustsuite.report.panels.details import shown_folder
 from robustsuite.results import gates
+from robustsuite.results.deciding import Outcome, Verdict
 from robustsuite.results.frame import one_line
 from robustsuite.results.results import Results
 from robustsuite.results.sweeps import attack_name
@@ -23,7 +24,7 @@ _ERRORS: Final = 20  # cells that raised which are listed before the others are 
 _LEFT_OUT: Final = "\n(More than GitHub shows of one step; the rest stands in the report.)\n"
 
 
-def step_summary(report: Results, judged: Sequence[gates.Verdict] = ()) -> str:
+def step_summary(report: Results, judged: Sequence[Verdict] = ()) -> str:
     """The run in GitHub's Markdown; everything that a record says is escaped.
 
     Args:
@@ -43,7 +44,7 @@ def step_summary(report: Results, judged: Sequence[gates.Verdict] = ()) -> str:
 
 
 def publish(
-    report: Results, judged: Sequence[gates.Verdict] = (), environment: Mapping[str, str] = os.environ
+    report: Results, judged: Sequence[Verdict] = (), environment: Mapping[str, str] = os.environ
 ) -> Path | None:
     """Append the summary to the file that GitHub names; elsewhere nothing is written.
 
@@ -85,7 +86,7 @@ def within(text: str, room: int) -> bytes:
     return lines + b"\n" + _LEFT_OUT.encode()
 
 
-def _gates(judged: Sequence[gates.Verdict]) -> str:
+def _gates(judged: Sequence[Verdict]) -> str:
     if not judged:
         return ""
     ordered = sorted(judged, key=lambda verdict: gates.URGENCY.index(verdict.outcome))
@@ -95,9 +96,9 @@ def _gates(judged: Sequence[gates.Verdict]) -> str:
     return "\n".join([f"**Gates: {told}.**", "", *pipes(["gate", "asked for", "measured"], [":---"] * 3, rows)])
 
 
-def _outcome(verdict: gates.Verdict) -> str:
+def _outcome(verdict: Verdict) -> str:
     word = verdict.outcome.value
-    return word if verdict.outcome is gates.Outcome.PASSED else f"**{word}**"
+    return word if verdict.outcome is Outcome.PASSED else f"**{word}**"
 
 
 def _errors(records: Sequence[Record]) -> str:
