@@ -56,7 +56,7 @@ def bare(path):
     from robustsuite.scenarios import arrange
     from robustsuite.scenarios.play import play
     from robustsuite.scenarios.victim import Victim
-    from robustsuite.suite.schema import load_suite
+    from robustsuite.suite.load import load_suite
     from robustsuite.training.cache import Trainer
 
     torch.set_num_threads(1)

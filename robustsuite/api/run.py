@@ -33,7 +33,7 @@ def run(
         RequestError: The suite is wrong, and nothing was started; the message names file, line, key and value.
     """
     from robustsuite.run.runner import run as run_suite
-    from robustsuite.suite.schema import load_suite
+    from robustsuite.suite.load import load_suite
 
     loaded = load_suite(suite, list(overrides), list(plugins))
     outcome = run_suite(loaded, Path(out) if out is not None else Path("runs") / loaded.name, **options)

@@ -72,7 +72,7 @@ def run(
     """
     set_up(verbose=verbose)
     from robustsuite.core import checks
-    from robustsuite.suite.schema import load_suite
+    from robustsuite.suite.load import load_suite
 
     typed = [
         f"{key}={value}"

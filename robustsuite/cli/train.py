@@ -36,7 +36,7 @@ def train(
     A run in the same folder finds the training done.
     """
     set_up(verbose=verbose)
-    from robustsuite.suite.schema import load_suite
+    from robustsuite.suite.load import load_suite
 
     typed = [] if seed is None else [f"seed={seed}"]
     loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())

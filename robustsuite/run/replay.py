@@ -24,7 +24,7 @@ from robustsuite.run.resolver import Cell
 from robustsuite.run.runner import PlanRun
 from robustsuite.run.worker import Worker
 from robustsuite.storage.store import Store
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 from robustsuite.training.cache import KIND as MODELS
 
 if TYPE_CHECKING:

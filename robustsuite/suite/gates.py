@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from robustsuite.core import checks
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import SIDES, WORST, Gate
 from robustsuite.scenarios.metrics import GIVEN
-from robustsuite.suite.problems import Problem, ProblemsError, nearest, read_dataclass, shown
-
-if TYPE_CHECKING:
-    from robustsuite.suite.schema import Suite
+from robustsuite.suite.problems import Problem, Problems, nearest, quotients, read_dataclass, shown
 
 _CLEAN: Final = ("none", "utility")
 _ROBUST: Final = "robust_accuracy"  # the metric that attacks are joined by
@@ -23,41 +19,24 @@ def read_gates(values: Any) -> tuple[Gate, ...]:
     """The suite's `gates`: mappings, or the text form.
 
     Raises:
-        ProblemsError: All that is wrong with any of them by itself.
+        RequestError: All that is wrong with any of them by itself.
     """
     if not isinstance(values, (list, tuple)):
-        told = f"expected a list, got gates={shown(values)}; write one `- {{metric: …, at_least: …}}` per line"
-        raise ProblemsError([Problem((), told)])
+        remedy = "write one `- {metric: …, at_least: …}` per line"
+        raise RequestError(f"expected a list, got gates={shown(values)}; {remedy}")
     gates: list[Gate] = []
-    problems: list[Problem] = []
+    problems = Problems()
     for index, item in enumerate(values):
-        try:
+        with problems.below(index):
             gates.append(_read(item))
-        except ProblemsError as error:
-            problems.extend(problem.below(index) for problem in error.problems)
-        except RequestError as error:
-            problems.append(Problem((index,), str(error)))
-    if problems:
-        raise ProblemsError(problems)
+    problems.refuse()
     return tuple(gates)
 
 
 def _read(item: Any) -> Gate:
     if isinstance(item, str):
         return Gate.parse(item)
-    if not isinstance(item, Mapping):
-        return read_dataclass(Gate, item, "a gate")
-    values = dict(item)
-    for key in SIDES.values():
-        value = values.get(key)
-        try:
-            if isinstance(value, str):
-                values[key] = checks.fraction(key, value)
-            elif isinstance(value, int) and not isinstance(value, bool):
-                values[key] = float(value)
-        except RequestError as error:
-            raise ProblemsError([Problem((key,), str(error))]) from error
-    return read_dataclass(Gate, values, "a gate")
+    return read_dataclass(Gate, quotients(item, *SIDES.values()), "a gate")
 
 
 def places(attacks: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -106,16 +85,17 @@ def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) ->
 _ARTICLE: Final = {"defense": "a defence that is compared", "attack": "an attack that is played"}
 
 
-def of_suite(suite: Suite) -> list[Problem]:
-    """What is wrong with the gates of a suite beside its defences and attacks."""
-    attacks = places([(use.label, use.entry.scenario) for use in suite.attacks])
-    defenses = [use.label for use in suite.defenses]
-    found = [
-        problem.below("gates", index)
-        for index, gate in enumerate(suite.gates)
-        for problem in mistakes(gate, defenses, attacks)
-    ]
-    for index, gate in enumerate(suite.gates):
-        if gate in suite.gates[:index]:
+def all_mistakes(gates: Sequence[Gate], defenses: Sequence[str], attacks: Sequence[tuple[str, str]]) -> list[Problem]:
+    """What is wrong with the gates of a suite beside what it names.
+
+    Args:
+        gates: The gates.
+        defenses: Labels of the defences.
+        attacks: Label and game of every attack that is played.
+    """
+    found = []
+    for index, gate in enumerate(gates):
+        found += [problem.below("gates", index) for problem in mistakes(gate, defenses, places(attacks))]
+        if gate in gates[:index]:
             found.append(Problem(("gates", index), f"expected each gate once, got {gate} again; remove one of them"))
     return found

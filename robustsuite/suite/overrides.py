@@ -41,31 +41,22 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> tupl
 
 def _set(holder: Any, parts: Sequence[str], value: Any) -> Path:
     """Set the value below `holder`, and return its path."""
-    head, rest = parts[0], list(parts[1:])
-    if isinstance(holder, list):
-        return _set_item(holder, head, rest, value)
-    if not isinstance(holder, dict):
+    head, *rest = parts
+    if not isinstance(holder, (dict, list)):
         raise RequestError(f"expected a mapping or a list to set {head!r} in, got {shown(holder)}; shorten the path")
+    key: Any = _index(holder, head) if isinstance(holder, list) else head
     if not rest:
-        holder[head] = value
-        return (head,)
-    below = holder.get(head)
-    if below is None or isinstance(below, str):
-        holder[head] = {} if below is None else {"name": below}  # `model: cnn` is short for `model: {name: cnn}`
-    return (head, *_set(holder[head], rest, value))
-
-
-def _set_item(items: list[Any], head: str, rest: list[str], value: Any) -> Path:
-    index = _index(items, head)
-    if not rest:
-        items[index] = value
-        return (index,)
-    if isinstance(items[index], str):
-        items[index] = {items[index]: {}}
-    item = items[index]
-    if isinstance(item, dict) and len(item) == 1 and rest[0] not in item:
-        rest = [str(next(iter(item))), *rest]
-    return (index, *_set(item, rest, value))
+        holder[key] = value
+        return (key,)
+    if isinstance(holder, list):
+        item = {holder[key]: {}} if isinstance(holder[key], str) else holder[key]
+        if isinstance(item, dict) and len(item) == 1 and rest[0] not in item:
+            rest = [str(next(iter(item))), *rest]
+    else:
+        item = {} if holder.get(key) is None else holder[key]
+        item = {"name": item} if isinstance(item, str) else item  # `model: cnn` is short for `model: {name: cnn}`
+    holder[key] = item
+    return (key, *_set(item, rest, value))
 
 
 def _index(items: list[Any], part: str) -> int:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from robustsuite.core.ball import Ball, Threat
 from robustsuite.core.errors import RequestError
 from robustsuite.plugins import registry
-from robustsuite.suite.problems import Problem, ProblemsError, dotted, locate, named, shown, unknown_key
+from robustsuite.scenarios import SCENARIOS, sort_options
+from robustsuite.suite.problems import Problem, Problems, locate, problems_of, shown, unknown_key
 from robustsuite.suite.yaml_lines import Path
 
+U = TypeVar("U", "PluginUse", "DefenseUse")
 NONE: Final = "none"
 RESERVED: Final = ("worst-case", "verdict")  # the row that joins all evasion attacks, and what heads its column
 LABEL: Final = re.compile(r"[^\x00-\x1f\x7f+]{1,200}")  # an evaluation's tells every option that was set
@@ -77,15 +80,19 @@ class DefenseUse:
         items = [self.parts[0].written(extra), *(part.written() for part in self.parts[1:])]
         return items[0] if len(items) == 1 else items
 
+    @property
+    def inside(self) -> Path:
+        """Where its own options stand below it: under its name, and nowhere where it is composed."""
+        return (self.parts[0].name if self.parts else NONE,) if len(self.parts) < 2 else ()
+
     def locate(self, name: str | None) -> Path:
         """The option, or setting of its own, of this name: the path below this defence, empty elsewhere."""
-        inside = (self.parts[0].name if self.parts else NONE,) if len(self.parts) < 2 else ()
         for index, part in enumerate(self.parts):
             path = locate(name, part.options)
             if path:
-                return (*inside, *path) if inside else (index, part.name, *path)
+                return (*(self.inside or (index, part.name)), *path)
         path = locate(name, {"training": self.training, "model": self.model})
-        return (*inside, *path) if path else ()
+        return (*self.inside, *path) if path else ()
 
 
 def _plain(value: Any) -> Any:
@@ -98,81 +105,62 @@ def read_attacks(values: Any) -> tuple[PluginUse, ...]:
     """The suite's `attacks`.
 
     Raises:
-        ProblemsError: All that is wrong with any of them.
+        RequestError: All that is wrong with any of them.
     """
-    items = _list(values, "attacks")
-    uses: list[tuple[Path, PluginUse]] = []
-    problems: list[Problem] = []
-    for index, item in enumerate(items):
-        try:
-            use = item if isinstance(item, PluginUse) else _read_attack(item)
-            uses.append(((index,), use))
-        except ProblemsError as error:
-            problems.extend(problem.below(index) for problem in error.problems)
-    problems.extend(_equal_labels([(path, use.label) for path, use in uses], "attacks"))
-    if problems:
-        raise ProblemsError(problems)
-    return tuple(use for _, use in uses)
+    return _read_uses(values, "attacks", _read_attack)
 
 
 def read_defenses(values: Any) -> tuple[DefenseUse, ...]:
     """The suite's `defenses`.
 
     Raises:
-        ProblemsError: All that is wrong with any of them.
+        RequestError: All that is wrong with any of them.
     """
-    items = _list(values, "defenses")
-    uses: list[tuple[Path, DefenseUse]] = []
-    problems: list[Problem] = []
-    for index, item in enumerate(items):
-        try:
-            uses.append(((index,), item if isinstance(item, DefenseUse) else _read_defense(item)))
-        except ProblemsError as error:
-            problems.extend(problem.below(index) for problem in error.problems)
-    problems.extend(_equal_labels([(path, use.label) for path, use in uses], "defenses"))
-    if problems:
-        raise ProblemsError(problems)
-    return tuple(use for _, use in uses)
+    return _read_uses(values, "defenses", _read_defense)
 
 
-def _list(values: Any, name: str) -> list[Any]:
+def _read_uses(values: Any, name: str, read: Callable[[Any], U]) -> tuple[U, ...]:
+    """Each item of a list, under a label of its own."""
     if not isinstance(values, (list, tuple)):
-        raise ProblemsError([Problem((), f"expected a list, got {name}={shown(values)}; write one `- name` per line")])
-    return list(values)
+        raise RequestError(f"expected a list, got {name}={shown(values)}; write one `- name` per line")
+    uses: dict[int, U] = {}
+    problems = Problems()
+    for index, item in enumerate(values):
+        with problems.below(index, *_inside(item)):
+            uses[index] = read(item)
+    first: dict[str, int] = {}
+    for index, use in uses.items():
+        if first.setdefault(use.label, index) != index:
+            got = f"label={use.label!r} for {name}[{first[use.label]}] and for {name}[{index}]"
+            message = f"expected distinct labels, got {got}; give one of them a label: of its own"
+            problems.append(Problem((index,), message))
+    problems.refuse()
+    return tuple(uses.values())
 
 
-def _equal_labels(labels: Iterable[tuple[Path, str]], name: str) -> list[Problem]:
-    seen: dict[str, Path] = {}
-    problems = []
-    for path, label in labels:
-        if label in seen:
-            first, second = dotted((name, *seen[label])), dotted((name, *path))
-            got = f"label={label!r} for {first} and for {second}"
-            problems.append(Problem(path, f"expected distinct labels, got {got}; give one of them a label: of its own"))
-        seen.setdefault(label, path)
-    return problems
+def _inside(item: Any) -> Path:
+    """Where the options of `name` or `{name: {options}}` stand below it."""
+    return (str(next(iter(item))),) if isinstance(item, Mapping) and len(item) == 1 else ()
 
 
-def _split(item: Any, kind: str) -> tuple[str, dict[str, Any], Path]:
-    """Name, options and the path of the options of `name` or `{name: {options}}`."""
+def _split(item: Any, kind: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of `name` or `{name: {options}}`."""
     if isinstance(item, str):
-        return item, {}, ()
-    if isinstance(item, Mapping) and len(item) == 1:
-        name, options = next(iter(item.items()))
-        if options is None:
-            return str(name), {}, (str(name),)
-        if isinstance(options, Mapping):
-            return str(name), {str(key): value for key, value in options.items()}, (str(name),)
-        message = f"expected a mapping of options, got {name}={shown(options)}; write {name}: {{option: value}}"
-        raise ProblemsError([Problem((str(name),), message)])
-    message = (
-        f"expected a name or one name with its options, got {kind}={shown(item)}; write `- name` or "
-        f"`- name: {{option: value}}`, with the options indented below the name"
-    )
-    raise ProblemsError([Problem((), message)])
+        return item, {}
+    if not isinstance(item, Mapping) or len(item) != 1:
+        raise RequestError(
+            f"expected a name or one name with its options, got {kind}={shown(item)}; write `- name` or "
+            f"`- name: {{option: value}}`, with the options indented below the name"
+        )
+    name, options = next(iter(item.items()))
+    if options is not None and not isinstance(options, Mapping):
+        raise RequestError(
+            f"expected a mapping of options, got {name}={shown(options)}; write {name}: {{option: value}}"
+        )
+    return str(name), {str(key): value for key, value in (options or {}).items()}
 
 
-def _label(name: str, options: dict[str, Any], problems: list[Problem]) -> str:
+def _label(name: str, options: dict[str, Any], problems: Problems) -> str:
     label = options.pop("label", name)
     if not isinstance(label, str) or not LABEL.fullmatch(label) or label in RESERVED:
         wish = "a label of 1 to 200 printable characters without '+', other than worst-case and verdict"
@@ -185,45 +173,28 @@ def _label(name: str, options: dict[str, Any], problems: list[Problem]) -> str:
 
 
 def _read_attack(item: Any) -> PluginUse:
-    from robustsuite.scenarios import SCENARIOS, sort_options  # imports torch
-
-    name, options, below = _split(item, "attack")
-    problems: list[Problem] = []
+    if isinstance(item, PluginUse):
+        return item
+    name, options = _split(item, "attack")
     if name == NONE:
-        message = (
+        raise RequestError(
             "expected an attack, got attack='none'; every defence is also judged without an attack, drop this line"
         )
-        raise ProblemsError([Problem(below, message)])
-    entry = _entry(registry.attacks, name, below)
+    entry, problems = registry.attacks.get(name), Problems()
     label = _label(name, options, problems)
     own, rules = sort_options(entry, options)
-    _check_rules(entry, rules, problems)
-    resolved = resolve(entry, own, problems, also=("label", *SCENARIOS[entry.scenario].options))
-    if problems:
-        raise ProblemsError(problem.below(*below) for problem in problems)
+    kind = SCENARIOS[entry.scenario]
+    try:
+        kind.arrange(entry.access, Threat(ball=Ball("linf", 0.0)), rules)  # the ball is the suite's affair
+    except (ValueError, TypeError) as error:
+        problems.extend(problems_of(error, rules))
+    resolved = _resolve(entry, own, problems, also=("label", *kind.options))
+    problems.refuse()
     return PluginUse("attack", name, resolved, label, rules)
 
 
-def _entry(known: registry.Registry, name: str, below: Path) -> registry.Entry:
-    try:
-        return known.get(name)
-    except RequestError as error:
-        raise ProblemsError([Problem(below, str(error))]) from error
-
-
-def _check_rules(entry: registry.Entry, rules: dict[str, Any], problems: list[Problem]) -> None:
-    """Make the game with these rules; the ball is the suite's affair and stands in here."""
-    from robustsuite.core.ball import Ball, Threat
-    from robustsuite.scenarios import SCENARIOS
-
-    try:
-        SCENARIOS[entry.scenario].arrange(entry.access, Threat(ball=Ball("linf", 0.0)), rules)
-    except (RequestError, ValueError, TypeError) as error:
-        problems.append(Problem(locate(named(error), rules), str(error)))
-
-
-def resolve(
-    entry: registry.Entry, options: dict[str, Any], problems: list[Problem], also: tuple[str, ...] = ()
+def _resolve(
+    entry: registry.Entry, options: dict[str, Any], problems: Problems, also: tuple[str, ...]
 ) -> dict[str, Any]:
     """All parameters of a plug-in as plain values, defaults included.
 
@@ -233,22 +204,11 @@ def resolve(
         problems: Every refused option is added here.
         also: Further keys to name where one is unknown.
     """
-    left = dict(options)
-    while True:
-        try:
-            made = entry.make(left)
-        except (RequestError, ValueError, TypeError) as error:
-            path = locate(named(error), left)
-            if path and path[0] not in [f.name for f in entry.parameters] and not entry.name.startswith("art:"):
-                names = (*(f.name for f in entry.parameters), *also)
-                problems.append(unknown_key(path[0], left[str(path[0])], names, entry.name))
-            elif path or not problems:
-                problems.append(Problem(path, str(error)))
-            if not path:
-                return options
-            del left[str(path[0])]
-        else:
-            return options if problems else _resolved(entry, made, options)
+    names = [f.name for f in entry.parameters]
+    unknown = [] if entry.name.startswith("art:") else [key for key in options if key not in names]  # ART's are many
+    problems.extend(unknown_key(key, options[key], (*names, *also), entry.name) for key in unknown)
+    made = problems.make(entry.make, {key: value for key, value in options.items() if key not in unknown})
+    return options if problems else _resolved(entry, made, options)
 
 
 def _resolved(entry: registry.Entry, made: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -281,30 +241,28 @@ def _as_option(value: Any) -> Any:
 
 
 def _read_defense(item: Any) -> DefenseUse:
+    if isinstance(item, DefenseUse):
+        return item
     if not isinstance(item, (list, tuple)):
         return _read_part(item)
     if len(item) < 2:
-        raise ProblemsError(
-            [Problem((), f"expected at least two defences to compose, got defense={shown(item)}; drop the brackets")]
-        )
+        raise RequestError(f"expected at least two defences to compose, got defense={shown(item)}; drop the brackets")
     parts: list[DefenseUse] = []
-    problems: list[Problem] = []
+    problems = Problems()
     for index, part in enumerate(item):
-        try:
+        read = None
+        with problems.below(index, *_inside(part)):
             read = _read_part(part)
-            if not read.parts:
-                problems.append(Problem((index,), "expected a defence to compose, got defense='none'; drop it"))
             parts.append(read)
-        except ProblemsError as error:
-            problems.extend(problem.below(index) for problem in error.problems)
+        if read is not None and not read.parts:
+            problems.append(Problem((index,), "expected a defence to compose, got defense='none'; drop it"))
     training = _merged([p.training for p in parts], "training", problems)
     model = _merged([p.model for p in parts], "model", problems)
-    if problems:
-        raise ProblemsError(problems)
+    problems.refuse()
     return DefenseUse(tuple(p.parts[0] for p in parts), "+".join(p.label for p in parts), training, model)
 
 
-def _merged(overrides: list[Mapping[str, Any]], name: str, problems: list[Problem]) -> dict[str, Any]:
+def _merged(overrides: list[dict[str, Any]], name: str, problems: Problems) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for override in overrides:
         for key, value in override.items():
@@ -317,25 +275,22 @@ def _merged(overrides: list[Mapping[str, Any]], name: str, problems: list[Proble
 
 
 def _read_part(item: Any) -> DefenseUse:
-    name, options, below = _split(item, "defense")
-    problems: list[Problem] = []
-    known = None if name == NONE else _entry(registry.defenses, name, below)
+    name, options = _split(item, "defense")
+    known = None if name == NONE else registry.defenses.get(name)
+    problems = Problems()
     label = _label(name, options, problems)
     training, model = (_override(key, options, known, problems) for key in ("training", "model"))
+    also = ("label", "training", "model")
     parts: tuple[PluginUse, ...] = ()
     if known is not None:
-        resolved = resolve(known, options, problems, also=("label", "training", "model"))
-        parts = (PluginUse("defense", name, resolved, label),)
+        parts = (PluginUse("defense", name, _resolve(known, options, problems, also), label),)
     else:
-        problems.extend(unknown_key(key, value, ("label", "training", "model"), NONE) for key, value in options.items())
-    if problems:
-        raise ProblemsError(problem.below(*below) for problem in problems)
+        problems.extend(unknown_key(key, value, also, NONE) for key, value in options.items())
+    problems.refuse()
     return DefenseUse(parts, label, training, model)
 
 
-def _override(
-    key: str, options: dict[str, Any], known: registry.Entry | None, problems: list[Problem]
-) -> dict[str, Any]:
+def _override(key: str, options: dict[str, Any], known: registry.Entry | None, problems: Problems) -> dict[str, Any]:
     if known is not None and key in [f.name for f in known.parameters]:
         return {}
     value = options.pop(key, {})

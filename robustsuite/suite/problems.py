@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError
 
 from robustsuite.core import checks
 from robustsuite.core.errors import RequestError, RobustsuiteError
@@ -39,9 +38,48 @@ class ProblemsError(RequestError):
         self.problems = tuple(problems)
         super().__init__("; ".join(f"{dotted(p.path)}: {p.message}" for p in self.problems))
 
-    def carried(self) -> PydanticCustomError:
-        """The same as an error that pydantic carries upwards with its place."""
-        return PydanticCustomError("problems", "{text}", {"text": str(self), "problems": self.problems})
+
+def problems_of(error: Exception, values: Any = None) -> tuple[Problem, ...]:
+    """What an error lists; where it lists nothing, itself, at the place in `values` of the option that it names."""
+    if isinstance(error, ProblemsError):
+        return error.problems
+    name = error.name if isinstance(error, RobustsuiteError) else None
+    return (Problem(locate(name, values), str(error)),)
+
+
+class Problems(list[Problem]):
+    """Problems as they are found, so that one error can list them all."""
+
+    @contextmanager
+    def below(self, *path: str | int) -> Iterator[None]:
+        """Note what is refused in this block, which is about the values at this path, and go on behind it."""
+        try:
+            yield
+        except RequestError as error:
+            self.extend(problem.below(*path) for problem in problems_of(error))
+
+    def make(self, make: Callable[[dict[str, Any]], T], options: Mapping[str, Any]) -> T | None:
+        """What these options make; each that is refused is noted and left out, until nothing more is refused."""
+        left = dict(options)
+        while True:
+            try:
+                return make(left)
+            except (ValueError, TypeError) as error:
+                problem = problems_of(error, left)[0]
+                if problem.path or not self:  # what is missing only because it was left out here is no news
+                    self.append(problem)
+                if not problem.path:
+                    return None
+                del left[str(problem.path[0])]
+
+    def refuse(self) -> None:
+        """Raise one error that lists them, where there are any.
+
+        Raises:
+            ProblemsError: All of them.
+        """
+        if self:
+            raise ProblemsError(self)
 
 
 @dataclass(frozen=True)
@@ -91,55 +129,54 @@ def shown(value: object) -> str:
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
     """`did you mean …?` where something is near, else what is allowed."""
-    names = list(allowed)
-    return _meant(name, names) or _allowed(names)
-
-
-def _meant(name: object, names: list[str]) -> str:
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
-
-
-def _allowed(names: list[str]) -> str:
-    return f"allowed: {', '.join(names) or 'nothing'}"
+    return _hints(name, allowed)[0]
 
 
 def unknown_key(key: object, value: object, allowed: Iterable[str], of: str) -> Problem:
     """A key that nobody reads."""
-    names = list(allowed)
-    hint = " ".join(part for part in (_meant(key, names), _allowed(names)) if part)
+    hint = " ".join(_hints(key, allowed))
     return Problem((str(key),), f"expected a key of {of}, got {key}={shown(value)}; {hint}")
 
 
-def named(error: BaseException) -> str | None:
-    """The option or setting that an error is about, where it says so."""
-    return error.name if isinstance(error, RobustsuiteError) else None
+def _hints(name: object, allowed: Iterable[str]) -> list[str]:
+    names = list(allowed)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    meant = [f"did you mean {' or '.join(map(repr, near))}?"] if near else []
+    return [*meant, f"allowed: {', '.join(names) or 'nothing'}"]
 
 
 def locate(name: str | None, values: Any) -> Path:
     """The path of a name below `values`; empty where it is not there."""
-    return () if name is None else _find(name, values) or ()
-
-
-def _find(name: str, values: Any) -> Path | None:
-    if isinstance(values, Mapping):
+    if isinstance(values, Mapping) and name is not None:
         if name in values:
             return (name,)
         children: Iterable[tuple[str | int, Any]] = ((str(key), item) for key, item in values.items())
-    elif isinstance(values, Sequence) and not isinstance(values, str):
+    elif isinstance(values, (list, tuple)):
         children = enumerate(values)
     else:
-        return None
-    for key, item in children:
-        below = _find(name, item)
-        if below is not None:
-            return (key, *below)
-    return None
+        return ()
+    return next(((key, *below) for key, item in children if (below := locate(name, item))), ())
 
 
-def tuples(value: Any) -> Any:
-    """Lists as tuples, all the way down, as frozen dataclasses hold them."""
-    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+def quotients(values: Any, *keys: str) -> Any:
+    """The same settings, where these may be written as `8/255` or as a list of such.
+
+    Raises:
+        ProblemsError: The first that is no quotient.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    read = dict(values)
+    try:
+        for key in keys:
+            value = read.get(key)
+            if isinstance(value, str):
+                read[key] = checks.fraction(key, value)
+            elif isinstance(value, list):
+                read[key] = [checks.fraction(key, item) if isinstance(item, str) else item for item in value]
+    except RequestError as error:
+        raise ProblemsError(problems_of(error, values)) from error
+    return read
 
 
 def read_dataclass(cls: type[T], values: Any, of: str) -> T:
@@ -151,90 +188,58 @@ def read_dataclass(cls: type[T], values: Any, of: str) -> T:
         of: What to call the block in errors.
 
     Raises:
+        RequestError: No mapping.
         ProblemsError: Every unknown key, wrong type and impossible value.
     """
     if isinstance(values, cls):
         return values
     if not isinstance(values, Mapping):
-        raise ProblemsError(
-            [Problem((), f"expected a mapping of settings, got {of}={shown(values)}; write key: value")]
-        )
-    hints = get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]  # T is a dataclass
-    problems = [unknown_key(key, value, names, of) for key, value in values.items() if key not in names]
+        raise RequestError(f"expected a mapping of settings, got {of}={shown(values)}; write key: value")
+    fields = [f for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]  # T is a dataclass
+    names, hints = [f.name for f in fields], get_type_hints(cls)
+    problems = Problems(unknown_key(key, value, names, of) for key, value in values.items() if key not in names)
     given: dict[str, Any] = {}
     for key, value in checks.plain_numbers(dict(values)).items():
-        if key in names:
-            try:
-                given[key] = coerce(hints[key], value)
-            except ValidationError as error:
-                reason = error.errors()[0]["msg"].removeprefix("Input should be ")
-                problems.append(Problem((key,), f"expected {reason}, got {key}={shown(value)}; change its type"))
-    missing = [name for name in _required(cls) if name not in values]
+        try:
+            if key in names:
+                given[key] = _coerce(hints[key], value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Input should be ")
+            problems.append(Problem((key,), f"expected {reason}, got {key}={shown(value)}; change its type"))
+    missing = [f.name for f in fields if f.name not in values and dataclasses.MISSING is f.default is f.default_factory]
     if missing:
         listed = ", ".join(f"{name}: …" for name in missing)
-        problems.append(
-            Problem((), f"expected {of} with {' and '.join(missing)}, got {shown(dict(values))}; add {listed}")
-        )
-    else:
-        _construct(cls, given, problems)
-    if problems:
+        message = f"expected {of} with {' and '.join(missing)}, got {shown(dict(values))}; add {listed}"
+        problems.append(Problem((), message))
+    made = problems.make(lambda left: cls(**left), given)
+    if made is None or problems:
         raise ProblemsError(problems)
-    return cls(**given)
+    return made
 
 
-def _required(cls: type[Any]) -> list[str]:
-    empty = dataclasses.MISSING
-    fields = dataclasses.fields(cls)
-    return [f.name for f in fields if f.init and f.default is empty and f.default_factory is empty]
-
-
-def _construct(cls: Callable[..., Any], given: dict[str, Any], problems: list[Problem]) -> None:
-    """Try to construct; each value that is refused is noted and left out, until nothing more is refused."""
-    left = dict(given)
-    while True:
-        try:
-            cls(**left)
-        except TypeError:  # a required value was of a wrong type or is refused, which was said already
-            return
-        except ValueError as error:
-            path = locate(named(error), left)
-            if path or not problems:  # what is missing only because it was left out here is no news
-                problems.append(Problem(path, str(error)))
-            if not path:
-                return
-            del left[str(path[0])]
-        else:
-            return
-
-
-def coerce(hint: Any, value: Any) -> Any:
-    """`value` as the annotated type: no text for numbers, no numbers for text, lists for tuples.
-
-    Raises:
-        pydantic.ValidationError: It is of another type.
-    """
-    if get_origin(hint) in (Union, types.UnionType) and value is None and type(None) in get_args(hint):
-        return None
+def _coerce(hint: Any, value: Any) -> Any:
+    """`value` as the annotated type: no text for numbers, no numbers for text, lists for tuples."""
     if hint is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # `precision: 32` means the text
-    return TypeAdapter(hint).validate_python(tuples(value), strict=True)
+    return TypeAdapter(hint).validate_python(_tuples(value), strict=True)
 
 
-def from_pydantic(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, all the way down, as frozen dataclasses hold them."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def from_pydantic(error: ValidationError, model: type[BaseModel]) -> Problems:
     """Every problem inside a validation error, in the words that all request errors use."""
-    found: list[Problem] = []
+    found = Problems()
     for item in error.errors(include_url=False):
         path: Path = tuple(item["loc"])
-        carried = item.get("ctx", {}).get("problems", ())
-        if carried:
-            found.extend(problem.below(*path) for problem in carried)
-        elif item["type"] == "extra_forbidden" and len(path) == 1:
+        if item["type"] == "value_error":  # raised by a reader or a check of ours, in whole sentences
+            found.extend(problem.below(*path) for problem in problems_of(item["ctx"]["error"]))
+        elif item["type"] == "extra_forbidden":
             found.append(unknown_key(path[0], item["input"], model.model_fields, "the suite"))
         elif item["type"] == "missing":
             found.append(Problem(path, f"expected {dotted(path)}, got nothing; add a line `{dotted(path)}: …`"))
-        elif item["type"] == "value_error":  # raised by a check of ours, in whole sentences
-            found.append(Problem(path, str(item["ctx"]["error"])))
         else:
             expected, name = item["msg"].removeprefix("Input should be "), dotted(path[-1:]) or "suite"
             expected = f"a value {expected}" if item["type"].startswith(("greater", "less")) else expected

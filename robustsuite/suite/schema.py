@@ -1,25 +1,14 @@
-"""The suite file: one data set, one model, one training recipe, defences and attacks, validated as a whole."""
+"""What a suite says: one data set, one model, one training recipe, defences and attacks."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from robustsuite.core import checks
 from robustsuite.core.ball import NORMS, Ball
@@ -27,27 +16,13 @@ from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import Gate
 from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.models.build import ModelSpec
-from robustsuite.plugins import registry
 from robustsuite.plugins.loading import load_factory
-from robustsuite.storage.files import absent
 from robustsuite.suite import yaml_lines
-from robustsuite.suite.builtin import builtin_suites, builtin_text
 from robustsuite.suite.gates import read_gates
-from robustsuite.suite.overrides import apply_overrides
 from robustsuite.suite.plugin_options import DefenseUse, PluginUse, read_attacks, read_defenses
-from robustsuite.suite.problems import (
-    Origin,
-    Problem,
-    ProblemsError,
-    from_pydantic,
-    locate,
-    named,
-    read_dataclass,
-    shown,
-)
+from robustsuite.suite.problems import Origin, Problem, ProblemsError, problems_of, quotients, read_dataclass, shown
 from robustsuite.training.settings import Training
 
-DEFAULT: Final = "quickstart"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -129,31 +104,14 @@ class NetworkSpec:
         """With some settings replaced; another name or factory leaves the parameters of this one behind.
 
         Raises:
-            ProblemsError: The changed block describes no network.
+            RequestError: The changed block describes no network.
         """
         other = any(key in changes and changes[key] != self.values.get(key) for key in ("name", "factory"))
         return read_model(changes if other else {**self.values, **changes}) if changes else self
 
 
-def _quotient(values: Any) -> Any:
-    """Let `radius` and `curve` be written as `8/255`."""
-    if not isinstance(values, Mapping):
-        return values
-    read = dict(values)
-    for key in ("radius", "curve"):
-        value = read.get(key)
-        try:
-            if isinstance(value, str):
-                read[key] = checks.fraction(key, value)
-            elif isinstance(value, list):
-                read[key] = [checks.fraction(key, item) if isinstance(item, str) else item for item in value]
-        except RequestError as error:
-            raise ProblemsError([Problem((key,), str(error))]) from error
-    return read
-
-
 def _read_threat(values: Any) -> ThreatSpec:
-    return read_dataclass(ThreatSpec, _quotient(values), "threat")
+    return read_dataclass(ThreatSpec, quotients(values, "radius", "curve"), "threat")
 
 
 def _read_training(values: Any) -> Training:
@@ -168,32 +126,20 @@ def read_model(values: Any) -> NetworkSpec:
     """The `model` block.
 
     Raises:
-        ProblemsError: No network, an unknown one, or options that it does not have.
+        RequestError: No network, an unknown one, or options that it does not have.
     """
     if isinstance(values, NetworkSpec):
         return values
     values = {"name": values} if isinstance(values, str) else values
     if not isinstance(values, Mapping):
-        raise ProblemsError([Problem((), f"expected a mapping, got model={shown(values)}; write {{name: cnn}}")])
+        raise RequestError(f"expected a mapping, got model={shown(values)}; write {{name: cnn}}")
     try:
         spec = ModelSpec.parse(dict(values))
         if spec.factory is not None:
             load_factory(spec.factory)
     except (TypeError, ValueError) as error:
-        raise ProblemsError([Problem(locate(named(error), values), str(error))]) from error
+        raise ProblemsError(problems_of(error, values)) from error
     return NetworkSpec({str(key): value for key, value in values.items()})
-
-
-def _carrying(read: Any) -> BeforeValidator:
-    """A reader whose problems pydantic carries upwards with their places."""
-
-    def validate(value: Any) -> Any:
-        try:
-            return read(value)
-        except ProblemsError as error:
-            raise error.carried() from error
-
-    return BeforeValidator(validate)
 
 
 class Suite(BaseModel):
@@ -221,14 +167,14 @@ class Suite(BaseModel):
     repeats: Annotated[int, Field(strict=True, ge=1)] = 1
     threads: Annotated[int, Field(strict=True, ge=1)] = 1
     plugins: tuple[str, ...] = ()
-    dataset: Annotated[DatasetSpec, _carrying(_read_dataset)]
-    model: Annotated[NetworkSpec, _carrying(read_model)]
-    training: Annotated[Training, _carrying(_read_training)] = Training()
-    threat: Annotated[ThreatSpec, _carrying(_read_threat)] = ThreatSpec()
-    defenses: Annotated[tuple[DefenseUse, ...], _carrying(read_defenses)] = (DefenseUse(),)
-    attacks: Annotated[tuple[PluginUse, ...], _carrying(read_attacks)] = ()
-    gates: Annotated[tuple[Gate, ...], _carrying(read_gates)] = ()
-    _origin: Origin = PrivateAttr(default_factory=lambda: Origin("suite"))
+    dataset: Annotated[DatasetSpec, BeforeValidator(_read_dataset)]
+    model: Annotated[NetworkSpec, BeforeValidator(read_model)]
+    training: Annotated[Training, BeforeValidator(_read_training)] = Training()
+    threat: Annotated[ThreatSpec, BeforeValidator(_read_threat)] = ThreatSpec()
+    defenses: Annotated[tuple[DefenseUse, ...], BeforeValidator(read_defenses)] = (DefenseUse(),)
+    attacks: Annotated[tuple[PluginUse, ...], BeforeValidator(read_attacks)] = ()
+    gates: Annotated[tuple[Gate, ...], BeforeValidator(read_gates)] = ()
+    _origin: Origin = Origin("suite")
 
     @model_validator(mode="before")
     @classmethod
@@ -286,86 +232,3 @@ def _settings(block: Any) -> dict[str, Any]:
     given = {f.name: (getattr(block, f.name), f.default) for f in dataclasses.fields(block)}
     kept = {k: v for k, (v, default) in given.items() if not (v is None and default is None) and v != {}}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
-
-
-def load_suite(source: str | Path | None = None, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Suite:
-    """Read and validate a suite.
-
-    Args:
-        source: A path, the name of a built-in suite, or None for `quickstart`.
-        overrides: `a.b=c` each, the value in YAML; list items by index, label or name.
-        plugins: Plug-in files that the user typed, beside those of the suite.
-
-    Raises:
-        RequestError: Everything that is wrong, each with file, line, key, value and the way out.
-    """
-    name, text = _read_source(source)
-    document = yaml_lines.parse(text, name)
-    if not isinstance(document.value, dict):
-        raise RequestError(f"{name}:1: expected a mapping of keys, got {shown(document.value)}; start with `name: …`")
-    values, typed = apply_overrides(document.value, overrides)
-    origin = Origin(name, document, typed)
-    problems = [
-        Problem(path, f"expected each key once, got {path[-1]} again on line {line}; remove one of them")
-        for path, line in document.duplicates
-    ]
-    values["plugins"] = _load_plugins(values.get("plugins", []), typed, plugins, problems)
-    try:
-        suite = Suite.model_validate(values)
-    except ValidationError as error:
-        raise origin.refusal([*problems, *from_pydantic(error, Suite)]) from None
-    if not problems:
-        from robustsuite.suite.validation import inconsistencies
-
-        problems = inconsistencies(suite)
-    if problems:
-        raise origin.refusal(problems)
-    suite._origin = origin
-    return suite
-
-
-def _read_source(source: str | Path | None) -> tuple[str, str]:
-    """What to call the source, and its text."""
-    asked = str(source if source is not None else DEFAULT)
-    builtin = [suite.name for suite in builtin_suites()]
-    path = Path(asked).expanduser()
-    if path.is_dir() and (path / "suite.yaml").is_file():
-        path = path / "suite.yaml"
-    if path.is_file():
-        try:
-            return str(path), path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"expected a readable YAML file, got suite={asked!r}; {error}") from error
-    if asked in builtin:
-        return f"{asked}.yaml", builtin_text(asked)
-    near_by = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(asked, [*builtin, *near_by], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"built-in suites: {', '.join(builtin)}"
-    tried = f"{absent(asked)}; " if path.suffix or len(path.parts) > 1 else ""
-    raise RequestError(f"expected a suite file or the name of a built-in suite, got suite={asked!r}; {tried}{hint}")
-
-
-def _load_plugins(
-    listed: Any, typed: Mapping[yaml_lines.Path, str], extra: Sequence[str], problems: list[Problem]
-) -> Any:
-    """Import the plug-in files before anything asks for their names; code outside the working folder must be typed."""
-    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-        problems.append(
-            Problem(("plugins",), f"expected a list of files, got plugins={shown(listed)}; write [file.py]")
-        )
-        return []
-    here = Path.cwd().resolve()
-    files = [*listed, *(item for item in extra if item not in listed)]
-    for index, item in enumerate(files):
-        free = item in extra or any(path[:1] == ("plugins",) for path in typed)
-        if not free and not (here / item).resolve().is_relative_to(here):
-            message = (
-                f"expected a file below the working folder, got plugins={item!r}; to run its code type --plugin {item}"
-            )
-            problems.append(Problem(("plugins", index), message))
-            continue
-        try:
-            registry.load_file(item)
-        except RequestError as error:
-            problems.append(Problem(("plugins", index), str(error)))
-    return files

@@ -28,10 +28,6 @@ _DOUBTFUL: Final = re.compile(r"^[-+]?(?:[0-9][0-9_]*)$")  # what `_INT`, asked 
 _DOUBT: Final = "!doubtful"
 
 
-class _DoubtfulError(yaml.MarkedYAMLError):
-    """A number that YAML 1.1, YAML 1.2 and people read differently."""
-
-
 class _Loader(yaml.SafeLoader):
     """`SafeLoader` that reads numbers as people write them, and leaves dates and 1:30 as text."""
 
@@ -39,7 +35,7 @@ class _Loader(yaml.SafeLoader):
         """Refuse 010, which is 8 in YAML 1.1 and 10 to most who write it."""
         digits = node.value.replace("_", "")
         told = f"got {node.value}; write {int(digits)}, or quote it where it is text"
-        raise _DoubtfulError(problem=told, problem_mark=node.start_mark)
+        raise RequestError(f"{self.name}:{node.start_mark.line + 1}: expected a number that is read one way, {told}")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -96,6 +92,7 @@ def parse(text: str, name: str) -> Document:
     """
     try:
         loader = _Loader(text)
+        loader.name = name
         root = loader.get_single_node()
         if root is None:
             return Document(None)
@@ -110,15 +107,13 @@ def parse(text: str, name: str) -> Document:
                 duplicates.append((path, line))
             lines.setdefault(path, line)
         return Document(loader.construct_document(root), lines, tuple(duplicates))
+    except RequestError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = 1 if mark is None else mark.line + 1
-        if isinstance(error, _DoubtfulError):
-            raise RequestError(f"{name}:{line}: expected a number that is read one way, {error.problem}") from None
         raise RequestError(f"{name}:{line}: expected YAML, got {error.problem or error}; mend that line") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, RequestError):
-            raise
         raise RequestError(f"{name}: expected YAML, got {type(error).__name__}: {error}; mend the file") from error
 
 

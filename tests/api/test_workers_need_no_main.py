@@ -36,7 +36,7 @@ from torch import nn
 
 import robustsuite as rs
 from robustsuite.run.runner import preview
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 UP = 1.0
 

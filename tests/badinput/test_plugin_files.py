@@ -7,7 +7,7 @@ import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.plugins import registry
 from robustsuite.plugins.plugin_rules import PluginError
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 GOOD = '''from dataclasses import dataclass
 from robustsuite.core import losses

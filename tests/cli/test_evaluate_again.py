@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.results.gates import load as load_gates
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 FACTORY = """
 import torch

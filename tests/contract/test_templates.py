@@ -7,7 +7,7 @@ import pytest
 
 from robustsuite.plugins import registry
 from robustsuite.run.runner import run
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 from robustsuite.testing import attack_laws, defense_laws
 
 TEXT = (Path(__file__).parent.parent.parent / "CONTRIBUTING.md").read_text()

@@ -8,7 +8,7 @@ from test_privacy_accounting import improved, integrated_rdp
 
 from robustsuite.evaluation.records import Record
 from robustsuite.run.runner import run
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 SUITE = """
 name: private

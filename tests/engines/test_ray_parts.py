@@ -14,7 +14,7 @@ from robustsuite.plugins import provenance
 from robustsuite.run import ray_cluster
 from robustsuite.run.bundle import Carried
 from robustsuite.run.ray_tasks import Seen
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 SUITE = """
 name: carried

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from robustsuite.evaluation import records as record_files
 from robustsuite.run.runner import run
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 PLUGINS = Path(__file__).with_name("fault_plugins.py")
 SUITE = """

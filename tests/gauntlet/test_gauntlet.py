@@ -9,7 +9,7 @@ from robustsuite.core.errors import RequestError
 from robustsuite.defenses.broken import KINDS, Broken
 from robustsuite.models.build import ModelSpec
 from robustsuite.results import followed_up
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 from robustsuite.testing.victims import tiny_recipe, tiny_samples
 from robustsuite.training.fit import deploy, make_network
 

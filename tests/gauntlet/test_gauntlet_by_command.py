@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from robustsuite.cli.app import app
 from robustsuite.data.catalogue import load
 from robustsuite.defenses.broken import KINDS
+from robustsuite.suite.load import load_suite
 from robustsuite.suite.recipes import make_recipe
-from robustsuite.suite.schema import load_suite
 from robustsuite.training.cache import Trainer
 
 NETS = """

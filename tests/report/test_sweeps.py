@@ -8,7 +8,7 @@ import pytest
 from robustsuite.evaluation.records import Record, append, read
 from robustsuite.report.report import Report
 from robustsuite.run.runner import run
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 SUITE = """\
 name: small

@@ -10,7 +10,7 @@ from robustsuite.run.plan import plan
 from robustsuite.run.runner import preview, run
 from robustsuite.run.schedule import LostError, Schedule
 from robustsuite.run.worker import Done
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 SUITE = """
 name: graph

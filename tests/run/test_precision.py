@@ -10,7 +10,7 @@ import torch
 import robustsuite as rs
 from robustsuite.core import processor
 from robustsuite.run.plan import plan
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 from robustsuite.training.precision import settled
 from robustsuite.training.settings import Training
 

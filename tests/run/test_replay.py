@@ -14,7 +14,7 @@ from robustsuite.core.errors import RequestError
 from robustsuite.evaluation import records as record_files
 from robustsuite.run.replay import find, replay
 from robustsuite.run.runner import run
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 SUITE = """
 name: replayed

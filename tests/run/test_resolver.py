@@ -9,7 +9,7 @@ from robustsuite.run import resolver as made
 from robustsuite.run.plan import plan
 from robustsuite.run.resolver import Resolver
 from robustsuite.run.runner import run
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 SMALL = [
     "dataset={name: digits, train: 200, test: 20}",

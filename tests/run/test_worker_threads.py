@@ -12,7 +12,7 @@ from robustsuite.run.processes import Processes
 from robustsuite.run.resolver import Resolver
 from robustsuite.run.worker import Worker
 from robustsuite.storage.store import Store
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 
 def environment_of(pid):

@@ -13,7 +13,7 @@ from robustsuite.cli.app import app
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
 from robustsuite.run.runner import preview
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 FAST = ("tabular, two classes",)
 TARGETED = {"goal": "targeted", "target": "least-likely"}

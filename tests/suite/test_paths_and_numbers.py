@@ -12,7 +12,7 @@ from robustsuite.data.images import ImageTree
 from robustsuite.models.checkpoint import load_into
 from robustsuite.plugins.loading import file_digest, load_factory
 from robustsuite.plugins.registry import load_file
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 
 @pytest.fixture(autouse=True)

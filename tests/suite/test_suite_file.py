@@ -8,7 +8,9 @@ import pytest
 from robustsuite.core.errors import RequestError
 from robustsuite.models.build import ModelSpec
 from robustsuite.plugins import registry
-from robustsuite.suite.schema import Suite, builtin_suites, load_suite
+from robustsuite.suite.builtin import builtin_suites
+from robustsuite.suite.load import load_suite
+from robustsuite.suite.schema import Suite
 
 HEAD = """\
 name: demo

@@ -13,7 +13,7 @@ from robustsuite.results import gates, words
 from robustsuite.scenarios import SCENARIOS
 from robustsuite.scenarios.metrics import GIVEN
 from robustsuite.suite.gates import gives, places
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 REPORTS = Path(__file__).parent.parent.parent / "reports"
 HEAD = """\

@@ -7,7 +7,7 @@ import yaml
 
 from robustsuite.core.errors import RequestError
 from robustsuite.run.runner import preview, run
-from robustsuite.suite.schema import load_suite
+from robustsuite.suite.load import load_suite
 
 # Kind of data -> (shape of one input, classes, training samples)
 KINDS = {

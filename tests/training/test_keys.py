@@ -260,7 +260,7 @@ def test_the_best_epoch_is_kept_with_the_state_that_it_had():
 def test_repeats_of_neighbouring_seeds_are_independent(tmp_path):
     """Seed 0's repeat 1 is seed 1's repeat 0, so tables over both count one training twice."""
     from robustsuite.run.plan import plan
-    from robustsuite.suite.schema import load_suite
+    from robustsuite.suite.load import load_suite
 
     file = tmp_path / "suite.yaml"
     file.write_text(
