@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core.intervals import interval, median
 from robustsuite.core.metric import Metric
+from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.robust import VERDICT, rates
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.evaluation.records import Record, load_samples, save_samples
 from robustsuite.scenarios.chance import doubt_chance
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     from torch import Tensor

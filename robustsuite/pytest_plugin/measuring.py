@@ -17,6 +17,7 @@ from robustsuite.core.ball import BallLike
 from robustsuite.core.deployed import Deployed
 from robustsuite.core.isolation import seeded
 from robustsuite.core.metric import Metric
+from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.processor import fair_threads
 from robustsuite.core.samples import stratified
 from robustsuite.core.streams import Streams
@@ -28,7 +29,6 @@ from robustsuite.evaluation.user_model import existing
 from robustsuite.pytest_plugin.joining import joined
 from robustsuite.pytest_plugin.sequential import InterimLook, looks
 from robustsuite.report.report import Report
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.scenarios.victim import CleanAnswers, Victim
 
 METRIC: Final = "robust_accuracy"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.suspicions import RESOLVED
 from robustsuite.evaluation.records import Record
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 HEADINGS: Final = (
     "defence", "attack", "clean", "own", "with follow-ups", "undefended", "status", "suspicions", "found by",

@@ -14,11 +14,11 @@ from robustsuite.core.flags import concerning
 from robustsuite.core.gate import WORST, Gate
 from robustsuite.core.intervals import interval, over_repeats
 from robustsuite.core.metric import Metric
+from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.suspicions import RESOLVED, Suspicion
 from robustsuite.results.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import main_records
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.storage.files import write_atomically
 from robustsuite.suite import yaml_lines
 from robustsuite.suite.gates import gives, read_gates

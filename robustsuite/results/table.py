@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from robustsuite.core import flags as doubts
+from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.evaluation.records import Record
 from robustsuite.results.cells import Column, ComparisonTable, TableCell
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import defense_name, main_records, several_suites
 from robustsuite.results.worst_case import WORST
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     from robustsuite.core.metric import Metric

@@ -11,10 +11,10 @@ from typing import Any, Final
 from robustsuite.core.canonical import digest
 from robustsuite.core.errors import RequestError
 from robustsuite.core.flags import believable
+from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.robust import Robust, accuracy, robust_to, worst
 from robustsuite.evaluation.records import Record, load_samples
 from robustsuite.results.break_radius import Falls
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 WORST: Final = "worst-case"
 OWN: Final = "robust_accuracy_own"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import SIDES, WORST, Gate
-from robustsuite.scenarios.metrics import GIVEN
+from robustsuite.core.metrics import GIVEN
 from robustsuite.suite.problems import Problem, Problems, nearest, quotients, read_dataclass, shown
 
 _CLEAN: Final = ("none", "utility")

@@ -144,7 +144,7 @@ def test_a_test_does_not_let_it_pass():
 def test_own_is_about_one_attack():
     assert str(Gate.parse("pgd: robust_accuracy >= 0.4 own")) == "pgd:robust_accuracy>=0.4 own"
     for text in ("robust_accuracy>=0.4 own", "worst-case:robust_accuracy>=0.4 own"):
-        with pytest.raises(rs.errors.RequestError, match="expected an attack beside own"):
+        with pytest.raises(rs.RequestError, match="expected an attack beside own"):
             Gate.parse(text)
 
 

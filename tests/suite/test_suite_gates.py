@@ -7,11 +7,11 @@ import pytest
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import Gate
+from robustsuite.core.metrics import GIVEN
 from robustsuite.evaluation.records import read
 from robustsuite.plugins import registry
 from robustsuite.results import gates, words
 from robustsuite.scenarios import SCENARIOS
-from robustsuite.scenarios.metrics import GIVEN
 from robustsuite.suite.gates import gives, places
 from robustsuite.suite.load import load_suite
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.robust import accuracy, at_radius, is_broken, worst
 from robustsuite.evaluation.records import Record
 from robustsuite.report.panels.charts import Axis, Chart, Point, Series, axis, draw
@@ -13,7 +14,6 @@ from robustsuite.results import words
 from robustsuite.results.break_radius import Falls
 from robustsuite.results.frame import listed
 from robustsuite.results.worst_case import OWN, WORST
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 
 if TYPE_CHECKING:
     from robustsuite.core.metric import Metric

@@ -16,11 +16,11 @@ from robustsuite.access.white_box import WhiteBox
 from robustsuite.api.evaluate import evaluate
 from robustsuite.core.ball import Ball
 from robustsuite.core.metric import Metrics
+from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.streams import Streams
 from robustsuite.evaluation.user_model import existing
 from robustsuite.results.deciding import decide
 from robustsuite.scenarios import Evasion
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.scenarios.play import play
 from robustsuite.scenarios.victim import Victim
 from robustsuite.testing.known_answers.known_answer import Finding, at_least, at_most, near, same

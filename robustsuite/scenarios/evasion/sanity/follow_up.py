@@ -16,6 +16,7 @@ from robustsuite.core.deployed import Deployed
 from robustsuite.core.intervals import rate
 from robustsuite.core.isolation import seeded, untouched
 from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.robust import rates
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import RESOLVED, Effect, Suspicion
@@ -27,7 +28,6 @@ from robustsuite.scenarios.evasion.sanity.detectors import Joint
 from robustsuite.scenarios.evasion.sanity.probe import FEW, Look
 from robustsuite.scenarios.evasion.sanity.surrogate_search import StandIn, find
 from robustsuite.scenarios.evasion.sanity.surrogates import Rerouted
-from robustsuite.scenarios.metrics import FOLLOWED_UP
 from robustsuite.scenarios.play import play
 from robustsuite.scenarios.protocol import Attack, Reviewed
 from robustsuite.scenarios.victim import Victim
