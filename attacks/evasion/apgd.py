@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustsuite.access import BestSoFar, WhiteBox
 from robustsuite.access.best_so_far import side_by_side
-from robustsuite.attacks.evasion import apgd_rules as rules
 from robustsuite.core import Ball, Streams, checks, losses
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
+_MOMENTUM: Final = 0.25  # weight of the last step against the new one
+_RHO: Final = 0.75  # share of steps that must raise the loss, or the step is halved
 _L1_STAGES: Final = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # radii in radii, and their shares of the steps
 _L1_CHECKS: Final = 0.04  # of a stage's steps, between two looks at the support
+_SHRINKS: Final = 0.95  # of its support, below which an l1 point counts as having grown sparser
+_SHORTER: Final = 1.5  # by which l1 steps and supports are divided
+_SHORTEST: Final = 10.0  # part of the radius, in l1
+_FIRST_SHARE: Final = 0.2  # of the coordinates that the first l1 steps from a centre move
 
 
 @register.attack("apgd", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"))
@@ -102,7 +108,7 @@ class APGD:
     def _start(self, view: WhiteBox, rows: Tensor, streams: Streams, target: int, restart: int) -> Tensor:
         if target == restart == 0 and not self.random_start:
             return view.x[rows]
-        widest = _stages(view.ball, self.steps)[0][0]
+        widest, _ = _stages(view.ball, self.steps)[0]
         return widest.sample(view.x[rows], view.ids[rows], streams.child("start", target, restart))
 
     def _run(self, view: WhiteBox, x: Tensor, rows: Tensor, aim: Tensor, best: BestSoFar) -> None:
@@ -110,11 +116,15 @@ class APGD:
         begun = 0
         for ball, steps in _stages(view.ball, self.steps):
             climb = Climb(self, view, ball, steps, begun, best)
-            state = climb(ball.project(x, view.x[rows]), rows, aim)
+            runs = climb(ball.project(x, view.x[rows]), rows, aim)
             begun += steps
-            if ball.radius > view.ball.radius and len(state.rows) > 0:
-                state = _drawn_in(view, state, best)
-            x, rows, aim = state.best, state.rows, state.aim
+            if ball.radius > view.ball.radius and len(runs.rows) > 0:
+                # The best point of a wider ball is drawn into the ball; where that breaks the sample, its runs end.
+                inside = view.ball.project(runs.best, runs.centre)
+                nowhere = torch.full_like(runs.best_loss, -math.inf)
+                best.keep(inside, runs.rows, nowhere, view.broken(inside, runs.rows))
+                runs = runs.of(best.unbroken(runs.rows))
+            x, rows, aim = runs.best, runs.rows, runs.aim
             if len(rows) == 0:
                 return
 
@@ -128,11 +138,43 @@ def _stages(ball: Ball, steps: int) -> list[tuple[Ball, int]]:
     return [*wide, (ball, left)] if left > 0 else [(ball, steps)]
 
 
-def _drawn_in(view: WhiteBox, state: rules.Runs, best: BestSoFar) -> rules.Runs:
-    """Without the runs of samples that fall where the best point of a wider ball is drawn into the ball."""
-    x = view.ball.project(state.best, state.centre)
-    best.keep(x, state.rows, torch.full_like(state.best_loss, -math.inf), view.broken(x, state.rows))
-    return state.of(best.unbroken(state.rows))
+class Runs(NamedTuple):
+    """Runs side by side; every part has one row a run.
+
+    `rows` are the samples they belong to, `aim` the classes they pursue, `best` the points of greatest loss, `checked`
+    that loss at the last check, `rises` the steps since then that raised the loss, `halved` whether that check halved
+    the step. Only l1 uses `share`, of the coordinates to move, and `support`, of the best point at the last check.
+    """
+
+    rows: Tensor
+    aim: Tensor
+    centre: Tensor
+    x: Tensor
+    before: Tensor
+    loss: Tensor
+    gradient: Tensor
+    best: Tensor
+    best_loss: Tensor
+    best_gradient: Tensor
+    checked: Tensor
+    rises: Tensor
+    length: Tensor
+    halved: Tensor
+    share: Tensor
+    support: Tensor
+
+    def of(self, runs: Tensor) -> Runs:
+        """The runs that this mask picks."""
+        return Runs(*(part[runs] for part in self))
+
+    def back(self, runs: Tensor) -> Runs:
+        """Those that this mask picks at their best points again."""
+        back = _each(runs, self.x)
+        return self._replace(
+            x=torch.where(back, self.best, self.x),
+            loss=torch.where(runs, self.best_loss, self.loss),
+            gradient=torch.where(back, self.best_gradient, self.gradient),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,26 +199,40 @@ class Climb:
     best: BestSoFar
     reach: float = 1.0
 
-    def __call__(self, x: Tensor, rows: Tensor, aim: Tensor) -> rules.Runs:
+    def __call__(self, x: Tensor, rows: Tensor, aim: Tensor) -> Runs:
         """The runs that still stand after the last step."""
-        centre = self.view.x[rows]
-        loss, gradient = self._see(x, rows, centre, aim, 0)
-        state = rules.start(rows, aim, centre, x, loss, gradient, self.ball)
-        state = state._replace(length=self.reach * state.length)
-        checked = 0
+        runs, l1 = self._begin(x, rows, aim), self.ball.norm == "l1"
+        every = max(1, int(_L1_CHECKS * self.steps))
+        points = range(every, self.steps, every) if l1 else checkpoints(self.steps)
+        since = {point: point - before for before, point in pairwise((0, *points))}
         for step in range(1, self.steps + 1):
-            unbroken = self.best.unbroken(state.rows)
-            state = state if unbroken.all() else state.of(unbroken)
-            if len(state.rows) == 0:
+            unbroken = self.best.unbroken(runs.rows)
+            runs = runs if unbroken.all() else runs.of(unbroken)
+            if len(runs.rows) == 0:
                 break
-            state = rules.move(state, self.ball, first=step == 1)
-            loss, gradient = self._see(state.x, state.rows, state.centre, state.aim, step)
-            state = rules.look(state, loss, gradient if step < self.steps else None)
-            if step < self.steps and self._checks(step):
-                state, checked = self._check(state, step - checked), step
-        return state.of(self.best.unbroken(state.rows))
+            runs = move(runs, self.ball, first=step == 1)
+            loss, gradient = self._see(runs.x, runs.rows, runs.centre, runs.aim, step)
+            runs = look(runs, loss, gradient if step < self.steps else runs.gradient)
+            if step in since and step < self.steps:
+                runs = sparsen(runs, self.ball.radius) if l1 else halve(runs, since[step])
+        return runs.of(self.best.unbroken(runs.rows))
+
+    def _begin(self, x: Tensor, rows: Tensor, aim: Tensor) -> Runs:
+        """Runs that begin at `x`, by steps of twice the radius, in l1 of once."""
+        centre, ball = self.view.x[rows], self.ball
+        loss, gradient = self._see(x, rows, centre, aim, 0)
+        loss = loss.nan_to_num(nan=-math.inf)
+        support, width = _support(x, centre), centre[0].numel()
+        share = torch.where(support > 0, support / width / _SHORTER, _FIRST_SHARE)
+        support = torch.where(support > 0, support, width)
+        length = self.reach * torch.full_like(loss, ball.radius * (1.0 if ball.norm == "l1" else 2.0))
+        fresh = torch.zeros_like(loss)
+        return Runs(
+            rows, aim, centre, x, x, loss, gradient, x, loss, gradient, loss, fresh, length, fresh > 0, share, support
+        )  # fmt: skip
 
     def _see(self, x: Tensor, rows: Tensor, centre: Tensor, aim: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Loss and gradient at these points, without a gradient after the last step; what they break is kept."""
         attack, view = self.attack, self.view
         name = losses.resolve(attack.loss, view.classes)
         if name != attack.loss:
@@ -197,10 +253,88 @@ class Climb:
             self.best.keep(x, rows, torch.full_like(value, -math.inf), broken & inside)
         return value, gradient
 
-    def _checks(self, step: int) -> bool:
-        if self.ball.norm == "l1":
-            return step % max(1, int(_L1_CHECKS * self.steps)) == 0
-        return step in rules.checkpoints(self.steps)
 
-    def _check(self, state: rules.Runs, since: int) -> rules.Runs:
-        return rules.sparsen(state, self.ball.radius) if self.ball.norm == "l1" else rules.halve(state, since)
+def move(runs: Runs, ball: Ball, *, first: bool) -> Runs:
+    """One step along the gradient, and but for the first one a quarter of the last step, projected."""
+    x, centre = runs.x, runs.centre
+    if ball.norm == "l1":
+        new = ball.project(sparse_step(x, runs.gradient, runs.length, runs.share), centre)
+    else:
+        new = ball.project(ball.step(x, runs.gradient, runs.length), centre)
+        if not first:
+            new = ball.project(new + _MOMENTUM * ((x - new) + (x - runs.before)), centre)
+    return runs._replace(x=new, before=x)
+
+
+def sparse_step(x: Tensor, gradient: Tensor, length: Tensor, share: Tensor) -> Tensor:
+    """Move by `length (n,)` in l1, spread over the share `(n,)` of the coordinates that have the greatest gradients."""
+    size = gradient.abs().flatten(1)
+    count = (share * size.shape[1]).long().clamp(1, size.shape[1])
+    least = size.sort(dim=1, descending=True).values.gather(1, count[:, None] - 1)
+    chosen = gradient.flatten(1).sign() * (size >= least)
+    return x + _each(length, x) * (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).reshape(x.shape)
+
+
+def look(runs: Runs, loss: Tensor, gradient: Tensor) -> Runs:
+    """Take in loss and gradient at the present points."""
+    better = loss > runs.best_loss
+    here = _each(better, runs.x)
+    return runs._replace(
+        loss=loss,
+        gradient=gradient,
+        best=torch.where(here, runs.x, runs.best),
+        best_loss=torch.where(better, loss, runs.best_loss),
+        best_gradient=torch.where(here, gradient, runs.best_gradient),
+        rises=runs.rises + (loss > runs.loss),
+    )
+
+
+def checkpoints(steps: int) -> tuple[int, ...]:
+    """After which steps progress is checked: `ceil(p_j steps)`, p_1 = .22, p_j+1 = p_j + max(p_j - p_j-1 - .03, .06).
+
+    Example:
+        >>> checkpoints(100)
+        (22, 41, 57, 70, 80, 87, 93, 99)
+    """
+    found: list[int] = []
+    last, here = 0, 22  # in hundredths, so that nothing is rounded
+    while here <= 100:
+        found.append(-(-here * steps // 100))
+        last, here = here, here + max(here - last - 3, 6)
+    return tuple(dict.fromkeys(found))
+
+
+def halve(runs: Runs, since: int) -> Runs:
+    """Halve the step, and go back to the best point, of runs that stalled over the `since` steps since the last check.
+
+    A run stalls where less than three quarters of its steps raised the loss, or where neither its step size nor its
+    greatest loss have changed since the last check.
+    """
+    stuck = ~runs.halved & (runs.best_loss <= runs.checked)
+    stalled = (runs.rises < _RHO * since) | stuck
+    return runs.back(stalled)._replace(
+        length=torch.where(stalled, runs.length / 2, runs.length),
+        halved=stalled,
+        checked=runs.best_loss,
+        rises=torch.zeros_like(runs.rises),
+    )
+
+
+def sparsen(runs: Runs, radius: float) -> Runs:
+    """In l1, follow the best point's support: while it shrinks go back there with long steps, else step shorter."""
+    support = _support(runs.best, runs.centre)
+    shrinks = support < _SHRINKS * runs.support
+    shorter = (runs.length / _SHORTER).clamp_min(radius / _SHORTEST)
+    return runs.back(shrinks)._replace(
+        length=torch.where(shrinks, torch.full_like(shorter, radius), shorter),
+        share=support / runs.centre[0].numel() / _SHORTER,
+        support=support,
+    )
+
+
+def _support(x: Tensor, centre: Tensor) -> Tensor:
+    return (x != centre).flatten(1).sum(1).to(x.dtype)
+
+
+def _each(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *([1] * (x.dim() - 1)))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from robustsuite.access import LabelOracle
-from robustsuite.attacks.evasion.square import has_budget, left
 from robustsuite.core import Streams, checks
 from robustsuite.plugins import register
 
@@ -80,7 +79,7 @@ class HopSkipJump:
             RequestError: The view's norm is none of `norms`.
         """
         checks.one_of("norm", view.ball.norm, self.norms)
-        has_budget(view)
+        view.refuse_no_budget()
         if view.ball.radius == 0:
             return view.x.clone()
         return _Walk(self, view, streams).run()
@@ -91,7 +90,7 @@ class _Walk:
 
     def __init__(self, attack: HopSkipJump, view: LabelOracle, streams: Streams) -> None:
         self._attack, self._view, self._streams = attack, view, streams
-        self._left = left(view, attack.queries)
+        self._left = view.left(attack.queries)
         self._here = view.x.clone()
         self._best = view.x.clone()
         self._distance = torch.full((len(view.y),), math.inf, dtype=torch.float64, device=view.x.device)

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robustsuite.access import BestSoFar, Transform, WhiteBox
-from robustsuite.attacks.evasion.mi_fgsm_maps import diversified, smoothed
 from robustsuite.core import Streams, checks, losses
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
 _LEAST: Final = 0.9  # of its side, to which a diverse input is shrunk at most
+_SPREAD: Final = 3.0  # standard deviations from the centre of a kernel to its edge
 
 
 @register.attack(
@@ -101,12 +102,13 @@ class MIFGSM:
         x, momentum = view.x[rows], torch.zeros_like(view.x)
         length = (1 / self.steps if self.step_size is None else self.step_size) * view.ball.radius
         for step in range(self.steps):
-            gradient, broken = self._gradient(view, x, rows, momentum, length, streams.child("maps", step), step, best)
-            going_on = ~broken if self.stop else torch.ones_like(broken)
-            if not going_on.any():
-                return best.x
-            if not going_on.all():
-                x, rows, momentum, gradient = (part[going_on] for part in (x, rows, momentum, gradient))
+            point = self._ahead(view, x, momentum, length) if self.nesterov else x
+            gradient, broken = self._gradient(view, x, rows, point, streams.child("maps", step), step, best)
+            if self.stop and broken.any():
+                left = ~broken
+                x, rows, momentum, gradient = (part[left] for part in (x, rows, momentum, gradient))
+                if len(rows) == 0:
+                    return best.x
             momentum = self.momentum * momentum + _normalised(gradient)
             x = view.ball.project(view.ball.step(x, momentum, length, share=self.l1_share), view.x[rows])
         broken = self._look(view, x, rows, 1.0, best)
@@ -116,20 +118,11 @@ class MIFGSM:
         return best.x
 
     def _gradient(
-        self,
-        view: WhiteBox,
-        x: Tensor,
-        rows: Tensor,
-        momentum: Tensor,
-        length: float,
-        streams: Streams,
-        step: int,
-        best: BestSoFar,
+        self, view: WhiteBox, x: Tensor, rows: Tensor, point: Tensor, streams: Streams, step: int, best: BestSoFar
     ) -> tuple[Tensor, Tensor]:
-        """The mean gradient over all maps at `x`, smoothed, and which samples are broken there."""
+        """The mean gradient over all maps at `point`, smoothed, and which samples are broken at `x`."""
         loss, progress = losses.NAMED[losses.resolve(self.loss, view.classes)], step / self.steps
         direct = not self.diversity and not self.nesterov
-        point = self._ahead(view, x, momentum, length) if self.nesterov else x
         if direct:
             value, total, broken = view.value_and_grad(x, rows, loss, progress=progress, unbroken_only=self.stop)
             best.keep(x, rows, value, broken)
@@ -169,3 +162,54 @@ def _normalised(gradient: Tensor) -> Tensor:
     """Each sample's gradient over the mean of its magnitudes; a zero gradient stays zero."""
     size = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
     return gradient / size.reshape(-1, *([1] * (gradient.dim() - 1)))
+
+
+def gaussian_kernel(width: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Weights `(width, width)` that sum to 1, of a Gaussian whose edge lies three standard deviations out.
+
+    References:
+        Dong et al., CVPR 2019, arXiv:1904.02884.
+    """
+    place = torch.linspace(-_SPREAD, _SPREAD, width, dtype=torch.float64) if width > 1 else torch.zeros(1).double()
+    bell = torch.exp(-place.square() / 2)
+    weights = torch.outer(bell, bell)
+    return (weights / weights.sum()).to(dtype)
+
+
+def smoothed(gradient: Tensor, width: int) -> Tensor:
+    """Gradients of images `(n, C, H, W)`, each channel convolved with the kernel: those of shifted images, averaged."""
+    channels = gradient.shape[1]
+    kernel = gaussian_kernel(width, dtype=gradient.dtype).to(gradient.device).expand(channels, 1, width, width)
+    return F.conv2d(gradient, kernel, padding=width // 2, groups=channels)
+
+
+def resized(x: Tensor, share: Tensor, place: Tensor) -> Tensor:
+    """Images `(n, C, H, W)` shrunk and put somewhere on black (0), each in its own way.
+
+    Args:
+        x: The images.
+        share: Side of the shrunk image as a share of the old one `(n,)`, in (0, 1].
+        place: Where it lies in the room that is left `(n, 2)`, vertically and horizontally, each in [0, 1].
+    """
+    centre = (place * 2 - 1) * (1 - share)[:, None]
+    matrix = x.new_zeros(len(x), 2, 3)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = 1 / share
+    matrix[:, 0, 2], matrix[:, 1, 2] = -centre[:, 1] / share, -centre[:, 0] / share
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def diversified(x: Tensor, ids: Tensor, streams: Streams, *, probability: float, least: float) -> Tensor:
+    """Each image, with this probability, shrunk to between `least` and all of its side and put at a random place.
+
+    The draws are keyed by sample id.
+
+    References:
+        Xie et al., CVPR 2019, arXiv:1803.06978.
+    """
+    side = x.shape[-2]
+    smallest = max(1, round(least * side))
+    share = (smallest + streams.child("side").integers(ids, side - smallest + 1)).to(x.dtype) / side
+    place = streams.child("place").uniform(ids, (2,), dtype=x.dtype)
+    chosen = streams.child("coin").uniform(ids, (1,), dtype=x.dtype)[:, 0] < probability
+    return torch.where(chosen[:, None, None, None], resized(x, share, place), x)

@@ -12,7 +12,6 @@ from robustsuite.access import Transfer, WhiteBox
 from robustsuite.access.meter import Counted, Meter
 from robustsuite.attacks.evasion import surrogates
 from robustsuite.attacks.evasion.mi_fgsm import MIFGSM
-from robustsuite.attacks.evasion.square import has_budget
 from robustsuite.core import Streams, checks
 from robustsuite.core.door import labels_of
 from robustsuite.core.isolation import seeded, untouched
@@ -93,7 +92,7 @@ class TransferAttack:
 
     def __call__(self, view: Transfer, streams: Streams) -> Tensor:
         """Adversarial inputs `(N, …)` for the samples of this view."""
-        has_budget(view)
+        view.refuse_no_budget()
         with untouched(*self.surrogates):
             return self._play(view, self._networks(view, streams.child("surrogates")), streams)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustsuite.access.inputs import Inputs
 from robustsuite.access.passes import Owners
+from robustsuite.core import checks
 from robustsuite.core.errors import BudgetError
 from robustsuite.core.samples import Samples
 
@@ -50,6 +51,20 @@ class Oracle(Inputs):
         if self.budget is None:
             return float("inf")
         return self.budget - self.meter.queries.get(int(self.ids[row]), 0)
+
+    def left(self, most: int) -> Tensor:
+        """Queries left for each sample of this view `(N,)`, or as many as this where more are."""
+        counts = [int(min(most, self.remaining(row))) for row in range(len(self.y))]
+        return torch.tensor(counts, dtype=torch.int64, device=self.x.device)
+
+    def refuse_no_budget(self) -> None:
+        """Refuse to play where no query is allowed.
+
+        Raises:
+            RequestError: The budget is below 1.
+        """
+        if self.budget is not None and self.budget < 1:
+            raise checks.fail("at least 1 query per sample", "query_budget", self.budget, "raise it, or drop it")
 
 
 @dataclass(frozen=True, eq=False)

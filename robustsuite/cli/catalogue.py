@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from robustsuite.cli.console import Plugins, load_plugins, results, set_up
+from robustsuite.cli.console import load_plugins, results, set_up
+from robustsuite.cli.options import Plugins
 from robustsuite.cli.shown import find
 from robustsuite.plugins.docstrings import parse_docstring
 

@@ -8,21 +8,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also logs and warnings of the libraries below.")]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout: how it ended, gates, files; tables go to stderr.")
-]
-Plugins = Annotated[
-    list[str] | None, typer.Option("--plugin", metavar="FILE.py", help="Plug-in file to load; repeatable.")
-]
 
 
 def results() -> Console:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -60,15 +60,15 @@ def examine() -> Iterator[Diagnosis]:
     if broken:
         yield Diagnosis("torch", NOTE, "not looked at, because a requirement is missing")
         return
-    for look in (_torch, _devices, _plugins, _data):
-        yield from _guarded(look.__name__.strip("_"), look)
+    for subject, look in {"torch": _torch, "devices": _devices, "plugins": _plugins, "data": _data}.items():
+        yield from _guarded(subject, look)
     yield _writable(Path.cwd())
 
 
-def _guarded(subject: str, look: object) -> Iterator[Diagnosis]:
+def _guarded(subject: str, look: Callable[[], Iterator[Diagnosis]]) -> Iterator[Diagnosis]:
     """Findings of one look; what it raises is a finding too."""
     try:
-        yield from look()  # type: ignore[operator]  # one of the functions below
+        yield from look()
     except Exception as error:  # a broken installation raises anything
         yield Diagnosis(subject, FAILS, f"{type(error).__name__}: {error}", "reinstall the package that raised it")
 

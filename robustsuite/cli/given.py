@@ -1,12 +1,14 @@
-"""What `evaluate` is given: the data, and what the model wants of them."""
+"""What `evaluate` is given: the data, what the model wants of them, the ball and the gates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustsuite.core.ball import Ball
+    from robustsuite.core.gate import Gate
     from robustsuite.core.samples import Samples
     from robustsuite.data.catalogue import DatasetSpec
 
@@ -89,3 +91,57 @@ def refuse_other_bounds(bounds: Sequence[float] | None, data: Samples, name: str
         f"[{low:g}, {high:g}] let it take them there by --mean {held[0] - low * scale:g} --std {scale:.6g}"
     )
     raise checks.fail("the bounds of the data", "bounds", (low, high), remedy)
+
+
+def read_ball(norm: str | None, radius: str | None, attacks: Sequence[str]) -> Ball | None:
+    """The ball that was typed; None where no attack needs one.
+
+    Raises:
+        RequestError: A norm, or an attack that needs a ball, without a radius.
+    """
+    from robustsuite.core import checks
+    from robustsuite.core.ball import Ball
+
+    if radius is not None:
+        return Ball(norm or "linf", checks.fraction("radius", radius))
+    remedy = "give it in input units, such as 8/255"
+    if norm is not None:
+        raise checks.fail("--radius beside --norm", "radius", None, remedy)
+    if any(_needs_ball(attack) for attack in attacks):
+        raise checks.fail("--radius for an evasion attack", "radius", None, remedy)
+    return None
+
+
+def _needs_ball(attack: str) -> bool:
+    from robustsuite.plugins import registry
+    from robustsuite.plugins.expressions import parse_call
+    from robustsuite.scenarios import SCENARIOS
+
+    return SCENARIOS[registry.attacks.get(parse_call(attack)[0]).scenario].needs_threat
+
+
+def read_gates(texts: Iterable[str], attacks: Sequence[str], ball: Ball | None) -> tuple[Gate, ...]:
+    """The gates typed as `--gate`, held against the attacks that will be played.
+
+    Args:
+        texts: As they were typed.
+        attacks: As they were typed.
+        ball: The threat, where there is one.
+
+    Raises:
+        RequestError: No gate, or one about an attack or a metric that will not be there; the message names the nearest.
+    """
+    from robustsuite.core.errors import RequestError
+    from robustsuite.core.gate import Gate
+    from robustsuite.evaluation.resolve import arrange_all, labels
+    from robustsuite.suite.gates import mistakes, places
+
+    games = arrange_all(attacks, ball, {})
+    played = places([(label, game.entry.scenario) for label, game in zip(labels(games), games, strict=True)])
+    gates = []
+    for text in dict.fromkeys(texts):
+        gate = Gate.parse(text)
+        for problem in mistakes(gate, ["none"], played):
+            raise RequestError(f"--gate {text!r}: {problem.message}")
+        gates.append(gate)
+    return tuple(gates)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustsuite.cli.console import Plugins, Quiet, Verbose, say, set_up
+from robustsuite.cli.console import say, set_up
+from robustsuite.cli.options import Plugins, Quiet, Verbose
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record

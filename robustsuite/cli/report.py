@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from robustsuite.cli.console import results, say, set_up
-from robustsuite.cli.verdicts import pronounce
+from robustsuite.cli.verdicts import print_outcome, pronounce
 
 if TYPE_CHECKING:
     from robustsuite.report.report import Report
@@ -107,10 +107,3 @@ _PRINTERS: Final[dict[str, Callable[[Report, tuple[Verdict, ...]], None]]] = {
     "json": _records,
     "github": _github,
 }
-
-
-def print_outcome(loaded: Report, judged: tuple[Verdict, ...], **counts: Any) -> None:
-    """One JSON object on standard output."""
-    from robustsuite.report.export.outcome import outcome
-
-    typer.echo(json.dumps(outcome(loaded, judged, **counts), indent=2, ensure_ascii=False))

@@ -10,18 +10,31 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from robustsuite.cli.console import AsJson, Plugins, Quiet, Verbose, say, set_up, tables
+from robustsuite.cli.console import say, set_up
+from robustsuite.cli.options import AsJson, Device, Overrides, Plugins, Quiet, Seed, Verbose
 from robustsuite.cli.progress import progress_on
-from robustsuite.cli.verdicts import leave, pronounce
+from robustsuite.cli.verdicts import leave, say_errors, show
 
 if TYPE_CHECKING:
     from robustsuite.run.runner import RunOutcome
     from robustsuite.suite.schema import Suite
 
 RUNS: Final = Path("runs")
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Set a key of the suite, the value in YAML; repeatable."),
+_Address = Annotated[
+    str | None, typer.Option(help="Where the Ray cluster is; auto finds one.", show_default="one is started here")
+]
+_Workers = Annotated[
+    int | None, typer.Option(help="Processes.", show_default="2, or as many cores as there are; a cluster whole")
+]
+_Threads = Annotated[
+    int | None, typer.Option(help="Threads per worker; part of every key.", show_default="the suite's")
+]
+_Timeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds after which a training or a cell counts as hanging, is stopped, and becomes an error.",
+        show_default="none",
+    ),
 ]
 
 
@@ -32,26 +45,14 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<name>")] = None,
     overrides: Overrides = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="the suite's")] = None,
+    seed: Seed = None,
     repeats: Annotated[int | None, typer.Option(help="Independent trainings.", show_default="the suite's")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    device: Device = "auto",
     engine: Annotated[str, typer.Option(help="What runs the cells: local, or ray (an extra) on a cluster.")] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Where the Ray cluster is; auto finds one.", show_default="one is started here")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes.", show_default="2, or as many cores as there are; a cluster whole")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads per worker; part of every key.", show_default="the suite's")
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds after which a training or a cell counts as hanging, is stopped, and becomes an error.",
-            show_default="none",
-        ),
-    ] = None,
+    address: _Address = None,
+    workers: _Workers = None,
+    threads: _Threads = None,
+    timeout: _Timeout = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what the folder holds, and take nothing from the cache.")
     ] = False,
@@ -74,11 +75,8 @@ def run(
     from robustsuite.core import checks
     from robustsuite.suite.load import load_suite
 
-    typed = [
-        f"{key}={value}"
-        for key, value in (("seed", seed), ("repeats", repeats), ("threads", threads))
-        if value is not None
-    ]
+    given = {"seed": seed, "repeats": repeats, "threads": threads}
+    typed = [f"{key}={value}" for key, value in given.items() if value is not None]
     loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())
     asked = {
         "workers": default_workers(engine) if workers is None else checks.integer("workers", workers, low=1),
@@ -143,28 +141,18 @@ def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> 
 
 def conclude(outcome: RunOutcome, *, quiet: bool, as_json: bool = False) -> None:
     """Write the report, print the table and the gates' verdicts, and exit as they ask."""
-    from robustsuite.cli.report import print_outcome
-    from robustsuite.report.export.step_summary import publish
     from robustsuite.report.files import write
     from robustsuite.report.report import Report
     from robustsuite.results import gates
 
-    report, console = Report.load(outcome.folder), tables(as_json=as_json, quiet=quiet)
+    report = Report.load(outcome.folder)
     verdicts = gates.judged(report)
     write(report, judged=verdicts)
-    report.show(console)
-    pronounce(verdicts, console)
-    publish(report, verdicts)
+    counts = {"ran": outcome.ran, "reused": outcome.reused, "recalled": outcome.recalled}
     recalled = f", {outcome.recalled} from the cache" if outcome.recalled else ""
-    say(f"{outcome.ran} cells run, {outcome.reused} reused{recalled}", quiet=quiet)
-    if as_json:
-        print_outcome(report, verdicts, ran=outcome.ran, reused=outcome.reused, recalled=outcome.recalled)
-    for name in () if as_json else ("report.html", "results.csv"):
-        typer.echo(str(outcome.folder / name))
-    for record in outcome.records:
-        if record.status == "error":
-            last = record.message.strip().splitlines()[-1] if record.message.strip() else "no message"
-            say(f"error: {record.defense} x {record.attack} (repeat {record.repeat}): {last}")
+    said = f"{outcome.ran} cells run, {outcome.reused} reused{recalled}"
+    show(report, verdicts, outcome.folder, quiet=quiet, as_json=as_json, said=said, **counts)
+    say_errors(outcome.records, lambda record: f"{record.defense} x {record.attack} (repeat {record.repeat})")
     if outcome.errors:
         where = outcome.folder / "records.jsonl"
         say(f"{outcome.errors} of {len(outcome.records)} cells failed; tracebacks stand in {where}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustsuite.cli.console import Quiet, Verbose, results, say, set_up
+from robustsuite.cli.console import results, say, set_up
+from robustsuite.cli.options import Quiet, Verbose
 from robustsuite.cli.progress import progress_on
 
 if TYPE_CHECKING:

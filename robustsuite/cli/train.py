@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from robustsuite.cli.console import Plugins, Quiet, Verbose, set_up
+from robustsuite.cli.console import set_up
+from robustsuite.cli.options import Device, Overrides, Plugins, Quiet, Seed, Verbose
 from robustsuite.cli.progress import progress_on
-from robustsuite.cli.run import RUNS, Overrides
+from robustsuite.cli.run import RUNS
 
 if TYPE_CHECKING:
     from robustsuite.suite.plugin_options import DefenseUse
@@ -25,8 +26,8 @@ def train(
     defense: Annotated[str, typer.Option(help="Label of one of the suite's defences.")] = "none",
     out: Annotated[Path | None, typer.Option(help="Folder for the weights.", show_default="runs/<name>")] = None,
     overrides: Overrides = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="the suite's")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    seed: Seed = None,
+    device: Device = "auto",
     plugins: Plugins = None,
     quiet: Quiet = False,
     verbose: Verbose = False,

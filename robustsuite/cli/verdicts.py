@@ -1,50 +1,50 @@
-"""What the gates say, on the terminal and in the exit code."""
+"""How a command ends: table, verdicts of the gates, files and errors, and the exit code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from robustsuite.cli.console import results
+from robustsuite.cli.console import results, say, tables
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from robustsuite.core.ball import Ball
-    from robustsuite.core.gate import Gate
     from robustsuite.evaluation.records import Record
+    from robustsuite.report.report import Report
     from robustsuite.results.deciding import Verdict
 
 _STYLES: Final = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
 
 
-def read_gates(texts: Iterable[str], attacks: Sequence[str], ball: Ball | None) -> tuple[Gate, ...]:
-    """The gates typed as `--gate`, held against the attacks that will be played.
+def show(
+    report: Report,
+    verdicts: Sequence[Verdict],
+    folder: Path | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+    said: str = "",
+    **counts: int,
+) -> None:
+    """Print table and verdicts, or all of it as one JSON object, and name the files for people."""
+    from robustsuite.report.export.step_summary import publish
 
-    Args:
-        texts: As they were typed.
-        attacks: As they were typed.
-        ball: The threat, where there is one.
-
-    Raises:
-        RequestError: No gate, or one about an attack or a metric that will not be there; the message names the nearest.
-    """
-    from robustsuite.core.errors import RequestError
-    from robustsuite.core.gate import Gate
-    from robustsuite.evaluation.resolve import arrange_all, labels
-    from robustsuite.suite.gates import mistakes, places
-
-    games = arrange_all(attacks, ball, {})
-    played = places([(label, game.entry.scenario) for label, game in zip(labels(games), games, strict=True)])
-    gates = []
-    for text in dict.fromkeys(texts):
-        gate = Gate.parse(text)
-        for problem in mistakes(gate, ["none"], played):
-            raise RequestError(f"--gate {text!r}: {problem.message}")
-        gates.append(gate)
-    return tuple(gates)
+    console = tables(as_json=as_json, quiet=quiet)
+    report.show(console)
+    pronounce(verdicts, console)
+    publish(report, verdicts)
+    if said:
+        say(said, quiet=quiet)
+    if as_json:
+        print_outcome(report, verdicts, **counts)
+    elif folder is not None:
+        for name in ("report.html", "results.csv"):
+            typer.echo(str(folder / name))
 
 
 def pronounce(verdicts: Sequence[Verdict], console: Console | None = None) -> None:
@@ -60,6 +60,21 @@ def pronounce(verdicts: Sequence[Verdict], console: Console | None = None) -> No
         if not encoding.lower().startswith("utf"):
             line = Text(verdict.message.encode(encoding, "replace").decode(encoding))
         console.print(line, soft_wrap=True)
+
+
+def print_outcome(report: Report, verdicts: Sequence[Verdict], **counts: Any) -> None:
+    """One JSON object on standard output."""
+    from robustsuite.report.export.outcome import outcome
+
+    typer.echo(json.dumps(outcome(report, verdicts, **counts), indent=2, ensure_ascii=False))
+
+
+def say_errors(records: Iterable[Record], called: Callable[[Record], str]) -> None:
+    """The last line of what each cell raised, on standard error."""
+    for record in records:
+        if record.status == "error":
+            last = (record.message.strip().splitlines() or ["no message"])[-1]
+            say(f"error: {called(record)}: {last}")
 
 
 def leave(records: Iterable[Record], verdicts: Sequence[Verdict]) -> None:

@@ -82,11 +82,7 @@ def existing(
     if are_probabilities(logits):
         deployed = as_logits(deployed, samples, where)
         logits = _trial(deployed, samples, where)
-    judgeable(logits, classes or 2)
-    count = classes or int(logits.shape[1])
-    if count != logits.shape[1]:
-        remedy = f"the model scores {logits.shape[1]}: leave classes out, or wrap the model so that it scores as many"
-        raise checks.fail("as many classes as the model scores", "classes", count, remedy)
+    count = _counted(logits, classes)
     checks.labels("y", samples.y, count)
     return Victim(
         deployed,
@@ -145,6 +141,16 @@ def _agree(samples: Samples, bounds: tuple[float, float], ball: Ball | None) -> 
         remedy = "leave them out, or declare the model's by rs.wrap(model, bounds=...)"
         raise checks.fail(f"a ball within the inputs' bounds {bounds}", "ball.bounds", ball.bounds, remedy)
     checks.within("x", samples.inputs(), ball.bounds)
+
+
+def _counted(logits: Tensor, classes: int | None) -> int:
+    """How many classes the model scores."""
+    judgeable(logits, classes or 2)
+    count = classes or int(logits.shape[1])
+    if count != logits.shape[1]:
+        remedy = f"the model scores {logits.shape[1]}: leave classes out, or wrap the model so that it scores as many"
+        raise checks.fail("as many classes as the model scores", "classes", count, remedy)
+    return count
 
 
 def _usable_weights(network: nn.Module) -> None:

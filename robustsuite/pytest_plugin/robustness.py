@@ -119,17 +119,7 @@ class Robustness:
             own=own,
         )
         where = self._write(seen.report)
-        if seen.metric is None:
-            raise RobustsuiteError(_raised(seen.found))
-        verdict = decide(
-            seen.metric,
-            at_least,
-            name=f"{_METRIC}{_whose(seen, own)}",
-            flags=seen.found.flags,
-            doubt=_doubt(seen.found),
-            advice=_advice(seen, at_least),
-        )
-        verdict = replace(verdict, gate=replace(gate, attack=seen.found.attack, own=own))
+        verdict = _judged(seen, at_least, replace(gate, attack=seen.found.attack, own=own))
         self._note(verdict, {**_figures(seen), "at_least": at_least}, where)
         return _passed(verdict, [*_played(seen), self._see(where)])
 
@@ -203,6 +193,21 @@ class Robustness:
         if where is not None:
             return f"see more: robustsuite report {shlex.quote(str(where))}"
         return f"see more: {self._command} --robustsuite-report robustness"
+
+
+def _judged(seen: Measurement, at_least: float, gate: Gate) -> Verdict:
+    __tracebackhide__ = True
+    if seen.metric is None:
+        raise RobustsuiteError(_raised(seen.found))
+    verdict = decide(
+        seen.metric,
+        at_least,
+        name=f"{_METRIC}{_whose(seen, gate.own)}",
+        flags=seen.found.flags,
+        doubt=_doubt(seen.found),
+        advice=_advice(seen, at_least),
+    )
+    return replace(verdict, gate=gate)
 
 
 def _passed(verdict: Verdict, more: Sequence[str]) -> Verdict:

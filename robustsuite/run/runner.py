@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections import Counter
@@ -18,7 +17,6 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from robustsuite.core import checks
-from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError, StorageError
 from robustsuite.core.samples import Splits
 from robustsuite.evaluation import records as record_files
@@ -26,17 +24,17 @@ from robustsuite.evaluation.environment import resolve_device
 from robustsuite.evaluation.records import Record
 from robustsuite.run.engine import HANGS, broken_off, local, settled
 from robustsuite.run.estimate import Forecast, Timings
+from robustsuite.run.ledger import CELLS, Ledger
 from robustsuite.run.plan import Node, Plan, plan, plural, read_data
 from robustsuite.run.resolver import Cell
 from robustsuite.run.schedule import Engine, Schedule
-from robustsuite.run.worker import ARTEFACTS, Done, Worker, placed
-from robustsuite.storage.files import anchor, storing, write_atomically
+from robustsuite.run.worker import ARTEFACTS, Worker
+from robustsuite.storage.files import storing, write_atomically
 from robustsuite.storage.store import Store, cache
 from robustsuite.suite.schema import Suite
 from robustsuite.training.cache import KIND as MODELS
 
 ENGINES: Final = ("local", "ray")
-CELLS: Final = "cells"
 _OUTLOOK: Final = 2.0  # seconds between two looks at how long it will still take
 
 Progress = Callable[[str, int, int], None]
@@ -278,31 +276,29 @@ class PlanRun:
     ) -> None:
         self._plan, self._worker, self._progress = layout, worker, progress
         self._tell = tell if tell is not None else self._note
-        self._folder, self._path = worker.folder, worker.folder / "records.jsonl"
         self._mishaps: list[str] = []
         self._timings = Timings(layout, worker.cache.root)
         self._slots, self._waiting = 1, dict[str, Node]()
         self._looked, self._told = float("-inf"), ""
-        self._records = dict[str, Record]()
-        at = broken_off(self._folder)
+        self._ledger = Ledger(layout, worker, self._mishap, self._remark)
+        at = broken_off(worker.folder)
         if at:
             self._mishap(f"the last run in this folder ended without a word, at: {at}")
-        self._records = self._resumed()
-        self._reused = len(self._records)
-        self._recalled = self._recall()
+        self._reused = self._ledger.resume()
+        self._recalled = self._ledger.recall()
 
     def play(self, engine: Callable[[], Engine]) -> RunOutcome:
         """Play what is left, and keep each record as soon as it is there."""
-        left = self._left()
-        stores = (Store(self._folder), self._worker.cache)
+        left, folder = self._ledger.left(), self._worker.folder
+        stores = (Store(folder), self._worker.cache)
         self._waiting = {node.key: node for node in outstanding(self._plan, left, stores)}
         self._note("starting" if len(left) == len(self._plan.cells) else "going on with what is left")
         if left:
             self._drive(engine(), left)
         self._worker.cache.trim()
         self._remark(self._worker.cache.told())
-        ordered = tuple(sorted(self._records.values(), key=lambda record: record.order))
-        return RunOutcome(ordered, self._folder, len(left), self._reused, self._recalled, tuple(self._mishaps))
+        ordered, mishaps = self._ledger.ordered(), tuple(self._mishaps)
+        return RunOutcome(ordered, folder, len(left), self._reused, self._recalled, mishaps)
 
     def _drive(self, engine: Engine, left: list[Cell]) -> None:
         same: dict[str, list[Cell]] = {}
@@ -318,104 +314,17 @@ class PlanRun:
                 if self._waiting.pop(node.key, None) is not None and not done.failure:
                     self._timings.observe(node, done.seconds)
                 for cell in same[node.key] if node.kind == "cell" else ():
-                    self._take(cell, node.cell, done)
+                    record = self._ledger.take(cell, node.cell, done)
+                    self._note(f"finished {record.defense} x {record.attack}: {record.status}")
             at_once = False
         finally:
             engine.close(at_once=at_once)
             self._timings.save()
 
-    def _take(self, cell: Cell, played: Cell, done: Done) -> None:
-        """Keep the record of a cell; one that shares its content with the one that was played gets a copy."""
-        record = done.record
-        if record is None:
-            record = replace(self._worker.blank(cell), status="error", message=done.failure, seconds=done.seconds)
-        elif cell is played:
-            self._share(cell, record)
-        else:
-            record = self._placed(record, cell, self._payload(record))
-        self._keep(record)
-
-    def _keep(self, record: Record) -> None:
-        self._write(record)
-        self._note(f"finished {record.defense} x {record.attack}: {record.status}")
-
-    def _write(self, record: Record) -> None:
-        """Add what is to be said of its training: here, for it is about what this run typed, and content is shared."""
-        said = (record.message, self._plan.notes.get(record.defense, ""))
-        record = replace(record, message="; ".join(part for part in said if part))
-        record_files.append(self._path, record)
-        self._records[record.key] = record
-
-    def _share(self, cell: Cell, record: Record) -> None:
-        """Offer a finished cell to other runs."""
-        if record.status in record_files.FINISHED:
-            self._worker.cache.offer(CELLS, cell.content, json.loads(record.line()), self._payload(record))
-            self._remark(self._worker.cache.told())
-
-    def _payload(self, record: Record) -> bytes:
-        return (self._folder / record.samples).read_bytes() if record.samples else b""
-
-    def _placed(self, record: Record, cell: Cell, payload: bytes) -> Record:
-        """A record of this cell's content at its place in this run, its per-sample file with it."""
-        moved = placed(record, cell, self._plan.suite)
-        if not record.samples:
-            return moved
-        relative = record_files.samples_path(cell.key)
-        write_atomically(self._folder / relative, payload)
-        return replace(moved, samples=relative)
-
-    def _left(self) -> list[Cell]:
-        return [cell for cell in self._plan.cells if cell.key not in self._records]
-
-    def _recall(self) -> int:
-        """Take from the cache what other runs have finished."""
-        recalled = 0
-        for cell in self._left():
-            kept = self._worker.cache.get(CELLS, cell.content)
-            if kept is None:
-                continue
-            record = self._placed(Record.parse(canonical_json(kept.facts)), cell, kept.payload)
-            self._write(record)
-            recalled += 1
-        self._remark(self._worker.cache.told())
-        return recalled
-
-    def _resumed(self) -> dict[str, Record]:
-        """Finished records of this plan; what belongs to no cell of it is set aside, not lost."""
-        found = {record.key: record for record in record_files.read(self._path)}
-        torn = record_files.unreadable(self._path)
-        if torn:
-            told = "1 line of" if torn == 1 else f"{torn} lines of"
-            self._mishap(f"{told} {self._path} cannot be read; what stood there is made again")
-        finished = record_files.keys(found.values())
-        cells = {cell.key: cell for cell in self._plan.cells}
-        kept = {
-            key: placed(record, cells[key], self._plan.suite)
-            for key, record in found.items()
-            if key in cells and key in finished and self._whole(record)
-        }
-        for key in found.keys() - kept.keys():
-            if found[key].status != "error":
-                record_files.append(self._folder / "records.old.jsonl", found[key])
-        if self._path.is_file():
-            lines = [record.line() for record in sorted(kept.values(), key=lambda record: record.order)]
-            write_atomically(self._path, "".join(f"{line}\n" for line in lines).encode())
-            anchor(self._folder)  # what is appended from now on must not go to a file that is forgotten
-        return kept
-
-    def _whole(self, record: Record) -> bool:
-        """Whether the record's per-sample file is there as described."""
-        try:
-            record_files.load_samples(self._folder, record)
-        except RequestError as error:
-            self._mishap(f"{record.defense} x {record.attack} is played again: {error}")
-            return False
-        return True
-
     def _note(self, what: str) -> None:
         if self._progress is None:
             return
-        self._progress(what + self._outlook(), len(self._records), len(self._plan.cells))
+        self._progress(what + self._outlook(), len(self._ledger), len(self._plan.cells))
 
     def _outlook(self) -> str:
         """About how long it will still take, looked at once in a while."""
@@ -436,7 +345,7 @@ class PlanRun:
         self._mishaps.append(what)
         self._tell(what)
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        with contextlib.suppress(OSError), (self._folder / "run.log").open("a", encoding="utf-8") as log:
+        with contextlib.suppress(OSError), (self._worker.folder / "run.log").open("a", encoding="utf-8") as log:
             log.write(f"{stamp} {what}\n")
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import _thread
 import heapq
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from graphlib import TopologicalSorter
+from types import FrameType
 from typing import Final, Protocol
 
-from robustsuite.run.interrupts import Interrupts
 from robustsuite.run.plan import Node
 from robustsuite.run.worker import Done
 
 _TRIES: Final = 2  # a worker that dies may have been the victim of a neighbour; twice is no accident
+_TOLD: Final = "interrupted: what runs now is finished and kept; press Ctrl-C again to stop at once"
 
 Note = Callable[[str], None]
 """Told in one line what goes on."""
@@ -68,6 +73,7 @@ class Schedule:
         self._failed: dict[str, str] = {}
         self._ready: list[tuple[int, int, str]] = []
         self._running: dict[Future[Done], Node] = {}
+        self._interrupted = False
 
     def run(self) -> Iterator[tuple[Node, Done]]:
         """Yield what is done as it comes.
@@ -79,11 +85,11 @@ class Schedule:
         """
         order = TopologicalSorter({k: [n for n in v.needs if n in self._nodes] for k, v in self._nodes.items()})
         order.prepare()
-        with Interrupts(self._tell) as interrupts:
+        with self._interruptible():
             while order.is_active():
                 for key in order.get_ready():
                     self._queue(self._nodes[key])
-                while self._ready and len(self._running) < self._engine.slots and not interrupts.asked:
+                while self._ready and len(self._running) < self._engine.slots and not self._interrupted:
                     node = self._nodes[heapq.heappop(self._ready)[2]]
                     reason = next((self._failed[need] for need in node.needs if need in self._failed), "")
                     if reason:
@@ -93,13 +99,33 @@ class Schedule:
                         continue
                     self._note(node.label)
                     self._running[self._engine.submit(node)] = node
-                if not self._running and interrupts.asked:
+                if not self._running and self._interrupted:
                     break
                 for node, done in self._finished():
                     order.done(node.key)
                     yield node, done
-            if interrupts.asked:
+            if self._interrupted:
                 raise KeyboardInterrupt
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C once lets what runs finish, twice stops at once; outside the main thread no signal arrives."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            if before is not None:  # None where it was set outside of Python
+                signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        # On a thread of its own: this one may be in the middle of writing to the same stream.
+        _thread.start_new_thread(self._tell, (_TOLD,))
 
     def _queue(self, node: Node) -> None:
         heapq.heappush(self._ready, (int(node.kind != "training"), node.cell.order, node.key))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.attacks.evasion import apgd_rules as rules
+from robustsuite.attacks.evasion import apgd as rules
 from robustsuite.attacks.evasion.apgd import APGD
 from robustsuite.attacks.evasion.pgd import PGD
 from robustsuite.core import losses

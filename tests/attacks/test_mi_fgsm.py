@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from robustsuite.attacks.evasion.mi_fgsm import MIFGSM
-from robustsuite.attacks.evasion.mi_fgsm_maps import diversified, gaussian_kernel, resized, smoothed
+from robustsuite.attacks.evasion.mi_fgsm import MIFGSM, diversified, gaussian_kernel, resized, smoothed
 from robustsuite.attacks.evasion.pgd import PGD
 from robustsuite.core.ball import Ball
 from robustsuite.core.errors import RequestError

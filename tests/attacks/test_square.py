@@ -5,8 +5,7 @@ import torch
 from peers import imported
 from torch import nn
 
-from robustsuite.attacks.evasion.square import Square
-from robustsuite.attacks.evasion.square_moves import Moves, share
+from robustsuite.attacks.evasion.square import Moves, Square, share
 from robustsuite.core.ball import Ball
 from robustsuite.core.errors import RequestError
 from robustsuite.core.streams import Streams
