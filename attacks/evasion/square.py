@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.access import Inputs, ScoreOracle, WhiteBox
-from robustsuite.core import Ball, checks, losses
+from robustsuite.core import Ball, Streams, checks, losses
 from robustsuite.core.door import labels_of
 from robustsuite.plugins import register
 
