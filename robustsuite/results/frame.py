@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.evaluation.records import Record
 from robustsuite.results import words
-from robustsuite.results.worst_case import with_worst_cases
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,22 +22,21 @@ _NUMBERS: Final = ("radius", "value", "low", "high", "seconds")
 _COUNTS: Final = ("repeat", "n")
 
 
-def tidy(records: Iterable[Record], folder: Path | str | None = None) -> pd.DataFrame:
-    """The tidy table of a run, with the verdict over all attacks where the per-sample files are at hand.
+def tidy(records: Iterable[Record]) -> pd.DataFrame:
+    """The tidy table of a run.
 
     A record without a result has one row with an empty value and its status, so that nothing is silently absent and
     what is missing is never 0. The first row of a record is its headline; counted passes stand behind its metrics.
 
     Args:
-        records: Records in any order.
-        folder: The run's folder with its per-sample files; None leaves out the worst case.
+        records: As `Results.joined` gives them.
 
     Returns:
         A table with the columns `COLUMNS`; text columns hold "" where there is nothing, number columns a missing value.
     """
     import pandas as pd
 
-    rows = [row for record in with_worst_cases(records, folder) for row in _rows(record)]
+    rows = [row for record in records for row in _rows(record)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for name in COLUMNS:
         kind = "float64" if name in _NUMBERS else "Int64" if name in _COUNTS else "str"

@@ -23,11 +23,6 @@ class Played:
     record: Record
     points: list[Record] = field(default_factory=list)
 
-    @property
-    def attack(self) -> str:
-        """The attack's label, or what people call the cell without one."""
-        return attack_name(self.record)
-
 
 def attack_name(record: Record) -> str:
     """The attack's label, or what people call the cell without one."""

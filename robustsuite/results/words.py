@@ -51,13 +51,6 @@ TITLES: Final = {
     "passes_per_sample": "attack passes",
 }
 _ORDER: Final = {name: place for place, name in enumerate(TITLES)}
-FAMILIES: Final = {
-    "utility": "utility",
-    "evasion": "evasion",
-    "poisoning": "poisoning",
-    "inversion": "inversion",
-    "membership": "membership",
-}
 _SUFFIXES: Final = {
     "rate": "%",
     "rate difference": "points",
@@ -85,7 +78,7 @@ def place(metric: str) -> tuple[int, str]:
 
 def family(scenario: str) -> str:
     """The game's family in words."""
-    return FAMILIES.get(scenario, scenario.replace("_", " ").replace("-", " ") or "other")
+    return scenario.replace("_", " ").replace("-", " ") or "other"
 
 
 def suffix(unit: str) -> str:

@@ -10,6 +10,7 @@ from robustsuite.core.metric import Metric
 from robustsuite.evaluation.records import Record, read, save_samples
 from robustsuite.report.files import csv
 from robustsuite.results.frame import COLUMNS, tidy
+from robustsuite.results.results import Results
 
 CONTRACT = (
     "suite,dataset,model,defense,attack,scenario,knowledge,norm,radius,repeat,metric,value,low,high,n,unit,better,status,"
@@ -18,15 +19,15 @@ CONTRACT = (
 
 
 def test_columns_are_the_contract(run):
-    frame = tidy(run.records, run.folder)
+    frame = Results(run.records, run.folder).frame
     assert csv(frame).splitlines()[0] == CONTRACT
     assert ",".join(COLUMNS) == CONTRACT
 
 
 def test_rows_stand_in_plan_order_whatever_the_order_of_execution(run):
-    straight = csv(tidy(run.records, run.folder))
-    assert csv(tidy(list(reversed(run.records)), run.folder)) == straight
-    assert csv(tidy(read(run.folder / "records.jsonl"), run.folder)) == straight
+    straight = csv(Results(run.records, run.folder).frame)
+    assert csv(Results(list(reversed(run.records)), run.folder).frame) == straight
+    assert csv(Results(read(run.folder / "records.jsonl"), run.folder).frame) == straight
 
 
 def test_headline_is_the_first_row_of_its_record_although_json_sorts_names(run):
@@ -70,7 +71,7 @@ def halves(maker, **second):
     first = torch.arange(100) < 50
     maker.evasion("none", "fgsm", clean, first, images=False, flags=("zero-gradients",))
     maker.evasion("none", "pgd", clean, ~first, images=False, **second)
-    return tidy(maker.records, maker.folder)
+    return Results(maker.records, maker.folder).frame
 
 
 def test_two_attacks_that_break_disjoint_halves_leave_nothing(maker):
@@ -91,7 +92,7 @@ def test_worst_case_joins_by_sample_id_and_not_by_row(maker):
     turned = {"id": torch.tensor([3, 2, 1, 0]), "robust": torch.tensor([True, True, False, False])}
     path, digest = save_samples(maker.folder, record.key, turned)
     records = [maker.records[0], replace(record, samples=path, samples_digest=digest)]
-    frame = tidy(records, maker.folder)
+    frame = Results(records, maker.folder).frame
     assert frame[frame.attack == "worst-case"].value.iloc[0] == 0.0
 
 
@@ -106,7 +107,7 @@ def test_worst_case_says_which_attack_failed(maker):
     clean = torch.ones(100, dtype=torch.bool)
     maker.evasion("none", "fgsm", clean, clean, images=False)
     maker.add("none", "pgd", "evasion", norm="linf", radius=0.3, status="error", message="boom")
-    frame = tidy(maker.records, maker.folder)
+    frame = Results(maker.records, maker.folder).frame
     worst = frame[frame.attack == "worst-case"].iloc[0]
     assert worst.value == 1.0
     assert worst.status == "inconclusive"
@@ -117,7 +118,7 @@ def test_one_attack_has_a_verdict_at_the_suites_radius_and_points_of_a_curve_nee
     clean = torch.ones(10, dtype=torch.bool)
     maker.evasion("none", "pgd", clean, clean, images=False)
     maker.evasion("none", "pgd", clean, clean, radius=0.1, images=False)
-    frame = tidy(maker.records, maker.folder)
+    frame = Results(maker.records, maker.folder).frame
     assert set(frame[frame.attack == "worst-case"].radius) == {0.3}
 
 
@@ -126,14 +127,14 @@ def test_curve_at_the_main_radius_on_fewer_samples_does_not_shrink_the_worst_cas
     for n in (100, 20):
         for attack in ("fgsm", "pgd"):
             maker.evasion("none", attack, clean[:n], clean[:n], images=False)
-    worst = tidy(maker.records, maker.folder).query("attack == 'worst-case'")
+    worst = Results(maker.records, maker.folder).frame.query("attack == 'worst-case'")
     assert set(worst.n) == {100}
 
 
 def test_worst_case_without_its_files_is_no_number(run):
     for path in (run.folder / "samples").iterdir():
         path.unlink()
-    worst = tidy(run.records, run.folder).query("attack == 'worst-case'")
+    worst = Results(run.records, run.folder).frame.query("attack == 'worst-case'")
     assert len(worst)
     assert worst.value.isna().all()
     assert (worst.status != "ok").all()
@@ -158,7 +159,7 @@ def test_the_doubt_about_a_weaker_attack_does_not_withhold_what_a_stronger_one_l
     weak = {"status": "inconclusive", "message": "unresolved", "flags": ("not-adaptive", "short-of-radius")}
     maker.evasion("none", "fgsm", clean, torch.arange(100) < 50, images=False, **weak)
     maker.evasion("none", "pgd", clean, torch.arange(100) < left, images=False, **strong)
-    verdict = tidy(maker.records, maker.folder).query("attack == 'worst-case'").iloc[0]
+    verdict = Results(maker.records, maker.folder).frame.query("attack == 'worst-case'").iloc[0]
     assert verdict.status == status
     assert verdict.value == min(left, 50) / 100
     assert ("not-adaptive" in verdict["flags"]) == (status != "ok")
@@ -174,7 +175,7 @@ def test_the_verdict_says_by_whom_samples_were_broken(maker):
     maker.evasion("none", "fgsm", clean, clean & (torch.arange(10) != 5), images=False)
     given = {"norm": "linf", "radius": 0.3, "headline": "robust_accuracy", "knowledge": "white-box"}
     maker.add("none", "pgd", "evasion", columns, escalation=examined, **given)
-    frame = tidy(maker.records, maker.folder).query("attack == 'worst-case'")
+    frame = Results(maker.records, maker.folder).frame.query("attack == 'worst-case'")
     assert list(zip(frame.metric, frame.value, strict=True)) == [("robust_accuracy", 0.2), ("robust_accuracy_own", 0.5)]
     told = "broken by fgsm 1, pgd 3, sanity checks after pgd 1, bpda after pgd 2"
     assert set(frame.message) == {told}, "the first that did, alone where one could; what was misclassified is nobody's"
@@ -188,6 +189,6 @@ def test_what_was_measured_before_results_were_examined_is_outdated(maker):
     old = [{name: value for name, value in record.items() if name != "version"} for record in now]
     assert [Record.parse(json.dumps(record)).flags for record in now] == [(), ()]
     assert [Record.parse(json.dumps(record)).flags for record in old] == [(), ("outdated",)]
-    frame = tidy([Record.parse(json.dumps(record)) for record in old], maker.folder)
+    frame = Results([Record.parse(json.dumps(record)) for record in old], maker.folder).frame
     assert set(frame[frame.scenario == "evasion"]["flags"]) == {"outdated"}
     assert set(frame[frame.scenario == "utility"]["flags"]) == {""}

@@ -52,13 +52,7 @@ def follow_ups(records: Iterable[Record]) -> str:
 
 
 def pipes(heads: Iterable[str], sides: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """The lines of a table in Markdown.
-
-    Args:
-        heads: What heads each column.
-        sides: To which side each is set: `:---` or `---:`.
-        rows: Cells, escaped.
-    """
+    """The lines of a table in Markdown; `sides` are such as `---:`, and whoever gives the cells has escaped them."""
     return [f"| {' | '.join(line)} |" for line in (heads, sides, *rows)]
 
 

@@ -67,13 +67,7 @@ def follow_ups(records: Iterable[Record], console: Console) -> None:
 
 
 def grid(title: str, console: Console, **options: Any) -> Table:
-    """An empty table, its lines in characters that the console can show.
-
-    Args:
-        title: What stands above it.
-        console: Where it will be printed.
-        **options: As `rich.table.Table` takes them.
-    """
+    """An empty table in characters that the console can show, with options as `rich.table.Table` takes them."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
