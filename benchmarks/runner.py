@@ -52,7 +52,7 @@ def bare(path):
     import torch
 
     from robustsuite.data.catalogue import load
-    from robustsuite.run.plan import plan
+    from robustsuite.runner.plan import plan
     from robustsuite.scenarios import arrange
     from robustsuite.scenarios.play import play
     from robustsuite.scenarios.victim import Victim

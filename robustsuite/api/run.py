@@ -24,7 +24,7 @@ def run(
         out: Folder of the run; by default `runs/<name>`. A run that was interrupted there goes on.
         overrides: Keys of the suite to set, each as `"a.b=c"` with the value in YAML.
         plugins: Plug-in files to load.
-        **options: As in `robustsuite.run.runner.run`: workers, device, fresh, progress.
+        **options: As in `robustsuite.runner.run.run`: workers, device, fresh, progress.
 
     Returns:
         The report, its files written.
@@ -32,7 +32,7 @@ def run(
     Raises:
         RequestError: The suite is wrong, and nothing was started; the message names file, line, key and value.
     """
-    from robustsuite.run.runner import run as run_suite
+    from robustsuite.runner.run import run as run_suite
     from robustsuite.suite.load import load_suite
 
     loaded = load_suite(suite, list(overrides), list(plugins))

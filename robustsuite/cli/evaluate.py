@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from robustsuite.core.samples import Samples
     from robustsuite.report.report import Report
-    from robustsuite.run.as_suite import Request
+    from robustsuite.runner.as_suite import Request
 
 _Target = Annotated[str, typer.Argument(help="package.module:factory or path/to/file.py:factory; returns the model.")]
 _Attacks = Annotated[
@@ -73,7 +73,7 @@ def evaluate(
     set_up(verbose=verbose)
     from robustsuite.core import checks
     from robustsuite.evaluation.environment import resolve_device
-    from robustsuite.run.as_suite import Request, write_where_possible
+    from robustsuite.runner.as_suite import Request, write_where_possible
 
     load_plugins(plugins)
     checks.integer("samples", samples, low=1)

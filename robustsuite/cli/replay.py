@@ -13,7 +13,7 @@ from robustsuite.cli.options import Plugins, Quiet, Verbose
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
-    from robustsuite.run.replay import Replay
+    from robustsuite.runner.replay import Replay
 
 
 def replay(
@@ -36,8 +36,8 @@ def replay(
     cache stay as they are.
     """
     set_up(verbose=verbose)
-    from robustsuite.run.replay import called
-    from robustsuite.run.replay import replay as repeat
+    from robustsuite.runner.replay import called
+    from robustsuite.runner.replay import replay as repeat
 
     def announce(record: Record, changed: tuple[str, ...]) -> None:
         say(f"replaying {record.key}: {called(record)}", quiet=quiet)

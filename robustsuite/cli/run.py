@@ -16,7 +16,7 @@ from robustsuite.cli.progress import progress_on
 from robustsuite.cli.verdicts import leave, say_errors, show
 
 if TYPE_CHECKING:
-    from robustsuite.run.runner import RunOutcome
+    from robustsuite.runner.run import RunOutcome
     from robustsuite.suite.schema import Suite
 
 RUNS: Final = Path("runs")
@@ -90,7 +90,7 @@ def run(
     }
     folder = choose_folder(suite, out, loaded.name, fresh=fresh)
     if dry_run:
-        from robustsuite.run.runner import preview
+        from robustsuite.runner.run import preview
 
         typer.echo(preview(loaded, folder, **asked).describe())
         return
@@ -126,7 +126,7 @@ def choose_folder(source: str | None, out: Path | None, name: str, *, fresh: boo
 
 
 def _play(suite: Suite, folder: Path, asked: dict[str, Any], *, quiet: bool) -> RunOutcome:
-    from robustsuite.run.runner import run as run_suite
+    from robustsuite.runner.run import run as run_suite
 
     with progress_on(sys.stderr, quiet=quiet) as progress:
         return run_suite(

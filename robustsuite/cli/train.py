@@ -61,8 +61,8 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     from robustsuite.data.catalogue import load
     from robustsuite.evaluation.environment import environment, resolve_device
     from robustsuite.models.checkpoint import save
-    from robustsuite.run.precision import settled_suite
-    from robustsuite.run.worker import set_threads
+    from robustsuite.runner.precision import settled_suite
+    from robustsuite.runner.worker import set_threads
     from robustsuite.scenarios.victim import Victim
     from robustsuite.storage.files import write_atomically
     from robustsuite.storage.store import Store, cache

@@ -13,7 +13,7 @@ from robustsuite.evaluation.records import Record
 from robustsuite.results.frame import tidy
 from robustsuite.results.table import comparison
 from robustsuite.results.worst_case import with_worst_cases
-from robustsuite.run.planned import complete
+from robustsuite.runner.planned import complete
 
 if TYPE_CHECKING:
     import pandas as pd

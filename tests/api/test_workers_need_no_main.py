@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from robustsuite.plugins import provenance
-from robustsuite.run.callers import main_hidden
+from robustsuite.runner.callers import main_hidden
 
 SUITE = """\
 name: tiny
@@ -35,7 +35,7 @@ from pathlib import Path
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.run.runner import preview
+from robustsuite.runner.run import preview
 from robustsuite.suite.load import load_suite
 
 UP = 1.0

@@ -1,6 +1,6 @@
 """What is given wrongly, and what must be answered: one test or more for each row of the contract's last table.
 
-Paths outside of the working folder are tested in tests/suite, kill -9 and torn files in tests/run.
+Paths outside of the working folder are tested in tests/suite, kill -9 and torn files in tests/runner.
 """
 
 import copy

@@ -1,7 +1,9 @@
 """The import order is the data flow, and the core names no plug-in."""
 
 import ast
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 import tomllib
@@ -13,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 # The folders in the order of the data flow; each may import itself and what stands before it.
 ORDER = (
-    "core", "storage", "access", "plugins", "data", "models", "training", "scenarios", "suite", "evaluation", "run",
+    "core", "storage", "access", "plugins", "data", "models", "training", "scenarios", "suite", "evaluation", "runner",
     "results", "report", "api", "pytest_plugin", "testing", "cli", "__main__",
 )  # fmt: skip
 
@@ -68,6 +70,14 @@ def test_no_circle_between_files():
     while free := {n for n, others in left.items() if not others or not any(n in those for those in left.values())}:
         left = {name: others - free for name, others in left.items() if name not in free}
     assert left == {}
+
+
+@pytest.mark.parametrize("package", ["", ".access", ".core", ".plugins", ".results", ".training"])
+def test_no_module_hides_a_name_that_its_package_gives_away(package):
+    """Once a module is imported it is an attribute of its package, and a lazy name of that name is never looked up."""
+    found = importlib.import_module(f"robustsuite{package}")
+    assert not set(found.__all__) & {module.name for module in pkgutil.iter_modules(found.__path__)}
+    assert all(getattr(found, name) is not None for name in found.__all__)
 
 
 def test_no_class_name_stands_twice():

@@ -9,7 +9,7 @@ from robustsuite.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parent.parent.parent / "robustsuite"
 # They read records, which hold the name of the game and nothing of its class.
-READERS = ("report", "gates", "evaluation/records.py")
+READERS = ("report", "results", "evaluation/records.py")
 CLASSES = {kind.__name__ for kind in SCENARIOS.values()}
 
 

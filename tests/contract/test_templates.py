@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from robustsuite.plugins import registry
-from robustsuite.run.runner import run
+from robustsuite.runner.run import run
 from robustsuite.suite.load import load_suite
 from robustsuite.testing import attack_laws, defense_laws
 

@@ -7,7 +7,7 @@ import pytest
 from test_privacy_accounting import improved, integrated_rdp
 
 from robustsuite.evaluation.records import Record
-from robustsuite.run.runner import run
+from robustsuite.runner.run import run
 from robustsuite.suite.load import load_suite
 
 SUITE = """

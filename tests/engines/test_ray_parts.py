@@ -11,9 +11,9 @@ from small_runs import FACTORY, PLUGIN
 
 from robustsuite.core.errors import RequestError
 from robustsuite.plugins import provenance
-from robustsuite.run import ray_cluster
-from robustsuite.run.bundle import Carried
-from robustsuite.run.ray_tasks import Seen
+from robustsuite.runner import ray_cluster
+from robustsuite.runner.bundle import Carried
+from robustsuite.runner.ray_tasks import Seen
 from robustsuite.suite.load import load_suite
 
 SUITE = """

@@ -76,7 +76,7 @@ def test_all_that_was_promised_is_run():
 @pytest.mark.parametrize("words", commands("pytest"), ids=["github", "gitlab"])
 def test_options_of_pytest_exist(words):
     known = (EXAMPLES / "checks" / "conftest.py").read_text()
-    known += (EXAMPLES.parent / "robustsuite" / "pytest_plugin.py").read_text()
+    known += (EXAMPLES.parent / "robustsuite" / "pytest_plugin" / "plugin.py").read_text()
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     assert {"--model", "--baseline", "--junitxml", "--robustsuite-report"} <= set(options)
     for option in options:

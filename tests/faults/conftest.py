@@ -34,6 +34,6 @@ def straight(tmp_path_factory):
 
 
 def _cells(suite):
-    from robustsuite.run.plan import plan
+    from robustsuite.runner.plan import plan
 
     return plan(suite, "cpu").cells

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from robustsuite.evaluation import records as record_files
-from robustsuite.run.runner import run
+from robustsuite.runner.run import run
 from robustsuite.suite.load import load_suite
 
 PLUGINS = Path(__file__).with_name("fault_plugins.py")

@@ -9,9 +9,9 @@ import pytest
 from fault_runs import load, play, table
 
 from robustsuite.evaluation import records as record_files
-from robustsuite.run.plan import plan
-from robustsuite.run.schedule import Schedule
-from robustsuite.run.worker import Worker, set_threads
+from robustsuite.runner.plan import plan
+from robustsuite.runner.schedule import Schedule
+from robustsuite.runner.worker import Worker, set_threads
 from robustsuite.storage.store import Store
 
 

@@ -229,7 +229,7 @@ def test_no_word_of_an_old_hang_is_held_against_a_new_death(tmp_path):
     options = [uses(does=["leave"]), "defenses=[none]"]
     from fault_runs import load
 
-    from robustsuite.run.plan import plan
+    from robustsuite.runner.plan import plan
 
     cell = next(cell for cell in plan(load(*options), "cpu").cells if cell.attack.label == "leave")
     (folder / ".hangs").mkdir(parents=True)

@@ -28,7 +28,7 @@ def test_a_second_run_in_one_folder_is_refused_and_the_first_goes_on(tmp_path, f
     assert play(tmp_path / "run", *WAITING).reused == 2
 
 
-@pytest.mark.slow  # within one process in tests/run/test_plan_graph.py
+@pytest.mark.slow  # within one process in tests/runner/test_plan_graph.py
 @pytest.mark.parametrize("workers", [1, 2])
 def test_two_runs_that_share_the_cache_train_once(tmp_path, faults, workers):
     """Both need the same two trainings at the same time; whoever comes second waits and reads."""

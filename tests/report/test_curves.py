@@ -13,7 +13,7 @@ from robustsuite.report.panels.passes import against_passes
 from robustsuite.report.panels.radius import against_radius
 from robustsuite.results.break_radius import Falls
 from robustsuite.results.worst_case import with_worst_cases, worst_cases
-from robustsuite.run.plan import plan
+from robustsuite.runner.plan import plan
 from robustsuite.suite.load import load_suite
 
 INF, NAN = math.inf, math.nan

@@ -7,7 +7,7 @@ import pytest
 
 from robustsuite.evaluation.records import Record, append, read
 from robustsuite.report.report import Report
-from robustsuite.run.runner import run
+from robustsuite.runner.run import run
 from robustsuite.suite.load import load_suite
 
 SUITE = """\

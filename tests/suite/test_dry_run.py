@@ -12,7 +12,7 @@ import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
-from robustsuite.run.runner import preview
+from robustsuite.runner.run import preview
 from robustsuite.suite.load import load_suite
 
 FAST = ("tabular, two classes",)

@@ -6,7 +6,7 @@ import numpy as np
 import yaml
 
 from robustsuite.core.errors import RequestError
-from robustsuite.run.runner import preview, run
+from robustsuite.runner.run import preview, run
 from robustsuite.suite.load import load_suite
 
 # Kind of data -> (shape of one input, classes, training samples)

@@ -259,7 +259,7 @@ def test_the_best_epoch_is_kept_with_the_state_that_it_had():
 @pytest.mark.xfail(strict=True, reason="a repeat adds to the seed; seeds are to be keyed by the pair")
 def test_repeats_of_neighbouring_seeds_are_independent(tmp_path):
     """Seed 0's repeat 1 is seed 1's repeat 0, so tables over both count one training twice."""
-    from robustsuite.run.plan import plan
+    from robustsuite.runner.plan import plan
     from robustsuite.suite.load import load_suite
 
     file = tmp_path / "suite.yaml"
@@ -276,7 +276,7 @@ def test_repeats_of_neighbouring_seeds_are_independent(tmp_path):
 
 def _splits(found):
     """The data of seed 0, since the seed draws the data too."""
-    from robustsuite.run.plan import read_data
+    from robustsuite.runner.plan import read_data
 
     return read_data(found.suite)
 

@@ -15,9 +15,9 @@ from robustsuite.data.catalogue import load
 from robustsuite.evaluation.resolve import Game
 from robustsuite.models.build import ModelSpec
 from robustsuite.plugins import provenance
-from robustsuite.run.feasible import infeasible
-from robustsuite.run.precision import settled_suite
-from robustsuite.run.resolver import Cell, Resolver
+from robustsuite.runner.feasible import infeasible
+from robustsuite.runner.precision import settled_suite
+from robustsuite.runner.resolver import Cell, Resolver
 from robustsuite.scenarios import SCENARIOS
 from robustsuite.suite.plugin_options import PluginUse
 from robustsuite.suite.problems import Problem, locate

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from robustsuite.core.processor import THREADS
-from robustsuite.run.processes import Processes
-from robustsuite.run.resolver import Resolver
-from robustsuite.run.worker import Worker
+from robustsuite.runner.processes import Processes
+from robustsuite.runner.resolver import Resolver
+from robustsuite.runner.worker import Worker
 from robustsuite.storage.store import Store
 from robustsuite.suite.load import load_suite
 

@@ -14,8 +14,8 @@ from graphlib import TopologicalSorter
 from types import FrameType
 from typing import Final, Protocol
 
-from robustsuite.run.plan import Node
-from robustsuite.run.worker import Done
+from robustsuite.runner.plan import Node
+from robustsuite.runner.worker import Done
 
 _TRIES: Final = 2  # a worker that dies may have been the victim of a neighbour; twice is no accident
 _TOLD: Final = "interrupted: what runs now is finished and kept; press Ctrl-C again to stop at once"

@@ -11,10 +11,10 @@ from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.records import Record
-from robustsuite.run.plan import Plan
-from robustsuite.run.resolver import Cell
-from robustsuite.run.schedule import Note
-from robustsuite.run.worker import Done, Worker, placed
+from robustsuite.runner.plan import Plan
+from robustsuite.runner.resolver import Cell
+from robustsuite.runner.schedule import Note
+from robustsuite.runner.worker import Done, Worker, placed
 from robustsuite.storage.files import anchor, write_atomically
 
 CELLS: Final = "cells"

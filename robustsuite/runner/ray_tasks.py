@@ -15,10 +15,10 @@ from filelock import FileLock, Timeout
 
 from robustsuite.core.errors import RequestError
 from robustsuite.plugins import provenance
-from robustsuite.run.bundle import Carried
-from robustsuite.run.plan import Node
-from robustsuite.run.watching import HANGS, traced, watched
-from robustsuite.run.worker import Done, Worker, set_threads
+from robustsuite.runner.bundle import Carried
+from robustsuite.runner.plan import Node
+from robustsuite.runner.watching import HANGS, traced, watched
+from robustsuite.runner.worker import Done, Worker, set_threads
 from robustsuite.storage.store import Kept, Store
 
 _SCRATCH: Final = "robustsuite-ray-"

@@ -18,11 +18,11 @@ from robustsuite.data.catalogue import load
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.environment import environment, resolve_device
 from robustsuite.evaluation.records import Record
-from robustsuite.run.engine import local
-from robustsuite.run.plan import Plan, plan
-from robustsuite.run.resolver import Cell
-from robustsuite.run.runner import PlanRun
-from robustsuite.run.worker import Worker
+from robustsuite.runner.engine import local
+from robustsuite.runner.plan import Plan, plan
+from robustsuite.runner.resolver import Cell
+from robustsuite.runner.run import PlanRun
+from robustsuite.runner.worker import Worker
 from robustsuite.storage.store import Store
 from robustsuite.suite.load import load_suite
 from robustsuite.training.cache import KIND as MODELS

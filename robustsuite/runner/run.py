@@ -22,13 +22,13 @@ from robustsuite.core.samples import Splits
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.environment import resolve_device
 from robustsuite.evaluation.records import Record
-from robustsuite.run.engine import HANGS, broken_off, local, settled
-from robustsuite.run.estimate import Forecast, Timings
-from robustsuite.run.ledger import CELLS, Ledger
-from robustsuite.run.plan import Node, Plan, plan, plural, read_data
-from robustsuite.run.resolver import Cell
-from robustsuite.run.schedule import Engine, Schedule
-from robustsuite.run.worker import ARTEFACTS, Worker
+from robustsuite.runner.engine import HANGS, broken_off, local, settled
+from robustsuite.runner.estimate import Forecast, Timings
+from robustsuite.runner.ledger import CELLS, Ledger
+from robustsuite.runner.plan import Node, Plan, plan, plural, read_data
+from robustsuite.runner.resolver import Cell
+from robustsuite.runner.schedule import Engine, Schedule
+from robustsuite.runner.worker import ARTEFACTS, Worker
 from robustsuite.storage.files import storing, write_atomically
 from robustsuite.storage.store import Store, cache
 from robustsuite.suite.schema import Suite
@@ -255,7 +255,7 @@ def _cache(folder: Path, asked: Options) -> Store:
 
 def _engine(worker: Worker, asked: Options) -> Engine:
     if asked.engine == "ray":
-        from robustsuite.run.ray_engine import Cluster
+        from robustsuite.runner.ray_engine import Cluster
 
         return Cluster(worker, asked.address, asked.workers, asked.timeout)
     return local(worker, asked.workers or 1, asked.timeout, apart=asked.apart and bool(broken_off(worker.folder)))

@@ -12,8 +12,8 @@ from typing import Any, Final
 from robustsuite.core import checks
 from robustsuite.core.errors import RequestError
 from robustsuite.plugins import provenance
-from robustsuite.run.ray_tasks import Seen
-from robustsuite.run.worker import Worker
+from robustsuite.runner.ray_tasks import Seen
+from robustsuite.runner.worker import Worker
 
 GPUS: Final = "ROBUSTSUITE_RAY_GPUS"
 _OBJECTS: Final = 256 * 2**20  # bytes of the object store of a cluster that is started here, besides the data

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from robustsuite.core.canonical import digest, plain
-from robustsuite.run.plan import Node, Plan
+from robustsuite.runner.plan import Node, Plan
 from robustsuite.storage.files import write_atomically
 
 _MEMORY: Final = 0.3  # weight of the newest figure, so that a machine that got faster is believed soon

@@ -25,8 +25,8 @@ from robustsuite.evaluation.judge import judged, recorded
 from robustsuite.evaluation.records import RADIUS, Record
 from robustsuite.evaluation.resolve import facts_of
 from robustsuite.models.output_kind import as_logits
-from robustsuite.run.plan import Node
-from robustsuite.run.resolver import Cell, Resolver
+from robustsuite.runner.plan import Node
+from robustsuite.runner.resolver import Cell, Resolver
 from robustsuite.scenarios.play import craft
 from robustsuite.scenarios.victim import Victim
 from robustsuite.storage.store import Store

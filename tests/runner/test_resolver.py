@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from robustsuite.run import resolver as made
-from robustsuite.run.plan import plan
-from robustsuite.run.resolver import Resolver
-from robustsuite.run.runner import run
+from robustsuite.runner import resolver as made
+from robustsuite.runner.plan import plan
+from robustsuite.runner.resolver import Resolver
+from robustsuite.runner.run import run
 from robustsuite.suite.load import load_suite
 
 SMALL = [

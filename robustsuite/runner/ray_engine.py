@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from robustsuite.core.errors import RequestError, StorageError
 from robustsuite.plugins import provenance
-from robustsuite.run import ray_tasks
-from robustsuite.run.bundle import Carried
-from robustsuite.run.plan import Node
-from robustsuite.run.ray_cluster import agree, cause, connect, fits, import_ray, needs, no_room, reason, unfit
-from robustsuite.run.ray_tasks import Answer, Made, Parcel
-from robustsuite.run.schedule import LostError
-from robustsuite.run.watching import hung
-from robustsuite.run.worker import ARTEFACTS, Done, Worker
+from robustsuite.runner import ray_tasks
+from robustsuite.runner.bundle import Carried
+from robustsuite.runner.plan import Node
+from robustsuite.runner.ray_cluster import agree, cause, connect, fits, import_ray, needs, no_room, reason, unfit
+from robustsuite.runner.ray_tasks import Answer, Made, Parcel
+from robustsuite.runner.schedule import LostError
+from robustsuite.runner.watching import hung
+from robustsuite.runner.worker import ARTEFACTS, Done, Worker
 from robustsuite.storage.files import write_atomically
 from robustsuite.storage.store import Store
 from robustsuite.training.cache import KIND as MODELS

@@ -23,11 +23,11 @@ from robustsuite.core import outputs
 from robustsuite.core.errors import RobustsuiteError
 from robustsuite.core.processor import threads_of_children
 from robustsuite.plugins import registry
-from robustsuite.run.callers import Belongings, belongings, main_hidden
-from robustsuite.run.plan import Node
-from robustsuite.run.schedule import LostError
-from robustsuite.run.watching import HANGS, died, hung, traced, watched
-from robustsuite.run.worker import Done, Worker, set_threads
+from robustsuite.runner.callers import Belongings, belongings, main_hidden
+from robustsuite.runner.plan import Node
+from robustsuite.runner.schedule import LostError
+from robustsuite.runner.watching import HANGS, died, hung, traced, watched
+from robustsuite.runner.worker import Done, Worker, set_threads
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

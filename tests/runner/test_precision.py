@@ -9,7 +9,7 @@ import torch
 
 import robustsuite as rs
 from robustsuite.core import processor
-from robustsuite.run.plan import plan
+from robustsuite.runner.plan import plan
 from robustsuite.suite.load import load_suite
 from robustsuite.training.precision import settled
 from robustsuite.training.settings import Training
@@ -74,7 +74,7 @@ def test_with_units_the_precision_is_kept_and_is_part_of_the_key(suite, monkeypa
 
 def test_the_run_trains_in_float32_and_every_record_says_so(suite, monkeypatch, tmp_path):
     processor_with(monkeypatch)
-    from robustsuite.run.runner import run
+    from robustsuite.runner.run import run
 
     asked = suite("bf16-mixed")
     outcome = run(asked, tmp_path / "run", device="cpu", cached=False)

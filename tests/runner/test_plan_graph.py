@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from robustsuite.run.estimate import Timings, duration
-from robustsuite.run.plan import plan
-from robustsuite.run.runner import preview, run
-from robustsuite.run.schedule import LostError, Schedule
-from robustsuite.run.worker import Done
+from robustsuite.runner.estimate import Timings, duration
+from robustsuite.runner.plan import plan
+from robustsuite.runner.run import preview, run
+from robustsuite.runner.schedule import LostError, Schedule
+from robustsuite.runner.worker import Done
 from robustsuite.suite.load import load_suite
 
 SUITE = """

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from robustsuite.run.plan import Node
-from robustsuite.run.processes import Processes
-from robustsuite.run.schedule import Engine
-from robustsuite.run.watching import HANGS, died, watched
-from robustsuite.run.worker import Done, Worker, set_threads
+from robustsuite.runner.plan import Node
+from robustsuite.runner.processes import Processes
+from robustsuite.runner.schedule import Engine
+from robustsuite.runner.watching import HANGS, died, watched
+from robustsuite.runner.worker import Done, Worker, set_threads
 
 __all__ = ["HANGS", "Here", "Processes", "broken_off", "died", "local", "settled", "watched"]
 
