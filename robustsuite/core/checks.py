@@ -137,7 +137,7 @@ def fraction(name: str, value: object) -> float:
         try:
             top, _, bottom = value.partition("/")
             return float(Fraction(top.strip()) / Fraction(bottom.strip())) if bottom else float(Fraction(value.strip()))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             raise fail("a number or a quotient of two", name, value, "write it like 0.3 or 8/255") from None
     return real(name, value)
 

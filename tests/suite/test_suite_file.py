@@ -228,6 +228,8 @@ def test_a_mistake_is_named_with_its_line(text, place, words):
         ("threat: {norm: lnf, radius: 1}", "threat.norm: .*did you mean 'linf'"),
         ("threat: {norm: l2, radius: -1}", r"threat.radius: .*got radius=-1"),
         ("threat: {norm: l2, radius: 8/0}", "threat.radius: .*8/255"),
+        ("threat: {norm: l2, radius: '1e400'}", "threat.radius: expected a number or a quotient of two, .*8/255"),
+        ("threat: {norm: l2, radius: 1, curve: [1e-1, x]}", "threat.curve: expected a number or a quotient of two"),
         ("threat: {norm: l2}", "expected norm and radius together"),
         ("threat: {norm: l2, radius: 1, goal: targeted}", "threat.*expected a target"),
         ("threat: {norm: l2, radius: 1, epsilon: 2}", "expected a key of threat, got epsilon=2"),

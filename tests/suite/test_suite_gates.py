@@ -198,3 +198,9 @@ def test_a_file_of_gates_that_was_changed_is_named(tmp_path, text):
     (tmp_path / "gates.json").write_text(text)
     with pytest.raises(RequestError, match=r"gates\.json"):
         gates.load(tmp_path)
+
+
+def test_what_is_wrong_with_a_whole_file_of_gates_has_no_path(tmp_path):
+    (tmp_path / "gates.json").write_text('"robust"')
+    with pytest.raises(RequestError, match=r"gates\.json; expected a list, got gates='robust'"):
+        gates.load(tmp_path)
