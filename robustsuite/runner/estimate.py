@@ -110,7 +110,7 @@ def duration(seconds: float) -> str:
     """A time for people.
 
     Example:
-        >>> duration(8), duration(150), duration(9000)
+        >>> duration(8), duration(180), duration(9000)
         ('8 s', '3 min', '2.5 h')
     """
     if seconds < 90:
