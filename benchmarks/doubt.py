@@ -1,4 +1,4 @@
-"""What doubting costs: the standing checks against the `adaptive` evaluation whose verdict they look at.
+"""What doubting costs: the sanity checks against the `cascade` evaluation whose verdict they look at.
 
 The networks are those of `attacks.py`, beside a CNN on the embedded digits, one thread; trained once and kept. What an
 escalation spends, where a check raises a flag, is counted apart.
@@ -43,7 +43,7 @@ TARGET = 0.1
 
 
 class Row(NamedTuple):
-    """One network: passes and processor seconds of `adaptive`, of the standing checks, and of what they started."""
+    """One network: passes and processor seconds of `cascade`, of the sanity checks, and of what they started."""
 
     case: str
     n: int
@@ -75,7 +75,7 @@ def nets(folder: Path) -> Iterator[tuple[str, nn.Module, Samples, Ball]]:
 
 def measure(case: str, net: nn.Module, test: Samples, ball: Ball) -> Row:
     """Play, look, and escalate where a look raises a flag."""
-    victim, game, attack = Victim(Served(net), test), Evasion(ball=ball), rs.attack("adaptive")
+    victim, game, attack = Victim(Served(net), test), Evasion(ball=ball), rs.attack("cascade")
     marks = [time.process_time()]
     found = play(attack, game, victim, seed=0)
     marks.append(time.process_time())
@@ -88,7 +88,7 @@ def measure(case: str, net: nn.Module, test: Samples, ball: Ball) -> Row:
     attacked, looked, both = (end - start for start, end in itertools.pairwise(marks))
     passes = [
         sum(judged.cost.get(f"{of}{kind}", 0) for kind in ("forwards", "backwards"))
-        for of in ("", "standing_", "escalation_")
+        for of in ("", "sanity_", "follow_up_")
     ]
     robust = judged.values["robust_accuracy"].value
     seconds = attacked, looked, max(0.0, both - looked)
@@ -97,13 +97,13 @@ def measure(case: str, net: nn.Module, test: Samples, ball: Ball) -> Row:
 
 def section(rows: list[Row]) -> str:
     text = (
-        f"`adaptive` and the standing checks that look at its verdict, in passes through the network (forward and "
+        f"`cascade` and the sanity checks that look at its verdict, in passes through the network (forward and "
         f"backward, of one sample) and processor seconds; {os.cpu_count()}-core "
         f"{platform.machine().replace('_', '-')} CPU, 1 thread; {versions()}. Wanted at n = 1,000: at most "
         f"{TARGET:.0%}. What the checks started, where one raised a flag, stands apart."
     )
     lines = [
-        "| network | n | robust | `adaptive`: passes; s | checks: passes; s | share: passes; s | started: passes; s | "
+        "| network | n | robust | `cascade`: passes; s | checks: passes; s | share: passes; s | started: passes; s | "
         "flags |",
         "|---|---|---|---|---|---|---|---|",
     ]

@@ -1,4 +1,4 @@
-"""`autoattack` and `adaptive` against AutoAttack's own code: verdicts, passes and processor seconds; Square beside it.
+"""`autoattack` and `cascade` against AutoAttack's own code: verdicts, passes and processor seconds; Square beside it.
 
 Same networks, images and radii, one thread. The networks are those of `attacks.py` and one more, trained once and kept.
 Verdicts are kept beside them in blocks of 200 images, because they take hours; delete them to measure again.
@@ -39,7 +39,7 @@ from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 
 TITLE = "## Ensembles and Square"
-ENSEMBLES = ("adaptive", "autoattack", "AutoAttack's own code")
+ENSEMBLES = ("cascade", "autoattack", "AutoAttack's own code")
 QUERIES = 1000
 SAMPLES = 200
 LONG = 1000
@@ -75,7 +75,7 @@ class Case(NamedTuple):
 
 @dataclass
 class Row:
-    """What each library left standing in one case, at what cost."""
+    """What each library left robust in one case, at what cost."""
 
     case: str
     n: int
@@ -92,7 +92,7 @@ class Row:
 
 
 def ours(name: str, net: nn.Module, x: Tensor, y: Tensor, ball: Ball, **options: int) -> Told:
-    access = "scores" if name == "square" else "white-box"
+    access = "score-based" if name == "square" else "white-box"
     meter = Meter()
     with untouched(net):
         common = {"x": x, "y": y, "ids": torch.arange(len(y)), "ball": ball, "classes": 10, "meter": meter}
@@ -183,12 +183,12 @@ def table(rows: list[Row], names: tuple[str, ...]) -> list[str]:
 
 
 def targets(rows: list[Row]) -> list[str]:
-    """Each target against the reference, and for `adaptive` against ours where the reference did not play."""
+    """Each target against the reference, and for `cascade` against ours where the reference did not play."""
     lines = ["", "| case | n | target | measured | met |", "|---|---|---|---|---|"]
     for row in rows:
         peer = next(name for name in ENSEMBLES[::-1] if name in row.passes)
         against = "reference" if peer == ENSEMBLES[2] else f"`{peer}`"
-        if "adaptive" not in row.passes or peer == "adaptive":
+        if "cascade" not in row.passes or peer == "cascade":
             continue
         told = []
         if peer == ENSEMBLES[2] and "autoattack" in row.passes:
@@ -196,13 +196,13 @@ def targets(rows: list[Row]) -> list[str]:
             share = row.seconds["autoattack"] / row.seconds[peer]
             told.append(("`autoattack` leaves as many, within 2 of 200", f"{differs:+d}", abs(differs) <= row.n / 100))
             told.append(("`autoattack` in at most .65 of the reference's time", f"{share:.2f}", share <= 0.65))
-        above = max(row.left("adaptive") - row.left(name) for name in row.passes if name != "adaptive")
-        passes = sum(row.passes["adaptive"]) / sum(row.passes[peer])
-        share = row.seconds["adaptive"] / row.seconds[peer]
+        above = max(row.left("cascade") - row.left(name) for name in row.passes if name != "cascade")
+        passes = sum(row.passes["cascade"]) / sum(row.passes[peer])
+        share = row.seconds["cascade"] / row.seconds[peer]
         told += [
-            ("`adaptive` leaves at most 1 in 1,000 more than either", f"{above:+d}", above <= row.n / 1000),
-            (f"`adaptive` in at most a fifth of the passes ({against})", f"{passes:.3f}", passes <= 0.2),
-            (f"`adaptive` in at most a sixth of the time ({against})", f"{share:.3f}", share <= 1 / 6),
+            ("`cascade` leaves at most 1 in 1,000 more than either", f"{above:+d}", above <= row.n / 1000),
+            (f"`cascade` in at most a fifth of the passes ({against})", f"{passes:.3f}", passes <= 0.2),
+            (f"`cascade` in at most a sixth of the time ({against})", f"{share:.3f}", share <= 1 / 6),
         ]
         lines += [
             f"| {row.case} | {row.n} | {what} | {value} | {'yes' if met else 'no'} |" for what, value, met in told
@@ -213,7 +213,7 @@ def targets(rows: list[Row]) -> list[str]:
 def section(rows: list[Row], squares: list[Row]) -> str:
     text = (
         f"{os.cpu_count()}-core {platform.machine().replace('_', '-')} CPU, 1 thread; {versions()}. Each cell: samples "
-        f"left standing; forward + backward passes a sample; processor seconds. Test images that the network gets "
+        f"left robust; forward + backward passes a sample; processor seconds. Test images that the network gets "
         f"right, linf {', '.join(sorted(f'{case.ball.radius:.3g} on {case.setting.data.name}' for case in firsts()))}."
     )
     names = tuple(name for name in ENSEMBLES if any(name in row.passes for row in rows))

@@ -1,4 +1,4 @@
-"""Minimum-norm attacks against the peers that are installed: distances, samples left standing, passes and seconds.
+"""Minimum-norm attacks against the peers that are installed: distances, samples left robust, passes and seconds.
 
 Same undefended networks and images, one thread, interleaved: each part of the images goes through every library in
 turn. The networks are those of `attacks.py`, trained once and kept.
@@ -77,7 +77,7 @@ class Told:
     backwards: int = 0
 
     def distance(self) -> Tensor:
-        """Of every sample; infinite where it still stands."""
+        """Of every sample; infinite where it is robust."""
         return torch.cat(self.distances)
 
 
@@ -111,7 +111,7 @@ def ours(case: Case, net: nn.Module, x: Tensor, y: Tensor, told: Told) -> Tensor
     meter = Meter()
     with untouched(net):
         common = {"x": x, "y": y, "ids": torch.arange(len(y)), "ball": ball, "classes": 10, "meter": meter}
-        view = make_view("white-box", Served(net), {**common, "closest": True}, engine=FastPasses(net, x[:TRIAL]))
+        view = make_view("white-box", Served(net), {**common, "minimum_norm": True}, engine=FastPasses(net, x[:TRIAL]))
         moved: Tensor = rs.attack(case.attack)(view, Streams(0).child("attack"))
     told.forwards += meter.forwards
     told.backwards += meter.backwards
@@ -241,7 +241,7 @@ def verdicts(row: Row) -> list[str]:
     told = [
         (f"mean distance over {peer if wagner else timed}'s, <= {slack:g}", f"{far:.3f}", far <= slack),
         (f"seconds over {timed}'s, <= 1", f"{quick:.2f}", quick <= 1),
-        ("share left standing, 0", f"{row.standing(OURS):.2f}", row.standing(OURS) == 0),
+        ("share left robust, 0", f"{row.standing(OURS):.2f}", row.standing(OURS) == 0),
     ]
     return [f"| {row.line()} | {what} | {value} | {'yes' if met else '**no**'} |" for what, value, met in told]
 
@@ -256,7 +256,7 @@ def section(rows: list[Row]) -> str:
         f"Undefended networks, test images that the networks of `attacks.py` get right; {os.cpu_count()}-core "
         f"{platform.machine().replace('_', '-')} CPU, 1 thread, {PARTS} interleaved parts; {versions()}. Passes are "
         f"forward + backward for each image; the median counts samples that stand as infinitely far, the mean is over "
-        f"the samples that every library felled (but for libraries that left half of them standing). Ours ran with its "
+        f"the samples that every library broke (but for libraries that left half of them robust). Ours ran with its "
         f"defaults. The peers' DeepFool took 50 steps, DDN, FMN and FAB 100; AutoAttack's FAB ran towards each of 9 "
         f"classes, torchattacks' untargeted. Their Carlini-Wagner ran with settings that converge ({settings}): their "
         f"defaults do not, or need minutes. Left out for their time: ART, and DeepFool of torchattacks."

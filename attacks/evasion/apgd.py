@@ -31,8 +31,8 @@ _FIRST_SHARE: Final = 0.2  # of the coordinates that the first l1 steps from a c
 class APGD:
     """Ascend with momentum, halving the step and going back to the best point wherever progress stalls.
 
-    Nothing but the budget needs choosing. A sample that reaches the goal is kept where it fell and costs no further
-    pass; one that never falls is returned where its loss was greatest. On a model that never falls each run costs
+    Nothing but the budget needs choosing. A sample that reaches the goal is kept where it did and costs no further
+    pass; one that is never broken is returned where its loss was greatest. Where nothing is broken each run costs
     `steps` backward and `steps + 1` forward passes a sample. In l1 steps are sparse, and a run begins in three times,
     then twice the radius, for 4 forward passes more.
 
@@ -200,7 +200,7 @@ class Climb:
     reach: float = 1.0
 
     def __call__(self, x: Tensor, rows: Tensor, aim: Tensor) -> Runs:
-        """The runs that still stand after the last step."""
+        """The runs of samples that are not broken after the last step."""
         runs, l1 = self._begin(x, rows, aim), self.ball.norm == "l1"
         every = max(1, int(_L1_CHECKS * self.steps))
         points = range(every, self.steps, every) if l1 else checkpoints(self.steps)

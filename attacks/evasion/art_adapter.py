@@ -41,7 +41,7 @@ class ArtAttack:
     Norm, goal and knowledge come from the view. `eps` and `eps_step`, where ART has them and they are left at None, are
     the radius and ART's own share of it. Gradient attacks get the counted model. The others get an oracle, one sample
     at a time, which ends the attack when the sample's queries are spent; the nearest input that was seen to reach the
-    goal within the ball is handed in, a thousandth farther out where that reaches it too, else what ART returned.
+    goal within the ball is returned, a thousandth farther out where that reaches it too, else what ART returned.
 
     ART computes in float32: other inputs are cast for it, and its perturbation is added to the original. A result
     beyond the ball (minimum-norm attacks know no radius) is replaced by the untouched input, never projected.

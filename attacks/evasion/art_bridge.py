@@ -55,7 +55,7 @@ class Asker:
         return self._answer(points)
 
     def settle(self) -> Tensor | None:
-        """The input to hand in, or None; the last query asks whether a point just beyond the nearest success holds.
+        """The input to return, or None; the last query asks whether a point just beyond the nearest success holds.
 
         Attacks on decisions end on the decision boundary, where rounding in another batch would turn the verdict.
         """

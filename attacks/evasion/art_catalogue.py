@@ -86,7 +86,7 @@ def _access(name: str) -> str:
     if name in DECISIONS:
         return "labels"
     # AutoAttack asks only for a classifier but is an ensemble of gradient attacks.
-    return "white-box" if _requirements(name) & _GRADIENTS or name == "AutoAttack" else "scores"
+    return "white-box" if _requirements(name) & _GRADIENTS or name == "AutoAttack" else "score-based"
 
 
 def names() -> dict[str, str]:

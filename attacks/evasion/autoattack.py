@@ -35,7 +35,7 @@ class Stage(NamedTuple):
 )
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack:
-    """Play Auto-PGD, targeted Auto-PGD, targeted FAB and Square, each on the samples that those before left standing.
+    """Play Auto-PGD, targeted Auto-PGD, targeted FAB and Square, each on the samples that those before did not break.
 
     The *standard* version is Auto-PGD on the cross-entropy, on the targeted DLR loss for 9 targets, FAB for 9 targets
     and 5,000 queries of Square; *plus* adds untargeted runs with 5 restarts; *rand* is Auto-PGD on the cross-entropy
@@ -125,7 +125,7 @@ class AutoAttack:
 
 
 def in_turn(view: WhiteBox, stages: list[Stage], streams: Streams) -> Tensor:
-    """Play one attack after the other, each on the samples that still stand."""
+    """Play one attack after the other, each on the samples that are not broken yet."""
     found = view.x.clone()
     rows = torch.arange(len(found), device=found.device)
     for place, stage in enumerate(stages):

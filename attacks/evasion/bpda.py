@@ -1,4 +1,4 @@
-"""Ascend the margin, or a loss that no scale of the logits changes, through whatever stand-in the view offers."""
+"""Ascend the margin, or a loss that no scale of the logits changes, through a differentiable surrogate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from robustsuite.access import BestSoFar, WhiteBox
 from robustsuite.core import Streams, checks, losses
 from robustsuite.plugins import register
 from robustsuite.scenarios.evasion.sanity.detectors import past
-from robustsuite.scenarios.evasion.sanity.surrogates import Bridged
+from robustsuite.scenarios.evasion.sanity.surrogates import StraightThrough
 
 _WEIGHTS: Final = (1.0, 0.3, 3.0)  # of the rejection in the loss, by restart
 
@@ -32,7 +32,7 @@ _WEIGHTS: Final = (1.0, 0.3, 3.0)  # of the rejection in the loss, by restart
         "not-adaptive",
         "one-step-better",
         "black-box-better",
-        "huge-radius",
+        "unbounded-attack-fails",
         "unconverged",
         "probabilities",
     ),
@@ -40,13 +40,13 @@ _WEIGHTS: Final = (1.0, 0.3, 3.0)  # of the rejection in the loss, by restart
 )
 @dataclass(frozen=True, kw_only=True)
 class BPDA:
-    """Projected ascent of the margin with momentum and shrinking steps, backward through a differentiable stand-in.
+    """Projected ascent of the margin with momentum and shrinking steps, backward through a differentiable surrogate.
 
-    Where escalation found a stand-in for the model, the view offers it. In what the view offers, functions without a
-    gradient (rounding, signs, comparisons, `detach`, `no_grad`) get a straight-through one, and parts that keep their
-    input's shape the identity. Where the stand-in has one more output than there are classes, it says how far beyond
-    their thresholds the model's detectors are, and the attack brings that down beside raising the margin. Success is
-    the deployed model's answer always.
+    Where the sanity checks found a surrogate for the model, the view offers it. In what the view offers, functions
+    without a gradient (rounding, signs, comparisons, `detach`, `no_grad`) get a straight-through one, and parts that
+    keep their input's shape the identity. Where the surrogate has one more output than there are classes, it says how
+    far beyond their thresholds the model's detectors are, and the attack brings that down beside raising the margin.
+    Success is the deployed model's answer always.
 
     Args:
         steps: Gradient steps, at least 1.
@@ -79,7 +79,7 @@ class BPDA:
         if view.ball.radius == 0:
             return best.x
         if self.bridge:
-            bridged = Bridged(view.model, view.classes, view.ball.radius / 2)
+            bridged = StraightThrough(view.model, view.classes, view.ball.radius / 2)
             view = replace(view, model=bridged, engine=None)
         for run in range(self.restarts):
             rows = best.left()

@@ -15,9 +15,9 @@ from robustsuite.plugins import register
 
 _FIRST, _SECOND = 0.9, 0.999  # share that Adam's moments keep
 _LAST_STEP: Final = 0.01  # of a round, over its first one
-_PATIENCE: Final = 20  # steps without a smaller loss, after which a round that has not fallen ends
+_PATIENCE: Final = 20  # steps without a smaller loss, after which a round that has broken nothing ends
 _GROWTH: Final = 10.0  # of a constant that was too small, as in the paper
-_EXTRA: Final = 6  # rounds more for samples that have never fallen
+_EXTRA: Final = 6  # rounds more for samples that were never broken
 _GAIN: Final = 0.005  # share of the distance that a round must gain where its constant was enough
 
 
@@ -108,7 +108,7 @@ class CarliniWagner:
             length=far,
             step=torch.zeros_like(rows),
             left=torch.full_like(rows, self.rounds + _EXTRA),
-            fell=torch.zeros_like(seen.broken),
+            broken=torch.zeros_like(seen.broken),
             enough=torch.zeros_like(seen.broken),
             least=zero + torch.inf,
             stalled=torch.zeros_like(rows),
@@ -133,7 +133,7 @@ class CarliniWagner:
             first=first,
             second=second,
             step=count,
-            fell=at.fell | seen.broken,
+            broken=at.broken | seen.broken,
             enough=at.enough | (seen.broken & (2 * count > self.steps)),
             least=torch.minimum(at.least, loss),
             stalled=torch.where(loss < at.least, 0, at.stalled + 1),
@@ -141,7 +141,7 @@ class CarliniWagner:
 
     def _ended(self, nearest: mn.Nearest, at: _Searches) -> _Searches:
         """The same, where rounds that are over gave way to the next, with another constant."""
-        over = (at.step >= self.steps) | ((at.stalled >= _PATIENCE) & ~at.fell)
+        over = (at.step >= self.steps) | ((at.stalled >= _PATIENCE) & ~at.broken)
         if not over.any():
             return at
         found, distance = nearest.found(at.rows), nearest.distance[at.rows].to(at.x.dtype)
@@ -161,7 +161,7 @@ class CarliniWagner:
             length=torch.where(found, distance, 2 * at.length),
             step=torch.zeros_like(at.step),
             left=torch.where(done, 0, left),
-            fell=torch.zeros_like(at.fell),
+            broken=torch.zeros_like(at.broken),
             enough=torch.zeros_like(at.enough),
             least=torch.full_like(at.least, torch.inf),
             stalled=torch.zeros_like(at.stalled),
@@ -183,7 +183,7 @@ class _Searches(NamedTuple):
     length: Tensor  # of a round's first step, over `step_size`
     step: Tensor  # of the round
     left: Tensor  # rounds, this one included
-    fell: Tensor  # whether this round has fallen
+    broken: Tensor  # in this round
     enough: Tensor  # the same in its later half
     least: Tensor  # loss of the round
     stalled: Tensor  # steps since then

@@ -18,7 +18,7 @@ from robustsuite.plugins import register
 @register.attack("ddn", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"))
 @dataclass(frozen=True, kw_only=True)
 class DDN:
-    """Follow the gradient of the cross-entropy on a sphere whose radius shrinks where the input has fallen, else grows.
+    """Follow the gradient of the cross-entropy on a sphere that shrinks where the input is adversarial, else grows.
 
     Lengths are shares of that radius, and the first one is a share of the distance at which the boundary lies by its
     linearisation, so that no scale of inputs or distances matters. The sphere starts small, so that the direction has

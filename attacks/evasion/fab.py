@@ -163,11 +163,11 @@ class _Lanes:
         """The lanes with the nearest successes `(N, count)`, nearest first."""
         return self._distance.topk(count, dim=1, largest=False).indices
 
-    def note(self, x: Tensor, rows: Tensor, lanes: Tensor, fallen: Tensor) -> None:
+    def note(self, x: Tensor, rows: Tensor, lanes: Tensor, broken: Tensor) -> None:
         """Keep the least distance of a success in these lanes, and count the failures since the last one."""
-        distance = self._view.ball.distance(x, self._view.x[rows]).masked_fill(~fallen, torch.inf)
+        distance = self._view.ball.distance(x, self._view.x[rows]).masked_fill(~broken, torch.inf)
         self._distance[rows, lanes] = torch.minimum(self._distance[rows, lanes], distance)
-        self.misses[rows, lanes] = torch.where(fallen, 0, self.misses[rows, lanes] + 1)
+        self.misses[rows, lanes] = torch.where(broken, 0, self.misses[rows, lanes] + 1)
 
     def restart(self, nearest: mn.Nearest, lanes: Tensor, streams: Streams) -> None:
         """Put each sample's lane at a random point, half as far from the clean input as the nearest success."""

@@ -18,9 +18,9 @@ from robustsuite.plugins import register
 @register.attack("fmn", scenario="evasion", access="white-box", taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"))
 @dataclass(frozen=True, kw_only=True)
 class FMN:
-    """Climb the margin within a ball that shrinks where the input has fallen and grows where it stands.
+    """Climb the margin within a ball that shrinks where the input is adversarial and grows where it is not.
 
-    Until a sample has fallen once, its ball reaches to where the linearised boundary lies. Steps are a multiple of that
+    Until a sample was broken once, its ball reaches to where the linearised boundary lies. Steps are a multiple of that
     ball's radius along the gradient, or along its sign in linf; in l1, where a ball is far thinner than it is wide, a
     multiple of the range of one input. The first ones lead out of the ball and back onto its surface elsewhere. The
     multiple and the rate of shrinking fall on a half cosine. In the end the line from the clean input to the nearest

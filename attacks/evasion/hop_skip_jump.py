@@ -27,7 +27,7 @@ _TINY: Final = 1e-12
 @register.attack(
     "hop-skip-jump",
     scenario="evasion",
-    access="labels",
+    access="decision-based",
     resolves=("zero-gradients", "broken-gradients", "misleading-gradients", "black-box-better", "not-adaptive"),
     taxonomy=("AML.T0043.001", "ML01:2023", "NISTAML.022"),
 )
@@ -36,7 +36,7 @@ class HopSkipJump:
     """Find a wrong answer, go back to the boundary, estimate its normal from labels around it, step along, repeat.
 
     Starts are noise of several grains, plain inputs of one value and the input's own negative: what belongs to the
-    sample alone. A sample for which none of them reaches the goal, as most do for a targeted goal, is handed in as it
+    sample alone. A sample for which none of them reaches the goal, as most do for a targeted goal, is returned as it
     is. Where any point in the ball will do, a sample is left alone once one is found.
 
     Args:
@@ -50,7 +50,7 @@ class HopSkipJump:
 
     Guarantees:
         Draws are keyed by sample id and step, so they are bit-equal in any batch. No question is asked beyond the
-        game's budget; the nearest point so far is handed in.
+        game's budget; the nearest point so far is returned.
 
     References:
         Chen, Jordan and Wainwright, IEEE S&P 2020, arXiv:1904.02144.
@@ -98,7 +98,7 @@ class _Walk:
         self._bounds = view.ball.bounds or (float(view.x.min()), float(view.x.max()))
 
     def run(self) -> Tensor:
-        """What is handed in."""
+        """What is returned."""
         self._start()
         self._to_boundary(self._open())
         step = 0
@@ -110,7 +110,7 @@ class _Walk:
     def _open(self) -> Tensor:
         """Samples with a point, questions left to go on with, and a reason to."""
         going: Tensor = self._distance.isfinite() & (self._left >= _FEWEST + 4) & (self._distance > 0)
-        if not self._view.closest:
+        if not self._view.minimum_norm:
             going &= ~self._view.ball.contains(self._best, self._view.x)
         rows: Tensor = going.nonzero()[:, 0]
         return rows

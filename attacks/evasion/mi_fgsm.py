@@ -26,7 +26,7 @@ class MIFGSM:
     """Step along an accumulated gradient; options smooth it over transformed inputs, so that it fits other models too.
 
     A plain run costs `steps` backward and `steps + 1` forward passes a sample at most; every scale costs as much again,
-    and diverse inputs or Nesterov's point cost a forward pass a step to see whether the sample has fallen.
+    and diverse inputs or Nesterov's point cost a forward pass a step to see whether the sample is broken.
 
     Args:
         steps: Gradient steps, at least 1.
@@ -41,8 +41,8 @@ class MIFGSM:
             5 in the paper.
         l1_share: In l1, the share of coordinates over which a step is spread, in [0, 1].
         loss: What to ascend: `cross-entropy`, `margin` or `dlr` (the margin, where there are fewer than 4 classes).
-        stop: Whether a sample is given up where it first falls. Otherwise all steps are taken, and the last point is
-            returned unless it stands and an earlier one fell: what transfers to another model.
+        stop: Whether a sample is left where it is first broken. Otherwise all steps are taken, and the last point is
+            returned unless only an earlier one was adversarial: what transfers to another model.
 
     Raises:
         RequestError: Diversity or translation of inputs that are no images.

@@ -131,10 +131,10 @@ class Nearest:
     def open(self, rows: Tensor) -> Tensor:
         """Which of these samples need further passes; bool `(n,)`.
 
-        All but those that had fallen before anything moved, and, where distances are not judged, those with a success
+        All but those that were broken before anything moved, and, where distances are not judged, those with a success
         in the ball.
         """
-        if self._view.closest:
+        if self._view.minimum_norm:
             return self.distance[rows] > 0
         return self._rank[rows] > 1
 

@@ -18,9 +18,9 @@ from robustsuite.plugins import register
 class PGD:
     """Ascend the loss by fixed steps, projecting back into the ball after each one.
 
-    A sample that reaches the goal is kept where it fell and costs no further pass; a restart is tried only on samples
-    that still stand. A sample that never falls is returned where its loss was largest. On a model that never falls,
-    each restart costs `steps` forward and backward passes a sample and one forward pass for the last iterate.
+    A sample that reaches the goal is kept where it did and costs no further pass; a restart is tried only on samples
+    that are not broken yet. A sample that is never broken is returned where its loss was largest; then each restart
+    costs `steps` forward and backward passes and one forward pass for the last iterate.
 
     Args:
         steps: Gradient steps, at least 1.

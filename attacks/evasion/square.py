@@ -19,8 +19,8 @@ Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Inputs `(n, …)` and samples `rows (n,)` to the margins by which they reach the goal, and whether they do `(n,)`."""
 
 _RESOLVES: Final = (
-    "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "black-box-better", "huge-radius",
-    "gradients-in-forward", "not-adaptive", "probabilities",
+    "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "black-box-better",
+    "unbounded-attack-fails", "gradients-in-forward", "not-adaptive", "probabilities",
 )  # fmt: skip
 _HALVED: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, after which windows are halved
 _TILES: Final = 5  # along each side, of an l2 or l1 start
@@ -41,7 +41,7 @@ class Searched(NamedTuple):
 @register.attack(
     "square",
     scenario="evasion",
-    access="scores",
+    access="score-based",
     resolves=_RESOLVES,
     taxonomy=("AML.T0043.001", "ML01:2023", "NISTAML.022"),
 )
@@ -50,10 +50,10 @@ class Square:
     """Change one random window at a time, and keep each change that brings the scores nearer to the goal.
 
     No gradient is used, so that nothing that hides gradients withstands it. Windows shrink as the search goes on. A
-    sample that falls is asked about no more. In linf a proposal that would change nothing takes the other sign.
+    sample that is broken is queried no more. In linf a proposal that would change nothing takes the other sign.
 
     Args:
-        queries: Questions a sample at most, at least 1; the game's own budget, where it is lower, counts.
+        queries: Queries a sample at most, at least 1; the game's own budget, where it is lower, counts.
         share: Share of the input that the first windows cover, in (0, 1].
         rescaled: Whether windows shrink in proportion to `queries`, rather than at fixed points of 10,000.
 
@@ -61,8 +61,8 @@ class Square:
         RequestError: A budget of 0.
 
     Guarantees:
-        Draws are keyed by sample id and proposal, so they are bit-equal in any batch. No question is asked beyond the
-        game's budget; the best point so far is handed in.
+        Draws are keyed by sample id and proposal, so they are bit-equal in any batch. No query is made beyond the
+        game's budget; the best point so far is returned.
 
     References:
         Andriushchenko et al., ECCV 2020, arXiv:1912.00049; in l1: Croce and Hein, ICML 2021, arXiv:2103.01208.

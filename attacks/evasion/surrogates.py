@@ -91,7 +91,7 @@ def learnt(name: str, view: Transfer, x: Tensor, told: Tensor, *, epochs: int, s
 
     Args:
         name: As in a suite's `model`.
-        view: Whose victim it stands in for.
+        view: Whose victim it is a surrogate of.
         x: Inputs `(n, …)`.
         told: The victim's probabilities for them `(n, classes)`.
         epochs: Passes over them.
@@ -118,13 +118,13 @@ def material(view: Transfer, most: int, streams: Streams) -> tuple[Tensor, Tenso
 
     Args:
         view: With what is known.
-        most: Known inputs to use at most.
+        most: AuxiliaryData inputs to use at most.
         streams: Keys which, and the noise.
     """
-    if view.known is None:
+    if view.auxiliary is None:
         remedy = "give a surrogate, or data that the adversary holds"
         raise checks.fail("data to learn a surrogate from", "known", None, remedy)
-    samples = view.known.samples
+    samples = view.auxiliary.samples
     chosen = torch.randperm(len(samples), generator=streams.child("known").generator())[:most].sort().values
     batch = samples.batch(chosen, view.x.device)
     x = batch.x.to(view.x.dtype)

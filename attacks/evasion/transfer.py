@@ -31,18 +31,19 @@ _DIVERSE: Final = 0.5
 )
 @dataclass(frozen=True, kw_only=True)
 class TransferAttack:
-    """Craft on surrogates by MI-FGSM with diverse inputs, and ask the victim which of the results fool it.
+    """Craft on surrogates by MI-FGSM with diverse inputs, and query the victim to see which of the results fool it.
 
-    Inputs are crafted on all surrogates together first, then, for samples that still stand, on each of them alone; the
-    victim is asked once about each result. Surrogates are named, handed over, or learnt from the victim's answers to
-    data that the adversary holds: public data, else the training set, else the inputs under attack.
+    Inputs are crafted on all surrogates together first, then, for samples that are not broken yet, on each of them
+    alone; the victim is queried once about each result. Surrogates are named, given as networks, or learnt from the
+    victim's answers to data that the adversary holds: public data, else the training set, else the inputs under
+    attack.
 
     Args:
         surrogate: A factory `package.module:function` or `path/to/file.py:function` of a network; None to learn some.
         surrogates: Networks to use beside it, handed over in Python; they are not written into records.
         networks: Names of the networks that are learnt where none is given; by default a CNN and an MLP for images,
             an MLP and a linear one for other inputs.
-        samples: Known inputs that the victim is asked about, at most, at least 2; each also once with noise.
+        samples: AuxiliaryData inputs that the victim is asked about, at most, at least 2; each also once with noise.
         epochs: Passes over them, at least 1.
         steps: Of MI-FGSM, at least 1.
 
@@ -127,7 +128,7 @@ class TransferAttack:
         return moved
 
     def _networks(self, view: Transfer, streams: Streams) -> list[nn.Module]:
-        made = {} if view.known is None else view.known.made
+        made = {} if view.auxiliary is None else view.auxiliary.made
         key = f"transfer {streams.key}"
         if key not in made:
             made[key] = self._given(view) or self._learnt(view, streams)

@@ -27,8 +27,8 @@ class Inputs:
         classes: Number of classes.
         target: Labels `(N,)` to reach, or None for an untargeted goal.
         meter: What was spent so far.
-        closest: Whether the nearest adversarial input is wanted, because distances are judged; else any in the ball
-            will do, and a sample for which one is found needs no further pass.
+        minimum_norm: Whether the nearest adversarial input is wanted, because distances are judged; else any in the
+            ball will do, and a sample for which one is found needs no further pass.
         grid: What inputs are rounded to on their way to the model, within the ball; None where it computes in the dtype
             of `x`.
     """
@@ -40,7 +40,7 @@ class Inputs:
     classes: int
     target: Tensor | None = None
     meter: Meter = field(default_factory=Meter)
-    closest: bool = False
+    minimum_norm: bool = False
     grid: torch.dtype | None = None
 
     def given(self, x: Tensor, rows: Tensor) -> Tensor:

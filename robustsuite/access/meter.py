@@ -21,11 +21,11 @@ class Meter:
     Args:
         forwards: Forward passes.
         backwards: Backward passes.
-        gradients: Input gradients at points that still stood.
+        gradients: Input gradients at points that were not broken.
         zero_gradients: Those of them that were zero everywhere.
         broken_gradients: Those of them that were not finite; what is not finite in them was taken as zero.
         queries: Questions to an oracle, by sample id.
-        fallen: Ids of samples that were seen to reach the goal within the ball.
+        broken: Ids of samples that were seen to reach the goal within the ball.
         nearest: Where distances are judged, the least at which a sample was seen to reach the goal, by its id.
         notes: What the record should say, each once.
         passes: Passes by sample, where somebody wants to know.
@@ -37,7 +37,7 @@ class Meter:
     zero_gradients: int = 0
     broken_gradients: int = 0
     queries: dict[int, int] = field(default_factory=dict)
-    fallen: set[int] = field(default_factory=set)
+    broken: set[int] = field(default_factory=set)
     nearest: dict[int, float] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     passes: Passes | None = None
@@ -71,12 +71,12 @@ class Meter:
     def rising(self, tolerance: float = 0.05) -> float:
         """Share of standing samples whose loss the last quarter still raised, by more than this share of its size.
 
-        NaN where no attack told how far it was, or nothing stands.
+        NaN where no attack told how far it was, or everything is broken.
         """
         gains = [
             late - early > tolerance * max(abs(early), abs(late))
             for (_, i), (early, late) in self._climbs.items()
-            if i not in self.fallen and math.isfinite(early) and math.isfinite(late)
+            if i not in self.broken and math.isfinite(early) and math.isfinite(late)
         ]
         return sum(gains) / len(gains) if gains else math.nan
 

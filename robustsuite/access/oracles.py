@@ -94,7 +94,7 @@ class LabelOracle(Oracle):
 
 
 @dataclass(eq=False)
-class Known:
+class AuxiliaryData:
     """What a transfer adversary holds beside the samples under attack, for a whole game.
 
     Args:
@@ -111,10 +111,10 @@ class Transfer(ScoreOracle):
     """Scores, and data of one's own: enough to learn a surrogate, and to see what carries over from it.
 
     Args:
-        known: Data that the adversary holds; None where there is none.
+        auxiliary: Data that the adversary holds; None where there is none.
     """
 
-    known: Known | None = None
+    auxiliary: AuxiliaryData | None = None
 
     def answers(self, x: Tensor) -> Tensor:
         """Probabilities `(n, classes)` for inputs of one's own; no query of a sample under attack."""

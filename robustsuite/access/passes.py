@@ -1,4 +1,4 @@
-"""What an attack spends on each sample: forward and backward passes, and how many before the sample fell."""
+"""What an attack spends on each sample: forward and backward passes, and how many before the sample was broken."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Passes:
         if len(self._waiting) >= _WAIT:
             self._add()
 
-    def fell(self, places: Tensor) -> None:
+    def note_broken(self, places: Tensor) -> None:
         """The samples that are counted there were seen to fall by now; only the first time counts."""
         self._add()
         self._until.scatter_reduce_(0, places, self._count[places], "amin")
 
     def told(self, ids: Tensor) -> Tensor:
-        """Passes until each sample fell, or in all where it was never seen to; int64 `(n,)`, on the CPU."""
+        """Passes until each sample was broken, or in all where it never was; int64 `(n,)`, on the CPU."""
         self._add()
         spent, known, ids = torch.minimum(self._count, self._until).cpu(), self._ids.cpu(), ids.cpu()
         if len(known) == 0:

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustsuite.access.engine import FastPasses
 from robustsuite.access.inputs import Inputs
 from robustsuite.access.meter import Counted, Meter
-from robustsuite.access.oracles import Known, LabelOracle, ScoreOracle, Transfer
+from robustsuite.access.oracles import AuxiliaryData, LabelOracle, ScoreOracle, Transfer
 from robustsuite.access.white_box import WhiteBox
 from robustsuite.core.deployed import Deployed, Outputs, Served, ask, door
 
@@ -23,7 +23,7 @@ def make_view(
     common: dict[str, Any],
     budget: int | None = None,
     engine: FastPasses | None = None,
-    known: Known | None = None,
+    auxiliary: AuxiliaryData | None = None,
 ) -> Inputs:
     """The view that this access grants; by construction it holds nothing more.
 
@@ -33,7 +33,7 @@ def make_view(
         common: Fields of `Inputs`.
         budget: Queries per sample for an oracle.
         engine: How passes are run; built on the deployed model's surrogate, or on the network that is all of it.
-        known: What a transfer adversary holds.
+        auxiliary: Data that a transfer adversary holds.
     """
     meter: Meter = common["meter"]
     if access == "white-box":
@@ -42,16 +42,16 @@ def make_view(
         more = None if isinstance(deployed, Served) else deployed
         return WhiteBox(**common, model=Counted(surrogate, meter), deployed=more, engine=engine)
     answer = partial(ask, deployed) if engine is None else _by_engine(engine, meter)
-    if access in ("scores", "transfer"):
+    if access in ("score-based", "transfer"):
 
         def probabilities(x: Tensor) -> Tensor:
             logits, rejected = answer(x)
             return logits.softmax(1).masked_fill(rejected[:, None], 0.0)
 
         if access == "transfer":
-            return Transfer(**common, answer=probabilities, budget=budget, known=known)
+            return Transfer(**common, answer=probabilities, budget=budget, auxiliary=auxiliary)
         return ScoreOracle(**common, answer=probabilities, budget=budget)
-    if access == "labels":
+    if access == "decision-based":
 
         def decide(x: Tensor) -> Tensor:
             answers = answer(x)

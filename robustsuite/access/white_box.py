@@ -261,15 +261,15 @@ class WhiteBox(Inputs):
         """Let the meter know of inputs `(n, …)` that certainly reach the goal of samples `rows (n,)`."""
         # A method that searches from outside meets wrong answers beyond the ball, which are no successes.
         inside = self.ball.contains(x, self.x[rows])
-        self.meter.fallen.update(self.ids[rows[inside]].tolist())
+        self.meter.broken.update(self.ids[rows[inside]].tolist())
         counted, passes = inside, self.meter.passes
-        if self.closest:
+        if self.minimum_norm:
             distance = self.ball.distance(x, self.x[rows])
             self.meter.met(self.ids[rows[inside]], distance[inside])
             if passes is not None and passes.reach is not None:
                 counted = inside & (distance <= passes.reach)
         if passes is not None:
-            passes.fell(self._places[rows[counted]])
+            passes.note_broken(self._places[rows[counted]])
 
     def _finite(self, gradient: Tensor | None, like: Tensor, unbroken: Tensor) -> Tensor:
         """A finite gradient, zero where nothing leads to the inputs; how many were zero or not finite is counted."""

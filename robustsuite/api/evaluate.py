@@ -56,7 +56,7 @@ def evaluate(
         data: `(x, y)`, a torch `Dataset`, a `DataLoader` or `Samples`. Inputs lie within the bounds that the model
             declares (`rs.wrap(model, bounds=...)`), else those of the samples or the ball, else [0, 1].
         attacks: Names (`"pgd"`, `"pgd(steps=5)"`, `"art:HopSkipJump"`) or attacks made by `rs.attack`. The same one
-            given more than once is told apart by its options, or by a number. By default `adaptive`.
+            given more than once is told apart by its options, or by a number. By default `cascade`.
         threat: The ball in which evasion attacks must stay, `("linf", 8 / 255)` or a `Ball`, or a whole `rs.Threat`.
         seed: Keys every random draw; at least 0.
         device: `auto` uses the device that the model is on; on another one a copy is evaluated.

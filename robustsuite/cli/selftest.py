@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 def selftest(
-    names: Annotated[list[str] | None, typer.Argument(help="Canaries to play; all by default.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Known-answer tests to run; all by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Play canaries whose answers are known, in under a minute; exit 1 where one comes out otherwise."""
+    """Run known-answer tests in under a minute; exit 1 where one comes out otherwise."""
     set_up(verbose=verbose)
     from robustsuite.testing.known_answers.catalogue import chosen
     from robustsuite.testing.known_answers.known_answer import outcomes
 
-    canaries = chosen(names or ())
+    tests = chosen(names or ())
     with progress_on(sys.stderr, quiet=quiet) as progress:
-        found = list(outcomes(canaries, progress))
+        found = list(outcomes(tests, progress))
     if as_json:
         typer.echo(json.dumps([{**dataclasses.asdict(result), "ok": result.ok} for result in found], indent=2))
     else:
         _print(found)
     failed = [result.name for result in found if not result.ok]
-    say(f"{len(found) - len(failed)} of {len(found)} canaries as expected, in {sum(r.seconds for r in found):.1f} s")
+    say(f"{len(found) - len(failed)} of {len(found)} tests as expected, in {sum(r.seconds for r in found):.1f} s")
     if failed:
         say(f"failed: {', '.join(failed)}; numbers from this installation are not to be believed")
         raise typer.Exit(1)

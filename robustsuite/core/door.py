@@ -127,7 +127,7 @@ class Door(nn.Module):
                 raise
             raise ModelError(
                 f"expected a network that answers inputs of shape {tuple(x.shape)} and {dtype}, got "
-                f"{type(error).__name__}: {_first_line(error)}; hand in data as the network takes them, or wrap it in "
+                f"{type(error).__name__}: {_first_line(error)}; give data as the network takes them, or wrap it in "
                 f"a module"
             ) from error
         return as_logits(answer, len(x), x.device)

@@ -28,7 +28,7 @@ class Gate:
             that does, each of which must hold.
         defense: Label of the defence; empty for every one.
         own: Whether an attack's own number is judged. Else it is the worse of that and of what its follow-up attacks
-            left: a number that stands because a gradient is masked must not pass.
+            left: a number that is high because a gradient is masked must not pass.
 
     Raises:
         RequestError: No bound or two, or one that is no finite number.

@@ -27,7 +27,7 @@ def cross_entropy(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Te
 
 
 def margin(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """Greatest wrong logit minus the true one; for a target, its logit minus the greatest other (positive: fallen)."""
+    """Greatest wrong logit minus the true one; for a target, its logit minus the greatest other (positive: broken)."""
     if target is None:
         true = logits.gather(1, y[:, None])[:, 0]
         return logits.scatter(1, y[:, None], -float("inf")).amax(1) - true

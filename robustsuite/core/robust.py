@@ -82,7 +82,7 @@ def at_radius(radii: Mapping[int, float], radius: float) -> dict[int, bool]:
     return {i: not is_broken(least, radius) for i, least in radii.items()}
 
 
-def least_radii(columns: Mapping[str, Tensor], radius: float, *, closest: bool) -> dict[int, float]:
+def least_radii(columns: Mapping[str, Tensor], radius: float, *, minimum_norm: bool) -> dict[int, float]:
     """The least radius at which each judged sample is known to be broken by this attack alone; empty without columns.
 
     0 where the model was wrong from the start, infinite where nothing is known.
@@ -90,13 +90,13 @@ def least_radii(columns: Mapping[str, Tensor], radius: float, *, closest: bool) 
     Args:
         columns: A per-sample file.
         radius: Where the attack was judged.
-        closest: Whether distances were judged: then that of the nearest success tells, else the radius.
+        minimum_norm: Whether distances were judged: then that of the nearest success tells, else the radius.
     """
     if any(name not in columns for name in _RADII):
         return {}
     found = {}
     for i, right, robust, distance in zip(*(columns[name].tolist() for name in _RADII), strict=True):
-        known = distance if closest and not math.isnan(distance) else math.inf
+        known = distance if minimum_norm and not math.isnan(distance) else math.inf
         beyond = known if known > radius else math.inf
         found[i] = 0.0 if not right else beyond if robust else min(known, radius)
     return found

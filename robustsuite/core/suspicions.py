@@ -60,10 +60,10 @@ class Suspicion(enum.StrEnum):
         member.meaning, member.remedy, member.effects, member.concerns = meaning, remedy, effects, concerns
         return member
 
-    LOST_ADVERSARIAL = (
-        "lost-adversarial",
-        "the attack met adversarial inputs that it did not hand in",
-        "mend the attack so that it returns the worst input it saw",
+    FOUND_NOT_RETURNED = (
+        "found-not-returned",
+        "the attack found adversarial inputs and did not return them",
+        "mend the attack so that it returns the worst input that it found",
         Effect.WITHHOLDS | Effect.FLATTERS,
     )
     OVER_BUDGET = (
@@ -74,7 +74,7 @@ class Suspicion(enum.StrEnum):
     )
     NON_FINITE_ANSWERS = (
         "non-finite-answers",
-        "the model answers with NaN or infinities off the data; such answers count as wrong",
+        "the model answers with NaN or infinities on perturbed inputs; such answers count as wrong",
         "look for an overflow in the model; it may be the defence",
     )
     TINY_RADIUS = (
@@ -84,26 +84,26 @@ class Suspicion(enum.StrEnum):
     )
     NONDETERMINISTIC = (
         "nondeterministic",
-        "the model answers differently when asked twice",
+        "the model answers differently when queried twice",
         "judge it over several draws (draws: 10) and attack its expectation",
         Effect.WITHHOLDS | Effect.STARTS,
     )
     ZERO_GRADIENTS = (
         "zero-gradients",
-        "many input gradients are exactly zero, so gradient attacks see nothing",
-        "add an attack with a scale-free loss or one without gradients",
+        "many input gradients are exactly zero, so gradient attacks cannot improve on the clean input",
+        "add an attack with a scale-free loss (margin, dlr) or a black-box attack",
         Effect.WITHHOLDS | Effect.STARTS | Effect.BLURS | Effect.FLATTERS,
     )
     BROKEN_GRADIENTS = (
         "broken-gradients",
         "many input gradients are not finite",
-        "attack through a stand-in, with a scale-free loss, or without gradients",
+        "attack through a differentiable surrogate, with a scale-free loss (margin, dlr), or without gradients",
         Effect.WITHHOLDS | Effect.STARTS,
     )
     MISLEADING_GRADIENTS = (
         "misleading-gradients",
-        "the loss does not change along its gradient as the gradient says, or climbing it leads astray",
-        "attack through a stand-in or a smoothed gradient, or without gradients",
+        "a step along the gradient does not change the loss as the gradient predicts (masked or shattered gradients)",
+        "attack through a differentiable surrogate (BPDA), a smoothed gradient, or without gradients",
         Effect.WITHHOLDS | Effect.STARTS | Effect.BLURS,
     )
     SATURATED_LOSS = (
@@ -120,20 +120,20 @@ class Suspicion(enum.StrEnum):
     )
     ONE_STEP_BETTER = (
         "one-step-better",
-        "one gradient step broke samples that the iterated attack left standing",
-        "take more or smaller steps, or attack through a stand-in: an iterated attack must be the stronger",
+        "one gradient step (FGSM) broke samples that the iterated attack did not break",
+        "take more or smaller steps, or attack through a differentiable surrogate: iterating must not weaken an attack",
         Effect.WITHHOLDS | Effect.STARTS | Effect.MILD,
     )
     BLACK_BOX_BETTER = (
         "black-box-better",
-        "a short search without gradients broke samples that the white-box attack left standing",
-        "the gradients are masked: attack through a stand-in, or by queries",
+        "a short search without gradients broke samples that the white-box attack did not break",
+        "the gradients are masked: attack through a differentiable surrogate (BPDA), or by queries",
         Effect.WITHHOLDS | Effect.STARTS | Effect.BLURS,
     )
-    HUGE_RADIUS = (
-        "huge-radius",
-        "without a limit on the distance the attack did not bring accuracy down to chance",
-        "the gradients are masked: attack through a stand-in, or by queries",
+    UNBOUNDED_ATTACK_FAILS = (
+        "unbounded-attack-fails",
+        "even without a limit on the perturbation the attack did not bring accuracy down to chance",
+        "the gradients are masked: attack through a differentiable surrogate (BPDA), or by queries",
         Effect.WITHHOLDS | Effect.STARTS | Effect.BLURS,
     )
     GRADIENTS_IN_FORWARD = (
@@ -150,8 +150,8 @@ class Suspicion(enum.StrEnum):
     )
     UNEXAMINED = (
         "unexamined",
-        "the standing checks could not be run, so nothing is known of masked gradients",
-        "see escalation.error in the record",
+        "the sanity checks could not be run, so nothing is known of masked gradients",
+        "see `escalation.error` in the record",
         Effect.WITHHOLDS,
     )
     SHORT_OF_RADIUS = (
@@ -161,7 +161,7 @@ class Suspicion(enum.StrEnum):
     )
     NOT_ADAPTIVE = (
         "not-adaptive",
-        "the attack did not differentiate through the whole defence",
+        "the attack is not adaptive: it did not differentiate through the whole defence",
         "attack through a surrogate of the missing part, or by queries",
         Effect.WITHHOLDS | Effect.STARTS | Effect.FLATTERS,
     )
@@ -179,27 +179,26 @@ class Suspicion(enum.StrEnum):
     )
     NON_FINITE = (
         "non-finite",
-        "the attack handed in NaN or infinite inputs, which were not counted",
+        "the attack returned NaN or infinite inputs, which were not counted",
         "look for overflow or a division by zero in the attack or the model",
         Effect.WITHHOLDS | Effect.FLATTERS,
     )
     OUTDATED = (
         "outdated",
-        "it was measured before sanity checks and follow-up attacks examined such results as they do now",
+        "it was measured by an older version, whose sanity checks and follow-up attacks were weaker",
         "run the suite again",
         Effect.WITHHOLDS,
     )
     NEAR_CHANCE = (
         "near-chance",
-        "the clean accuracy cannot be told from guessing, so there is little that an attack could break",
-        "see that the model is the one that is meant: inputs not normalised? weights not loaded? labels in another "
-        "order?",
+        "the clean accuracy is no better than guessing, so there is little that an attack could break",
+        "check that it is the right model: inputs not normalised? weights not loaded? labels in another order?",
         Effect.WITHHOLDS | Effect.FLATTERS,
         _OF_ACCURACY,
     )
     TEST_IN_TRAINING = (
         "test-in-training",
-        "some test inputs are in the training set as well, so they do not show what the model makes of new ones",
+        "some test inputs are in the training set as well, so they do not measure generalisation",
         "take them out of the test set, or out of the training set; the message says how many there are",
     )
     FEW_SAMPLES = (
@@ -209,7 +208,7 @@ class Suspicion(enum.StrEnum):
     )
     EVALUATOR_WEAK = (
         "evaluator-weak",
-        "the evaluator of the reconstructions is often wrong on real samples itself",
+        "the evaluator that judges the reconstructions is often wrong on real samples itself",
         "name a stronger evaluator, or give it more training data",
         Effect.WITHHOLDS,
     )

@@ -23,7 +23,7 @@ _ONE_LABEL: Final = (
 
 
 def to_samples(data: Any, *, classes: int | None, bounds: tuple[float, float] = (0.0, 1.0)) -> Samples:
-    """What a user hands in, as samples on the CPU.
+    """What a user gives, as samples on the CPU.
 
     Floating inputs keep their dtype. Integers and booleans (bytes, tokens, counts) become floats of the same values and
     must lie within `bounds` like any other; that they were whole stays known, and what is made of them is whole too. A

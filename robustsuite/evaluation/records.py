@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError
+from robustsuite.core.renamed import current
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.storage.files import anchor, storing, write_atomically
 
@@ -52,7 +53,7 @@ class Record:
         radius: Radius of the ball, None where the game has none.
         sweep: Over which rule of the game (`radius`) this is a point of a curve, played on fewer samples; empty for a
             cell of the comparison, which is played by the suite's own rules.
-        closest: Whether distances were judged; those in the per-sample file tell at which radius a sample falls.
+        minimum_norm: Whether distances were judged; those in the per-sample file tell at which radius a sample breaks.
         repeat: Index of the independent training, from 0.
         seed: Seed of this repeat.
         status: One of `STATUSES`.
@@ -90,7 +91,7 @@ class Record:
     norm: str = ""
     radius: float | None = None
     sweep: str = ""
-    closest: bool = False
+    minimum_norm: bool = False
     repeat: int = 0
     seed: int = 0
     status: str = "ok"
@@ -139,7 +140,7 @@ class Record:
     @classmethod
     def parse(cls, line: str) -> Record:
         """Read a line; keys of a later version are ignored, and figures that JSON has no word for are numbers again."""
-        values = json.loads(line)
+        values = current(json.loads(line))
         known = {f.name for f in dataclasses.fields(cls)}
         kept = {"version": 1, **{name: value for name, value in values.items() if name in known}}
         kept["metrics"] = {name: _metric(figures) for name, figures in kept.get("metrics", {}).items()}

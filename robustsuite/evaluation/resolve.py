@@ -21,7 +21,7 @@ from robustsuite.scenarios.victim import Victim
 AttackLike = str | Attack[Any, Any]
 CLEAN: Final = "none"
 # What records say elsewhere (ball, knowledge, follow-up attacks), and what is about speed.
-_NO_RULES: Final = ("is", "ball", "access", "closest", "escalate", "precision", "batch_size")
+_NO_RULES: Final = ("is", "ball", "access", "minimum_norm", "escalate", "precision", "batch_size")
 _GIVEN_BY: Final = {
     "train": "what it was trained on, by --train-data (train=... in Python)",
     "public": "what an adversary may know beside it, by --public-data (public=... in Python)",
@@ -128,7 +128,7 @@ def facts_of(game: Game) -> dict[str, Any]:
     facts = {"rules": rules, "attack_parameters": plain(game.attack)}
     ball = getattr(scenario, "ball", None)
     if ball is not None:
-        facts |= {"norm": ball.norm, "radius": ball.radius, "closest": getattr(scenario, "closest", False)}
+        facts |= {"norm": ball.norm, "radius": ball.radius, "minimum_norm": getattr(scenario, "minimum_norm", False)}
     return facts
 
 

@@ -26,6 +26,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from robustsuite.core import checks
 from robustsuite.core.ball import NORMS
 from robustsuite.core.errors import RequestError
+from robustsuite.core.renamed import ATTACKS
 from robustsuite.plugins.docstrings import parse_docstring
 from robustsuite.plugins.plugin_rules import check_class, check_game, no_function, raised, refusal
 from robustsuite.storage.files import absent
@@ -35,7 +36,7 @@ GAMES: dict[str, tuple[str, ...]] = {}
 """Names of the games and what knowledge each hands out; the scenarios write it."""
 ENTRY_POINTS = "robustsuite.plugins"
 FILES: Final = "robustsuite_plugin_"  # what modules of single files are called, before the file's own name
-DEFAULT_ATTACKS: Final = ("adaptive",)  # where nobody asks for an attack, in Python and on the command line
+DEFAULT_ATTACKS: Final = ("cascade",)  # where nobody asks for an attack, in Python and on the command line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +193,8 @@ class Registry:
         prefix, colon, rest = name.partition(":")
         if colon and prefix in self._prefixes:
             return self._prefixes[prefix][0](rest)
+        if name not in self._entries:
+            name = ATTACKS.get(name, name)
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._entries))}"

@@ -126,9 +126,9 @@ def _metrics(parts: Sequence[Record], columns: Mapping[str, Tensor]) -> Iterator
 
 
 def _median(name: str, n: int, columns: Mapping[str, Any]) -> float:
-    """Of the queries about what was attacked, or of the distances of that or of what fell, whichever counts `n`."""
+    """Of the queries about what was attacked, or of the distances of that or of the broken, whichever counts `n`."""
     attacked = columns["clean_correct"]
     if name != "distance_median":
         return median(columns["queries"][attacked])
-    fell = attacked & ~columns["robust"]
-    return median(columns["distance"][fell if int(fell.sum()) == n else attacked])
+    broken = attacked & ~columns["robust"]
+    return median(columns["distance"][broken if int(broken.sum()) == n else attacked])

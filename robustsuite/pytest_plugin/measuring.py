@@ -44,7 +44,7 @@ class Measurement(NamedTuple):
             raised.
         look: That look.
         last: The look at all samples.
-        given: Samples that were handed in.
+        given: Samples that were given.
     """
 
     report: Report

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_count,
         default=None,
         metavar="N",
-        help="judge each gate on at most N samples, each class in its share (by default on all that the test hands in, "
+        help="judge each gate on at most N samples, each class in its share (by default on all that the test gives, "
         "or fewer where those decide)",
     )
     group.addoption(

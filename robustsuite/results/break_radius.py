@@ -10,7 +10,7 @@ from robustsuite.core.robust import is_broken, least_radii
 from robustsuite.evaluation.records import Record, load_samples
 
 
-class Falls:
+class BreakRadii:
     """Reads each per-sample file once.
 
     Args:
@@ -41,4 +41,4 @@ class Falls:
             columns = load_samples(self._folder, record)
         except RequestError:
             return {}
-        return least_radii(columns, record.radius, closest=record.closest)
+        return least_radii(columns, record.radius, minimum_norm=record.minimum_norm)

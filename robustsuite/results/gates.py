@@ -15,6 +15,7 @@ from robustsuite.core.gate import WORST, Gate
 from robustsuite.core.intervals import interval, over_repeats
 from robustsuite.core.metric import Metric
 from robustsuite.core.metrics import FOLLOWED_UP
+from robustsuite.core.renamed import label_of
 from robustsuite.core.suspicions import RESOLVED, Suspicion
 from robustsuite.results.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.results.frame import listed, one_line
@@ -157,7 +158,7 @@ def _attacks(gate: Gate, beside: Mapping[str, Sequence[Record]]) -> tuple[str, .
     Robust accuracy without an attack is that of the verdict, wherever there is one.
     """
     if gate.attack:
-        return (gate.attack,)
+        return (label_of(gate.attack, beside),)
     if gate.metric == _ROBUST and WORST in beside:
         return (WORST,)
     giving = tuple(attack for attack, records in beside.items() if _gives(records, gate.metric, attack))

@@ -14,7 +14,7 @@ from robustsuite.core.flags import believable
 from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.robust import Robust, accuracy, robust_to, worst
 from robustsuite.evaluation.records import Record, load_samples
-from robustsuite.results.break_radius import Falls
+from robustsuite.results.break_radius import BreakRadii
 
 WORST: Final = "worst-case"
 OWN: Final = "robust_accuracy_own"
@@ -54,7 +54,7 @@ def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
     """
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
     evasion = [r for r in records if r.scenario == "evasion"]
-    falls = Falls(folder)
+    broken_at = BreakRadii(folder)
     balls = own_balls(evasion)
     for record in evasion:
         suite, ball = (record.suite, record.dataset), (record.norm, record.radius)
@@ -65,8 +65,8 @@ def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
     for place, group in groups.items():
         own = any(not record.sweep for record in group.values())
         others = [] if own else [r for r in evasion if _place(r) == place[:-1] and _tells(r, place[-1])]
-        if own or len(group) >= 2 or any(r.closest for r in others):
-            joined.append(_join(list(group.values()), others, folder, falls))
+        if own or len(group) >= 2 or any(r.minimum_norm for r in others):
+            joined.append(_join(list(group.values()), others, folder, broken_at))
     return joined
 
 
@@ -82,10 +82,10 @@ def _place(record: Record) -> tuple[object, ...]:
 
 def _tells(record: Record, radius: object) -> bool:
     """Whether this record can tell of a sample that it is broken at a radius."""
-    return isinstance(radius, float) and record.radius is not None and (record.closest or record.radius < radius)
+    return isinstance(radius, float) and record.radius is not None and (record.minimum_norm or record.radius < radius)
 
 
-def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, falls: Falls) -> Record:
+def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, broken_at: BreakRadii) -> Record:
     known = next((r for r in records if r.radius is not None), records[0])
     blank = Record(
         key=digest(["worst-case", *(r.key for r in (*records, *others))]),
@@ -112,7 +112,7 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, fal
         status = next((name for name in order if name in there), "not_run")
         flags = tuple(dict.fromkeys(flag for r in records for flag in r.flags))
         return replace(blank, status=status, message="; ".join(failures), flags=flags)
-    broken = falls.within(others, known.radius) if known.radius is not None else frozenset[int]()
+    broken = broken_at.within(others, known.radius) if known.radius is not None else frozenset[int]()
     return _judged(blank, records, _Verdict.over(columns, broken), failures)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from robustsuite.core import checks
 from robustsuite.core.canonical import digest
 from robustsuite.core.errors import RobustsuiteError
+from robustsuite.core.renamed import ATTACKS, attack_of
 from robustsuite.evaluation.records import Record
 from robustsuite.suite import yaml_lines
 
@@ -60,10 +61,9 @@ def _planned(suite: Mapping[str, Any]) -> Iterator[tuple[str, Use, int]]:
 
 
 def _use(item: Any) -> Use:
-    if isinstance(item, str):
-        return item, item
-    ((name, options),) = item.items()
-    return str((options or {}).get("label", name)), str(name)
+    ((name, options),) = ({item: None} if isinstance(item, str) else item).items()
+    label = str((options or {}).get("label", name))
+    return attack_of(label, str(name)), ATTACKS.get(name, str(name))
 
 
 def _not_run(records: Sequence[Record], defense: str, attack: Use, repeat: int) -> Record:

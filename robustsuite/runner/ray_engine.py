@@ -28,7 +28,7 @@ from robustsuite.training.cache import KIND as MODELS
 
 CARRY: Final = "ROBUSTSUITE_RAY_CARRY"
 _RETRAININGS: Final = "retrainings"
-_KEPT: Final = 64  # results at hand in the object store; others are read from disk again
+_KEPT: Final = 64  # results kept in the object store; others are read from disk again
 _LOOK: Final = 5.0  # seconds between two looks at how large the cluster is
 _STALE: Final = 86_400.0  # seconds after which the sign of a driver that did not take it away is nobody's
 _ANSWER: Final = 300.0  # seconds in which a node has to start its first worker

@@ -61,7 +61,7 @@ def evasion_game(entry: Entry, threat: Threat | None, rules: Mapping[str, Any]) 
     """
     scenario = Evasion.arrange(entry.access, threat, rules)
     has_norm(entry, scenario.ball.norm)
-    return replace(scenario, closest=entry.minimum_norm)
+    return replace(scenario, minimum_norm=entry.minimum_norm)
 
 
 def expect_evasion(entry: Entry, remedy: str) -> None:

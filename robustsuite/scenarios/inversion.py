@@ -26,7 +26,7 @@ from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
 
-ACCESSES: Final = ("white-box", "scores", "members", "blind")
+ACCESSES: Final = ("white-box", "score-based", "members", "blind")
 _WEAK_EVALUATOR: Final = 0.9  # below this accuracy the evaluator's word is doubted
 _GALLERY: Final = 10
 
@@ -126,7 +126,7 @@ class Inversion(Scenario[Classes, Tensor]):
             train.bounds,
             meter,
             model=Counted(victim.model.surrogate(), meter) if self.access == "white-box" else None,
-            scores=scores if self.access == "scores" else None,
+            scores=scores if self.access == "score-based" else None,
             members=train if self.access == "members" else None,
             device=victim.device,
             dtype=victim.dtype,

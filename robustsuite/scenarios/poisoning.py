@@ -77,7 +77,7 @@ class Stamp:
 
 @dataclass(frozen=True, eq=False)
 class Poison:
-    """What a poisoner hands in.
+    """What a poisoner returns.
 
     Args:
         index: Rows that were changed, `(k,)`, integers without repeats, k at most the budget.

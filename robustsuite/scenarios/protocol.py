@@ -149,7 +149,7 @@ class Scenario(ABC, Generic[V, A]):
         Args:
             train: The victim's training data.
             recipe: How the victim is trained, where that is known.
-            artefact: What the attack handed in, where this game has a `data_view`.
+            artefact: What the attack returned, where this game has a `data_view`.
         """
         return iter(())
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import SIDES, WORST, Gate
 from robustsuite.core.metrics import GIVEN
+from robustsuite.core.renamed import label_of
 from robustsuite.suite.problems import Problem, Problems, nearest, quotients, read_dataclass, shown
 
 _CLEAN: Final = ("none", "utility")
@@ -63,6 +65,7 @@ def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) ->
         defenses: Labels of the defences.
         attacks: As `places` makes it.
     """
+    gate = replace(gate, attack=label_of(gate.attack, attacks))
     for key, label, known in (("defense", gate.defense, defenses), ("attack", gate.attack, attacks)):
         if label and label not in known:
             remedy = nearest(label, known)

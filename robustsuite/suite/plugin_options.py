@@ -181,6 +181,7 @@ def _read_attack(item: Any) -> PluginUse:
             "expected an attack, got attack='none'; every defence is also judged without an attack, drop this line"
         )
     entry, problems = registry.attacks.get(name), Problems()
+    name = entry.name  # as it is called now
     label = _label(name, options, problems)
     own, rules = sort_options(entry, options)
     kind = SCENARIOS[entry.scenario]

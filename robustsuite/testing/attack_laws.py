@@ -246,9 +246,9 @@ def _classes(entry: Entry, options: dict[str, Any]) -> None:
 
 
 def _nothing_lost(entry: Entry, options: dict[str, Any]) -> None:
-    """An adversarial input met on the way is handed in."""
+    """An adversarial input found on the way is returned."""
     result = _play(entry, options, tiny_victim(60), scale=0.6)
-    require("lost-adversarial" not in result.flags, "no adversarial input is lost", result.flags)
+    require("found-not-returned" not in result.flags, "no adversarial input is lost", result.flags)
 
 
 def _poison(entry: Entry, options: dict[str, Any]) -> tuple[TrainingSet, Poison]:

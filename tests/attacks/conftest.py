@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from robustsuite.access.meter import Meter
-from robustsuite.access.oracles import Known
+from robustsuite.access.oracles import AuxiliaryData
 from robustsuite.access.views import make_view
 from robustsuite.core.ball import Ball
 from robustsuite.core.deployed import Served
@@ -25,7 +25,7 @@ def views(net, x, y, ball, access="white-box", *, ids=None, target=None, classes
         "meter": Meter(),
     }
     held = Samples(x.float(), y, classes, ball.bounds or (0.0, 1.0), common["ids"]) if access == "transfer" else None
-    return make_view(access, Served(net), common, budget, known=None if held is None else Known(held))
+    return make_view(access, Served(net), common, budget, known=None if held is None else AuxiliaryData(held))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from robustsuite.scenarios.play import play
 from robustsuite.scenarios.victim import Victim
 
 FEW = {"steps": 3, "queries": 40, "samples": 16, "epochs": 1, "rounds": 1, "evaluations": 8, "restarts": 2, "search": 2}
-OWN = {"adaptive": {"queries": 5}, "autoattack": {"queries": 5}}
+OWN = {"cascade": {"queries": 5}, "autoattack": {"queries": 5}}
 CLASSES = (2, 3, 5, 10, 200)
 FIRST = (2, 10, 200)  # the others in the slow test of every combination
 RADII = {"linf": 0.05, "l2": 0.3, "l1": 1.5}
@@ -51,7 +51,7 @@ def judged(entry, norm, classes, *, dtype=torch.float32, n=4, target=None, batch
     threat = Threat(ball=Ball(norm, RADII[norm]), goal=goal, target=target)
     rules = {} if batch_size is None else {"batch_size": batch_size}
     found = play(quick(entry), game(entry, threat, rules), victim(classes, dtype, n), seed=0)
-    # In so few steps a point may be found whose class only rounding decides: `lost-adversarial` is no failure here.
+    # In so few steps a point may be found whose class only rounding decides: `found-not-returned` is no failure here.
     assert not {"over-budget", "non-finite"} & set(found.flags), found.flags
     assert found.values["clean_accuracy"].value == 1
     assert all(0 <= metric.value <= 1 for metric in found.values.values() if metric.unit == "rate")
@@ -97,6 +97,6 @@ def test_one_logit(entry, norm):
 @pytest.mark.parametrize("target", [None, "next", "random", "least-likely"])
 def test_every_combination(entry, norm, classes, dtype, target):
     one, many = (judged(entry, norm, classes, dtype=dtype, n=6, target=target, batch_size=size) for size in (1, 6))
-    # FMN's ball shrinks or grows by whether a point on the boundary itself has fallen, which rounding decides.
+    # FMN's ball shrinks or grows by whether a point on the boundary itself has broken, which rounding decides.
     if dtype == torch.float64 and entry.name != "fmn":
         assert torch.equal(one.per_sample["robust"], many.per_sample["robust"])

@@ -102,12 +102,12 @@ def test_passes_on_a_model_that_never_falls(norm, options, view_of):
     assert view.meter.forwards == runs * (12 + (5 if norm == "l1" else 1)) * 20 + aiming
 
 
-def test_a_fallen_sample_costs_nothing_more(digits, view_of):
+def test_a_broken_sample_costs_nothing_more(digits, view_of):
     view = view_of(digits["plain"], digits["x"], digits["y"], Ball("linf", 0.3, (0.0, 1.0)))
     moved = APGD(restarts=5)(view, Streams(0))
     assert not bool(left(digits["plain"], moved, digits["y"]).any())
     assert view.meter.backwards < 0.1 * 100 * len(moved)
-    assert view.meter.fallen == set(range(len(moved)))
+    assert view.meter.broken == set(range(len(moved)))
 
 
 @pytest.mark.parametrize("norm", RADII)
@@ -207,7 +207,7 @@ def test_a_targeted_goal_is_reached(loss, digits, view_of):
     assert int((net(moved).argmax(1) == target).sum()) > 190
 
 
-def test_a_standing_sample_is_returned_where_its_loss_was_largest(digits, view_of):
+def test_a_robust_sample_is_returned_where_its_loss_was_largest(digits, view_of):
     net, x, y = digits["hardened"], digits["x"], digits["y"]
     ball = Ball("linf", 0.1, (0.0, 1.0))
     moved = APGD(steps=30)(view_of(net, x, y, ball), Streams(0))
@@ -227,4 +227,4 @@ def test_nothing_beyond_the_ball_is_handed_in_or_counted_in_l1(digits, view_of):
     assert bool(view.ball.contains(moved, x).all())
     stands = left(net, moved, y)
     assert int(stands.sum()) > 20
-    assert view.meter.fallen == set((~stands).nonzero()[:, 0].tolist())
+    assert view.meter.broken == set((~stands).nonzero()[:, 0].tolist())

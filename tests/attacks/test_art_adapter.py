@@ -22,10 +22,10 @@ CASES = [
     ("AutoProjectedGradientDescent", {"max_iter": 5, "nb_random_init": 1}, "white-box"),
     ("DeepFool", {"max_iter": 20}, "white-box"),
     ("CarliniL2Method", {"max_iter": 5, "binary_search_steps": 2}, "white-box"),
-    ("HopSkipJump", HOP, "labels"),
-    ("BoundaryAttack", {"max_iter": 3}, "labels"),
-    ("SquareAttack", {"max_iter": 20}, "scores"),
-    ("ZooAttack", {"max_iter": 1, "nb_parallel": 8, "use_resize": False}, "scores"),
+    ("HopSkipJump", HOP, "decision-based"),
+    ("BoundaryAttack", {"max_iter": 3}, "decision-based"),
+    ("SquareAttack", {"max_iter": 20}, "score-based"),
+    ("ZooAttack", {"max_iter": 1, "nb_parallel": 8, "use_resize": False}, "score-based"),
 ]
 cases = pytest.mark.parametrize(("name", "options", "access"), CASES, ids=[case[0] for case in CASES])
 
@@ -89,7 +89,7 @@ def test_generators_that_the_system_would_seed_are_seeded(part, view_of):
     unseeded = np.random.RandomState
     ball = Ball("l2", 6.0, (0.0, 1.0))
     for name, options in (("HopSkipJump", HOP), ("BoundaryAttack", {"max_iter": 3})):
-        runs = [made(name, options)(view_of(*part, ball, "labels", budget=200), Streams(s)) for s in (0, 0, 1)]
+        runs = [made(name, options)(view_of(*part, ball, "decision-based", budget=200), Streams(s)) for s in (0, 0, 1)]
         assert torch.equal(runs[0], runs[1])
         assert not torch.equal(runs[0], runs[2])
     assert np.random.RandomState is unseeded
@@ -111,8 +111,8 @@ def test_the_attacks_do_attack(part, view_of):
     ):
         entry = registry.attacks.get(f"art:{name}")
         view = view_of(net, x, y, Ball("l2", 2.5, (0.0, 1.0)), entry.access)
-        fallen = net(entry.make(options)(view, Streams(0))).argmax(1) != y
-        assert int(fallen.sum()) >= 5, name
+        broken = net(entry.make(options)(view, Streams(0))).argmax(1) != y
+        assert int(broken.sum()) >= 5, name
 
 
 def test_the_radius_reaches_art_and_options_outrank_it(part, view_of):
@@ -135,12 +135,12 @@ def test_results_beyond_the_ball_are_the_untouched_input_never_a_projection(part
 def test_a_spent_budget_ends_the_attack_with_what_was_found(part, view_of):
     net, x, y = part
     ball = Ball("l2", 6.0, (0.0, 1.0))  # wide enough that the first random success already lies in it
-    view = view_of(net, x, y, ball, "labels", budget=60)
+    view = view_of(net, x, y, ball, "decision-based", budget=60)
     moved = made("HopSkipJump", {"init_size": 50})(view, Streams(0))
     assert set(view.meter.queries.values()) == {60}
-    fallen = net(moved).argmax(1) != y
-    assert int(fallen.sum()) >= 4
-    assert torch.equal(moved[~fallen], x[~fallen])
+    broken = net(moved).argmax(1) != y
+    assert int(broken.sum()) >= 4
+    assert torch.equal(moved[~broken], x[~broken])
 
 
 def test_targets(part, view_of):
@@ -163,7 +163,7 @@ def test_names_carry_the_knowledge_that_each_attack_asks_for():
         assert registry.attacks.get(f"art:{name}").access == access
     assert names["AutoAttack"] == "white-box"
     assert not {"DPatch", "UniversalPerturbation", "DecisionTreeAttack", "CarliniWagnerASR"} & set(names)
-    assert set(names.values()) == {"white-box", "scores", "labels"}
+    assert set(names.values()) == {"white-box", "score-based", "decision-based"}
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Scaled(nn.Module):
 def played(view_of, net, x, y, bounds=(0.0, 1.0), target=None, classes=10, **options):
     """The nearest adversarial inputs, how far they are, and the passes of a sample."""
     ball = Ball("l2", 1.0).everywhere(tuple(x.shape[1:]), bounds)
-    view = replace(view_of(net, x, y, ball, target=target, classes=classes), closest=True)
+    view = replace(view_of(net, x, y, ball, target=target, classes=classes), minimum_norm=True)
     moved = CarliniWagner(**options)(view, Streams(0))
     assert moved.dtype == x.dtype
     assert float(moved.min()) >= bounds[0]
@@ -56,7 +56,7 @@ def plane(dtype=torch.float64, width=60):
     return Linear(weight), x, (x @ weight > 0).long()
 
 
-def fallen(net, moved, y):
+def broken(net, moved, y):
     with torch.no_grad():
         return net(moved).argmax(1) != y
 
@@ -66,13 +66,13 @@ def test_on_a_plane_it_finds_the_distance(view_of, dtype):
     net, x, y = plane(dtype)
     moved, distance, _ = played(view_of, net, x, y, bounds=(-100.0, 100.0), classes=2)
     wanted = ((x @ net.weight).abs() / net.weight.norm()).double()
-    assert fallen(net, moved, y).all()
+    assert broken(net, moved, y).all()
     assert ((distance / wanted - 1).abs() < 0.01).all()
 
 
 def test_inputs_without_bounds(view_of):
     net, x, y = plane()
-    view = replace(view_of(net, x, y, Ball("l2", 1e3), classes=2), closest=True)
+    view = replace(view_of(net, x, y, Ball("l2", 1e3), classes=2), minimum_norm=True)
     distance = view.ball.distance(CarliniWagner()(view, Streams(0)), x)
     torch.testing.assert_close(distance, (x @ net.weight).abs() / net.weight.norm(), rtol=0.01, atol=0)
 
@@ -91,7 +91,7 @@ def test_a_planted_fault_is_caught(view_of, monkeypatch):
     monkeypatch.setattr(carlini_wagner.mn, "unit", lambda directions: -directions)
     net, x, y = plane()
     moved, _, _ = played(view_of, net, x, y, bounds=(-100.0, 100.0), classes=2)
-    assert not fallen(net, moved, y).any()
+    assert not broken(net, moved, y).any()
 
 
 def test_the_constant_decides_and_is_found(view_of):
@@ -99,7 +99,7 @@ def test_the_constant_decides_and_is_found(view_of):
     net, x, y = plane()
     bounds, wanted = (-100.0, 100.0), (x @ net.weight).abs() / net.weight.norm()
     moved, _, _ = played(view_of, net, x, y, bounds=bounds, classes=2, first_constant=1e-3)
-    assert fallen(net, moved, y).all()
+    assert broken(net, moved, y).all()
     for first in (1e-3, 1e3):
         _, distance, _ = played(view_of, net, x, y, bounds=bounds, classes=2, first_constant=first, rounds=6)
         assert ((distance / wanted - 1).abs() < 0.01).all(), first
@@ -108,7 +108,7 @@ def test_the_constant_decides_and_is_found(view_of):
 def test_a_digit_network_falls_everywhere_and_near(view_of, digits):
     net, x, y = digits["plain"], digits["x"][:30], digits["y"][:30]
     moved, distance, passes = played(view_of, net, x, y)
-    assert fallen(net, moved, y).all()
+    assert broken(net, moved, y).all()
     assert passes < 2 * (3 * 75 + 4)
     _, patient, _ = played(view_of, net, x, y, steps=150, rounds=4)
     assert float(distance.mean()) < 1.01 * float(patient.mean())
@@ -163,7 +163,7 @@ def test_where_any_success_in_the_ball_will_do_it_stops_there(view_of, digits):
     _, distance, passes = played(view_of, net, x, y)
     view = view_of(net, x, y, Ball("l2", 2 * float(distance.max()), (0.0, 1.0)))
     moved = CarliniWagner()(view, Streams(0))
-    assert fallen(net, moved, y).all()
+    assert broken(net, moved, y).all()
     assert (view.meter.forwards + view.meter.backwards) / 20 < passes / 4
 
 
@@ -209,7 +209,7 @@ def test_it_is_as_near_as_the_peers(view_of, digits, which, peer):
     net, x, y = digits[which], digits["x"][:24], digits["y"][:24]
     theirs = peer(net, x, y)
     _, distance, _ = played(view_of, net, x, y)
-    fell = fallen(net, theirs, y)
+    fell = broken(net, theirs, y)
     assert float(fell.double().mean()) > 0.9
     reach = Ball("l2", 1.0).distance(theirs, x)
     assert float(distance[fell].mean()) < 1.01 * float(reach[fell].mean())

@@ -1,12 +1,12 @@
-"""AutoAttack and adaptive: what is played for which model, their authors' code, and at what cost."""
+"""AutoAttack and cascade: what is played for which model, their authors' code, and at what cost."""
 
 import pytest
 import torch
 from peers import imported
 from torch import nn
 
-from robustsuite.attacks.evasion.adaptive import Adaptive
 from robustsuite.attacks.evasion.autoattack import AutoAttack, Expected
+from robustsuite.attacks.evasion.cascade import Cascade
 from robustsuite.core.ball import Ball
 from robustsuite.core.errors import RequestError
 from robustsuite.core.streams import Streams
@@ -77,7 +77,7 @@ def test_only_what_stands_goes_on(digits, view_of):
     "norm", ["linf", pytest.param("l2", marks=pytest.mark.slow), pytest.param("l1", marks=pytest.mark.slow)]
 )
 def test_the_verdict_of_the_authors_code_from_a_fifth_of_its_passes(norm, digits, view_of):
-    """Components at a tenth of their length, Square at less on both sides; `adaptive` at its own."""
+    """Components at a tenth of their length, Square at less on both sides; `cascade` at its own."""
     peer = imported("pyautoattack.autoattack")
     net, x, y = digits["hardened"], digits["x"][:30], digits["y"][:30]
     ball = Ball(norm, RADII[norm], UNIT)
@@ -90,7 +90,7 @@ def test_the_verdict_of_the_authors_code_from_a_fifth_of_its_passes(norm, digits
     ours = int(standing(net, AutoAttack(steps=10, queries=100)(view, Streams(0)), y).sum())
     assert 0 < ours <= left + 1
     view = view_of(net, x, y, ball)
-    adaptive = int(standing(net, Adaptive()(view, Streams(0)), y).sum())
+    adaptive = int(standing(net, Cascade()(view, Streams(0)), y).sum())
     assert 0 < adaptive <= ours
     assert view.meter.forwards + view.meter.backwards < 2000 * adaptive  # its full length costs about 10,000
 
@@ -98,14 +98,14 @@ def test_the_verdict_of_the_authors_code_from_a_fifth_of_its_passes(norm, digits
 def test_a_sample_is_given_up_by_its_own_runs_alone(digits, view_of):
     net, x, y = digits["hardened"].double(), digits["x"][:16].double(), digits["y"][:16]
     try:
-        ball, attack = Ball("linf", 0.1, UNIT), Adaptive(steps=5, targets=3)
+        ball, attack = Ball("linf", 0.1, UNIT), Cascade(steps=5, targets=3)
         whole = view_of(net, x, y, ball)
         attack(whole, Streams(0))
         parts = view_of(net, x, y, ball)
         for rows in torch.arange(16).split(5):
             attack(parts.take(rows), Streams(0))
         assert parts.meter.forwards == whole.meter.forwards
-        assert parts.meter.fallen == whole.meter.fallen
+        assert parts.meter.broken == whole.meter.broken
     finally:
         digits["hardened"].float()
 
@@ -113,7 +113,7 @@ def test_a_sample_is_given_up_by_its_own_runs_alone(digits, view_of):
 def test_adaptive_needs_few_passes_where_nothing_withstands(digits, view_of):
     net, x, y = digits["plain"], digits["x"], digits["y"]
     view = view_of(net, x, y, Ball("linf", 0.3, UNIT))
-    assert not standing(net, Adaptive()(view, Streams(0)), y).any()
+    assert not standing(net, Cascade()(view, Streams(0)), y).any()
     assert view.meter.forwards < 12 * len(y)
 
 
@@ -133,7 +133,7 @@ def test_scaled_logits_do_not_help(digits, view_of):
     left = []
     for module in (net, Hidden(net)):
         view = view_of(module, x, y, Ball("linf", 0.12, UNIT))
-        left.append(int(standing(module, Adaptive(rounds=1)(view, Streams(0)), y).sum()))
+        left.append(int(standing(module, Cascade(rounds=1)(view, Streams(0)), y).sum()))
     assert abs(left[0] - left[1]) <= 1
 
 

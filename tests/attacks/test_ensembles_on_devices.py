@@ -1,4 +1,4 @@
-"""`autoattack` and `adaptive` on an adversarially trained network: verdicts, passes, seconds, share of the floor.
+"""`autoattack` and `cascade` on an adversarially trained network: verdicts, passes, seconds, share of the floor.
 
 On a GPU with CIFAR-10, whose figures are printed:
 
@@ -21,7 +21,7 @@ model: {name: cnn}
 training: {epochs: 3, lr: 3.0e-3}
 threat: {norm: linf, radius: 0.15, curve_samples: 0}
 defenses: [{adversarial-training: {attack: fgsm-rs}}]
-attacks: [{autoattack: {steps: 20, queries: 300, escalate: false}}, {adaptive: {escalate: false}}]
+attacks: [{autoattack: {steps: 20, queries: 300, escalate: false}}, {cascade: {escalate: false}}]
 """
 CIFAR = """\
 dataset: {name: cifar10, test: 1000}
@@ -30,7 +30,7 @@ training: {epochs: 15, optimizer: sgd, lr: 0.2, batch_size: 128, schedule: one-c
   precision: bf16-mixed}
 threat: {norm: linf, radius: 0.03137254901960784, curve_samples: 0}
 defenses: [{adversarial-training: {attack: fgsm-rs}}]
-attacks: [{autoattack: {escalate: false}}, {adaptive: {escalate: false}}]
+attacks: [{autoattack: {escalate: false}}, {cascade: {escalate: false}}]
 """
 ON_GPU = [pytest.mark.gpu, pytest.mark.timeout(3000)]
 CASES = [
@@ -71,7 +71,7 @@ def test_adaptive_leaves_no_more_than_autoattack(tmp_path, device, suite, model,
     net = ModelSpec(name)(10, shape, (0.0, 1.0)).to(device).eval().requires_grad_(False)
     forward, backward = per_pass(net, shape, device)
     passes = {}
-    for attack in ("autoattack", "adaptive"):
+    for attack in ("autoattack", "cascade"):
         record = found[attack]
         cost, figure = record["cost"], record["metrics"]["robust_accuracy"]
         passes[attack] = cost["forwards"] + cost["backwards"]
@@ -80,9 +80,9 @@ def test_adaptive_leaves_no_more_than_autoattack(tmp_path, device, suite, model,
             f"{device} {name}, {figure['n']} images, {attack}: robust accuracy {figure['value']:.3f}, "
             f"{cost['forwards']} + {cost['backwards']} passes, {record['seconds']:.1f} s, {share:.2f} of the floor"
         )
-    one = 1 / found["adaptive"]["metrics"]["robust_accuracy"]["n"]
-    left = [found[attack]["metrics"]["robust_accuracy"]["value"] for attack in ("adaptive", "autoattack")]
+    one = 1 / found["cascade"]["metrics"]["robust_accuracy"]["n"]
+    left = [found[attack]["metrics"]["robust_accuracy"]["value"] for attack in ("cascade", "autoattack")]
     assert 0.1 < left[1] < 0.95
     assert left[0] <= left[1] + one + 1e-9
     if whole:  # the small case is cut short
-        assert passes["adaptive"] <= 0.2 * passes["autoattack"]
+        assert passes["cascade"] <= 0.2 * passes["autoattack"]

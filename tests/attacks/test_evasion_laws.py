@@ -11,7 +11,7 @@ from robustsuite.core.streams import Streams
 from robustsuite.plugins import registry
 
 QUICK = {"pgd": {"steps": 6, "restarts": 2}, "apgd": {"steps": 10, "restarts": 2}, "square": {"queries": 30},
-         "adaptive": {"steps": 4, "targets": 3, "promising": 1, "rounds": 1, "queries": 5},
+         "cascade": {"steps": 4, "targets": 3, "promising": 1, "rounds": 1, "queries": 5},
          "hop-skip-jump": {"queries": 60, "evaluations": 8},
          "transfer": {"samples": 40, "epochs": 2, "steps": 3},
          "autoattack": {"steps": 3, "targets": 1, "queries": 5}}  # fmt: skip

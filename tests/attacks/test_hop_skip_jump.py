@@ -17,8 +17,8 @@ UNIT = (0.0, 1.0)
 
 def anywhere(view_of, net, x, y, norm, *, budget=None, target=None):
     ball = Ball(norm, 1.0, UNIT).everywhere(tuple(x.shape[1:]), UNIT)
-    view = view_of(net, x, y, ball, "labels", budget=budget, target=target)
-    return dataclasses.replace(view, closest=True)
+    view = view_of(net, x, y, ball, "decision-based", budget=budget, target=target)
+    return dataclasses.replace(view, minimum_norm=True)
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("l2", 2), ("linf", 1)])
@@ -82,7 +82,7 @@ def test_more_questions_bring_it_nearer(digits, view_of):
 
 def test_where_any_point_in_the_ball_will_do_it_stops_there(digits, view_of):
     net, x, y = digits["plain"], digits["x"][:10], digits["y"][:10]
-    view = view_of(net, x, y, Ball("l2", 3.0, UNIT), "labels")
+    view = view_of(net, x, y, Ball("l2", 3.0, UNIT), "decision-based")
     moved = HopSkipJump(queries=1000)(view, Streams(0))
     assert bool((net(moved).argmax(1) != y).all())
     assert bool(view.ball.contains(moved, x).all())
@@ -92,8 +92,8 @@ def test_where_any_point_in_the_ball_will_do_it_stops_there(digits, view_of):
 def test_what_cannot_be_asked_is_refused(digits, view_of):
     net, x, y = digits["plain"], digits["x"][:2], digits["y"][:2]
     with pytest.raises(RequestError, match="query_budget=0"):
-        HopSkipJump()(view_of(net, x, y, Ball("l2", 1.0, UNIT), "labels", budget=0), Streams(0))
+        HopSkipJump()(view_of(net, x, y, Ball("l2", 1.0, UNIT), "decision-based", budget=0), Streams(0))
     with pytest.raises(RequestError, match="one of linf, l2, got norm='l1'"):
-        HopSkipJump()(view_of(net, x, y, Ball("l1", 1.0, UNIT), "labels"), Streams(0))
+        HopSkipJump()(view_of(net, x, y, Ball("l1", 1.0, UNIT), "decision-based"), Streams(0))
     with pytest.raises(RequestError, match="queries=0"):
         HopSkipJump(queries=0)

@@ -91,7 +91,7 @@ def test_every_kin_attacks(kin, digits, view_of):
     moved = MIFGSM(**KIN[kin])(view, Streams(0))
     assert bool(BALL.contains(moved, x).all())
     assert standing(net, moved, y) < 100
-    assert view.meter.fallen == set((net(moved).argmax(1) != y).nonzero()[:, 0].tolist())
+    assert view.meter.broken == set((net(moved).argmax(1) != y).nonzero()[:, 0].tolist())
 
 
 def test_counted_passes(digits, view_of):

@@ -57,7 +57,7 @@ def test_fgsm_costs_one_pass(view_of):
     assert (view.meter.forwards, view.meter.backwards) == (13, 13)
 
 
-def test_a_fallen_sample_is_kept_where_it_fell_and_costs_nothing_more(view_of):
+def test_a_broken_sample_is_kept_where_it_broke_and_costs_nothing_more(view_of):
     """Steps of 0.1 from 0 towards a threshold of 0.25: it falls at the third step and is never moved again."""
     x = torch.zeros(5, 1, dtype=torch.float64)
     x[3:] = -10.0  # out of reach
@@ -67,7 +67,7 @@ def test_a_fallen_sample_is_kept_where_it_fell_and_costs_nothing_more(view_of):
     # Where three of five fall at once, the two others are passed on again, forwards and back, which is shorter.
     assert view.meter.forwards == 3 * 4 + 2 * 9 + 2
     assert view.meter.backwards == 3 * 3 + 2 * 8
-    assert view.meter.fallen == {0, 1, 2}
+    assert view.meter.broken == {0, 1, 2}
 
 
 def test_an_undefended_net_costs_fewer_passes(view_of, digits):
@@ -102,7 +102,7 @@ def test_restarts_never_help_the_defender_and_count_per_sample(view_of, digits):
     assert int(survivors[-1].sum()) < int(survivors[0].sum())
 
 
-def test_a_standing_sample_is_returned_where_its_loss_was_largest(view_of, digits):
+def test_a_robust_sample_is_returned_where_its_loss_was_largest(view_of, digits):
     net, x, y = digits["hardened"], digits["x"], digits["y"]
     ball = Ball("linf", 0.1, (0.0, 1.0))
     seen = {}
@@ -191,7 +191,7 @@ def test_targeted_attacks_reach_their_target_and_nothing_else_counts(view_of, di
     moved = PGD(steps=40)(view, Streams(0))
     hit = net(moved).argmax(1) == target
     assert float(hit.double().mean()) > 0.9
-    assert view.meter.fallen == set(hit.nonzero()[:, 0].tolist())
+    assert view.meter.broken == set(hit.nonzero()[:, 0].tolist())
     noise = Noise()(view_of(net, x, y, ball, "blind", target=target), Streams(0))
     assert float((net(noise).argmax(1) == target).double().mean()) < 0.2
 

@@ -69,7 +69,7 @@ def test_draws_belong_to_samples(norm):
 @pytest.mark.parametrize("budget", [1, 7, None])
 def test_no_more_questions_than_allowed(budget, digits, view_of):
     x, y = digits["x"][:20], digits["y"][:20]
-    view = view_of(digits["hardened"], x, y, Ball("linf", 0.1, UNIT), "scores", budget=budget)
+    view = view_of(digits["hardened"], x, y, Ball("linf", 0.1, UNIT), "score-based", budget=budget)
     moved = Square(queries=12)(view, Streams(0))
     assert max(view.meter.queries.values()) <= min(budget or 12, 12)
     assert view.meter.forwards == view.meter.total_queries
@@ -78,7 +78,7 @@ def test_no_more_questions_than_allowed(budget, digits, view_of):
 
 def test_a_budget_of_nothing_is_refused(digits, view_of):
     x, y = digits["x"][:2], digits["y"][:2]
-    view = view_of(digits["plain"], x, y, Ball("linf", 0.1, UNIT), "scores", budget=0)
+    view = view_of(digits["plain"], x, y, Ball("linf", 0.1, UNIT), "score-based", budget=0)
     with pytest.raises(RequestError, match="at least 1 query per sample, got query_budget=0"):
         Square()(view, Streams(0))
     with pytest.raises(RequestError, match="queries=0"):
@@ -92,7 +92,7 @@ def test_as_strong_as_autoattacks_own(norm, digits, view_of):
     net, x, y = digits["hardened"], digits["x"][:150], digits["y"][:150]
     options = {"norm": norm.capitalize(), "eps": RADII[norm], "n_queries": 100, "seed": 0, "device": "cpu"}
     theirs = int((net(peer.SquareAttack(net, **options).perturb(x, y)).argmax(1) == y).sum())
-    view = view_of(net, x, y, Ball(norm, RADII[norm], UNIT), "scores")
+    view = view_of(net, x, y, Ball(norm, RADII[norm], UNIT), "score-based")
     ours = int((net(Square(queries=100)(view, Streams(0))).argmax(1) == y).sum())
     assert 0 < ours <= theirs + 1
 
@@ -100,7 +100,7 @@ def test_as_strong_as_autoattacks_own(norm, digits, view_of):
 def test_it_finds_targets(digits, view_of):
     net, x, y = digits["plain"], digits["x"][:60], digits["y"][:60]
     target = (y + 1) % 10
-    view = view_of(net, x, y, Ball("linf", 0.4, UNIT), "scores", target=target)
+    view = view_of(net, x, y, Ball("linf", 0.4, UNIT), "score-based", target=target)
     hit = (net(Square(queries=150)(view, Streams(0))).argmax(1) == target).double().mean()
     assert float(hit) > 0.5
 
@@ -120,6 +120,6 @@ def test_hidden_gradients_do_not_help(digits, view_of):
     net, x, y = digits["plain"], digits["x"][:50], digits["y"][:50]
     left = []
     for module in (net, Hidden(net)):
-        view = view_of(module, x, y, Ball("linf", 0.2, UNIT), "scores")
+        view = view_of(module, x, y, Ball("linf", 0.2, UNIT), "score-based")
         left.append(float((module(Square(queries=150)(view, Streams(0))).argmax(1) == y).double().mean()))
     assert left[1] <= left[0] + 0.06

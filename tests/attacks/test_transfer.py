@@ -7,7 +7,7 @@ from torch import nn
 
 import robustsuite as rs
 from robustsuite.access.meter import Meter
-from robustsuite.access.oracles import Known, Transfer
+from robustsuite.access.oracles import AuxiliaryData, Transfer
 from robustsuite.access.views import make_view
 from robustsuite.attacks.evasion.surrogates import Together
 from robustsuite.attacks.evasion.transfer import TransferAttack
@@ -32,7 +32,7 @@ def view_on(net, x, y, ball, held=None, *, budget=None, target=None):
     common = {
         "x": x, "y": y, "ids": torch.arange(len(y)), "ball": ball, "classes": 10, "target": target, "meter": Meter(),
     }  # fmt: skip
-    return make_view("transfer", Served(net), common, budget, known=None if held is None else Known(held))
+    return make_view("transfer", Served(net), common, budget, known=None if held is None else AuxiliaryData(held))
 
 
 class Masked(nn.Module):
@@ -54,7 +54,7 @@ def test_learnt_surrogates_break_a_victim_without_gradients(digits, known):
     left = [float((net(z).argmax(1) == y).double().mean()) for z in (moved, noise)]
     assert left[0] < 0.2 < 0.8 < left[1]
     assert max(view.meter.queries.values()) <= 3
-    assert not view.meter.fallen
+    assert not view.meter.broken
     assert next(iter(view.meter.notes)) == "crafted on cnn, mlp learnt from 1200 answers of the victim"
 
 
@@ -71,7 +71,7 @@ def test_surrogates_are_learnt_once_a_game_whatever_the_batch(digits, known):
     view = view_on(net, x, y, WIDE, known)
     parts = [attack(view.take(rows), Streams(0)) for rows in torch.arange(12).split(5)]
     assert torch.allclose(torch.cat(parts), whole, atol=1e-6)
-    assert len(view.known.made) == 1
+    assert len(view.auxiliary.made) == 1
 
 
 def test_a_surrogate_that_is_the_victim_is_a_white_box(digits):

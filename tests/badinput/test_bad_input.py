@@ -154,7 +154,7 @@ class Breaks(nn.Module):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_name_the_first_sample(model, bad):
-    """Also where it is one sample far down: a NaN compares as no mistake and would count as robust or as fallen."""
+    """Also where it is one sample far down: a NaN compares as no mistake and would count as robust or as broken."""
     samples = tiny_samples(700, first=10_000)
     brightness = samples.x.flatten(1).mean(1)
     worst = int(brightness.argmax())

@@ -121,7 +121,7 @@ def refused_on_the_command_line(folder, done, *told):
 TARGETS = "expected at most 3 targets for 4 classes, got targets=12; lower it"
 
 
-@pytest.mark.parametrize("name", ["apgd", "autoattack", "adaptive", "fab"])
+@pytest.mark.parametrize("name", ["apgd", "autoattack", "cascade", "fab"])
 def test_more_targets_than_classes(model, data, folder, name):
     refused_in_python(model, data, f"{name}(targets=12)", TARGETS)
     refused_in_python(model, data, rs.attack(name, targets=12), TARGETS)
@@ -143,7 +143,7 @@ def test_as_many_targets_as_classes(model, data, name):
 
 def test_defaults_mean_at_most(model, data):
     """Nine targets of ten classes are the default, and with four classes there are three."""
-    for attack in (rs.attack("fab", steps=1), rs.attack("adaptive", steps=1, rounds=0)):
+    for attack in (rs.attack("fab", steps=1), rs.attack("cascade", steps=1, rounds=0)):
         assert rs.perturb(attack, model, *data, BALL).shape == data[0].shape
 
 

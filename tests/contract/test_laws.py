@@ -17,7 +17,7 @@ QUICK = {
     "apgd": {"steps": 8},
     "mi-fgsm": {"steps": 4, "diversity": 0.5, "translation": 3, "scales": 2, "nesterov": True},
     "square": {"queries": 30},
-    "adaptive": {"steps": 4, "targets": 3, "promising": 1, "rounds": 1, "queries": 5},
+    "cascade": {"steps": 4, "targets": 3, "promising": 1, "rounds": 1, "queries": 5},
     "hop-skip-jump": {"queries": 40, "evaluations": 8},
     "transfer": {"samples": 40, "epochs": 1, "steps": 2},
     "autoattack": {"steps": 3, "targets": 1, "queries": 5},

@@ -155,7 +155,7 @@ class Faulty:
 @register.attack("faulty-poison", scenario="poisoning", access="training-set")
 @dataclass(frozen=True, kw_only=True)
 class FaultyPoison:
-    """Change more rows than allowed, or hand in what is no poison."""
+    """Change more rows than allowed, or return what is no poison."""
 
     does: str = "nothing"
     answers: str = "over-budget"

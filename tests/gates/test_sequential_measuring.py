@@ -58,7 +58,7 @@ def _own_plugins(monkeypatch):
     registry.discover()
     monkeypatch.setattr(registry.attacks, "_entries", dict(registry.attacks._entries))
 
-    @rs.register.attack("asks", scenario="evasion", access="labels")
+    @rs.register.attack("asks", scenario="evasion", access="decision-based")
     @dataclass(frozen=True, kw_only=True)
     class Asks:
         """Ask about the brighter and the darker input; samples with odd ids ask once more."""

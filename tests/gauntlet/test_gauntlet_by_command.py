@@ -59,7 +59,7 @@ def verdict(suite, splits, tmp_path, monkeypatch):
         )  # fmt: skip
         assert done.exit_code == 0, done.output
         records = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
-        assert [record["attack"] for record in records] == ["none", "adaptive"]
+        assert [record["attack"] for record in records] == ["none", "cascade"]
         return records[1]
 
     return evaluated

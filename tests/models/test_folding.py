@@ -28,7 +28,7 @@ def norms(network):
 
 
 class Chain(nn.Module):
-    """A convolution and a BatchNorm, joined by code that a test hands in."""
+    """A convolution and a BatchNorm, joined by code that a test gives."""
 
     def __init__(self, join):
         super().__init__()

@@ -88,13 +88,13 @@ def test_masked_gradients_are_counted():
     assert view.meter.zero_gradients == view.meter.gradients == standing > 0
 
 
-def test_a_rejected_wrong_answer_has_not_fallen():
+def test_a_rejected_wrong_answer_is_not_broken():
     network = linear()
     x = torch.tensor([[-1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
     view = make_view("white-box", Guarded(network), common(n=2, x=x, y=torch.zeros(2, dtype=torch.int64)))
     assert network(x).argmax(1).tolist() == [3, 3]
     assert view.broken(x, torch.arange(2)).tolist() == [False, True]
-    assert view.meter.fallen == {101}
+    assert view.meter.broken == {101}
 
 
 def test_a_black_box_view_holds_no_module():
@@ -106,7 +106,7 @@ def test_a_black_box_view_holds_no_module():
 
 
 def test_query_budgets_are_enforced_per_sample_even_within_a_batch():
-    view = make_view("labels", Served(linear()), common(), budget=3)
+    view = make_view("decision-based", Served(linear()), common(), budget=3)
     view.labels(view.x, torch.arange(4))
     assert view.remaining(0) == 2
     with pytest.raises(BudgetError, match="got 4 for sample 100"):
@@ -121,9 +121,12 @@ def test_query_budgets_are_enforced_per_sample_even_within_a_batch():
 
 def test_oracles_answer_scores_or_labels_and_mark_rejections():
     x = torch.tensor([[-1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
-    scores = make_view("scores", Guarded(linear()), common(n=2, x=x)).scores(x, torch.arange(2))
+    scores = make_view("score-based", Guarded(linear()), common(n=2, x=x)).scores(x, torch.arange(2))
     assert scores.sum(1).tolist() == pytest.approx([0.0, 1.0])
-    assert make_view("labels", Guarded(linear()), common(n=2, x=x)).labels(x, torch.arange(2)).tolist() == [-1, 3]
+    assert make_view("decision-based", Guarded(linear()), common(n=2, x=x)).labels(x, torch.arange(2)).tolist() == [
+        -1,
+        3,
+    ]
 
 
 def test_views_can_be_taken_apart():

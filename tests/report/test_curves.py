@@ -29,7 +29,7 @@ def nearest(maker, distances=DISTANCES, radius=0.3, attack="fab", extra=None, ro
     stands = CLEAN & ~(distance <= radius + 1e-6) if robust is None else robust
     columns = {"id": torch.arange(10), "clean_correct": CLEAN, "robust": stands, "distance": distance, **(extra or {})}
     values = {"robust_accuracy": rate(stands, "higher")}
-    given = {"knowledge": "white-box", "norm": "linf", "radius": radius, "closest": True, "metrics": values}
+    given = {"knowledge": "white-box", "norm": "linf", "radius": radius, "minimum_norm": True, "metrics": values}
     return maker.add("none", attack, "evasion", columns, headline="robust_accuracy", **{**given, **fields})
 
 
@@ -103,13 +103,13 @@ def test_a_damaged_file_leaves_the_curve_out(maker, harm):
     elif harm == "torn":
         path.write_bytes(path.read_bytes()[:40])
     else:
-        maker.records[1] = maker.add("none", "fab", "evasion", {"id": torch.arange(3)}, closest=True, radius=0.3)
+        maker.records[1] = maker.add("none", "fab", "evasion", {"id": torch.arange(3)}, minimum_norm=True, radius=0.3)
     assert "fab" not in radii(maker)
     write(maker.folder)
     assert "Records" in (maker.folder / "report.html").read_text()
 
 
-def test_what_an_escalation_broke_has_fallen_at_the_radius_and_beyond(maker):
+def test_what_a_follow_up_broke_is_broken_at_the_radius_and_beyond(maker):
     stands = CLEAN.clone()
     stands[[1, 2, 3, 4, 5, 8]] = False  # sample 8 fell to an escalation, which found no nearest success
     record = nearest(maker, robust=stands)
@@ -136,7 +136,7 @@ def test_lines_show_the_attack_alone_and_the_verdict_stands_apart(maker):
     played(maker, 0.1, {3, 4}, attack="mi-fgsm")
     charts = radii(maker)
     curve = {r: y for r, (y, *_) in told(charts["pgd"]).items()}
-    assert curve == {0.1: 20, 0.3: 50, 0.6: 50}, "what fell at 0.3 has fallen at 0.6, where the attack alone gave 30"
+    assert curve == {0.1: 20, 0.3: 50, 0.6: 50}, "what fell at 0.3 has broken at 0.6, where the attack alone gave 30"
     assert "alone" in charts["pgd"].note
     assert charts["mi-fgsm"].note == ""
     assert [line.name for line in charts["verdict"].lines] == ["none"], "mi-fgsm alone breaks all, so nothing is apart"
@@ -202,7 +202,7 @@ PASSES = torch.tensor([0, 1, 3, 3, 9, 20, 41, 81, 81, 81])
 
 def test_passes_by_hand(maker):
     stands = torch.tensor([i >= 7 for i in range(10)])
-    nearest(maker, attack="pgd", closest=False, robust=stands, extra={"passes": PASSES})
+    nearest(maker, attack="pgd", minimum_norm=False, robust=stands, extra={"passes": PASSES})
     (chart,) = against_passes(maker.records, maker.folder, LOOK)
     assert chart.title == "pgd"
     assert {p: y for p, (y, *_) in told(chart).items()} == {
@@ -218,7 +218,7 @@ def test_only_white_box_attacks_of_many_passes_at_the_suites_radius(maker):
     extra = {"passes": PASSES}
     nearest(maker, attack="pgd", extra=extra, flags=("resolved:zero-gradients",))
     nearest(maker, attack="fgsm", extra={"passes": PASSES.clamp_max(2)})
-    nearest(maker, attack="square", extra=extra, knowledge="scores")
+    nearest(maker, attack="square", extra=extra, knowledge="score-based")
     nearest(maker, attack="art:DeepFool")
     nearest(maker, attack="apgd", extra=extra, status="error")
     nearest(maker, attack="mi-fgsm", extra=extra, radius=0.1)

@@ -97,7 +97,7 @@ def test_worst_case_joins_by_sample_id_and_not_by_row(maker):
 
 
 def test_worst_case_is_inconclusive_where_a_joined_attack_is(maker):
-    frame = halves(maker, status="inconclusive", message="the attack met inputs that it did not hand in")
+    frame = halves(maker, status="inconclusive", message="the attack found inputs that it did not return")
     worst = frame[frame.attack == "worst-case"].iloc[0]
     assert worst.status == "inconclusive"
     assert "pgd" in worst.message

@@ -137,7 +137,7 @@ def test_what_hides_its_gradient_falls_with_its_twin(name, base, data):
     assert {flag, f"resolved:{flag}"} & set(record.flags)
     assert record.status == "ok"
     assert record.escalation["played"][-1]["parameters"]
-    assert record.cost["escalation_forwards"] > 0
+    assert record.cost["follow_up_forwards"] > 0
     assert own(record) == own(judged(Behind(base, function), data, escalate=False)) or flag == "nondeterministic"
     assert flag in record.message
 
@@ -223,7 +223,7 @@ def test_a_weak_attack_is_settled_by_a_strong_one_and_no_query(base, data):
     report = rs.evaluate(base, (x[:120], y[:120]), "pgd(steps=1, step_size=0.4)", rs.Ball("linf", 0.09))
     record = report.records[-1]
     assert {"resolved:one-step-better", "resolved:unconverged"} & set(record.flags)
-    assert [step["attack"] for step in record.escalation["played"]] == ["sanity checks", "adaptive"]
-    strong = rs.evaluate(base, (x[:120], y[:120]), "adaptive", rs.Ball("linf", 0.09)).records[-1]
+    assert [step["attack"] for step in record.escalation["played"]] == ["sanity checks", "cascade"]
+    strong = rs.evaluate(base, (x[:120], y[:120]), "cascade", rs.Ball("linf", 0.09)).records[-1]
     assert abs(value(record) - value(strong)) * 120 <= 1 + 1e-9
     assert 0 < value(record) < own(record)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustsuite.scenarios.evasion.sanity.surrogates import Inside, parts_within
+from robustsuite.scenarios.evasion.sanity.surrogates import Submodule, parts_within
 
 
 class Wrapped(nn.Module):
@@ -30,7 +30,7 @@ def test_the_innermost_one_is_found():
 
 def test_the_gradient_is_that_of_the_part_where_it_stands():
     model, x = Wrapped(), torch.rand(5, 1, 4, 4, requires_grad=True)
-    inside = Inside(model, parts_within(model, x, 3), 3)
+    inside = Submodule(model, parts_within(model, x, 3), 3)
     logits = inside(x)
     (slope,) = torch.autograd.grad(logits[:, 1].sum(), x)
     linear = model.shell[0][1]
@@ -41,7 +41,7 @@ def test_the_gradient_is_that_of_the_part_where_it_stands():
 
 def test_images_of_another_size_hand_it_on_too():
     model, x = Wrapped(pad=2), torch.rand(5, 1, 4, 4, requires_grad=True)
-    inside = Inside(model, parts_within(model, x, 3), 3)
+    inside = Submodule(model, parts_within(model, x, 3), 3)
     (slope,) = torch.autograd.grad(inside(x)[:, 1].sum(), x)
     assert torch.allclose(slope.sum((1, 2, 3)), model.shell[0][1].weight[1].sum().expand(5), atol=1e-5)
 
@@ -60,4 +60,4 @@ def test_members_are_averaged():
     model, x = Votes(), torch.rand(5, 1, 4, 4)
     assert parts_within(model, x, 3) == tuple(members)
     wanted = sum(member(x).log_softmax(1) for member in members) / 2
-    assert torch.allclose(Inside(model, tuple(members), 3)(x), wanted, atol=1e-6)
+    assert torch.allclose(Submodule(model, tuple(members), 3)(x), wanted, atol=1e-6)

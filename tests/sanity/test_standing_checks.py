@@ -1,4 +1,4 @@
-"""Standing checks: what raises a flag, and what must not."""
+"""Sanity checks: what raises a flag, and what must not."""
 
 import pytest
 import torch

@@ -55,8 +55,8 @@ def test_a_folded_copy_leaves_every_verdict(name, norm, tiny):
     two = standing(tiny, attack(other, Streams(0)))
     assert 0 < int(one.sum()) < len(one)
     assert int((one != two).sum()) <= 1  # of more than 200: a margin within rounding
-    fallen = set(tiny[3][~two].tolist())
-    assert other.meter.fallen == (set() if name == "fgsm" else fallen)  # which does not look at where it lands
+    broken = set(tiny[3][~two].tolist())
+    assert other.meter.broken == (set() if name == "fgsm" else broken)  # which does not look at where it lands
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_an_oracle_answers_from_the_copy_and_labels_as_the_original_does(access,
     common = {"x": x, "y": y, "ids": ids, "ball": Ball("linf", 1.0), "classes": 4, "meter": Meter()}
     oracle = make_view(access, Served(network), common, engine=engine)
     clean, near = torch.arange(len(x)), network(points)
-    if access == "labels":
+    if access == "decision-based":
         assert torch.equal(oracle.labels(points, rows), near.argmax(1))
         assert torch.equal(oracle.labels(x, clean), network(x).argmax(1))
     else:
@@ -120,7 +120,7 @@ def test_a_copy_that_is_not_smooth_must_be_confirmed_whatever_its_margin(tiny):
     view = view_of(tiny, engine)
     seen = view.value_and_grad(view.x, torch.arange(len(view.y)))
     assert not bool(seen.broken.any())
-    assert view.meter.fallen == set()
+    assert view.meter.broken == set()
     assert view.meter.forwards == 2 * len(view.y)
 
 
@@ -254,7 +254,7 @@ def test_fast_finds_what_the_reference_finds_and_ends_in_full_precision(name, ti
     view = view_of(tiny, engine)
     got = standing(tiny, attack(view, Streams(0)))
     assert abs(int(got.sum()) - int(wanted.sum())) <= 2  # of more than 200
-    assert view.meter.fallen == set(tiny[3][~got].tolist())
+    assert view.meter.broken == set(tiny[3][~got].tolist())
     lowered = [autocast for _, autocast, _ in engine.copy.seen]
     assert 0.8 < sum(lowered) / len(lowered) < 1
     assert not any(lowered[-2:])
@@ -286,7 +286,7 @@ def test_another_aim_and_a_map_on_the_way(tiny):
         torch.testing.assert_close(seen.value, wanted.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(seen.gradient, slope, rtol=1e-3, atol=1e-6)
         assert not bool(seen.broken.any())
-        assert view.meter.fallen == set()
+        assert view.meter.broken == set()
 
 
 def test_wrong_answers_beyond_the_ball_are_no_successes(tiny):
@@ -296,7 +296,7 @@ def test_wrong_answers_beyond_the_ball_are_no_successes(tiny):
     seen = view.value_and_grad(far, rows)
     assert torch.equal(seen.broken, tiny[0](far).argmax(1) != view.y)
     assert bool(seen.broken.any())
-    assert view.meter.fallen == set()
+    assert view.meter.broken == set()
 
 
 def test_gradients_that_are_not_finite_are_zero_and_counted():
@@ -318,7 +318,7 @@ def test_a_loss_that_still_rises_is_seen():
     meter, ids = Meter(), torch.arange(4)
     for done, values in ((0.1, [1.0, 1.0, 1.0, 1.0]), (0.7, [2.0, 2.0, 2.0, 1.5]), (1.0, [2.05, 1.0, 4.0, 9.0])):
         meter.climbed(losses.cross_entropy, ids, torch.tensor(values), done)
-    meter.fallen.add(3)
+    meter.broken.add(3)
     assert meter.rising() == pytest.approx(1 / 3)
     assert meter.rising(0.01) == pytest.approx(2 / 3)
     assert Meter().rising() != Meter().rising()
@@ -353,7 +353,7 @@ def test_restarts_side_by_side_reach_the_verdicts_of_restarts_in_turn(tiny):
 
 def test_gradients_only_of_what_stands_are_those_and_cost_less(tiny):
     network, x, y, ids = tiny
-    wrong = (y + (torch.arange(len(y)) % 4 > 0)) % 4  # three of four count as fallen
+    wrong = (y + (torch.arange(len(y)) % 4 > 0)) % 4  # three of four count as broken
     for engine in (None, FastPasses(network, x)):
         whole, part = (view_of((network, x, wrong, ids), engine) for _ in range(2))
         rows = torch.arange(len(y))

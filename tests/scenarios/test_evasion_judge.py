@@ -56,7 +56,7 @@ def test_known_margins_give_exact_figures():
     assert result.per_sample["robust"].tolist() == [True, True, False, False, True, True]
 
 
-def test_misclassified_samples_are_fallen_and_not_attacked():
+def test_misclassified_samples_are_broken_and_not_attacked():
     victim = threshold_victim([0.1, 0.9, 0.45, 0.9], labels=[0, 0, 0, 1])
     seen = []
 
@@ -95,7 +95,7 @@ def test_out_of_bounds_is_out_of_the_ball():
 
 @dataclass(frozen=True)
 class Loser:
-    """Meet an adversarial input and hand in the clean one."""
+    """Find an adversarial input and return the clean one."""
 
     def __call__(self, view, streams):
         rows = torch.arange(len(view.x))
@@ -105,7 +105,7 @@ class Loser:
 
 def test_an_adversarial_input_that_was_met_and_lost_withholds_the_verdict():
     result = play(Loser(), Evasion(ball=Ball("linf", 0.1)), threshold_victim([0.45, 0.2]), seed=0)
-    assert "lost-adversarial" in result.flags
+    assert "found-not-returned" in result.flags
     assert result.status == "inconclusive"
 
 
@@ -216,7 +216,7 @@ def test_query_budget_is_enforced_and_counted():
             return view.x.clone()
 
     victim = threshold_victim([0.2, 0.3, 0.7])
-    game = Evasion(ball=Ball("linf", 0.1), access="scores", query_budget=5)
+    game = Evasion(ball=Ball("linf", 0.1), access="score-based", query_budget=5)
     assert play(Greedy(5), game, victim, seed=0).values["queries_median"].value == 5
     with pytest.raises(BudgetError, match="at most 5 queries per sample"):
         play(Greedy(6), game, victim, seed=0)

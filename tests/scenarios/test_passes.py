@@ -33,9 +33,9 @@ def test_counts_by_hand():
         passes.spend(first)
     assert passes.owners(3) is None
     assert passes.told(torch.tensor([10, 30, 40, 99])).tolist() == [0, 2, 1, 0]
-    passes.fell(places[:1])
+    passes.note_broken(places[:1])
     passes.spend(first)
-    passes.fell(places)
+    passes.note_broken(places)
     passes.spend(first)
     assert passes.told(torch.tensor([10, 30, 40, 99])).tolist() == [0, 2, 2, 0]
 
@@ -102,13 +102,13 @@ def test_the_clock_stops_at_the_step_that_reaches_the_boundary(batch):
     steps = (distance / 0.001).ceil()
     clear = ((distance / 0.001).frac() - 0.5).abs() < 0.5 - 1e-6
     assert int(clear.sum()) > 190
-    fallen, passes = (steps <= 10)[clear], found["passes"][clear]
-    assert torch.equal(~found["robust"][clear], fallen)
+    broken, passes = (steps <= 10)[clear], found["passes"][clear]
+    assert torch.equal(~found["robust"][clear], broken)
     wanted = 2 * steps[clear].clamp_max(10).long() + 1
     assert bool((passes >= wanted).all())
     assert bool((passes - wanted <= (0 if batch == 1 else wanted // 2)).all())
-    assert 20 < int(fallen.sum()) < len(fallen) - 20
-    assert len(set(wanted[fallen].tolist())) == 10
+    assert 20 < int(broken.sum()) < len(broken) - 20
+    assert len(set(wanted[broken].tolist())) == 10
 
 
 def test_the_nearest_is_looked_for_after_the_fall():

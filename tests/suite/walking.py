@@ -25,7 +25,7 @@ KINDS = {
     "flat images": ((1, 8, 3), 4, 60),
 }
 ATTACKS = (
-    {"adaptive": {"steps": 3, "targets": 2, "promising": 1, "rounds": 1, "queries": 5}},
+    {"cascade": {"steps": 3, "targets": 2, "promising": 1, "rounds": 1, "queries": 5}},
     {"apgd": {"steps": 4}},
     {"apgd": {"steps": 4, "loss": "dlr"}},
     {"apgd": {"steps": 4, "loss": "dlr", "targets": 3}},
@@ -84,7 +84,7 @@ DEFENSES = (
     {"adversarial-training": {"attack": {"fab": {"steps": 2}}}},
     {"adversarial-training": {"attack": {"fmn": {"steps": 2}}}},
     {"adversarial-training": {"attack": {"bpda": {"steps": 2}}}},
-    {"adversarial-training": {"attack": {"adaptive": {"steps": 2, "rounds": 0}}}},
+    {"adversarial-training": {"attack": {"cascade": {"steps": 2, "rounds": 0}}}},
     {"adversarial-training": {"attack": {"carlini-wagner": {"steps": 2}}}},
     {"adversarial-training": {"attack": {"deepfool": {"steps": 2}}}},
     {"adversarial-training": {"attack": {"ddn": {"steps": 2}}}},

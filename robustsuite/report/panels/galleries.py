@@ -27,14 +27,14 @@ class Strip:
         defense: Whose model they belong to.
         rows: Name of each row and its images as data URIs, one a sample.
         captions: A few words under each sample.
-        fallen: Which captions tell of a success of the attack.
+        broken: Which captions tell of a success of the attack.
         note: One sentence about the strip.
     """
 
     defense: str
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     captions: tuple[str, ...]
-    fallen: tuple[bool, ...]
+    broken: tuple[bool, ...]
     note: str = ""
 
 
@@ -89,9 +89,9 @@ def _moved(record: Record, columns: dict[str, Tensor]) -> Strip:
     bounds, largest = images.span(clean, moved), float((moved - clean).abs().max())
     changes = tuple(images.difference(a, b, largest) for a, b in zip(clean, moved, strict=True))
     rows = (("clean", _row(clean, bounds)), ("adversarial", _row(moved, bounds)), ("change", changes))
-    fallen = tuple(a != b for a, b in zip(labels, predicted, strict=False))
+    broken = tuple(a != b for a, b in zip(labels, predicted, strict=False))
     captions = tuple(f"{a}→{b}" if a != b else f"{a}" for a, b in zip(labels, predicted, strict=False))
-    return Strip(record.defense, rows, captions, fallen, f"Full colour is a change of {largest:.3g} in one input.")
+    return Strip(record.defense, rows, captions, broken, f"Full colour is a change of {largest:.3g} in one input.")
 
 
 def _triggered(record: Record, columns: dict[str, Tensor]) -> Strip:

@@ -1,4 +1,4 @@
-"""Success against passes: what share of samples had fallen after how many forward and backward passes."""
+"""Success against passes: what share of samples was broken after how many forward and backward passes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _FEW: Final = 10  # passes up to which an attack is no search, and its curve no 
 _FINE: Final = 80  # steps of a line
 _MARKS: Final = (1.0, 2.0, 5.0)  # of each power of ten, where an interval is drawn
 
-Falls = list[float]
-"""Passes after which each judged sample had fallen: 0 where it was wrong from the start, infinite where it stands."""
+PassesToBreak = list[float]
+"""Passes after which each judged sample was broken: 0 where it was wrong at once, infinite where it is robust."""
 
 
 def against_passes(records: Sequence[Record], folder: Path, look: Mapping[str, int]) -> list[Chart]:
@@ -36,18 +36,18 @@ def against_passes(records: Sequence[Record], folder: Path, look: Mapping[str, i
             runs.setdefault(record.attack, {}).setdefault(record.defense, {}).setdefault(record.repeat, record)
     charts = []
     for attack, defended in runs.items():
-        read = {d: [fell for r in same.values() if (fell := _read(r, folder))] for d, same in defended.items()}
+        read = {d: [broken for r in same.values() if (broken := _read(r, folder))] for d, same in defended.items()}
         last = max((most for some in read.values() for most, _ in some), default=0)
         if last > _FEW:
-            series = [_series(d, [fell for _, fell in some], last, look[d]) for d, some in read.items() if some]
+            series = [_series(d, [broken for _, broken in some], last, look[d]) for d, some in read.items() if some]
             x = Axis("passes a sample (log scale)", 1.0, last * 1.1, log=True)
-            y = Axis("fallen, %", 0.0, 1.0, percent=True)
+            y = Axis("broken, %", 0.0, 1.0, percent=True)
             charts.append(draw(attack, x, y, series))
     return charts
 
 
-def _read(record: Record, folder: Path) -> tuple[int, Falls] | None:
-    """Most passes of a sample, and after how many each had fallen."""
+def _read(record: Record, folder: Path) -> tuple[int, PassesToBreak] | None:
+    """Most passes of a sample, and after how many each was broken."""
     try:
         columns = load_samples(folder, record) if record.status in ("ok", "inconclusive") else {}
     except RequestError:
@@ -58,19 +58,19 @@ def _read(record: Record, folder: Path) -> tuple[int, Falls] | None:
     return int(columns["passes"].max()), passes.masked_fill(~columns["clean_correct"].bool(), 0).tolist()
 
 
-def _series(defense: str, runs: Sequence[Falls], last: int, look: int) -> Series:
+def _series(defense: str, runs: Sequence[PassesToBreak], last: int, look: int) -> Series:
     marks = [m * 10.0**power for power in range(len(str(last))) for m in _MARKS if m * 10**power < last]
     points = tuple(_point(passes, runs) for passes in (*marks, float(last)))
     grid = sorted({*marks, *(float(last) ** (step / _FINE) for step in range(_FINE + 1)), float(last)})
-    line = tuple((x, sum(sum(fell <= x for fell in run) / len(run) for run in runs) / len(runs)) for x in grid)
+    line = tuple((x, sum(sum(broken <= x for broken in run) / len(run) for run in runs) / len(runs)) for x in grid)
     return Series(defense, points, look, through=line)
 
 
-def _point(passes: float, runs: Sequence[Falls]) -> Point:
+def _point(passes: float, runs: Sequence[PassesToBreak]) -> Point:
     import torch
 
     from robustsuite.core.intervals import over_repeats, rate
 
-    share = over_repeats([rate(torch.tensor([fell <= passes for fell in run]), "lower") for run in runs])
+    share = over_repeats([rate(torch.tensor([broken <= passes for broken in run]), "lower") for run in runs])
     told = f"{words.figure(share.value, 'rate')} % {words.interval(share.low, share.high, 'rate')}"
     return Point(passes, share.value, share.low, share.high, f"{told} after {passes:,.0f} passes, n = {share.n}")

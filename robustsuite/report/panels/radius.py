@@ -11,7 +11,7 @@ from robustsuite.core.robust import accuracy, at_radius, is_broken, worst
 from robustsuite.evaluation.records import Record
 from robustsuite.report.panels.charts import Axis, Chart, Point, Series, axis, draw
 from robustsuite.results import words
-from robustsuite.results.break_radius import Falls
+from robustsuite.results.break_radius import BreakRadii
 from robustsuite.results.frame import listed
 from robustsuite.results.worst_case import OWN, WORST
 
@@ -43,9 +43,9 @@ def against_radius(joined: Sequence[Record], folder: Path, look: Mapping[str, in
     """
     main = next((record.radius for record in joined if record.radius is not None and not record.sweep), None)
     norm = next((record.norm for record in joined if record.norm), "")
-    falls = Falls(folder)
-    played = _played(joined, _carried(joined, falls), [r.attack for r in joined if r.closest])
-    told = _told(joined, falls, _radii(joined, main))
+    broken_at = BreakRadii(folder)
+    played = _played(joined, _carried(joined, broken_at), [r.attack for r in joined if r.minimum_norm])
+    told = _told(joined, broken_at, _radii(joined, main))
     charts = []
     for attack in sorted({**played, **told}, key=lambda name: name != WORST):
         lines = {**played.get(attack, {}), **told.get(attack, {})}
@@ -111,29 +111,29 @@ def _played(
     }
 
 
-def _carried(records: Sequence[Record], falls: Falls) -> dict[str, Metric]:
-    """By key: robust accuracy of points of curves, once samples are out that fell at a smaller radius."""
+def _carried(records: Sequence[Record], broken_at: BreakRadii) -> dict[str, Metric]:
+    """By key: robust accuracy of points of curves, once samples are out that were broken at a smaller radius."""
     curves: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
-        if record.scenario == "evasion" and record.radius is not None and not record.closest:
+        if record.scenario == "evasion" and record.radius is not None and not record.minimum_norm:
             place = (record.suite, record.dataset, record.attack, record.defense, record.repeat, record.norm)
             curves.setdefault(place, []).append(record)
     found = {}
     for curve in curves.values():
         for record in curve if len(curve) > 1 else ():
-            radius, radii = record.radius or 0.0, falls.radii(record)
-            before = falls.within((r for r in curve if (r.radius or 0.0) < radius), radius)
+            radius, radii = record.radius or 0.0, broken_at.radii(record)
+            before = broken_at.within((r for r in curve if (r.radius or 0.0) < radius), radius)
             alone = at_radius(radii, radius)
             if record.sweep and any(alone[i] for i in before & alone.keys()):
                 found[record.key] = accuracy(worst([alone], before))
     return found
 
 
-def _told(records: Sequence[Record], falls: Falls, radii: Sequence[float]) -> dict[str, dict[str, Drawn]]:
+def _told(records: Sequence[Record], broken_at: BreakRadii, radii: Sequence[float]) -> dict[str, dict[str, Drawn]]:
     """Attack -> defence -> points and line, of attacks of minimum norm."""
     repeats: dict[str, dict[str, list[Mapping[int, float]]]] = {}
     for record in records:
-        least = falls.radii(record) if record.closest else {}
+        least = broken_at.radii(record) if record.minimum_norm else {}
         if least:
             repeats.setdefault(record.attack, {}).setdefault(record.defense, []).append(least)
     return {a: {d: _whole(runs, radii) for d, runs in of.items()} for a, of in repeats.items()}

@@ -65,7 +65,7 @@ class Judge:
             judged = self._searched.rounded(judged, x, self._victim.grid)
         wrong, rejected, prediction = self._ask(judged, y)
         self._attacked[rows] = True
-        near = inside if not self._game.closest else self._ball.contains(judged, x) & inside
+        near = inside if not self._game.minimum_norm else self._ball.contains(judged, x) & inside
         self._robust[rows] = ~(wrong & near.cpu())
         self._rejected[rows] = rejected
         reached = wrong
@@ -73,7 +73,7 @@ class Judge:
             reached = (prediction == target.cpu()) & ~rejected
             self._hit[rows] = reached & near.cpu()
         distance = self._ball.distance(judged, x).float().cpu()
-        self._distance[rows] = distance.masked_fill(~reached, math.inf) if self._game.closest else distance
+        self._distance[rows] = distance.masked_fill(~reached, math.inf) if self._game.minimum_norm else distance
         judged = torch.where(near.reshape(-1, *[1] * (moved.dim() - 1)), judged, x)
         prediction = torch.where(near.cpu(), prediction, y.cpu())
         kept = _GALLERY - sum(len(part[0]) for part in self._gallery)
@@ -156,7 +156,7 @@ class Judge:
         if self._game.goal == "targeted":
             values["target_hit_rate"] = rate(self._hit[self._clean], "lower")
         # Where distances are judged, of all that were attacked, so that the radius does not cut them.
-        told = self._distance[self._attacked if self._game.closest else broken]
+        told = self._distance[self._attacked if self._game.minimum_norm else broken]
         if len(told):
             values["distance_median"] = Metric(median(told), len(told), unit=self._game.ball.norm, better="higher")
         if self._meter.queries:
@@ -185,13 +185,13 @@ class Judge:
         if (self._victim.model.random or not self._victim.clean.deterministic) and self._game.draws == 1:
             self._flags[Suspicion.NONDETERMINISTIC] = None
         if bool(self._lost().any()):
-            self._flags[Suspicion.LOST_ADVERSARIAL] = None
+            self._flags[Suspicion.FOUND_NOT_RETURNED] = None
 
     def _lost(self) -> Tensor:
-        """Which samples the attack saw reach the goal where it counts, and did not hand in so; bool `(N,)`."""
+        """Which samples the attack saw reach the goal where it counts, and did not return so; bool `(N,)`."""
         ids = self._victim.test.ids.tolist()
-        if not self._game.closest:
-            seen = torch.tensor([int(i) in self._meter.fallen for i in ids])
+        if not self._game.minimum_norm:
+            seen = torch.tensor([int(i) in self._meter.broken for i in ids])
             return seen & self._robust if self._game.goal == "untargeted" else torch.zeros_like(seen)
         nearest = torch.tensor([self._meter.nearest.get(int(i), math.inf) for i in ids], dtype=torch.float64)
         slack = 1e-6 * self._ball.radius
@@ -202,12 +202,12 @@ class Judge:
     def _status(self) -> tuple[str, str]:
         if Suspicion.NONDETERMINISTIC in self._flags:
             return "inconclusive", (
-                "the model answers differently when asked twice; judge it over several draws (draws: 10)"
+                "the model answers differently when queried twice; judge it over several draws (draws: 10)"
             )
         if Suspicion.PROBABILITIES in self._flags:
             return "inconclusive", "the model answers with probabilities that are rounded; attack its logits"
-        if Suspicion.LOST_ADVERSARIAL in self._flags:
-            return "inconclusive", "the attack met adversarial inputs that it did not hand in"
+        if Suspicion.FOUND_NOT_RETURNED in self._flags:
+            return "inconclusive", "the attack found adversarial inputs and did not return them"
         if self._outside:
             return "ok", f"{self._outside} adversarial inputs lay outside the ball or its bounds and were not counted"
         return "ok", ""

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustsuite.access.engine import PRECISIONS, TRIAL, FastPasses
 from robustsuite.access.inputs import Inputs
 from robustsuite.access.meter import Meter
-from robustsuite.access.oracles import Known
+from robustsuite.access.oracles import AuxiliaryData
 from robustsuite.access.passes import Passes
 from robustsuite.access.views import make_view
 from robustsuite.core import checks
@@ -23,9 +23,9 @@ from robustsuite.core.streams import Streams
 from robustsuite.scenarios.protocol import Scenario
 from robustsuite.scenarios.victim import Victim
 
-ACCESSES: Final = ("white-box", "scores", "labels", "transfer", "blind")
+ACCESSES: Final = ("white-box", "score-based", "decision-based", "transfer", "blind")
 TARGETS: Final = ("next", "random", "least-likely")
-_ASKED: Final = ("scores", "labels", "transfer")
+_ASKED: Final = ("score-based", "decision-based", "transfer")
 VIEW: Final = 128  # samples per view at least, where nothing else is asked for
 
 
@@ -33,7 +33,7 @@ VIEW: Final = 128  # samples per view at least, where nothing else is asked for
 class EvasionRules(Scenario[Inputs, Tensor]):
     """What may be done, and who sees what; `Evasion` is the whole game.
 
-    Only samples that the model gets right (and accepts) are attacked; the others count as fallen. An attack sees the
+    Only samples that the model gets right (and accepts) are attacked; the others count as broken. An attack sees the
     ball and cannot change it. The judge measures everything again, in another batch size than the attack used.
 
     The per-sample file holds `id`, `label`, `clean_correct`, `robust` (under this attack alone), `distance` (of what it
@@ -48,15 +48,15 @@ class EvasionRules(Scenario[Inputs, Tensor]):
         goal: `untargeted` or `targeted`.
         target: How targets are chosen for a targeted goal: `next`, `random` or `least-likely`.
         batch_size: Samples per view, and most in one pass; changes memory and speed, never the result. By default the
-            engine measures how many samples fit in fast memory. Standing checks and escalation take 16 (without a
+            engine measures how many samples fit in fast memory. Sanity checks and escalation take 16 (without a
             gradient 64) at once even where fewer are asked for, and halve batches where memory runs out.
         query_budget: Queries per sample for an oracle; None for no limit.
-        draws: How often a random model is asked per input; its verdict is the majority.
+        draws: How often a random model is queried per input; its verdict is the majority.
         precision: `reference`, or `fast` for white-box attacks that take all but their last steps on bfloat16
             gradients, where the hardware has units for them. Success is measured in the model's own precision always.
-        closest: Whether distances are judged, as for attacks of minimum norm: the attack is asked for the nearest
-            adversarial input within the bounds, whatever the radius, and a sample has fallen where that lies in the
-            ball. The per-sample distance then tells at which radius a sample falls; infinite where none was found.
+        minimum_norm: Whether distances are judged, as for attacks of minimum norm: the attack is asked for the nearest
+            adversarial input within the bounds, whatever the radius, and a sample is broken where that lies in the
+            ball. The per-sample distance then tells at which radius a sample breaks; infinite where none was found.
         escalate: Whether sanity checks examine the result of a white-box attack, and a doubt starts the follow-up
             attacks that resolve it. What they break never changes the attack's own figures.
 
@@ -77,7 +77,7 @@ class EvasionRules(Scenario[Inputs, Tensor]):
     query_budget: int | None = None
     draws: int = 1
     precision: str = "reference"
-    closest: bool = False
+    minimum_norm: bool = False
     escalate: bool = True
 
     def __post_init__(self) -> None:
@@ -123,10 +123,12 @@ class EvasionRules(Scenario[Inputs, Tensor]):
             ball: Where adversarial inputs may lie.
             target: Labels to reach `(N,)`, of all of the victim's samples; None for those that the goal asks for.
         """
-        reach = self.ball.radius if self.closest else None
+        reach = self.ball.radius if self.minimum_norm else None
         meter = Meter(passes=Passes(victim.test.ids[rows], reach=reach, device=victim.device))
         engine = self._engine(victim, rows, meter)
-        known = Known((victim.public or victim.train or victim.test).copy()) if self.access == "transfer" else None
+        auxiliary = (
+            AuxiliaryData((victim.public or victim.train or victim.test).copy()) if self.access == "transfer" else None
+        )
         at_once = self.batch_size or max(VIEW, engine.batch if engine is not None else 0)
         for index in torch.split(rows, at_once) if len(rows) > 0 else ():
             batch = victim.test.batch(index, victim.device)
@@ -138,14 +140,14 @@ class EvasionRules(Scenario[Inputs, Tensor]):
                 "classes": victim.test.classes,
                 "target": self.targets(victim, batch) if target is None else target[index],
                 "meter": meter,
-                "closest": self.closest,
+                "minimum_norm": self.minimum_norm,
                 "grid": victim.grid,
             }
-            yield make_view(self.access, victim.model, common, self.query_budget, engine, known)
+            yield make_view(self.access, victim.model, common, self.query_budget, engine, auxiliary)
 
     def searched(self, victim: Victim) -> Ball:
         """Where adversarial inputs may lie: the ball, or anywhere within the bounds where distances are judged."""
-        if self.closest and self.ball.radius > 0:
+        if self.minimum_norm and self.ball.radius > 0:
             return self.ball.everywhere(victim.test.shape, victim.test.bounds)
         return self.ball.within(victim.test.bounds)
 

@@ -1,4 +1,4 @@
-"""Canaries of doubt: gradients that are masked, and attacks that cheat."""
+"""Known-answer tests of doubt: gradients that are masked, and attacks that cheat."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def masked() -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class _Cheat:
-    """An attack that is not registered, because nobody should meet it outside of this canary."""
+    """An attack that is not registered, because nobody should meet it outside of this test."""
 
     trick: Callable[[WhiteBox], Tensor]
 
@@ -139,7 +139,7 @@ def cheating() -> Iterator[Finding]:
         yield near(f"{name}: robust accuracy", clean, metrics.values["robust_accuracy"].value, 0.0)
     metrics, _ = _cheated(_withheld)
     told = f"{metrics.status}, {', '.join(metrics.flags)}"
-    yield same("withholds what it saw", "inconclusive, lost-adversarial", told)
+    yield same("withholds what it saw", "inconclusive, found-not-returned", told)
     _, changed = _cheated(_meddling)
     yield same("meddles: what stays changed", "nothing", ", ".join(changed) or "nothing")
 

@@ -1,4 +1,4 @@
-"""Canaries of exactness: privacy accounting, intervals, and one seed that gives one result."""
+"""Known-answer tests of exactness: privacy accounting, intervals, and one seed that gives one result."""
 
 from __future__ import annotations
 

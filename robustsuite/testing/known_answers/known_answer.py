@@ -1,4 +1,4 @@
-"""What a canary is: a few measurements, each beside the answer that is known beforehand."""
+"""What a known-answer test is: a few measurements, each beside the answer that is known beforehand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Canary:
+class KnownAnswer:
     """A game whose answer is known.
 
     Args:
@@ -42,11 +42,11 @@ class Canary:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one canary.
+    """What came of one known-answer test.
 
     Args:
-        name: Of the canary.
-        summary: Of the canary.
+        name: Of the test.
+        summary: Of the test.
         findings: In order, up to where it raised.
         seconds: Wall time.
         error: A traceback where it raised, else empty.
@@ -64,30 +64,30 @@ class Result:
         return bool(self.findings) and not self.error and all(finding.ok for finding in self.findings)
 
 
-def outcomes(canaries: Iterable[Canary], progress: Callable[[str, int, int], None] | None = None) -> Iterator[Result]:
-    """Play each canary; one that raises has failed, and the others go on.
+def outcomes(tests: Iterable[KnownAnswer], progress: Callable[[str, int, int], None] | None = None) -> Iterator[Result]:
+    """Play each test; one that raises has failed, and the others go on.
 
     Args:
-        canaries: What to play.
+        tests: What to play.
         progress: Told what is played, how many are done, and how many there are.
     """
-    listed = tuple(canaries)
-    for done, canary in enumerate(listed):
+    listed = tuple(tests)
+    for done, test in enumerate(listed):
         if progress is not None:
-            progress(canary.name, done, len(listed))
-        yield _outcome(canary)
+            progress(test.name, done, len(listed))
+        yield _outcome(test)
     if progress is not None:
         progress("finished", len(listed), len(listed))
 
 
-def _outcome(canary: Canary) -> Result:
+def _outcome(test: KnownAnswer) -> Result:
     started, error = time.perf_counter(), ""
     found: list[Finding] = []
     try:
-        found.extend(canary.play())  # what it found before it raised stays
-    except Exception:  # whatever is broken here, the other canaries still tell something
+        found.extend(test.play())  # what it found before it raised stays
+    except Exception:  # whatever is broken here, the other tests still tell something
         error = traceback.format_exc(limit=-8)
-    return Result(canary.name, canary.summary, tuple(found), time.perf_counter() - started, error)
+    return Result(test.name, test.summary, tuple(found), time.perf_counter() - started, error)
 
 
 def near(what: str, expected: float, measured: float, tolerance: float) -> Finding:

@@ -1,4 +1,4 @@
-"""Canaries that train: a backdoor that is planted, and templates that can be read back."""
+"""Known-answer tests that train: a backdoor that is planted, and templates that can be read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models and data of the canaries: everything about them is known without training."""
+"""Models and data of the known-answer tests: everything about them is known without training."""
 
 from __future__ import annotations
 

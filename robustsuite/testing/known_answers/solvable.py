@@ -1,4 +1,4 @@
-"""Canaries with a closed form: a linear model, and a model that rejects."""
+"""Known-answer tests with a closed form: a linear model, and a model that rejects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DUAL: Final = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 
 
 def linear() -> Iterator[Finding]:
-    """One step and iterated steps reach the optimum `y w.x - radius |w|_dual`, and the judge counts who stands."""
+    """One step and iterated steps reach the optimum `y w.x - radius |w|_dual`, and the judge counts what is robust."""
     model, x, y, margin = ladder()
     w = (model.weight[1] - model.weight[0]).detach()
     wide = wrap(model, bounds=(-10.0, 10.0))
@@ -36,7 +36,7 @@ def linear() -> Iterator[Finding]:
         for name, made in played.items():
             moved = perturb(made, wide, x, y, ball)
             lost = margin - (2 * y - 1) * (moved @ w)
-            # A sample that fell is left where it fell, so only those that stand show how far an attack can go.
+            # A sample that is broken is left where it was, so only the others show how far an attack can go.
             error = float((lost[standing] - LOST).abs().max())
             yield at_most(f"{name} in {norm}: error of the margin at the optimum", 1e-5, error)
         report = evaluate(wide, (x, y), [*played.values(), "noise"], ball)
@@ -47,7 +47,7 @@ def linear() -> Iterator[Finding]:
 
 
 class Strict(Deployed):
-    """Rejects every input but those it was shown, which no defence outside of a canary can do.
+    """Rejects every input but those it was shown, which no defence outside of this test can do.
 
     Args:
         network: Answers what is not rejected.

@@ -1,1 +1,1 @@
-"""Can this number be believed? Standing checks, stand-ins for gradients that are missing, and escalation."""
+"""Can this number be believed? Sanity checks, surrogates for missing gradients, and follow-up attacks."""

@@ -1,4 +1,4 @@
-"""Standing checks: on at most 64 samples, can the number that an attack gave be believed?"""
+"""Sanity checks: on at most 64 samples, can the number that an attack gave be believed?"""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ _AT_LEAST: Final = 2  # samples by which a weaker attack must be better to raise
 
 @dataclass
 class Doubts:
-    """What the standing checks found.
+    """What the sanity checks found.
 
     Args:
         flags: Code -> what was measured, in a few words.
-        fallen: Ids of samples for which a check itself met an adversarial input.
+        broken: Ids of samples for which a check itself met an adversarial input.
     """
 
     flags: dict[Suspicion, str] = field(default_factory=dict)
-    fallen: set[int] = field(default_factory=set)
+    broken: set[int] = field(default_factory=set)
 
 
 def examine(
@@ -63,13 +63,13 @@ def examine(
     seed: int,
     passes: Tensor | None = None,
 ) -> Doubts:
-    """Run every standing check.
+    """Run every sanity check.
 
     Args:
         attack: Who attacked.
         game: The rules under which it did.
         victim: Who was attacked.
-        robust: Which test samples it left standing; bool `(N,)`.
+        robust: Which test samples it did not break; bool `(N,)`.
         seed: Keys random draws.
         passes: What it spent on each of them `(N,)`, where that is known.
     """
@@ -95,7 +95,7 @@ def examine(
 
 
 def _of_the_model(look: Look, streams: Streams, *, any_left: bool) -> Iterator[tuple[Suspicion, str]]:
-    """Is there a gradient, and is it the loss's? How rough the loss is matters only where something stands."""
+    """Is there a gradient, and is it the loss's? How rough the loss is matters only where something is robust."""
     surrogate = look.model.surrogate()
     if look.random:
         yield Suspicion.NONDETERMINISTIC, "two answers to one input differ"
@@ -168,12 +168,12 @@ def _weaker(doubts: Doubts, look: Look, streams: Streams) -> None:
     once = look.ball.project(look.ball.step(look.x, slope, look.ball.radius, share=0.05), look.x)
     ways = {Suspicion.ONE_STEP_BETTER: once, Suspicion.BLACK_BOX_BETTER: _searched(look, streams.child("search"))}
     for code, moved in ways.items():
-        fell = (look.margin(moved) > 0) & look.ball.contains(moved, look.x)
+        broken = (look.margin(moved) > 0) & look.ball.contains(moved, look.x)
         if look.random:  # one lucky draw is no verdict
             continue
-        doubts.fallen |= set(look.ids[fell].tolist())
-        if int(fell.sum()) >= _AT_LEAST:
-            doubts.flags[code] = f"it breaks {int(fell.sum())} of {len(look)} samples that the attack left standing"
+        doubts.broken |= set(look.ids[broken].tolist())
+        if int(broken.sum()) >= _AT_LEAST:
+            doubts.flags[code] = f"it breaks {int(broken.sum())} of {len(look)} samples that the attack did not break"
 
 
 def _searched(look: Look, streams: Streams) -> Tensor:
@@ -223,14 +223,14 @@ def _astray(doubts: Doubts, look: Look, streams: Streams) -> None:
 
 
 def _broken(doubts: Doubts, look: Look, module: nn.Module, loss: losses.AttackLoss, start: Tensor) -> int:
-    """How many samples a short climb breaks; none where a stranger's code does not bear what a stand-in does to it."""
+    """How many samples a short climb breaks; none where a stranger's code does not bear what a surrogate does to it."""
     try:
         moved = look.climb(module, _STRAYED, loss, start)
     except Exception:
         return 0
-    fell = (look.margin(moved) > 0) & look.ball.contains(moved, look.x)
-    doubts.fallen |= set(look.ids[fell].tolist())
-    return int(fell.sum())
+    broken = (look.margin(moved) > 0) & look.ball.contains(moved, look.x)
+    doubts.broken |= set(look.ids[broken].tolist())
+    return int(broken.sum())
 
 
 def _no_bounds(doubts: Doubts, look: Look) -> None:
@@ -239,10 +239,12 @@ def _no_bounds(doubts: Doubts, look: Look) -> None:
     if bounds is None:
         return
     wide = replace(look, ball=look.ball.everywhere(tuple(look.x.shape[1:]), bounds))
-    stands = int((look.margin(wide.climb(look.model.surrogate(), 10)) <= 0).sum())
+    left = int((look.margin(wide.climb(look.model.surrogate(), 10)) <= 0).sum())
     chance, n = 1 / look.classes, len(look)
-    if stands > n * chance + 3 * (n * chance * (1 - chance)) ** 0.5 and n >= 4:
-        doubts.flags[Suspicion.HUGE_RADIUS] = f"with no limit on the distance, {stands} of {n} samples still stand"
+    if left > n * chance + 3 * (n * chance * (1 - chance)) ** 0.5 and n >= 4:
+        doubts.flags[Suspicion.UNBOUNDED_ATTACK_FAILS] = (
+            f"with no limit on the distance, {left} of {n} samples stay robust"
+        )
 
 
 def _converged(
@@ -263,7 +265,7 @@ def _converged(
     each = 2.0 if passes is None else 2 * float(passes[left].double().mean())
     if each > _DEAR * 2 * _AGAIN:
         rows = left.nonzero()[: affordable(spent, 2 * _AGAIN), 0]
-        fell, how = (
+        broken, how = (
             _climbed_again(Look.at(victim, game, _only(left, rows)), streams),
             f"{_AGAIN} steps of another start",
         )
@@ -271,11 +273,11 @@ def _converged(
         rows = left.nonzero()[: affordable(spent, each), 0]
         fewer = replace(victim, test=victim.test.take(rows))
         found = play(replace(attack, steps=2 * steps), game, fewer, seed=seed)
-        fell = fewer.test.ids[found.per_sample["clean_correct"] & ~found.per_sample["robust"]]
+        broken = fewer.test.ids[found.per_sample["clean_correct"] & ~found.per_sample["robust"]]
         how = "twice the steps"
-    doubts.fallen |= set(fell.tolist())
-    if len(fell) >= _AT_LEAST:
-        doubts.flags[Suspicion.UNCONVERGED] = f"{how} break {len(fell)} of {len(rows)} more"
+    doubts.broken |= set(broken.tolist())
+    if len(broken) >= _AT_LEAST:
+        doubts.flags[Suspicion.UNCONVERGED] = f"{how} break {len(broken)} of {len(rows)} more"
 
 
 def affordable(passes: float, each: float) -> int:

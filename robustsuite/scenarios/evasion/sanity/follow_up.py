@@ -1,4 +1,4 @@
-"""Escalation: a doubt starts the attacks that resolve it; what they find stands beside the attack's own result."""
+"""Follow-up attacks: a suspicion starts those that resolve it; their finds are kept beside the attack's own result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.scenarios.evasion.sanity.checks import Doubts, examine
 from robustsuite.scenarios.evasion.sanity.detectors import Joint
 from robustsuite.scenarios.evasion.sanity.probe import FEW, Look
-from robustsuite.scenarios.evasion.sanity.surrogate_search import StandIn, find
+from robustsuite.scenarios.evasion.sanity.surrogate_search import Surrogate, find
 from robustsuite.scenarios.evasion.sanity.surrogates import Rerouted
 from robustsuite.scenarios.play import play
 from robustsuite.scenarios.protocol import Attack, Reviewed
@@ -36,10 +36,10 @@ SANITY: Final = "sanity checks"
 _EDITION: Final = 1  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
 _STARTING: Final = Suspicion.that(Effect.STARTS)
 _MILD: Final = Suspicion.that(Effect.MILD)
-_DRAWS: Final = 11  # times that a random model is asked; the majority decides
-_ROUTES: Final = 3  # stand-ins that are attacked through, at most
+_DRAWS: Final = 11  # times that a random model is queried; the majority decides
+_ROUTES: Final = 3  # surrogates that are attacked through, at most
 _QUERIES: Final = 1000  # a sample, of an attack without gradients
-_DISTANT: Final = frozenset({"labels", "transfer"})  # what knows least, and costs most
+_DISTANT: Final = frozenset({"decision-based", "transfer"})  # what knows least, and costs most
 _TOGETHER: Final = 16  # samples in one pass of what is played, at least, however few were asked for
 _OUTDONE: Final = 0.05  # share of samples left, from which on knowing less and breaking more says the gradient misled
 _FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
@@ -48,7 +48,7 @@ _FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to ove
 def followed_up(
     metrics: Metrics, attack: Attack[Any, Any], game: EvasionRules, victim: Victim, *, seed: int
 ) -> Reviewed:
-    """Look at a judgement with the sanity checks, and play follow-up attacks where one of them raises a doubt.
+    """Look at a judgement with the sanity checks, and play follow-up attacks where one of them raises a suspicion.
 
     Random draws are keyed as in `play`.
 
@@ -71,14 +71,14 @@ def followed_up(
             with _counted(victim.model) as checked:
                 robust, passes = metrics.per_sample["robust"], metrics.per_sample.get("passes")
                 doubts = examine(attack, game, victim, robust, seed=seed, passes=passes)
-            escalation = _Escalation(metrics, doubts, attack, game, victim, seed)
+            follow_up = _FollowUp(metrics, doubts, attack, game, victim, seed)
             with _counted(victim.model) as spent:
-                escalation.run()
+                follow_up.run()
         except Exception as error:  # a number that could not be examined is still a number, under a doubt
             flags = (*metrics.flags, Suspicion.UNEXAMINED)
-            told = {"rules": rules(), "error": f"{type(error).__name__}: {error}"}
-            return Reviewed(replace(metrics, flags=flags), told)
-    return escalation.judged(checked, spent)
+            facts = {"rules": rules(), "error": f"{type(error).__name__}: {error}"}
+            return Reviewed(replace(metrics, flags=flags), facts)
+    return follow_up.judged(checked, spent)
 
 
 def rules() -> str:
@@ -87,7 +87,7 @@ def rules() -> str:
     return digest([_EDITION, sorted(_STARTING), resolving, _DRAWS, _ROUTES, _QUERIES, _OUTDONE, _FLOOR])[:12]
 
 
-class _Escalation:
+class _FollowUp:
     """One verdict on its way to a stronger one."""
 
     def __init__(
@@ -106,12 +106,12 @@ class _Escalation:
         self._hits = 0
 
     def run(self) -> None:
-        """Play what resolves the doubts, while anything stands."""
+        """Play what resolves the suspicions, while anything is robust."""
         if not self._random:
-            self._fell(torch.isin(self._victim.test.ids, torch.tensor(sorted(self._doubts.fallen))), SANITY)
+            self._mark_broken(torch.isin(self._victim.test.ids, torch.tensor(sorted(self._doubts.broken))), SANITY)
         if not self._causes or not self._robust.any():
             return
-        routes: list[StandIn] = []
+        routes: list[Surrogate] = []
         for entry in _resolving(self._causes, self._game):
             if self._sound and self._causes <= _MILD:
                 return  # the gradient was never in doubt, and a stronger attack has followed it
@@ -122,37 +122,38 @@ class _Escalation:
                 continue
             # The first attack takes several, another one what led farthest when they were tried.
             routes = routes[:1] or find(self._look(), self._causes)[:_ROUTES]
-            for stand_in in routes:
-                self._play(entry, stand_in)
+            for route in routes:
+                self._play(entry, route)
 
     def _is_worth(self, entry: Entry) -> bool:
         """Whether another attack may show more.
 
-        Where little stands, only the near ones and until a gradient was sound; labels only where scores are flat.
+        Where little is robust, only the near ones and until a gradient was sound; decision-based attacks only where
+        scores are flat.
         """
         if float(self._robust.float().mean()) <= _FLOOR:
             return entry.access not in _DISTANT and not self._sound
-        return entry.access != "labels" or self._look().flat()
+        return entry.access != "decision-based" or self._look().flat()
 
     def _look(self) -> Look:
         return Look.at(self._victim, self._game, self._robust & self._victim.correct)
 
-    def _play(self, entry: Entry, stand_in: StandIn | None) -> None:
+    def _play(self, entry: Entry, route: Surrogate | None) -> None:
         rows = self._robust.nonzero()[:, 0]
         if len(rows) == 0:
             return
         model = self._victim.model
-        surrogate = model.surrogate() if stand_in is None else stand_in.module
+        surrogate = model.surrogate() if route is None else route.module
         made = entry.make({})
-        if made == self._attack and stand_in is not None and surrogate is model.surrogate():
+        if made == self._attack and route is not None and surrogate is model.surrogate():
             return  # that is what was played, and it has drawn what it draws
         rerouted = Rerouted(model, surrogate, _DRAWS if self._random else 1)
         test = self._victim.test.take(rows)
-        rules: dict[str, Any] = {"access": entry.access, "draws": 1, "closest": entry.minimum_norm}
+        rules: dict[str, Any] = {"access": entry.access, "draws": 1, "minimum_norm": entry.minimum_norm}
         least = _TOGETHER
         if entry.access != "white-box":
             rules["query_budget"], least = self._game.query_budget or _QUERIES, FEW  # which leave no graph behind
-        # The standing checks have passed more than that at once, and where memory runs out batches are halved.
+        # The sanity checks have passed more than that at once, and where memory runs out batches are halved.
         rules["batch_size"] = None if self._game.batch_size is None else max(least, self._game.batch_size)
         game = replace(self._game, **rules)
         try:
@@ -160,16 +161,16 @@ class _Escalation:
         except Exception as error:  # an attack that cannot be played here resolves nothing
             self._played.append({"attack": entry.name, "error": f"{type(error).__name__}: {error}"})
             return
-        via = "" if stand_in is None else stand_in.name
-        told = {"attack": entry.name, "parameters": plain(made), "through": via, "of": len(rows)}
-        told["broke"] = int((~found.per_sample["robust"]).sum())
-        told["knowledge"] = entry.access if stand_in is None else stand_in.knowledge
-        self._played.append(told)
+        via = "" if route is None else route.name
+        facts = {"attack": entry.name, "parameters": plain(made), "through": via, "of": len(rows)}
+        facts["broke"] = int((~found.per_sample["robust"]).sum())
+        facts["knowledge"] = entry.access if route is None else route.knowledge
+        self._played.append(facts)
         self._take(rows, found)
         if entry.access != "white-box":
-            self._sound &= told["broke"] <= max(1, _OUTDONE * len(rows))
+            self._sound &= facts["broke"] <= max(1, _OUTDONE * len(rows))
         else:
-            joint = stand_in is not None and isinstance(stand_in.module, Joint)
+            joint = route is not None and isinstance(route.module, Joint)
             whole = self._victim.model.fully_differentiable or joint
             self._sound |= whole and Suspicion.ZERO_GRADIENTS not in found.flags
 
@@ -181,7 +182,7 @@ class _Escalation:
         hits = found.values.get("target_hit_rate")
         self._hits += 0 if hits is None else round(hits.value * hits.n)
 
-    def _fell(self, rows: Tensor, by: str) -> None:
+    def _mark_broken(self, rows: Tensor, by: str) -> None:
         broken = rows & self._robust
         if broken.any():
             self._played.append({"attack": by, "broke": int(broken.sum()), "of": int(self._robust.sum())})
@@ -192,11 +193,11 @@ class _Escalation:
         """The stronger figures, the doubts that are left, and what was done."""
         metrics = self._metrics
         cost = dict(metrics.cost)
-        for name, passes in (("standing", checked), ("escalation", spent)):
+        for name, passes in (("sanity", checked), ("follow_up", spent)):
             cost |= {f"{name}_{kind}": passes[kind] for kind in ("forwards", "backwards") if passes[kind]}
         left, flags = self._left(), []
         for code in self._flags:
-            if self._random and code == Suspicion.LOST_ADVERSARIAL:
+            if self._random and code == Suspicion.FOUND_NOT_RETURNED:
                 continue  # one lucky draw, and this verdict is the majority's
             flags.append(str(code) if code in left or code not in self._causes else RESOLVED + code)
         columns = {**metrics.per_sample, "verdict": self._robust, "found_by": self._found_by}
@@ -209,10 +210,10 @@ class _Escalation:
         return Reviewed(replace(changed, status=status, message=message), {**facts, "played": self._played})
 
     def _left(self) -> frozenset[Suspicion]:
-        """Causes that nothing resolved: no sound gradient was found, and more than a little still stands.
+        """Causes that nothing resolved: no sound gradient was found, and more than a little is robust.
 
         A gradient is sound where it is one of the whole defence, and whoever knows less does not break more than it
-        does. What only a bounded number of questions leaves standing is not shown to be robust.
+        does. What a bounded number of queries does not break is not shown to be robust.
         """
         if float(self._robust.float().mean()) <= _FLOOR:
             return frozenset()
@@ -231,9 +232,9 @@ class _Escalation:
         before = self._metrics.values["robust_accuracy"].value
         after = float(self._robust.float().mean())
         why = ", ".join(sorted(self._causes)) or SANITY
-        steps = ", ".join(_told(p) for p in self._played if p.get("broke")) or "no follow-up attack broke more"
+        steps = ", ".join(_in_words(p) for p in self._played if p.get("broke")) or "no follow-up attack broke more"
         message = f"followed up ({why}): robust accuracy {before:.4g} -> {after:.4g}; {steps}"
-        lost = Suspicion.LOST_ADVERSARIAL in self._metrics.flags and not self._random
+        lost = Suspicion.FOUND_NOT_RETURNED in self._metrics.flags and not self._random
         kept = lost and float(self._robust.float().mean()) > _FLOOR
         unresolved = sorted(left)
         if unresolved:
@@ -242,7 +243,7 @@ class _Escalation:
         return status, "; ".join(p for p in (message, "" if self._random else self._metrics.message) if p)
 
 
-def _told(step: Mapping[str, Any]) -> str:
+def _in_words(step: Mapping[str, Any]) -> str:
     through = f" through {step['through']}" if step.get("through") else ""
     return f"{step['attack']}{through} broke {step['broke']} of {step['of']}"
 
@@ -253,7 +254,7 @@ def _resolving(causes: frozenset[Suspicion], game: EvasionRules) -> Iterator[Ent
     Where the gradient itself is in doubt, a white box must resolve every such doubt, and those that resolve the most
     come first; else those that resolve the least, because they do more of what was done.
     """
-    order = {"white-box": 0, "scores": 1, "transfer": 2, "labels": 3, "blind": 4}
+    order = {"white-box": 0, "score-based": 1, "transfer": 2, "decision-based": 3, "blind": 4}
     hard = causes - _MILD
     sought, sign = (hard, -1) if hard else (causes, 1)
     entries = [e for e in registry.attacks.all() if e.scenario == game.name and sought & set(e.resolves)]

@@ -1,4 +1,4 @@
-"""A few samples of a game, and short climbs on them: what the standing checks and the search for stand-ins share."""
+"""A few samples of a game, and short climbs on them: what the sanity checks and the search for surrogates share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from robustsuite.core.streams import Streams
 from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.scenarios.victim import Victim
 
-FEW: Final = 64  # samples that standing checks look at, at most
+FEW: Final = 64  # samples that sanity checks look at, at most
 _FLAT: Final = 0.5
 
 
@@ -35,7 +35,7 @@ class Look:
         target: Labels to reach `(n,)`, or None.
         ball: Where adversarial inputs must lie.
         classes: Number of classes.
-        random: Whether the model answers differently when asked twice.
+        random: Whether the model answers differently when queried twice.
         grid: What inputs are rounded to on their way to the model; None where it computes as they are.
     """
 
@@ -138,6 +138,6 @@ class Look:
         return x
 
 
-def standing_samples(victim: Victim, robust: Tensor) -> Tensor:
-    """Which test samples the model gets right and an attack left standing; bool `(N,)`."""
+def robust_samples(victim: Victim, robust: Tensor) -> Tensor:
+    """Which test samples the model gets right and an attack did not break; bool `(N,)`."""
     return victim.correct & robust

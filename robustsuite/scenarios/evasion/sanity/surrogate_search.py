@@ -1,4 +1,4 @@
-"""Which stand-in to differentiate through: each is tried on a few samples, and the deployed model decides."""
+"""Which surrogate to differentiate through: each is tried on a few samples, and the deployed model decides."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ from robustsuite.core import losses
 from robustsuite.core.suspicions import Effect, Suspicion
 from robustsuite.scenarios.evasion.sanity.detectors import Joint, joint
 from robustsuite.scenarios.evasion.sanity.probe import Look
-from robustsuite.scenarios.evasion.sanity.surrogates import Averaged, Bridged, Inside, Tapped, parts_within
+from robustsuite.scenarios.evasion.sanity.surrogates import (
+    Averaged,
+    IntermediateLogits,
+    StraightThrough,
+    Submodule,
+    parts_within,
+)
 
-_STEPS: Final = 10  # of the climb by which a stand-in is tried
+_STEPS: Final = 10  # of the climb by which a surrogate is tried
 _TRIED: Final = 32  # samples that it is tried on
 _DISSENT: Final = 0.3  # share of samples by which what is computed inside may agree less with the answer than the best
 _MEMBERS: Final = 4  # parts inside that are tried, at most
@@ -26,33 +32,33 @@ _NOISE: Final = 0.25  # of the radius, by which inputs are blurred where gradien
 
 
 @dataclass(frozen=True, eq=False)
-class StandIn:
+class Surrogate:
     """Something to differentiate through, and how it did.
 
     Args:
         name: What it is, for the record.
         module: Raw inputs to logits.
         knowledge: What an adversary who uses it must know.
-        fell: Share of the tried samples that fell; NaN where nothing had to be tried.
+        broken: Share of the tried samples that it broke; NaN where nothing had to be tried.
         rise: By how much the deployed model's margin rose, on average; likewise.
     """
 
     name: str
     module: nn.Module
     knowledge: str
-    fell: float
+    broken: float
     rise: float
 
 
-def find(look: Look, doubts: frozenset[Suspicion]) -> list[StandIn]:
-    """Stand-ins that lead somewhere, best first.
+def find(look: Look, doubts: frozenset[Suspicion]) -> list[Surrogate]:
+    """Surrogates that lead somewhere, best first.
 
     Args:
-        look: Some samples that still stand.
+        look: Some samples that are not broken yet.
         doubts: What says what is wrong with the model's own gradients.
     """
     if doubts <= Suspicion.that(Effect.MILD):  # the gradient is there, and is the loss's
-        return [StandIn("the model itself", look.model.surrogate(), "full defence", math.nan, math.nan)]
+        return [Surrogate("the model itself", look.model.surrogate(), "full defence", math.nan, math.nan)]
     look = look.take(slice(0, _TRIED))
     before = look.margin(look.x)
     found = []
@@ -62,15 +68,15 @@ def find(look: Look, doubts: frozenset[Suspicion]) -> list[StandIn]:
             if module is None:
                 continue
             moved = look.climb(module, _STEPS, module.loss if isinstance(module, Joint) else losses.margin)
-        except Exception:  # a stranger's code need not bear what a stand-in does to it
+        except Exception:  # a stranger's code need not bear what a surrogate does to it
             continue
         after = look.margin(moved)
         rise = float((after - before).clamp(-1e6, 1e6).mean() / before.abs().mean().clamp_min(1e-12))
-        found.append(StandIn(name, module, knowledge, float((after > 0).float().mean()), rise))
+        found.append(Surrogate(name, module, knowledge, float((after > 0).float().mean()), rise))
     # What leads past a rejection comes first, because it alone shows the whole defence; of equals the plainest, which
     # was tried first.
-    led = any(s.fell > 0 for s in found)
-    return sorted(found, key=lambda s: (not isinstance(s.module, Joint), -s.fell if led else -s.rise))
+    led = any(s.broken > 0 for s in found)
+    return sorted(found, key=lambda s: (not isinstance(s.module, Joint), -s.broken if led else -s.rise))
 
 
 Candidate = tuple[str, str, Callable[[], nn.Module | None]]
@@ -85,8 +91,8 @@ def _candidates(look: Look, doubts: frozenset[Suspicion]) -> Iterator[Candidate]
 
     average = f", averaged over {_EOT} draws" if look.random else ""
     yield f"the model itself{average}", "full defence", lambda: expected(model)
-    yield f"straight-through{average}", "full defence", lambda: expected(Bridged(model, look.classes, width))
-    bare = Bridged(model, look.classes, width, intercept=False, force=True)
+    yield f"straight-through{average}", "full defence", lambda: expected(StraightThrough(model, look.classes, width))
+    bare = StraightThrough(model, look.classes, width, intercept=False, force=True)
     yield f"identity backward{average}", "full defence", lambda: expected(bare)
     inside = tapped(look, model, width)
     if inside is not None:
@@ -96,7 +102,7 @@ def _candidates(look: Look, doubts: frozenset[Suspicion]) -> Iterator[Candidate]
     if doubts & Suspicion.that(Effect.BLURS):
         noise = _NOISE * look.ball.radius
         yield "gradients averaged over noise", "full defence", lambda: expected(model, noise)
-        blurred = Bridged(model, look.classes, width)
+        blurred = StraightThrough(model, look.classes, width)
         yield "straight-through averaged over noise", "full defence", lambda: expected(blurred, noise)
     if not look.model.fully_differentiable:
         yield f"joint with what rejects{average}", "full defence", lambda: joint(look, width)
@@ -113,17 +119,17 @@ def _parts(look: Look, model: nn.Module, width: float) -> Iterator[tuple[str, nn
     chosen = [parts, *((part,) for part in parts if len(parts) > 1)] if parts else []
     for some in chosen:
         told = f"{len(some)} parts" if len(some) > 1 else f"the part {names.get(id(some[0]), '').split('.')[-1]!r}"
-        yield f"{told} inside", Inside(model, some, look.classes, width)
+        yield f"{told} inside", Submodule(model, some, look.classes, width)
 
 
 def tapped(look: Look, model: nn.Module, width: float) -> tuple[str, nn.Module] | None:
     """What is computed inside as `(N, classes)` first, where gradients lead to it and it is of the model's opinion.
 
     Returns:
-        Its name and a stand-in; None where there is nothing of the kind, or nothing but the answer itself.
+        Its name and a surrogate; None where there is nothing of the kind, or nothing but the answer itself.
     """
     x = look.take(slice(0, 8)).x
-    whole = Tapped(model, look.classes, width)
+    whole = IntermediateLogits(model, look.classes, width)
     try:
         with torch.enable_grad():
             entries = whole.entries(x.clone().requires_grad_(True))
@@ -136,7 +142,7 @@ def tapped(look: Look, model: nn.Module, width: float) -> tuple[str, nn.Module] 
     if not only or (len(only) == 1 and torch.equal(entries[only[0]], answer)):
         return None
     name = "the logits inside" if len(only) == 1 else f"the mean of {len(only)} logits inside"
-    return name, Tapped(model, look.classes, width, only)
+    return name, IntermediateLogits(model, look.classes, width, only)
 
 
 def _agreement(logits: Tensor, answer: Tensor) -> float:

@@ -19,7 +19,7 @@ _TORCHS: Final = frozenset(kind for kind in vars(nn).values() if isinstance(kind
 _CELLS: Final = 8  # of which one noise is made, to tell apart inputs that get noise of their own
 
 
-class Bridged(nn.Module):
+class StraightThrough(nn.Module):
     """A model with its own values, whose gradient passes over what stops it.
 
     Functions are intercepted by `Passing`. A part that gets a tensor of the input's shape to which no gradient leads
@@ -53,7 +53,7 @@ class Bridged(nn.Module):
         return answer
 
 
-class Tapped(nn.Module):
+class IntermediateLogits(nn.Module):
     """The mean of what is computed inside a model as `(N, classes)` for the first time: its logits, or its members'.
 
     Args:
@@ -84,7 +84,7 @@ class Tapped(nn.Module):
         return found
 
 
-class Inside(nn.Module):
+class Submodule(nn.Module):
     """Parts of a model, each from what it is really given to its answer, its gradient handed straight to the input.
 
     What lies around them (a hand-written backward pass, foreign code, another path where gradients are asked for) only
@@ -100,7 +100,7 @@ class Inside(nn.Module):
     def __init__(self, inner: nn.Module, parts: tuple[nn.Module, ...], classes: int, width: float = 0.1) -> None:
         super().__init__()
         self.inner, self.parts = inner, parts  # a tuple, which registers none of them a second time
-        self._bridges = tuple(Bridged(part, classes, width) for part in parts)
+        self._bridges = tuple(StraightThrough(part, classes, width) for part in parts)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean logits `(N, classes)`."""
@@ -187,7 +187,7 @@ class Rerouted(Deployed):
     Args:
         inner: The deployed model, which alone decides.
         stand_in: Raw inputs to logits, differentiable.
-        draws: How often a random model is asked; the majority decides.
+        draws: How often a random model is queried; the majority decides.
     """
 
     def __init__(self, inner: Deployed, stand_in: nn.Module, draws: int = 1) -> None:
@@ -199,7 +199,7 @@ class Rerouted(Deployed):
         return self._inner.network
 
     def surrogate(self) -> nn.Module:
-        """The stand-in."""
+        """The surrogate."""
         return self._stand_in
 
     def __call__(self, x: Tensor) -> Outputs:

@@ -1,4 +1,4 @@
-"""The canaries come out as they should here, and each planted bug makes the one fail that watches for it."""
+"""The known-answer tests come out as they should here, and each planted bug makes the one fail that watches for it."""
 
 import json
 from contextlib import nullcontext
@@ -28,7 +28,7 @@ def play(*names):
     return list(known_answer.outcomes(catalogue.chosen(names)))
 
 
-@pytest.mark.parametrize("name", [c.name for c in catalogue.CANARIES])
+@pytest.mark.parametrize("name", [c.name for c in catalogue.ALL])
 def test_each_comes_out_as_it_should(name):
     (result,) = play(name)
     assert result.error == ""
@@ -108,7 +108,7 @@ def what_was_seen_is_forgotten(patch):
     honest = judge.Judge._doubt
 
     def doubt(self):
-        self._meter.fallen.clear()
+        self._meter.broken.clear()
         honest(self)
 
     patch.setattr(judge.Judge, "_doubt", doubt)
@@ -232,15 +232,15 @@ def test_a_planted_bug_is_caught(monkeypatch, bug, name):
     assert any(not finding.ok for finding in result.findings), result.error
 
 
-def test_a_canary_that_raises_has_failed_and_the_others_go_on(monkeypatch):
+def test_one_that_raises_has_failed_and_the_others_go_on(monkeypatch):
     def broken():
         yield known_answer.same("before", 1, 1)
         raise RuntimeError("no such luck")
 
     made = (
-        known_answer.Canary("broken", "raises", broken),
-        catalogue.CANARIES[0],
-        known_answer.Canary("empty", "", lambda: iter(())),
+        known_answer.KnownAnswer("broken", "raises", broken),
+        catalogue.ALL[0],
+        known_answer.KnownAnswer("empty", "", lambda: iter(())),
     )
     seen = []
     broke, fine, empty = known_answer.outcomes(made, lambda *step: seen.append(step))
@@ -269,7 +269,7 @@ def test_the_command_tells_what_it_found():
     assert code == 0
     assert "ok statistics" in out
     assert "Wilson 81/263" in out
-    assert "1 of 1 canaries as expected" in err
+    assert "1 of 1 tests as expected" in err
 
 
 def test_the_command_as_json():
@@ -296,7 +296,7 @@ def test_the_command_fails_with_the_reason(monkeypatch):
     assert "failed: statistics" in err
 
 
-def test_an_unknown_canary():
+def test_an_unknown_name():
     code, _, err = call("statistic")
     assert code == 2
     assert "did you mean 'statistics'" in err

@@ -26,7 +26,7 @@ _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cov
 
 
 @register.attack(
-    "adaptive",
+    "cascade",
     scenario="evasion",
     access="white-box",
     resolves=(
@@ -37,21 +37,22 @@ _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cov
         "broken-gradients",
         "misleading-gradients",
         "black-box-better",
-        "huge-radius",
+        "unbounded-attack-fails",
         "probabilities",
     ),
     taxonomy=("AML.T0043.000", "ML01:2023", "NISTAML.022"),
 )
 @dataclass(frozen=True, kw_only=True)
-class Adaptive:
+class Cascade:
     """Short targeted runs on every sample, long ones and a search without gradients where something still moves.
 
     First a short run of Auto-PGD on the margin, then one for each of the most likely wrong classes, from starts that
-    are turned towards that class. What stands goes through rounds: a longer run for each of its most promising classes
-    (by the margins of its own runs), one from its best point and one from a new start, and a search over windows from
-    its best point. A sample leaves the rounds when it falls, or when its last round brought it so little nearer that
-    at this rate it would take more than six further rounds, and it is not close to the boundary. What is left within a
-    hundredth of its clean margin goes on for twice as many rounds more: such samples fall to one start in several.
+    are turned towards that class. What is not broken goes through rounds: a longer run for each of its most promising
+    classes (by the margins of its own runs), one from its best point and one from a new start, and a search over
+    windows from its best point. A sample leaves the rounds when it is broken, or when its last round brought it so
+    little nearer that at this rate it would take more than six further rounds, and it is not close to the boundary.
+    What is left within a hundredth of its clean margin goes on for twice as many rounds more: such samples fall to one
+    start in several.
 
     What is decided about a sample depends on that sample alone, never on others in its batch.
 
@@ -71,7 +72,7 @@ class Adaptive:
         turned in output space); Andriushchenko et al., ECCV 2020, arXiv:1912.00049 (windows).
 
     Example:
-        >>> Adaptive(rounds=2).targets
+        >>> Cascade(rounds=2).targets
         9
     """
 
@@ -102,7 +103,7 @@ class Adaptive:
 class _Hunt:
     """One view on its way to a verdict: the best point of each sample, and how far each class was pursued."""
 
-    def __init__(self, attack: Adaptive, view: WhiteBox, streams: Streams) -> None:
+    def __init__(self, attack: Cascade, view: WhiteBox, streams: Streams) -> None:
         self._attack, self._view, self._streams = attack, view, streams
         self._returned = BestSoFar(view.x)
         self._best = view.x.clone()

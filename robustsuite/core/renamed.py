@@ -1,0 +1,98 @@
+"""What records and suites called things before, and what they are called now: the one table, read where files are read.
+
+Imports nothing of the suite, so that a script may read it from the file alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from typing import Any, Final
+
+ATTACKS: Final = {"adaptive": "cascade"}
+FLAGS: Final = {"huge-radius": "unbounded-attack-fails", "lost-adversarial": "found-not-returned"}
+ACCESSES: Final = {"scores": "score-based", "labels": "decision-based"}
+FIELDS: Final = {"closest": "minimum_norm"}
+COSTS: Final = {
+    "standing_forwards": "sanity_forwards",
+    "standing_backwards": "sanity_backwards",
+    "escalation_forwards": "follow_up_forwards",
+    "escalation_backwards": "follow_up_backwards",
+}
+#: Digests of the rules by which follow-up attacks are played, the same rules in the words of then and of now.
+RULES: Final = {"4164ad7a635c": "b26e97ca0492"}
+#: Parts of messages.
+TEXTS: Final = {
+    "the attack met adversarial inputs that it did not hand in": (
+        "the attack found adversarial inputs and did not return them"
+    ),
+    "answers differently when asked twice": "answers differently when queried twice",
+    "samples that the attack left standing": "samples that the attack did not break",
+    "samples still stand": "samples stay robust",
+    **FLAGS,
+}
+
+
+def label_of(label: str, known: Container[str]) -> str:
+    """What an attack with this label is called now, where it is not among the known labels and its new name is."""
+    renamed = ATTACKS.get(label, label)
+    return renamed if label not in known and renamed in known else label
+
+
+def attack_of(label: str, name: str) -> str:
+    """The label of an attack of this name: one that was its old name, or began with it, and else a user's own."""
+    own, rest = label[: len(name)], label[len(name) :]
+    return ATTACKS.get(own, own) + rest if own == name and rest[:1] in ("", "(", "#") else label
+
+
+def current(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as a line of JSON holds it, in the words of now.
+
+    Example:
+        >>> current({"attack": "adaptive", "flags": ["resolved:huge-radius"], "closest": False})
+        {'attack': 'cascade', 'flags': ['resolved:unbounded-attack-fails'], 'minimum_norm': False}
+    """
+    new = {FIELDS.get(name, name): value for name, value in line.items()}
+    name = (new.get("attack_parameters") or {}).get("is", new.get("attack", ""))
+    changes: dict[str, Any] = {
+        "attack": lambda label: attack_of(label, name),
+        "attack_parameters": _plugins,
+        "recipe": _plugins,
+        "knowledge": lambda access: ACCESSES.get(access, access),
+        "flags": lambda flags: [_in_text(flag) for flag in flags],
+        "message": _in_text,
+        "cost": lambda cost: {COSTS.get(key, key): count for key, count in cost.items()},
+        "escalation": _examined,
+    }
+    return {field: changes[field](value) if field in changes and value else value for field, value in new.items()}
+
+
+def _plugins(value: Any) -> Any:
+    """Descriptions of plug-ins, which say by `is` what they are of."""
+    if isinstance(value, Mapping):
+        return {key: ATTACKS.get(part, part) if key == "is" else _plugins(part) for key, part in value.items()}
+    return [_plugins(part) for part in value] if isinstance(value, list) else value
+
+
+def _in_text(text: str) -> str:
+    for old, new in TEXTS.items():
+        text = text.replace(old, new)
+    # As a message says what a follow-up attack did; `not-adaptive` is a flag still.
+    return re.sub(r"(?<![\w-])(adaptive)(?= through | broke )", lambda found: ATTACKS[found[1]], text)
+
+
+def _examined(facts: Mapping[str, Any]) -> dict[str, Any]:
+    new = dict(facts)
+    new["rules"] = RULES.get(new.get("rules", ""), new.get("rules", ""))
+    new["checks"] = {_in_text(flag): _in_text(text) for flag, text in new.get("checks", {}).items()}
+    if "played" in new:
+        new["played"] = [_played(step) for step in new["played"]]
+    return new
+
+
+def _played(step: Mapping[str, Any]) -> dict[str, Any]:
+    new: dict[str, Any] = _plugins(step)
+    new["attack"] = ATTACKS.get(new["attack"], new["attack"])
+    if "knowledge" in new:
+        new["knowledge"] = ACCESSES.get(new["knowledge"], new["knowledge"])
+    return new

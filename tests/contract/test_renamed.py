@@ -1,0 +1,90 @@
+"""What records and suites said before is read in the words of now, and a user's own words stay."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import robustsuite as rs
+from robustsuite.core import renamed
+from robustsuite.core.suspicions import Suspicion
+from robustsuite.evaluation.records import Record
+from robustsuite.plugins import attacks
+from robustsuite.scenarios import SCENARIOS
+from robustsuite.scenarios.evasion.sanity.follow_up import rules
+from robustsuite.suite.load import load_suite
+
+REPORTS = Path(__file__).parent.parent.parent / "reports"
+OLD = {
+    "key": "k", "order": 0, "suite": "s", "dataset": "d", "model": "m", "defense": "none", "attack": "adaptive",
+    "scenario": "evasion", "knowledge": "scores", "closest": True, "attack_parameters": {"is": "adaptive", "steps": 15},
+    "flags": ["lost-adversarial", "resolved:huge-radius", "not-adaptive"],
+    "message": "followed up (huge-radius, not-adaptive): adaptive through identity backward broke 40 of 41, adaptive "
+    "broke 1 of 2; the attack met adversarial inputs that it did not hand in",
+    "cost": {"forwards": 3, "standing_forwards": 4, "escalation_backwards": 5},
+    "recipe": {"objective": {"is": "AdversarialLoss", "attack": {"is": "adaptive"}}},
+    "escalation": {
+        "rules": "4164ad7a635c",
+        "checks": {"huge-radius": "with no limit on the distance, 7 of 16 samples still stand"},
+        "played": [{"attack": "adaptive", "knowledge": "labels", "through": "", "broke": 1, "of": 2}],
+    },
+}  # fmt: skip
+
+
+def test_an_old_record_is_read_in_the_words_of_now():
+    record = Record.parse(json.dumps(OLD))
+    assert (record.attack, record.knowledge, record.minimum_norm) == ("cascade", "score-based", True)
+    assert record.flags == ("found-not-returned", "resolved:unbounded-attack-fails", "not-adaptive", "outdated")
+    assert record.cost == {"forwards": 3, "sanity_forwards": 4, "follow_up_backwards": 5}
+    assert record.message == (
+        "followed up (unbounded-attack-fails, not-adaptive): cascade through identity backward broke 40 of 41, cascade "
+        "broke 1 of 2; the attack found adversarial inputs and did not return them"
+    )
+    assert record.attack_parameters["is"] == record.recipe["objective"]["attack"]["is"] == "cascade"
+    assert record.escalation["checks"] == {
+        "unbounded-attack-fails": "with no limit on the distance, 7 of 16 samples stay robust"
+    }
+    (played,) = record.escalation["played"]
+    assert (played["attack"], played["knowledge"]) == ("cascade", "decision-based")
+    assert Record.parse(record.line()).line() == record.line()
+
+
+def test_the_rules_by_which_follow_ups_are_played_are_the_same_in_both_words():
+    """Once they really change, the entry goes."""
+    assert Record.parse(json.dumps(OLD)).escalation["rules"] == rules()
+
+
+def test_a_label_of_a_users_own_is_left_alone():
+    own = Record.parse(json.dumps({**OLD, "attack_parameters": {"is": "pgd"}}))
+    assert own.attack == "adaptive"
+    twice = Record.parse(json.dumps({**OLD, "attack": "adaptive(rounds=2)"}))
+    assert twice.attack == "cascade(rounds=2)"
+
+
+def test_what_it_is_called_now_is_there():
+    assert all(name in {entry.name for entry in attacks.all()} for name in renamed.ATTACKS.values())
+    assert all(old not in {entry.name for entry in attacks.all()} for old in renamed.ATTACKS)
+    assert all(Suspicion.of(new) is not None and Suspicion.of(old) is None for old, new in renamed.FLAGS.items())
+    accesses = {access for kind in SCENARIOS.values() for access in kind.accesses}
+    assert set(renamed.ACCESSES.values()) <= accesses
+    assert not set(renamed.ACCESSES) & accesses
+
+
+def test_an_old_suite_and_its_gate_are_read(tmp_path):
+    path = tmp_path / "old.yaml"
+    head = "name: old\ndataset: {name: digits}\nmodel: {name: mlp}\nthreat: {norm: linf, radius: 0.1}\n"
+    path.write_text(head + "attacks: [adaptive]\ngates: [{attack: adaptive, metric: robust_accuracy, at_least: 0.1}]\n")
+    (use,) = load_suite(str(path)).attacks
+    assert (use.name, use.label) == ("cascade", "cascade")
+    assert rs.attack("adaptive", rounds=2) == rs.attack("cascade", rounds=2)
+    path.write_text(head + "attacks: [{pgd: {label: adaptive}}]\n")
+    (use,) = load_suite(str(path)).attacks
+    assert (use.name, use.label) == ("pgd", "adaptive")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in REPORTS.iterdir() if path.is_dir()))
+def test_published_records_hold_no_old_word_once_read(name):
+    old = {*renamed.ATTACKS, *renamed.FLAGS, *renamed.COSTS, *renamed.FIELDS}
+    for line in (REPORTS / name / "records.jsonl").read_text().splitlines():
+        read = Record.parse(line).line()
+        assert not [word for word in old if f'"{word}"' in read]
