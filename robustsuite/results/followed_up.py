@@ -10,7 +10,7 @@ from robustsuite.core.suspicions import RESOLVED
 from robustsuite.evaluation.records import Record
 
 HEADINGS: Final = (
-    "defence", "attack", "clean", "own", "with follow-ups", "undefended", "status", "suspicions", "found by",
+    "defence", "attack", "clean", "attack alone", "with follow-ups", "undefended", "status", "flags", "broken by",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ _PLAIN: Final = str.maketrans({"†": "!", "–": "-", "↑": "^", "↓": "v", "
 _BEST: Final = "*"
 _DEFENCE: Final = "defence"
 _WIDE: Final = 140  # width of a terminal from which all of the follow-up attacks is listed; the table has the rest too
-_FIGURES: Final = ("clean", "own", "with follow-ups", "undefended")
+_FIGURES: Final = ("clean", "attack alone", "with follow-ups", "undefended")
 
 
 def terminal(table: ComparisonTable, console: Console) -> None:
@@ -58,7 +58,7 @@ def follow_ups(records: Iterable[Record], console: Console) -> None:
     aside = () if console.width >= _WIDE else ("undefended", "suspicions")
     shown = [i for i, heading in enumerate(followed_up.HEADINGS) if heading not in aside]
     for heading in (followed_up.HEADINGS[i] for i in shown):
-        wraps = heading in ("suspicions", "found by")
+        wraps = heading in ("flags", "broken by")
         side: Literal["left", "right"] = "right" if heading in _FIGURES else "left"
         table.add_column(Text(heading), justify=side, no_wrap=not wraps, min_width=10 if wraps else None)
     for row in found:
@@ -179,12 +179,12 @@ def legend(table: ComparisonTable, *, best: str = _BEST) -> Iterator[tuple[str, 
         table: What is shown.
         best: The mark of the best figure of a column; empty where none is shown.
     """
-    marks = ["[…] 95 % interval"]
+    marks = ["[…] 95 % confidence interval"]
     if any(column.attack == WORST for column in table.columns):
-        marks += ["an attack's column: that attack alone", "verdict: all attacks and their follow-ups"]
+        marks += ["an attack's column: that attack alone", "verdict: all attacks and follow-up attacks together"]
     if best and any(cell.best for row in table.cells for cell in row):
-        marks += [f"{best} best of its column, follow-up attacks counted"]
-    marks += ["? inconclusive"] if table.inconclusive else []
+        marks += [f"{best} best of its column, follow-up attacks included"]
+    marks += ["? inconclusive: supports no conclusion"] if table.inconclusive else []
     yield " · ".join(marks), "dim"
     for flag, where in table.legend():
         told = f": {flag.meaning}" if flag.meaning else ""

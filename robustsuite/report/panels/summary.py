@@ -20,7 +20,7 @@ _STATUS = {
     "not_run": "not run",
 }
 
-_OUTDATED = "This run is outdated: its results under attack were not examined as they are now. Run it again."
+_OUTDATED = "This run was made by an older version, whose sanity checks and follow-up attacks were weaker. Run it again."
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def sentences(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
         told.insert(0, _OUTDATED)
     if doubted:
         are = "figures of the table are" if doubted > 1 else "figure of the table is"
-        told.append(f"{doubted} {are} in doubt (†) and cannot be taken at face value: the legend says why.")
+        told.append(f"{doubted} {are} in doubt (†) and cannot be taken at face value: the notes under it say why.")
     if len(marked) > doubted:
         settled = f"Suspicions about {len(marked) - doubted} of its figures (†) were settled by follow-up attacks"
         told.append(f"{settled}; the verdict counts what those broke.")
@@ -103,7 +103,7 @@ def _robustness(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
         return []
     column = next((c for c in evasion if c.attack == WORST), evasion[-1])
     ball = next((f"{r.norm} radius {r.radius:g}" for r in records if r.radius is not None), "the ball")
-    under = "all attacks and their follow-ups, sample by sample" if column.attack == WORST else column.attack
+    under = "all attacks and their follow-up attacks together" if column.attack == WORST else column.attack
     place = _best(table, column)
     if place is None:
         measured = any(table.cell(row, column.title).value is not None for row in table.rows)
@@ -111,13 +111,13 @@ def _robustness(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
         return [f"Within {ball} {told}."]
     cell = table.cell(place, column.title)
     name = "the model" if len(table.rows) == 1 else "the undefended model" if place == "none" else place
-    best = f"{name} keeps most: " if cell.best else f"{name} keeps "
+    best = f"{name} has the highest robust accuracy: " if cell.best else f"the robust accuracy of {name} is "
     clean = table.cell(place, "clean accuracy")
     also = f" at {with_unit(clean)} clean accuracy" if clean.value is not None else ""
     told = f"Within {ball}, under {under}, {best}{with_unit(cell)} {cell.interval}{also}"
     bare = table.cell("none", column.title) if "none" in table.rows and place != "none" else None
     if bare is not None and bare.value is not None:
-        told += f"; without a defence {with_unit(bare)} is left"
+        told += f"; the undefended model has {with_unit(bare)}"
     return [told + "."]
 
 
