@@ -20,7 +20,9 @@ _STATUS = {
     "not_run": "not run",
 }
 
-_OUTDATED = "This run was made by an older version, whose sanity checks and follow-up attacks were weaker. Run it again."
+_OUTDATED = (
+    "This run was made by an older version, whose sanity checks and follow-up attacks were weaker. Run it again."
+)
 
 
 @dataclass(frozen=True)
