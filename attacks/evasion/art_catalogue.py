@@ -84,7 +84,7 @@ def _requirements(name: str) -> frozenset[str]:
 
 def _access(name: str) -> str:
     if name in DECISIONS:
-        return "labels"
+        return "decision-based"
     # AutoAttack asks only for a classifier but is an ensemble of gradient attacks.
     return "white-box" if _requirements(name) & _GRADIENTS or name == "AutoAttack" else "score-based"
 

@@ -20,7 +20,7 @@ from robustsuite.models.probabilities import are_probabilities
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.trained import Trained
 
-_REPEATED: Final = 64  # samples that are asked twice to see whether the model answers the same
+_REPEATED: Final = 64  # samples that are queried twice to see whether the model answers the same
 
 
 class CleanAnswers(NamedTuple):

@@ -116,7 +116,7 @@ def test_the_note_stands_beside_what_the_judge_says(batchnorm, digits):
     record = rs.evaluate(Noisy().train(), (x, y), "noise", BALL).records[1]
     assert record.status == "inconclusive"
     assert record.message == (
-        "the model answers differently when asked twice; judge it over several draws (draws: 10); " + NOTE
+        "the model answers differently when queried twice; judge it over several draws (draws: 10); " + NOTE
     )
 
 

@@ -25,7 +25,7 @@ def views(net, x, y, ball, access="white-box", *, ids=None, target=None, classes
         "meter": Meter(),
     }
     held = Samples(x.float(), y, classes, ball.bounds or (0.0, 1.0), common["ids"]) if access == "transfer" else None
-    return make_view(access, Served(net), common, budget, known=None if held is None else AuxiliaryData(held))
+    return make_view(access, Served(net), common, budget, auxiliary=None if held is None else AuxiliaryData(held))
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def view_on(net, x, y, ball, held=None, *, budget=None, target=None):
     common = {
         "x": x, "y": y, "ids": torch.arange(len(y)), "ball": ball, "classes": 10, "target": target, "meter": Meter(),
     }  # fmt: skip
-    return make_view("transfer", Served(net), common, budget, known=None if held is None else AuxiliaryData(held))
+    return make_view("transfer", Served(net), common, budget, auxiliary=None if held is None else AuxiliaryData(held))
 
 
 class Masked(nn.Module):

@@ -142,11 +142,11 @@ OTHER = {
         "(not comparable: other threat: linf 0.3, now l2 0.3)",
     ),
     "knowledge": (
-        lambda h: change(h / "new", knowledge=of(pgd, "scores", lambda r: r.knowledge)),
+        lambda h: change(h / "new", knowledge=of(pgd, "score-based", lambda r: r.knowledge)),
         "ours x pgd, robust_accuracy (not comparable: other threat: white-box, now scores)",
     ),
     "knowledge of one repeat": (
-        lambda h: change(h / "new", knowledge=of(lambda r: pgd(r) and r.repeat, "scores", lambda r: r.knowledge)),
+        lambda h: change(h / "new", knowledge=of(lambda r: pgd(r) and r.repeat, "score-based", lambda r: r.knowledge)),
         "ours x pgd, robust_accuracy (not comparable: other threat: white-box, now scores)",
     ),
     "goal": (

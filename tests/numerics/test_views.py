@@ -98,7 +98,7 @@ def test_a_rejected_wrong_answer_is_not_broken():
 
 
 def test_a_black_box_view_holds_no_module():
-    for access in ("scores", "labels", "blind"):
+    for access in ("score-based", "decision-based", "blind"):
         view = make_view(access, Served(linear()), common())
         assert not isinstance(view, WhiteBox)
         assert not any(isinstance(value, nn.Module) for value in vars(view).values())

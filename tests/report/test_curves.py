@@ -11,7 +11,7 @@ from robustsuite.core.intervals import interval, rate
 from robustsuite.report.files import write
 from robustsuite.report.panels.passes import against_passes
 from robustsuite.report.panels.radius import against_radius
-from robustsuite.results.break_radius import Falls
+from robustsuite.results.break_radius import BreakRadii
 from robustsuite.results.worst_case import with_worst_cases, worst_cases
 from robustsuite.runner.plan import plan
 from robustsuite.suite.load import load_suite
@@ -113,7 +113,7 @@ def test_what_a_follow_up_broke_is_broken_at_the_radius_and_beyond(maker):
     stands = CLEAN.clone()
     stands[[1, 2, 3, 4, 5, 8]] = False  # sample 8 fell to an escalation, which found no nearest success
     record = nearest(maker, robust=stands)
-    assert list(Falls(maker.folder).radii(record).values()) == pytest.approx(
+    assert list(BreakRadii(maker.folder).radii(record).values()) == pytest.approx(
         [0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.5, 0.3, INF]
     )
     curve = {r: y for r, (y, *_) in told(radii(maker)["fab"]).items()}

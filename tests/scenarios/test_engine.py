@@ -88,7 +88,7 @@ def test_verdicts_within_rounding_are_the_originals(tiny, border):
     assert torch.equal(view.value(points, rows).broken, wanted)
 
 
-@pytest.mark.parametrize("access", ["scores", "labels"])
+@pytest.mark.parametrize("access", ["score-based", "decision-based"])
 def test_an_oracle_answers_from_the_copy_and_labels_as_the_original_does(access, tiny, border):
     points, rows = border
     network, x, y, ids = tiny

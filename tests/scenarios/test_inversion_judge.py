@@ -40,7 +40,7 @@ def test_class_means_by_hand():
 
 
 def test_the_view_holds_what_its_access_grants(victim):
-    for access, held in (("white-box", "model"), ("scores", "scores"), ("members", "members")):
+    for access, held in (("white-box", "model"), ("score-based", "scores"), ("members", "members")):
         (view,) = Inversion(access=access).views(victim)
         assert [name for name in ("model", "scores", "members") if getattr(view, name) is not None] == [held]
 
