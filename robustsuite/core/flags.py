@@ -33,7 +33,11 @@ def describe(code: str) -> Flag:
     known = Suspicion.of(code.removeprefix(RESOLVED))
     if code.startswith(RESOLVED):
         was = "" if known is None else known.meaning
-        return Flag(code, f"settled by follow-up attacks: {was}", withholds=known is None)
+        return Flag(
+            code,
+            f"resolved by follow-up attacks, which the verdict counts; it was: {was}",
+            withholds=known is None,
+        )
     if known is None:
         return Flag(code, "", withholds=True)
     return Flag(code, known.meaning, known.remedy, Effect.WITHHOLDS in known.effects)

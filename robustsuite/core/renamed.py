@@ -29,6 +29,8 @@ TEXTS: Final = {
     "answers differently when asked twice": "answers differently when queried twice",
     "samples that the attack left standing": "samples that the attack did not break",
     "samples still stand": "samples stay robust",
+    "logits inside": "intermediate logits",
+    "joint with what rejects": "model and detectors jointly",
     **FLAGS,
 }
 
@@ -77,6 +79,8 @@ def _plugins(value: Any) -> Any:
 def _in_text(text: str) -> str:
     for old, new in TEXTS.items():
         text = text.replace(old, new)
+    text = re.sub(r"the part ('[^']*') inside", r"the submodule \1", text)
+    text = re.sub(r"(\d+) parts inside", r"\1 submodules", text)
     # As a message says what a follow-up attack did; `not-adaptive` is a flag still.
     return re.sub(r"(?<![\w-])(adaptive)(?= through | broke )", lambda found: ATTACKS[found[1]], text)
 
@@ -93,6 +97,8 @@ def _examined(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _played(step: Mapping[str, Any]) -> dict[str, Any]:
     new: dict[str, Any] = _plugins(step)
     new["attack"] = ATTACKS.get(new["attack"], new["attack"])
+    if "through" in new:
+        new["through"] = _in_text(new["through"])
     if "knowledge" in new:
         new["knowledge"] = ACCESSES.get(new["knowledge"], new["knowledge"])
     return new

@@ -161,8 +161,8 @@ class Suspicion(enum.StrEnum):
     )
     NOT_ADAPTIVE = (
         "not-adaptive",
-        "the attack is not adaptive: it did not differentiate through the whole defence",
-        "attack through a surrogate of the missing part, or by queries",
+        "the attack did not differentiate through the whole defence, so its result is only an upper bound",
+        "attack through a differentiable surrogate of the missing part, or by queries",
         Effect.WITHHOLDS | Effect.STARTS | Effect.FLATTERS,
     )
     CATASTROPHIC_OVERFITTING = (

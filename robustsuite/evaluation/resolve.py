@@ -23,9 +23,9 @@ CLEAN: Final = "none"
 # What records say elsewhere (ball, knowledge, follow-up attacks), and what is about speed.
 _NO_RULES: Final = ("is", "ball", "access", "minimum_norm", "escalate", "precision", "batch_size")
 _GIVEN_BY: Final = {
-    "train": "what it was trained on, by --train-data (train=... in Python)",
-    "public": "what an adversary may know beside it, by --public-data (public=... in Python)",
-    "recipe": "how it was trained, by a suite file (recipe=... in Python)",
+    "train": "its training data by --train-data (train=... in Python)",
+    "public": "data that an adversary may know by --public-data (public=... in Python)",
+    "recipe": "its training recipe by a suite file (recipe=... in Python)",
 }
 _OPTIONS: Final = {"train": "--train-data", "public": "--public-data"}
 
@@ -101,7 +101,7 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
             ways = "; ".join(_GIVEN_BY.get(need, f"{need}=...") for need in missing)
             raise RequestError(
                 f"expected a model with its {' and '.join(missing)} for attack={entry.name!r}, got {got}; "
-                f"{entry.scenario} cannot be judged without: give {ways}"
+                f"{entry.scenario} cannot be judged without them; give {ways}"
             )
         check(attack, scenario, victim.test, train=victim.train)
 

@@ -191,7 +191,7 @@ def _doubts(flags: tuple[str, ...], doubt: str) -> str:
 
 
 def _advice(metric: Metric, threshold: float) -> str:
-    """How many samples would settle it, should the figure stay what it is."""
+    """How many samples would settle it, if the true value is near the figure."""
     if metric.low is None or metric.high is None:
         return "it has no interval, so that nothing supports a verdict; repeats of the training give it one"
     return more_samples(metric.n, _needed(metric, threshold))
@@ -205,10 +205,10 @@ def more_samples(judged: int, needed: int | None) -> str:
         needed: What `samples_needed` says; None needs more than anybody has.
     """
     if needed is None:
-        return "the figure is so close to the threshold that no number of samples within reach settles it"
+        return "the figure is so close to the threshold that no practical number of samples settles it"
     return (
-        f"about {needed - judged} more samples would settle it, should the figure stay what it is: of fresh runs on "
-        f"{needed} samples four in five decide"
+        f"about {needed - judged} more samples would settle it: if the true value is near this figure, a run on "
+        f"{needed} samples decides with 80 % probability"
     )
 
 

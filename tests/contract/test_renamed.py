@@ -26,7 +26,7 @@ OLD = {
     "escalation": {
         "rules": "4164ad7a635c",
         "checks": {"huge-radius": "with no limit on the distance, 7 of 16 samples still stand"},
-        "played": [{"attack": "adaptive", "knowledge": "labels", "through": "", "broke": 1, "of": 2}],
+        "played": [{"attack": "adaptive", "knowledge": "labels", "through": "the part 'body' inside", "broke": 1}],
     },
 }  # fmt: skip
 
@@ -46,6 +46,7 @@ def test_an_old_record_is_read_in_the_words_of_now():
     }
     (played,) = record.escalation["played"]
     assert (played["attack"], played["knowledge"]) == ("cascade", "decision-based")
+    assert played["through"] == "the submodule 'body'"
     assert Record.parse(record.line()).line() == record.line()
 
 

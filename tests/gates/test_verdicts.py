@@ -29,7 +29,7 @@ def measured(successes, n):
         (90, 100, 0.94, "inconclusive"),
         (90, 100, 0.95, "failed"),
         (0, 100, 0.0, "passed"),
-        (100, 100, 1.0, "inconclusive"),  # no number of samples shows that none ever falls
+        (100, 100, 1.0, "inconclusive"),  # no number of samples shows that none is ever broken
         (0, 3, 0.5, "inconclusive"),
         (0, 100, 0.05, "failed"),
     ],
@@ -89,9 +89,9 @@ def test_advice_names_how_many_more():
     needed = samples_needed(0.6, 0.55, more_than=100)
     assert 700 < needed < 800
     assert f"about {needed - 100} more samples would settle it" in verdict.message
-    assert f"of fresh runs on {needed} samples four in five decide" in verdict.message
+    assert f"a run on {needed} samples decides with 80 % probability" in verdict.message
     near = decide(measured(50, 100), 0.5, name="robust_accuracy")
-    assert "no number of samples within reach settles it" in near.message
+    assert "no practical number of samples settles it" in near.message
 
 
 @pytest.mark.parametrize("floor", [-0.1, 1.1, float("nan"), "0.4"])

@@ -25,8 +25,8 @@ from robustsuite.scenarios.evasion.sanity.surrogates import (
 
 _STEPS: Final = 10  # of the climb by which a surrogate is tried
 _TRIED: Final = 32  # samples that it is tried on
-_DISSENT: Final = 0.3  # share of samples by which what is computed inside may agree less with the answer than the best
-_MEMBERS: Final = 4  # parts inside that are tried, at most
+_DISSENT: Final = 0.3  # share of samples by which intermediate logits may agree less with the answer than the best
+_MEMBERS: Final = 4  # submodules that are tried, at most
 _EOT: Final = 8  # draws that are averaged, of a random model
 _NOISE: Final = 0.25  # of the radius, by which inputs are blurred where gradients mislead
 
@@ -105,11 +105,11 @@ def _candidates(look: Look, doubts: frozenset[Suspicion]) -> Iterator[Candidate]
         blurred = StraightThrough(model, look.classes, width)
         yield "straight-through averaged over noise", "full defence", lambda: expected(blurred, noise)
     if not look.model.fully_differentiable:
-        yield f"joint with what rejects{average}", "full defence", lambda: joint(look, width)
+        yield f"model and detectors jointly{average}", "full defence", lambda: joint(look, width)
 
 
 def _parts(look: Look, model: nn.Module, width: float) -> Iterator[tuple[str, nn.Module]]:
-    """What makes logits of the input inside, all of it and then one after the other."""
+    """Submodules that make logits of the input, all of them and then one after the other."""
     try:
         x = look.take(slice(0, 8)).x
         parts = parts_within(model, x, look.classes, passes=_EOT if look.random else 1)[:_MEMBERS]
@@ -118,12 +118,12 @@ def _parts(look: Look, model: nn.Module, width: float) -> Iterator[tuple[str, nn
     names = {id(part): name for name, part in model.named_modules()}
     chosen = [parts, *((part,) for part in parts if len(parts) > 1)] if parts else []
     for some in chosen:
-        told = f"{len(some)} parts" if len(some) > 1 else f"the part {names.get(id(some[0]), '').split('.')[-1]!r}"
-        yield f"{told} inside", Submodule(model, some, look.classes, width)
+        one = f"the submodule {names.get(id(some[0]), '').split('.')[-1]!r}"
+        yield (f"{len(some)} submodules" if len(some) > 1 else one), Submodule(model, some, look.classes, width)
 
 
 def tapped(look: Look, model: nn.Module, width: float) -> tuple[str, nn.Module] | None:
-    """What is computed inside as `(N, classes)` first, where gradients lead to it and it is of the model's opinion.
+    """What is computed as `(N, classes)` on the way, where gradients lead to it and it is of the model's opinion.
 
     Returns:
         Its name and a surrogate; None where there is nothing of the kind, or nothing but the answer itself.
@@ -141,7 +141,7 @@ def tapped(look: Look, model: nn.Module, width: float) -> tuple[str, nn.Module] 
     only = tuple(i for i, share in agreed.items() if share >= max(agreed.values()) - _DISSENT)
     if not only or (len(only) == 1 and torch.equal(entries[only[0]], answer)):
         return None
-    name = "the logits inside" if len(only) == 1 else f"the mean of {len(only)} logits inside"
+    name = "the intermediate logits" if len(only) == 1 else f"the mean of {len(only)} intermediate logits"
     return name, IntermediateLogits(model, look.classes, width, only)
 
 
