@@ -143,11 +143,11 @@ OTHER = {
     ),
     "knowledge": (
         lambda h: change(h / "new", knowledge=of(pgd, "score-based", lambda r: r.knowledge)),
-        "ours x pgd, robust_accuracy (not comparable: other threat: white-box, now scores)",
+        "ours x pgd, robust_accuracy (not comparable: other threat: white-box, now score-based)",
     ),
     "knowledge of one repeat": (
         lambda h: change(h / "new", knowledge=of(lambda r: pgd(r) and r.repeat, "score-based", lambda r: r.knowledge)),
-        "ours x pgd, robust_accuracy (not comparable: other threat: white-box, now scores)",
+        "ours x pgd, robust_accuracy (not comparable: other threat: white-box, now score-based)",
     ),
     "goal": (
         lambda h: change(h / "new", rules=of(pgd, {"goal": "targeted", "query_budget": 100}, lambda r: r.rules)),

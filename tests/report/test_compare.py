@@ -290,7 +290,7 @@ def test_the_common_samples_are_compared_where_they_are_half(old, new):
     ("before", "after", "told"),
     [
         ({"dataset": "mnist"}, {}, "other data set: mnist, now digits"),
-        ({"knowledge": "score-based"}, {}, "other threat: scores, now white-box"),
+        ({"knowledge": "score-based"}, {}, "other threat: score-based, now white-box"),
         ({"radius": 0.1}, {}, "other threat: linf 0.1, now linf 0.3"),
         ({"norm": "l2"}, {}, "other threat: l2 0.3, now linf 0.3"),
         ({"label": torch.zeros(N)}, {"label": torch.ones(N)}, "other data: samples of one id have different labels"),
