@@ -1,6 +1,7 @@
 """Whether two runs came to the same figures, bit for bit: records, history, cost, per-sample files, the CSV.
 
-Reads the files as they lie and imports nothing of the suite, so it can tell what a change to the suite did.
+Reads the files as they lie and imports nothing of the suite, so it can tell what a change to the suite did. Of the suite it
+reads one table, of what things were called before: both runs are compared in the words of now.
 
     python benchmarks/equal_runs.py OLD NEW
 
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ from safetensors.torch import load_file
 IGNORED = {"key", "environment", "samples", "samples_digest"}
 TIMES = {"seconds", "train_seconds", "latency_ms", "key"}
 SHOWN = 20  # differences
+WORDS = runpy.run_path(str(Path(__file__).parent.parent / "robustsuite" / "core" / "renamed.py"))
 
 
 def differences(old: Any, new: Any, place: str) -> Iterator[str]:
@@ -41,9 +45,20 @@ def differences(old: Any, new: Any, place: str) -> Iterator[str]:
 
 def records(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The last line of each cell, by what names it."""
-    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines() if line]
+    lines = [in_words(json.loads(line)) for line in (folder / "records.jsonl").read_text().splitlines() if line]
     named = ("suite", "model", "defense", "attack", "norm", "radius", "repeat", "order")
     return {tuple(line.get(name) for name in named): line for line in lines}
+
+
+def in_words(line: dict[str, Any]) -> dict[str, Any]:
+    """A record in the words of now; flags that a message lists by name stand in another order under other names."""
+    line = WORDS["current"](line)
+    line["message"] = re.sub(r"(?<=followed up \()[^)]*|(?<=unresolved: )[\w, -]*", _sorted, line["message"])
+    return line
+
+
+def _sorted(found: re.Match[str]) -> str:
+    return ", ".join(sorted(found[0].split(", ")))
 
 
 def tensors(folder: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -67,12 +82,20 @@ def of_tables(old: Path, new: Path) -> Iterator[str]:
     tables = []
     for folder in (old, new):
         with (folder / "results.csv").open(newline="") as file:
-            rows = (row for row in csv.DictReader(file) if row["metric"] not in TIMES)
-            tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in rows])
+            rows = [row for row in csv.DictReader(file) if row["metric"] not in TIMES]
+            tables.append([of_row({k: v for k, v in row.items() if k not in TIMES}) for row in rows])
     if len(tables[0]) != len(tables[1]):
         yield f"results.csv: {len(tables[0])} rows -> {len(tables[1])}"
     for i, (a, b) in enumerate(zip(*tables, strict=False)):
         yield from differences(a, b, f"results.csv row {i + 2}")
+
+
+def of_row(row: dict[str, str]) -> dict[str, str]:
+    """A row of the CSV in the words of now."""
+    line = in_words({**row, "flags": row["flags"].split(";"), "attack_parameters": {"is": row["attack"]}})
+    costs = {**WORDS["COSTS"]}
+    row = {name: line[name] for name in row} | {"metric": costs.get(row["metric"], row["metric"])}
+    return {**row, "flags": ";".join(row["flags"])}
 
 
 def compare(old: Path, new: Path) -> list[str]:
