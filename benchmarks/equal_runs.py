@@ -1,7 +1,7 @@
 """Whether two runs came to the same figures, bit for bit: records, history, cost, per-sample files, the CSV.
 
-Reads the files as they lie and imports nothing of the suite, so it can tell what a change to the suite did. Of the suite it
-reads one table, of what things were called before: both runs are compared in the words of now.
+Reads the files as they lie and imports nothing of the suite, so it can tell what a change to the suite did. It
+reads one table of it, of what things were called before: both runs are compared in the words of now.
 
     python benchmarks/equal_runs.py OLD NEW
 
