@@ -46,7 +46,7 @@ class AutoAttack:
     Args:
         version: `standard`, `plus` or `rand`.
         steps: Steps of each run of Auto-PGD and FAB, at least 1; 100 in the paper.
-        queries: Questions of Square, at least 1; 5,000 in the paper.
+        queries: Queries of Square, at least 1; 5,000 in the paper.
         targets: Classes that targeted runs pursue, at least 1; by default 9 (Auto-PGD in l1: 5), or as many as there
             are wrong classes.
 

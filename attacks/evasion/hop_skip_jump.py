@@ -40,7 +40,7 @@ class HopSkipJump:
     is. Where any point in the ball will do, a sample is left alone once one is found.
 
     Args:
-        queries: Questions a sample at most, at least 1; the game's own budget, where it is lower, counts.
+        queries: Queries a sample at most, at least 1; the game's own budget, where it is lower, counts.
         evaluations: Labels from which the first normal is estimated, at least 8; the k-th takes the root of k times as
             many.
         most_evaluations: Of these for one normal, at most.
@@ -49,7 +49,7 @@ class HopSkipJump:
         RequestError: A budget of 0.
 
     Guarantees:
-        Draws are keyed by sample id and step, so they are bit-equal in any batch. No question is asked beyond the
+        Draws are keyed by sample id and step, so they are bit-equal in any batch. No query is made beyond the
         game's budget; the nearest point so far is returned.
 
     References:
@@ -108,7 +108,7 @@ class _Walk:
         return self._handed_in()
 
     def _open(self) -> Tensor:
-        """Samples with a point, questions left to go on with, and a reason to."""
+        """Samples with a point, queries left to go on with, and a reason to."""
         going: Tensor = self._distance.isfinite() & (self._left >= _FEWEST + 4) & (self._distance > 0)
         if not self._view.minimum_norm:
             going &= ~self._view.ball.contains(self._best, self._view.x)
@@ -116,7 +116,7 @@ class _Walk:
         return rows
 
     def _ask(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Whether these points reach the goal; each costs its sample one question. Rows may repeat."""
+        """Whether these points reach the goal; each costs its sample one query. Rows may repeat."""
         self._left.scatter_add_(0, rows, torch.full_like(rows, -1))
         answers = self._view.labels(x, rows)
         return self._view.goal_reached(answers, rows) & (answers >= 0)

@@ -94,16 +94,16 @@ class Square:
 
         Args:
             view: Whose samples are searched for; its ids key the draws.
-            ask: What answers; a call is one question for each of its inputs.
+            ask: What answers; a call is one query for each of its inputs.
             streams: What is drawn from.
-            limit: Most questions for each sample `(N,)`; by default `queries`.
+            limit: Most queries for each sample `(N,)`; by default `queries`.
             start: Where to go on from, in place of a random start.
         """
         moves = Moves(view.ball, tuple(view.x.shape[1:]), streams)
         most = torch.full((len(view.y),), self.queries, device=view.x.device) if limit is None else limit
         begun = _begin(view, ask, moves, most) if start is None else start
         best, margin, broken = (part.clone() for part in begun)
-        first = 1 if start is None else 0  # a random start has cost a question
+        first = 1 if start is None else 0  # a random start has cost a query
         asked = torch.full_like(most, first)
         for step in range(self.queries - first):
             rows = (~broken & (asked < most)).nonzero()[:, 0]

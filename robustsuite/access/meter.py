@@ -24,7 +24,7 @@ class Meter:
         gradients: Input gradients at points that were not broken.
         zero_gradients: Those of them that were zero everywhere.
         broken_gradients: Those of them that were not finite; what is not finite in them was taken as zero.
-        queries: Questions to an oracle, by sample id.
+        queries: Queries to an oracle, by sample id.
         broken: Ids of samples that were seen to reach the goal within the ball.
         nearest: Where distances are judged, the least at which a sample was seen to reach the goal, by its id.
         notes: What the record should say, each once.

@@ -111,7 +111,7 @@ def test_query_budgets_are_enforced_per_sample_even_within_a_batch():
     assert view.remaining(0) == 2
     with pytest.raises(BudgetError, match="got 4 for sample 100"):
         view.labels(view.x[[0, 0, 0]], torch.tensor([0, 0, 0]))
-    assert view.remaining(0) == 2  # a refused question costs nothing
+    assert view.remaining(0) == 2  # a refused query costs nothing
     view.labels(view.x[[0, 0]], torch.tensor([0, 0]))
     with pytest.raises(BudgetError, match="query_budget"):
         view.labels(view.x[:1], torch.tensor([0]))

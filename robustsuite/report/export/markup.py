@@ -36,7 +36,7 @@ def markdown(table: ComparisonTable) -> str:
         for label, cells in zip(table.rows, table.cells, strict=True)
     ]
     lines = pipes(heads, [":---", *["---:"] * len(table.columns)], rows)
-    told = f"Intervals are 95 %. **Bold**: best of its column, follow-up attacks counted.{_question(table)}"
+    told = f"Intervals are 95 %. **Bold**: best of its column, follow-up attacks included.{_question(table)}"
     notes = [told] if table.rows else []
     for flag, where in table.legend():
         told = f": {flag.meaning}. {flag.remedy.capitalize()}".rstrip(". ") + "." if flag.meaning else ""
@@ -105,7 +105,7 @@ def latex(table: ComparisonTable) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             r"\caption{Comparison of defences. Brackets: 95\,\% intervals. "
-            "Bold: best of its column, follow-up attacks counted." + _question(table) + "".join(notes) + "}",
+            "Bold: best of its column, follow-up attacks included." + _question(table) + "".join(notes) + "}",
             r"\end{table}",
             "",
         ]
