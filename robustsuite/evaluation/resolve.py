@@ -22,10 +22,11 @@ AttackLike = str | Attack[Any, Any]
 CLEAN: Final = "none"
 # What records say elsewhere (ball, knowledge, follow-up attacks), and what is about speed.
 _NO_RULES: Final = ("is", "ball", "access", "minimum_norm", "escalate", "precision", "batch_size")
+_CALLED: Final = {"train": "training data", "public": "public data", "recipe": "training recipe"}
 _GIVEN_BY: Final = {
-    "train": "its training data by --train-data (train=... in Python)",
-    "public": "data that an adversary may know by --public-data (public=... in Python)",
-    "recipe": "its training recipe by a suite file (recipe=... in Python)",
+    "train": "train=(x, y) in Python or --train-data",
+    "public": "public=(x, y) in Python or --public-data",
+    "recipe": "recipe=rs.Recipe(...) in Python, or all of it as a suite file for `robustsuite run`",
 }
 _OPTIONS: Final = {"train": "--train-data", "public": "--public-data"}
 
@@ -100,8 +101,8 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
             got = ", ".join(f"{need}=None" for need in missing)
             ways = "; ".join(_GIVEN_BY.get(need, f"{need}=...") for need in missing)
             raise RequestError(
-                f"expected a model with its {' and '.join(missing)} for attack={entry.name!r}, got {got}; "
-                f"{entry.scenario} cannot be judged without them; give {ways}"
+                f"expected a model with its {' and '.join(_CALLED.get(need, need) for need in missing)} for "
+                f"attack={entry.name!r}, got {got}; {entry.scenario} cannot be judged without: give {ways}"
             )
         check(attack, scenario, victim.test, train=victim.train)
 

@@ -207,8 +207,8 @@ def more_samples(judged: int, needed: int | None) -> str:
     if needed is None:
         return "the figure is so close to the threshold that no practical number of samples settles it"
     return (
-        f"about {needed - judged} more samples would settle it: if the true value is near this figure, a run on "
-        f"{needed} samples decides with 80 % probability"
+        f"about {needed - judged} more samples would probably settle it: if the true value is near this figure, a run "
+        f"on {needed} samples decides with 80 % probability"
     )
 
 

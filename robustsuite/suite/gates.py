@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import SIDES, WORST, Gate
-from robustsuite.core.metrics import GIVEN
+from robustsuite.core.metrics import FOLLOWED_UP, GIVEN
 from robustsuite.core.renamed import label_of
 from robustsuite.suite.problems import Problem, Problems, nearest, quotients, read_dataclass, shown
 
@@ -77,7 +77,8 @@ def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) ->
     if gate.metric not in units:
         told = f"a metric of {gate.attack!r}, which plays {attacks[gate.attack]}" if gate.attack else ""
         of = told or "a metric that is measured"
-        yield Problem(("metric",), f"expected {of}, got metric={gate.metric!r}; {nearest(gate.metric, units)}")
+        near = nearest(gate.metric, [name for name in units if not name.endswith(FOLLOWED_UP)])
+        yield Problem(("metric",), f"expected {of}, got metric={gate.metric!r}; {near}")
         return
     low, high = _SPANS.get(units[gate.metric], (-float("inf"), float("inf")))
     if not low <= gate.bound <= high:

@@ -434,7 +434,7 @@ def test_games_that_need_more_than_the_model(model, data, attack):
         rs.evaluate(model, data, attack)
     told = str(refused.value)
     assert f"attack={attack!r}" in told
-    assert "its training data by --train-data (train=... in Python)" in told
+    assert "train=(x, y) in Python or --train-data" in told
     assert "train=None" in told
 
 

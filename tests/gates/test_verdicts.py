@@ -88,7 +88,7 @@ def test_advice_names_how_many_more():
     verdict = decide(measured(60, 100), 0.55, name="robust_accuracy")
     needed = samples_needed(0.6, 0.55, more_than=100)
     assert 700 < needed < 800
-    assert f"about {needed - 100} more samples would settle it" in verdict.message
+    assert f"about {needed - 100} more samples would probably settle it" in verdict.message
     assert f"a run on {needed} samples decides with 80 % probability" in verdict.message
     near = decide(measured(50, 100), 0.5, name="robust_accuracy")
     assert "no practical number of samples settles it" in near.message

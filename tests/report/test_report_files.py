@@ -105,7 +105,8 @@ def test_page_says_what_happened(html):
     assert "Within linf radius 0.3" in text
     assert "adversarial-training has the highest robust accuracy: 77.0 % [70.7, 82.3] at 96.0 % clean accuracy" in text
     assert "the undefended model has 0.0 %" in text
-    assert "52 of 55 cells were measured; 1 failed, 1 inconclusive, 1 not applicable" in text
+    assert "52 of 55 cells (a defence under an attack at a radius) were measured" in text
+    assert "were measured; 1 failed, 1 inconclusive, 1 not applicable" in text
     assert "The attack did not differentiate through the whole defence" in text
     assert 'raise ValueError("no <rows> left")' in text
     assert "robustsuite run" in text

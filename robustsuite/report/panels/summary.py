@@ -94,8 +94,11 @@ def sentences(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
         are = "figures of the table are" if doubted > 1 else "figure of the table is"
         told.append(f"{doubted} {are} in doubt (†) and cannot be taken at face value: the notes under it say why.")
     if len(marked) > doubted:
-        settled = f"Suspicions about {len(marked) - doubted} of its figures (†) were settled by follow-up attacks"
-        told.append(f"{settled}; the verdict counts what those broke.")
+        few = len(marked) - doubted
+        marks = "other figures are" if few > 1 else "other figure is"
+        told.append(
+            f"{few} {marks} marked (†) because follow-up attacks settled a doubt; the verdict counts their finds."
+        )
     return told
 
 
@@ -105,7 +108,8 @@ def _robustness(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
         return []
     column = next((c for c in evasion if c.attack == WORST), evasion[-1])
     ball = next((f"{r.norm} radius {r.radius:g}" for r in records if r.radius is not None), "the ball")
-    under = "all attacks and their follow-up attacks together" if column.attack == WORST else column.attack
+    names = words.some([c.title for c in evasion if c.attack != WORST], 4)
+    under = f"{names} and their follow-up attacks together" if column.attack == WORST else column.attack
     place = _best(table, column)
     if place is None:
         measured = any(table.cell(row, column.title).value is not None for row in table.rows)
@@ -127,9 +131,6 @@ def _measured(records: Sequence[Record]) -> str:
     statuses = {record.key: record.status for record in records if record.attack != WORST}
     counts = Counter(statuses.values())
     troubles = [f"{counts[status]} {word}" for status, word in _STATUS.items() if counts[status]]
-    head = (
-        f"{counts['ok']} of {len(statuses)} cells were measured"
-        if troubles
-        else f"All {len(statuses)} cells were measured"
-    )
+    cells = f"{len(statuses)} cells (a defence under an attack at a radius)"
+    head = f"{counts['ok']} of {cells} were measured" if troubles else f"All {cells} were measured"
     return head + (f"; {', '.join(troubles)}." if troubles else ".")
