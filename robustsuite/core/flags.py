@@ -35,7 +35,7 @@ def describe(code: str) -> Flag:
         was = "" if known is None else known.meaning
         return Flag(
             code,
-            f"resolved by follow-up attacks, which the verdict counts; it was: {was}",
+            f"resolved by follow-up attacks, which the verdict counts; the doubt: {was}",
             withholds=known is None,
         )
     if known is None:

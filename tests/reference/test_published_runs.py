@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from scipy.special import gammaln, logsumexp
 
+from robustsuite.core.renamed import current
+
 REPORTS = Path(__file__).parent.parent.parent / "reports"
 
 
 def cells(suite):
     lines = (REPORTS / suite / "records.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return [current(json.loads(line)) for line in lines]
 
 
 def metric(suite, defense, attack, name):

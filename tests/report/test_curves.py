@@ -227,4 +227,4 @@ def test_only_white_box_attacks_of_many_passes_at_the_suites_radius(maker):
     charts = against_passes(maker.records, maker.folder, LOOK)
     assert [chart.title for chart in charts] == ["pgd"]
     write(maker.folder)
-    assert (maker.folder / "report.html").read_text().count("Success against passes") == 1
+    assert (maker.folder / "report.html").read_text().count("Attack success against compute") == 1

@@ -246,7 +246,7 @@ def test_a_notebook_is_told_norm_radius_and_what_the_marks_mean(run):
     report = Report.load(run.folder)
     shown = report._repr_html_()
     assert "evasion attacks: linf ball of radius 0.3<" in shown
-    assert "[…] 95 % interval" in shown
+    assert "[…] 95 % confidence interval" in shown
     legend = report.comparison.legend()
     assert legend
     for flag, where in legend:

@@ -215,7 +215,7 @@ def test_a_model_is_left_as_it_was(base, data):
 def test_a_settled_doubt_withholds_nothing():
     assert describe("zero-gradients").withholds
     assert not describe("resolved:zero-gradients").withholds
-    assert "settled" in describe("resolved:zero-gradients").meaning
+    assert "resolved by follow-up attacks" in describe("resolved:zero-gradients").meaning
 
 
 def test_a_weak_attack_is_settled_by_a_strong_one_and_no_query(base, data):
