@@ -48,7 +48,7 @@ def play(name: str) -> Iterator[dict[str, Any]]:
     x, y = splits.test.inputs(), splits.test.y
     with torch.no_grad():
         right = (net(x).argmax(1) == y).nonzero()[:SAMPLES, 0]
-    data, rules = (x[right], y[right]), {"query_budget": QUERIES, "escalate": False}
+    data, rules = (x[right], y[right]), {"query_budget": QUERIES, "follow_up": False}
     for norm, radius in BALLS.items():
         started = time.perf_counter()
         try:

@@ -1,7 +1,7 @@
 """What doubting costs: the sanity checks against the `cascade` evaluation whose verdict they look at.
 
 The networks are those of `attacks.py`, beside a CNN on the embedded digits, one thread; trained once and kept. What an
-escalation spends, where a check raises a flag, is counted apart.
+follow-up attacks spend, where a check raises a flag, is counted apart.
 
     python benchmarks/doubt.py --samples 1000 --write benchmarks/RESULTS.md
 """
@@ -74,7 +74,7 @@ def nets(folder: Path) -> Iterator[tuple[str, nn.Module, Samples, Ball]]:
 
 
 def measure(case: str, net: nn.Module, test: Samples, ball: Ball) -> Row:
-    """Play, look, and escalate where a look raises a flag."""
+    """Play, look, and follow up where a look raises a flag."""
     victim, game, attack = Victim(Served(net), test), Evasion(ball=ball), rs.attack("cascade")
     marks = [time.process_time()]
     found = play(attack, game, victim, seed=0)

@@ -31,7 +31,7 @@ attacks:
 
 def suite(folder, attacks):
     """A grid of `repeats x (attacks + 1)` cells; each attack differs from the others by its number of steps."""
-    options = (f"{{steps: {steps}, label: pgd-{steps}, escalate: false}}" for steps in range(1, attacks + 1))
+    options = (f"{{steps: {steps}, label: pgd-{steps}, follow_up: false}}" for steps in range(1, attacks + 1))
     listed = "\n".join(f"  - pgd: {each}" for each in options)
     path = folder / f"grid-{attacks}.yaml"
     path.write_text(GRID.format(repeats=REPEATS, attacks=listed))

@@ -12,7 +12,8 @@ from typing import Any, Final
 ATTACKS: Final = {"adaptive": "cascade"}
 FLAGS: Final = {"huge-radius": "unbounded-attack-fails", "lost-adversarial": "found-not-returned"}
 ACCESSES: Final = {"scores": "score-based", "labels": "decision-based"}
-FIELDS: Final = {"closest": "minimum_norm"}
+FIELDS: Final = {"closest": "minimum_norm", "escalation": "review"}
+OPTIONS: Final = {"escalate": "follow_up"}
 COSTS: Final = {
     "standing_forwards": "sanity_forwards",
     "standing_backwards": "sanity_backwards",
@@ -47,6 +48,11 @@ def attack_of(label: str, name: str) -> str:
     return ATTACKS.get(own, own) + rest if own == name and rest[:1] in ("", "(", "#") else label
 
 
+def options_of(options: Mapping[str, Any], own: Container[str] = ()) -> dict[str, Any]:
+    """Rules of a game by the names that they have now; an attack's own options are left alone."""
+    return {name if name in own else OPTIONS.get(name, name): value for name, value in options.items()}
+
+
 def current(line: Mapping[str, Any]) -> dict[str, Any]:
     """A record as a line of JSON holds it, in the words of now.
 
@@ -64,7 +70,7 @@ def current(line: Mapping[str, Any]) -> dict[str, Any]:
         "flags": lambda flags: [_in_text(flag) for flag in flags],
         "message": _in_text,
         "cost": lambda cost: {COSTS.get(key, key): count for key, count in cost.items()},
-        "escalation": _examined,
+        "review": _examined,
     }
     return {field: changes[field](value) if field in changes and value else value for field, value in new.items()}
 

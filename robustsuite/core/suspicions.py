@@ -151,7 +151,7 @@ class Suspicion(enum.StrEnum):
     UNEXAMINED = (
         "unexamined",
         "the sanity checks could not be run, so nothing is known of masked gradients",
-        "see `escalation.error` in the record",
+        "see `review.error` in the record",
         Effect.WITHHOLDS,
     )
     SHORT_OF_RADIUS = (

@@ -85,7 +85,7 @@ def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artef
     else:
         metrics = play_crafted(artefact, attack, scenario, victim, seed=blank.seed)
     metrics, facts = scenario.review(attack, victim, metrics, seed=blank.seed)
-    record = replace(_filled(blank, metrics, victim, folder), escalation=facts)
+    record = replace(_filled(blank, metrics, victim, folder), review=facts)
     record.line()  # what no line can hold is an error of this cell, not of the run
     return record
 

@@ -65,7 +65,7 @@ class Record:
         seconds: Wall time of the cell; trainings that it shares with others stand apart.
         attack_parameters: The attack, resolved.
         rules: What else the game allows and asks for: goal, query budget, share of the data that may be poisoned.
-        escalation: By which rules the figures were examined, what the sanity checks measured, and which follow-up
+        review: By which rules the figures were examined, what the sanity checks measured, and which follow-up
             attacks were then played with which parameters; empty where nothing was examined.
         recipe: The defended recipe, resolved.
         history: One row of figures per training epoch.
@@ -103,7 +103,7 @@ class Record:
     seconds: float = 0.0
     attack_parameters: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, Any] = field(default_factory=dict)
-    escalation: Mapping[str, Any] = field(default_factory=dict)
+    review: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from robustsuite.core import checks
 from robustsuite.core.ball import BallLike, Threat, as_ball
 from robustsuite.core.canonical import plain
 from robustsuite.core.errors import NotApplicableError, RequestError
+from robustsuite.core.renamed import options_of
 from robustsuite.plugins import registry
 from robustsuite.plugins.expressions import parse_call
 from robustsuite.plugins.registry import Entry
@@ -21,7 +22,7 @@ from robustsuite.scenarios.victim import Victim
 AttackLike = str | Attack[Any, Any]
 CLEAN: Final = "none"
 # What records say elsewhere (ball, knowledge, follow-up attacks), and what is about speed.
-_NO_RULES: Final = ("is", "ball", "access", "minimum_norm", "escalate", "precision", "batch_size")
+_NO_RULES: Final = ("is", "ball", "access", "minimum_norm", "follow_up", "precision", "batch_size")
 _CALLED: Final = {"train": "training data", "public": "public data", "recipe": "training recipe"}
 _GIVEN_BY: Final = {
     "train": "train=(x, y) in Python or --train-data",
@@ -69,7 +70,7 @@ def arrange_all(
     if not listed:
         raise checks.fail("at least one attack", "attacks", listed, "name one, such as 'pgd'")
     whole = threat if threat is None or isinstance(threat, Threat) else Threat(ball=as_ball(threat, "threat"))
-    rules = checks.plain_numbers(dict(rules))
+    rules = checks.plain_numbers(options_of(rules))
     asked = [_arrange(item, whole, rules) for item in listed]
     known = sorted({option for game in asked for option in game.scenario.options})
     for key in rules:
@@ -102,7 +103,7 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
             ways = "; ".join(_GIVEN_BY.get(need, f"{need}=...") for need in missing)
             raise RequestError(
                 f"expected a model with its {' and '.join(_CALLED.get(need, need) for need in missing)} for "
-                f"attack={entry.name!r}, got {got}; {entry.scenario} cannot be judged without: give {ways}"
+                f"attack={entry.name!r}, got {got}; {entry.scenario} cannot be judged without them: give {ways}"
             )
         check(attack, scenario, victim.test, train=victim.train)
 

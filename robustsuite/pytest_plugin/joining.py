@@ -59,7 +59,7 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -
         message="; ".join(dict.fromkeys(part.message for part in parts if part.message)),
         flags=tuple(flags),
         metrics=dict(_metrics(parts, columns)),
-        escalation=_escalation(parts),
+        review=_reviews(parts),
         cost={name: sum(part.cost.get(name, 0) for part in parts) for name in first.cost},
         seconds=seconds,
         samples=path,
@@ -68,12 +68,12 @@ def joined(blank: Record, parts: Sequence[Record], folder: Path, classes: int) -
 
 
 def _played(parts: Sequence[Record]) -> list[Mapping[str, Any]]:
-    return [step for part in parts for step in part.escalation.get("played", ())]
+    return [step for part in parts for step in part.review.get("played", ())]
 
 
-def _escalation(parts: Sequence[Record]) -> dict[str, Any]:
+def _reviews(parts: Sequence[Record]) -> dict[str, Any]:
     """What was looked at and played for any part; what the last part's checks measured stands for all."""
-    facts = {key: value for part in parts for key, value in part.escalation.items()}
+    facts = {key: value for part in parts for key, value in part.review.items()}
     played = _played(parts)
     return {**facts, "played": played} if played else facts
 

@@ -39,7 +39,7 @@ def rows(records: Iterable[Record]) -> list[FollowUpRow]:
     followed up.
     """
     cells = [r for r in records if r.scenario == "evasion" and "robust_accuracy" in r.metrics]
-    touched = {(r.attack, r.norm, r.radius) for r in cells if r.escalation.get("played")}
+    touched = {(r.attack, r.norm, r.radius) for r in cells if r.review.get("played")}
     twins = {(r.attack, r.radius, r.repeat): r for r in cells if r.defense == "none"}
     return [
         _row(r, twins.get((r.attack, r.radius, r.repeat))) for r in cells if (r.attack, r.norm, r.radius) in touched
@@ -48,7 +48,7 @@ def rows(records: Iterable[Record]) -> list[FollowUpRow]:
 
 def _row(record: Record, twin: Record | None) -> FollowUpRow:
     doubts = [code.removeprefix(RESOLVED) + ("" if code.startswith(RESOLVED) else " (open)") for code in record.flags]
-    steps = [step for step in record.escalation.get("played", ()) if step.get("broke")]
+    steps = [step for step in record.review.get("played", ()) if step.get("broke")]
     found = max(steps, key=lambda step: int(step["broke"]), default=None)
     how = "" if found is None else found["attack"] + (f" through {found['through']}" if found.get("through") else "")
     return FollowUpRow(

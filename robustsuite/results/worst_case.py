@@ -41,7 +41,7 @@ def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
     """One derived record for each suite, data set, defence, repeat and ball with an evasion attack.
 
     Each stands behind (has the order of) the last record that it joins. At a suite's own radius it is the verdict:
-    follow-up attacks take part, and its `escalation["path"]` counts by whom samples were broken. At the radii of a
+    follow-up attacks take part, and its `review["path"]` counts by whom samples were broken. At the radii of a
     curve, where none were played, it joins the attacks' own results; there a sample that is known to be broken at a
     smaller radius is broken too, and attacks of minimum norm take part by the distances that they found.
 
@@ -137,7 +137,7 @@ class _Column:
     @classmethod
     def read(cls, record: Record, table: Mapping[str, Any]) -> _Column:
         ids = table["id"].tolist()
-        played = [step["attack"] for step in record.escalation.get("played", ())]
+        played = [step["attack"] for step in record.review.get("played", ())]
         found = table["found_by"].tolist() if "found_by" in table else [0] * len(ids)
         named = [*played, *["a follow-up"] * len(ids)]  # a record that somebody has edited may name fewer
         finder = {i: f"{named[at - 1]} after {record.attack}" for i, at in zip(ids, found, strict=True) if at > 0}
@@ -222,13 +222,13 @@ def _judged(blank: Record, records: Sequence[Record], verdict: _Verdict, failure
         message="; ".join(messages),
         flags=tuple(dict.fromkeys(flags)),
         metrics={_METRIC: accuracy(verdict.robust), OWN: accuracy(verdict.own)} if verdict.robust else {},
-        escalation={"path": verdict.path},
+        review={"path": verdict.path},
     )
 
 
 def _is_settled(record: Record) -> bool:
     """Whether sanity checks examined this result and no doubt about it is open."""
-    return record.status == "ok" and bool(record.escalation.get("rules")) and believable(record.flags)
+    return record.status == "ok" and bool(record.review.get("rules")) and believable(record.flags)
 
 
 def _left(record: Record) -> float:

@@ -66,7 +66,7 @@ class _Group:
         if lost and not (allow_missing and lost is Gap.MISSING):
             without = [place.attack for place in self._places if self._is_lost(place)]
             return _refused(blank, lost, f"fewer attacks or repeats than before: {', '.join(without)}")
-        if any((a.escalation.get(_RULES) or "") != (b.escalation.get(_RULES) or "") for a, b in joined):
+        if any((a.review.get(_RULES) or "") != (b.review.get(_RULES) or "") for a, b in joined):
             return _refused(blank, Gap.INCOMPARABLE, "followed up by other rules")
         withheld = Gap.WITHHELD if blank.withheld == (False, True) else Gap.NONE
         try:
@@ -84,7 +84,7 @@ class _Group:
         sides = [
             (run, run.cells[place][r]) for run in (self._old, self._new) for place in self.kept for r in self._repeats
         ]
-        return any(record.escalation.get(_RULES) or run.followed_up(record) for run, record in sides)
+        return any(record.review.get(_RULES) or run.followed_up(record) for run, record in sides)
 
     def _judged(self) -> set[str]:
         return {place.attack for place in self._places for run in (self._old, self._new) if self._measured(run, place)}

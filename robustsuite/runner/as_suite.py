@@ -152,7 +152,7 @@ def _refuse_what_learns(request: Request, records: Iterable[Record]) -> None:
             "no other data", f"{name}_data", request.beside[name].name, "a suite has those of its data set"
         )
     for record in records:
-        played = [step.get("attack", "") for step in record.escalation.get("played", ())]
+        played = [step.get("attack", "") for step in record.review.get("played", ())]
         follow_ups = [name for name in played if any(e.name == name for e in registry.attacks.all())]
         learning = [name for name in follow_ups if registry.attacks.get(name).access == "transfer"]
         if record.knowledge == "transfer" or learning:

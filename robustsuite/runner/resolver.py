@@ -77,7 +77,7 @@ class Resolver:
         radius = None if cell.threat is None else cell.threat.ball.radius
         place = (cell.defense.label, cell.attack.label, cell.repeat, radius, cell.curve)
         if place not in self._games:
-            use, alone = cell.attack, {"escalate": False} if cell.curve else {}
+            use, alone = cell.attack, {"follow_up": False} if cell.curve else {}
             entry = use.entry
             self._games[place] = Game(entry, *arrange(entry, {**use.options, **use.rules, **alone}, cell.threat))
         return self._games[place]

@@ -8,6 +8,7 @@ from typing import Any
 
 from robustsuite.core import checks
 from robustsuite.core.ball import Threat
+from robustsuite.core.renamed import options_of
 from robustsuite.plugins.registry import GAMES, Entry
 from robustsuite.scenarios.evasion.scenario import Evasion
 from robustsuite.scenarios.inversion import Inversion
@@ -25,6 +26,7 @@ def sort_options(entry: Entry, options: Mapping[str, Any]) -> tuple[dict[str, An
     """Split a suite's options into the attack's own and the rules of its game (budgets, evaluators)."""
     rules = SCENARIOS[checks.one_of("scenario", entry.scenario, SCENARIOS)].options
     own = {f.name for f in entry.parameters}
+    options = options_of(options, own)
     theirs = {k: v for k, v in options.items() if k in rules and k not in own}
     return {k: v for k, v in options.items() if k not in theirs}, theirs
 

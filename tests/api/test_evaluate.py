@@ -32,7 +32,7 @@ def made(request, digits):
     _, _, x, y = digits
     told = []
     attacks = ["fgsm", "pgd", rs.attack("pgd", steps=5)]
-    rules = {"escalate": False}  # so that each attack's own number stands
+    rules = {"follow_up": False}  # so that each attack's own number stands
     progress = lambda *seen: told.append(seen)  # noqa: E731
     report = rs.evaluate(network, (x, y), attacks=attacks, threat=BALL, rules=rules, progress=progress)
     return report, told
@@ -118,7 +118,7 @@ def test_one_attack_needs_no_list(network, digits):
 )
 def test_labels_tell_attacks_apart(network, digits, attacks, labels):
     _, _, x, y = digits
-    report = rs.evaluate(network, (x[:20], y[:20]), attacks, BALL, rules={"escalate": False} if labels else None)
+    report = rs.evaluate(network, (x[:20], y[:20]), attacks, BALL, rules={"follow_up": False} if labels else None)
     assert [r.attack for r in report.records] == ["none", *labels]
     assert len({r.key for r in report.records}) == len(report.records)
 
@@ -146,21 +146,21 @@ def test_inputs_that_are_no_images(digits, fitted):
     x, y, test_x, test_y = digits
     rows = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
     fitted(rows, x.flatten(1), y)
-    report = rs.evaluate(rows, (test_x.flatten(1), test_y), "pgd(steps=10)", BALL, rules={"escalate": False})
+    report = rs.evaluate(rows, (test_x.flatten(1), test_y), "pgd(steps=10)", BALL, rules={"follow_up": False})
     assert 0 < rate(report, "pgd") < rate(report, "none", "clean_accuracy")
 
 
 @pytest.mark.parametrize("n", [1, 5, 17])
 def test_fewer_samples_than_a_batch(network, digits, n):
     _, _, x, y = digits
-    report = rs.evaluate(network, (x[:n], y[:n]), ["pgd(steps=3)"], BALL, rules={"escalate": n < 17})
+    report = rs.evaluate(network, (x[:n], y[:n]), ["pgd(steps=3)"], BALL, rules={"follow_up": n < 17})
     assert report.records[1].metrics["robust_accuracy"].n == n
 
 
 def test_batch_size_is_a_rule_that_changes_nothing(network, digits):
     _, _, x, y = digits
     # Follow-up attacks are held to the same in `tests/sanity/test_batch_independence.py`.
-    rules = ({"batch_size": size, "escalate": False} for size in (11, 500))
+    rules = ({"batch_size": size, "follow_up": False} for size in (11, 500))
     one, other = (rs.evaluate(network, (x, y), "pgd(steps=5)", BALL, rules=rule) for rule in rules)
     assert rate(one, "pgd") == rate(other, "pgd")
     assert one.records[1].key == other.records[1].key
@@ -254,7 +254,7 @@ def test_options_without_a_hash(plugin, network, digits):
     plugin("listed", Listed)
     _, _, x, y = digits
     given = [rs.attack("listed", weights=[1, 2], names={"a": [3]}), rs.attack("listed", weights=[5])]
-    report = rs.evaluate(network, (x[:10], y[:10]), given, BALL, rules={"escalate": False})
+    report = rs.evaluate(network, (x[:10], y[:10]), given, BALL, rules={"follow_up": False})
     assert [r.attack for r in report.records[1:]] == [
         "listed(weights=[1, 2], names={'a': [3]})",
         "listed(weights=[5])",
@@ -272,7 +272,7 @@ def test_options_that_no_record_can_hold_are_refused(plugin, network, digits):
 def test_an_instance_of_a_registered_class_plays(plugin, network, digits):
     cls = plugin("listed", Listed)
     _, _, x, y = digits
-    report = rs.evaluate(network, (x, y), [cls()], BALL, rules={"escalate": False})
+    report = rs.evaluate(network, (x, y), [cls()], BALL, rules={"follow_up": False})
     assert rate(report, "listed") == rate(report, "none", "clean_accuracy")
 
 
@@ -306,7 +306,7 @@ def test_training_data_and_recipe_let_other_games_be_played():
         ({"seed": "zero"}, "seed='zero'"),
         ({"classes": 1}, "classes"),
         ({"model": torch.relu}, "wrap the function in a module"),
-        ({"attacks": ["badnets"]}, r"recipe and train.*--train-data \(train=\.\.\. in Python\)"),
+        ({"attacks": ["badnets"]}, r"training recipe and training data.*--train-data"),
         ({"threat": rs.Ball("linf", 0.1, bounds=(0.2, 1.0))}, "min=0"),
     ],
 )

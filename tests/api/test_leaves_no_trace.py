@@ -70,7 +70,7 @@ def test_evaluate(busy, digits, witness, context):
     seen = witness(busy, x, y)
     followed_up = context is torch.no_grad  # once: what follows up takes most of the time
     with context():
-        report = rs.evaluate(busy, (x, y), ["fgsm", "pgd(steps=3)"], BALL, rules={"escalate": followed_up})
+        report = rs.evaluate(busy, (x, y), ["fgsm", "pgd(steps=3)"], BALL, rules={"follow_up": followed_up})
     seen.check()
     assert [r.status for r in report.records] == ["ok"] * 3
 

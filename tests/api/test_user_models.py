@@ -10,7 +10,7 @@ import robustsuite as rs
 from robustsuite.evaluation.records import load_samples
 
 BALL = rs.Ball("linf", 0.08)
-ATTACK = "pgd(steps=10, escalate=False)"
+ATTACK = "pgd(steps=10, follow_up=False)"
 MEAN, STD = 0.3053, 0.3763
 NOTE = "the model was in training mode; it was evaluated in eval mode and put back"
 

@@ -60,7 +60,7 @@ class Mine:
         return view.ball.project(view.x + UP * self.length, view.x)
 
 
-set = ["attacks=[mine: {escalate: false}]", "model={factory: '__main__:build'}"]
+set = ["attacks=[mine: {follow_up: false}]", "model={factory: '__main__:build'}"]
 report = rs.run("suite.yaml", out="run", workers=2, cached=False, overrides=set)
 print([(record.attack, record.status) for record in report.records])
 Path("run", "records.jsonl").unlink()

@@ -84,7 +84,7 @@ def test_one_logit(entry, norm):
     with torch.no_grad():
         y = (given.model.network(x)[:, 0] > 0).long()
     model = rs.wrap(given.model.network, output="binary-logit")
-    report = rs.evaluate(model, (x, y), quick(entry), Ball(norm, RADII[norm]), classes=2, rules={"escalate": False})
+    report = rs.evaluate(model, (x, y), quick(entry), Ball(norm, RADII[norm]), classes=2, rules={"follow_up": False})
     clean, record = report.records
     assert clean.metrics["clean_accuracy"].value == 1
     assert (record.status, record.message.startswith("Traceback")) == ("ok", False), record.message

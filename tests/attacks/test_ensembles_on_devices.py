@@ -21,7 +21,7 @@ model: {name: cnn}
 training: {epochs: 3, lr: 3.0e-3}
 threat: {norm: linf, radius: 0.15, curve_samples: 0}
 defenses: [{adversarial-training: {attack: fgsm-rs}}]
-attacks: [{autoattack: {steps: 20, queries: 300, escalate: false}}, {cascade: {escalate: false}}]
+attacks: [{autoattack: {steps: 20, queries: 300, follow_up: false}}, {cascade: {follow_up: false}}]
 """
 CIFAR = """\
 dataset: {name: cifar10, test: 1000}
@@ -30,7 +30,7 @@ training: {epochs: 15, optimizer: sgd, lr: 0.2, batch_size: 128, schedule: one-c
   precision: bf16-mixed}
 threat: {norm: linf, radius: 0.03137254901960784, curve_samples: 0}
 defenses: [{adversarial-training: {attack: fgsm-rs}}]
-attacks: [{autoattack: {escalate: false}}, {cascade: {escalate: false}}]
+attacks: [{autoattack: {follow_up: false}}, {cascade: {follow_up: false}}]
 """
 ON_GPU = [pytest.mark.gpu, pytest.mark.timeout(3000)]
 CASES = [

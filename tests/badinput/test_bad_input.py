@@ -313,7 +313,7 @@ def test_out_of_memory_in_an_attack(plugin, model, data, error):
             return registry.attacks.get("fgsm").make()(view, streams)
 
     plugin("hungry", Hungry)
-    report = rs.evaluate(model, data, ["hungry", "fgsm"], BALL, rules={"escalate": False})
+    report = rs.evaluate(model, data, ["hungry", "fgsm"], BALL, rules={"follow_up": False})
     hungry, fgsm = report.records[1:]
     assert hungry.status == "ok"
     assert hungry.message == "memory ran out, and batches were halved"

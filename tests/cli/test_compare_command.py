@@ -19,7 +19,7 @@ model: {name: logistic}
 training: {epochs: 8, batch_size: 50, lr: 1.0e-2, validation: 0.0}
 threat: {norm: linf, radius: 0.1, curve_samples: 0}
 defenses: [DEFENSE]
-attacks: [noise, fgsm, {pgd: {steps: 5, escalate: false}}]
+attacks: [noise, fgsm, {pgd: {steps: 5, follow_up: false}}]
 """
 RELEASES = {
     "released": ("{none: {label: ours}}", 8),
@@ -84,7 +84,7 @@ def test_another_attack_seed_is_no_regression(tmp_path):
     y = model(x).argmax(1)
     for seed in (0, 1):
         pgd = rs.attack("pgd", steps=3, random_start=True)
-        found = rs.evaluate(model, (x, y), [pgd], rs.Ball("linf", 0.02), seed=seed, rules={"escalate": False})
+        found = rs.evaluate(model, (x, y), [pgd], rs.Ball("linf", 0.02), seed=seed, rules={"follow_up": False})
         found.save(tmp_path / str(seed))
     found = rs.compare(tmp_path / "0", tmp_path / "1")
     assert found.outcome == "passed"
@@ -117,7 +117,7 @@ def test_files(runs, tmp_path):
 def test_runs_without_anything_in_common(runs, tmp_path):
     suite = tmp_path / "other.yaml"
     text = SUITE.replace("DEFENSE", "{none: {label: theirs}}").replace(
-        "attacks: [noise, fgsm, {pgd: {steps: 5, escalate: false}}]", "attacks: [noise]"
+        "attacks: [noise, fgsm, {pgd: {steps: 5, follow_up: false}}]", "attacks: [noise]"
     )
     suite.write_text(text.replace("epochs: 8", "epochs: 1"))
     assert call("run", suite, "--out", tmp_path / "other", "--workers", 1, "--quiet").exit_code == 0

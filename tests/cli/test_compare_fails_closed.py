@@ -301,7 +301,7 @@ def follow_up(folder, rules, robust, defense="ours"):
         if record.attack == "pgd" and record.defense == defense:
             columns = {"id": torch.arange(N), "robust": torch.arange(N) < 40, "verdict": torch.arange(N) < robust}
             _, digest = save_samples(folder, record.key, columns)
-            mine = {"samples_digest": digest, "escalation": {"rules": rules}}
+            mine = {"samples_digest": digest, "review": {"rules": rules}}
             key = record.key
             change(
                 folder,

@@ -41,10 +41,10 @@ def test_an_old_record_is_read_in_the_words_of_now():
         "broke 1 of 2; the attack found adversarial inputs and did not return them"
     )
     assert record.attack_parameters["is"] == record.recipe["objective"]["attack"]["is"] == "cascade"
-    assert record.escalation["checks"] == {
+    assert record.review["checks"] == {
         "unbounded-attack-fails": "with no limit on the distance, 7 of 16 samples stay robust"
     }
-    (played,) = record.escalation["played"]
+    (played,) = record.review["played"]
     assert (played["attack"], played["knowledge"]) == ("cascade", "decision-based")
     assert played["through"] == "the submodule 'body'"
     assert Record.parse(record.line()).line() == record.line()
@@ -52,7 +52,7 @@ def test_an_old_record_is_read_in_the_words_of_now():
 
 def test_the_rules_by_which_follow_ups_are_played_are_the_same_in_both_words():
     """Once they really change, the entry goes."""
-    assert Record.parse(json.dumps(OLD)).escalation["rules"] == rules()
+    assert Record.parse(json.dumps(OLD)).review["rules"] == rules()
 
 
 def test_a_label_of_a_users_own_is_left_alone():
@@ -74,9 +74,10 @@ def test_what_it_is_called_now_is_there():
 def test_an_old_suite_and_its_gate_are_read(tmp_path):
     path = tmp_path / "old.yaml"
     head = "name: old\ndataset: {name: digits}\nmodel: {name: mlp}\nthreat: {norm: linf, radius: 0.1}\n"
-    path.write_text(head + "attacks: [adaptive]\ngates: [{attack: adaptive, metric: robust_accuracy, at_least: 0.1}]\n")
+    gate = "{attack: adaptive, metric: robust_accuracy, at_least: 0.1}"
+    path.write_text(f"{head}attacks: [{{adaptive: {{escalate: false}}}}]\ngates: [{gate}]\n")
     (use,) = load_suite(str(path)).attacks
-    assert (use.name, use.label) == ("cascade", "cascade")
+    assert (use.name, use.label, use.rules) == ("cascade", "cascade", {"follow_up": False})
     assert rs.attack("adaptive", rounds=2) == rs.attack("cascade", rounds=2)
     path.write_text(head + "attacks: [{pgd: {label: adaptive}}]\n")
     (use,) = load_suite(str(path)).attacks

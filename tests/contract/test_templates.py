@@ -19,7 +19,7 @@ model: {name: mlp, hidden: [32]}
 training: {epochs: 8, batch_size: 32, lr: 0.005}
 threat: {norm: linf, radius: 0.1, curve_samples: 0}
 defenses: [none, {my-defence: {width: 0.2}}]
-attacks: [noise, {my-attack: {escalate: false}}, {pgd: {steps: 10, escalate: false}}]
+attacks: [noise, {my-attack: {follow_up: false}}, {pgd: {steps: 10, follow_up: false}}]
 """
 
 

@@ -247,7 +247,7 @@ def test_a_bad_model_fails_and_is_told_why(request, place, name, arguments, fail
 def test_a_masked_model_would_pass_one_attack_alone(demo):
     """Why the worst case is asked for: the loss that is masked sees a robust model."""
     model, data, ball = rescaled(demo.model(), 1000), rs.load_data("digits", samples=100), rs.Ball("linf", 0.05)
-    (_, found) = rs.evaluate(model, data, "pgd(steps=20)", ball, rules={"escalate": False}).records
+    (_, found) = rs.evaluate(model, data, "pgd(steps=20)", ball, rules={"follow_up": False}).records
     assert found.metrics["robust_accuracy"].value > 0.9
     assert "zero-gradients" in found.flags
 

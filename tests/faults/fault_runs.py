@@ -22,7 +22,8 @@ model: {name: logistic}
 training: {epochs: 2, lr: 5.0e-3, batch_size: 32}
 threat: {norm: linf, radius: 0.1, curve_samples: 0}
 defenses: [none, {input-validation: {false_alarm_rate: 0.1}}]
-attacks: [noise, {pgd: {steps: 4, escalate: false}}, {badnets: {fraction: 0.1, size: 2}}, {model-inversion: {steps: 5}}]
+attacks:
+  [noise, {pgd: {steps: 4, follow_up: false}}, {badnets: {fraction: 0.1, size: 2}}, {model-inversion: {steps: 5}}]
 """
 _TIMES = ("seconds", "milliseconds")
 

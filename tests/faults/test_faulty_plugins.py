@@ -40,11 +40,11 @@ DEADLY = {
 def uses(**kinds):
     """The `attacks` setting: these plug-ins, after two honest ones."""
     listed = [
-        f"{{faulty: {{{option}: {value}, label: {value}, escalate: false}}}}"
+        f"{{faulty: {{{option}: {value}, label: {value}, follow_up: false}}}}"
         for option, values in kinds.items()
         for value in values
     ]
-    return f"attacks=[noise, {{pgd: {{steps: 4, escalate: false}}}}, {', '.join(listed)}]"
+    return f"attacks=[noise, {{pgd: {{steps: 4, follow_up: false}}}}, {', '.join(listed)}]"
 
 
 def by_attack(folder):

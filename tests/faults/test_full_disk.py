@@ -13,8 +13,8 @@ from robustsuite.cli.app import app
 from robustsuite.core.errors import StorageError
 
 # Without inversion, whose evaluator is larger than everything else.
-SMALL = ("attacks=[noise, {pgd: {steps: 4, escalate: false}}, {badnets: {fraction: 0.1, size: 2}}]",)
-MANY = ("attacks=[noise, {pgd: {steps: 4, escalate: false}}]", "repeats=3")
+SMALL = ("attacks=[noise, {pgd: {steps: 4, follow_up: false}}, {badnets: {fraction: 0.1, size: 2}}]",)
+MANY = ("attacks=[noise, {pgd: {steps: 4, follow_up: false}}]", "repeats=3")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ attacks: [%s]
 """
 HONEST = (
     "noise",
-    "{pgd: {steps: 4, escalate: false}}",
+    "{pgd: {steps: 4, follow_up: false}}",
     "{badnets: {fraction: 0.1, size: 2}}",
     "{model-inversion: {steps: 5}}",
 )
@@ -30,7 +30,7 @@ POISONS = ("write", "over-budget", "trigger", "fewer", "double", "nan", "bright"
 HOSTILE = (
     *(f"{{hostile-poison: {{does: {does}, fraction: 0.1, label: poison-{does}}}}}" for does in POISONS),
     *(
-        f"{{hostile-evasion: {{does: {does}, escalate: false, label: evasion-{does}}}}}"
+        f"{{hostile-evasion: {{does: {does}, follow_up: false, label: evasion-{does}}}}}"
         for does in ("write", "weights")
     ),
     "hostile-inversion",

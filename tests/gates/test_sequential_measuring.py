@@ -77,7 +77,7 @@ def _own_plugins(monkeypatch):
 def test_joined_batches_are_one_evaluation(given, attack):
     model, data = given
     # What a doubt starts depends on who is judged together.
-    attack = attack.removesuffix(")") + (", " if "(" in attack else "(") + "escalate=False)"
+    attack = attack.removesuffix(")") + (", " if "(" in attack else "(") + "follow_up=False)"
     seen = measure(model, data, attack, BALL, never, seed=3)
     columns = load_samples(seen.report.folder, seen.found)
     # The same samples in the same order, with the ids that they have among all.

@@ -85,7 +85,7 @@ def test_what_hides_its_gradient_falls_by_the_default(kind, verdict):
     assert accuracy(record, "clean_accuracy") > 0.85
     assert record["status"] == "ok"
     assert f"resolved:{FEW[kind]}" in record["flags"]
-    assert record["escalation"]["played"]
+    assert record["review"]["played"]
 
 
 @pytest.mark.slow

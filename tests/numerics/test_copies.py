@@ -103,7 +103,7 @@ class Reaches:
 
 
 @pytest.mark.parametrize("what", ["labels", "inputs", "weights", "parameter"])
-@pytest.mark.parametrize("game", [Poisoning(), Evasion(ball=Ball("linf", 0.1), escalate=False)], ids=lambda g: g.name)
+@pytest.mark.parametrize("game", [Poisoning(), Evasion(ball=Ball("linf", 0.1), follow_up=False)], ids=lambda g: g.name)
 def test_a_game_that_leaves_a_trace_is_an_error_and_leaves_none(what, game):
     victim = tiny_victim(60)
     before = fresh(victim.train), fresh(victim.test), [p.clone() for p in victim.model.network.parameters()]

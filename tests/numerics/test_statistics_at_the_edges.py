@@ -291,7 +291,7 @@ def evasion_counts():
                     view.labels(view.x[row : row + 1], torch.tensor([row]))
             return moved[view.ids]
 
-        game = Evasion(ball=Ball("linf", 1.0), access="decision-based", escalate=False)
+        game = Evasion(ball=Ball("linf", 1.0), access="decision-based", follow_up=False)
         found = play(attack, game, victim, seed=0).values
         assert found["robust_accuracy"].value == (n - broken) / n
         assert found["attack_success_rate"].value == found["attack_success_rate_all"].value == broken / n

@@ -111,7 +111,7 @@ def test_a_damaged_file_leaves_the_curve_out(maker, harm):
 
 def test_what_a_follow_up_broke_is_broken_at_the_radius_and_beyond(maker):
     stands = CLEAN.clone()
-    stands[[1, 2, 3, 4, 5, 8]] = False  # sample 8 fell to an escalation, which found no nearest success
+    stands[[1, 2, 3, 4, 5, 8]] = False  # sample 8 was broken by a follow-up, which found no nearest success
     record = nearest(maker, robust=stands)
     assert list(BreakRadii(maker.folder).radii(record).values()) == pytest.approx(
         [0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.5, 0.3, INF]
@@ -129,7 +129,7 @@ def test_lines_show_the_attack_alone_and_the_verdict_stands_apart(maker):
     values = {"robust_accuracy": rate(own, "higher"), "robust_accuracy_followed_up": rate(verdict, "higher")}
     given = {"knowledge": "white-box", "norm": "linf", "radius": 0.3, "headline": "robust_accuracy"}
     examined = {"rules": "some", "played": [{"attack": "bpda", "broke": 4, "of": 5}]}
-    maker.add("none", "pgd", "evasion", columns, metrics=values, escalation=examined, **given)
+    maker.add("none", "pgd", "evasion", columns, metrics=values, review=examined, **given)
     played(maker, 0.1, {2, 3, 4, 5, 6, 7, 8, 9})
     played(maker, 0.6, {3, 4, 5, 6, 7, 8, 9})
     played(maker, 0.3, set(), attack="mi-fgsm")
@@ -149,7 +149,7 @@ def test_a_verdict_below_the_line_is_a_mark_of_its_own(maker):
     values = {"robust_accuracy": rate(own, "higher"), "robust_accuracy_followed_up": rate(verdict, "higher")}
     given = {"knowledge": "white-box", "norm": "linf", "radius": 0.3, "headline": "robust_accuracy"}
     maker.utility("none", CLEAN)
-    maker.add("none", "pgd", "evasion", columns, metrics=values, escalation={"rules": "some"}, **given)
+    maker.add("none", "pgd", "evasion", columns, metrics=values, review={"rules": "some"}, **given)
     maker.evasion("none", "fgsm", CLEAN, own, images=False)
     for attack in ("pgd", "fgsm"):
         played(maker, 0.6, {3, 4}, attack=attack)

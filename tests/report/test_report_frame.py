@@ -146,11 +146,11 @@ EXAMINED = {"rules": "some"}
 @pytest.mark.parametrize(
     ("strong", "left", "status"),
     [
-        ({"escalation": EXAMINED}, 40, "ok"),
-        ({"escalation": EXAMINED}, 60, "inconclusive"),  # it is no stronger
+        ({"review": EXAMINED}, 40, "ok"),
+        ({"review": EXAMINED}, 60, "inconclusive"),  # it is no stronger
         ({}, 40, "inconclusive"),  # nobody has examined it
-        ({"escalation": EXAMINED, "flags": ("zero-gradients",)}, 40, "inconclusive"),
-        ({"escalation": EXAMINED, "flags": ("few-samples", "resolved:zero-gradients")}, 40, "ok"),
+        ({"review": EXAMINED, "flags": ("zero-gradients",)}, 40, "inconclusive"),
+        ({"review": EXAMINED, "flags": ("few-samples", "resolved:zero-gradients")}, 40, "ok"),
     ],
 )
 def test_the_doubt_about_a_weaker_attack_does_not_withhold_what_a_stronger_one_left(maker, strong, left, status):
@@ -174,7 +174,7 @@ def test_the_verdict_says_by_whom_samples_were_broken(maker):
     examined = {"rules": "some", "played": [{"attack": "sanity checks"}, {"attack": "bpda"}]}
     maker.evasion("none", "fgsm", clean, clean & (torch.arange(10) != 5), images=False)
     given = {"norm": "linf", "radius": 0.3, "headline": "robust_accuracy", "knowledge": "white-box"}
-    maker.add("none", "pgd", "evasion", columns, escalation=examined, **given)
+    maker.add("none", "pgd", "evasion", columns, review=examined, **given)
     frame = Results(maker.records, maker.folder).frame.query("attack == 'worst-case'")
     assert list(zip(frame.metric, frame.value, strict=True)) == [("robust_accuracy", 0.2), ("robust_accuracy_own", 0.5)]
     told = "broken by fgsm 1, pgd 3, sanity checks after pgd 1, bpda after pgd 2"

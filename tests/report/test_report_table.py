@@ -197,7 +197,7 @@ def test_follow_ups_in_ascii(maker, width):
     """What rich cuts in a narrow table it marks by an ellipsis, which no such console has: the command died of it."""
     columns = {"id": torch.arange(4), "clean_correct": torch.ones(4).bool(), "robust": torch.ones(4).bool()}
     examined = {"rules": "some", "played": [{"attack": "a-long-name-of-an-attack", "broke": 4, "of": 4}]}
-    given = {"norm": "linf", "radius": 0.3, "headline": "robust_accuracy", "escalation": examined}
+    given = {"norm": "linf", "radius": 0.3, "headline": "robust_accuracy", "review": examined}
     metrics = {"robust_accuracy": Metric(0.5, 4, 0.1, 0.9, "rate", "higher")}
     maker.add("a-défence-of-a-long-name", "pgd", "evasion", columns, metrics=metrics, **given)
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")

@@ -27,7 +27,7 @@ defenses:
   - input-validation
 attacks:
   - noise
-  - pgd: {steps: 10, escalate: false}
+  - pgd: {steps: 10, follow_up: false}
   - badnets: {fraction: 0.1, size: 2}
   - model-inversion: {steps: 20}
 """

@@ -1,4 +1,4 @@
-"""An escalated verdict depends on no batch size."""
+"""A verdict with follow-ups depends on no batch size."""
 
 import pytest
 import torch
@@ -77,8 +77,8 @@ def test_an_escalated_verdict_is_the_same_at_any_batch_size(name):
             DECEPTIVE[name](), data, "pgd(steps=8, step_size=0.25)", rs.Ball("linf", 0.05), rules={"batch_size": size}
         )
         record = report.records[-1]
-        assert record.escalation["played"], "nothing was escalated, so nothing is shown"
-        found.append((load_samples(report.folder, record), record.flags, record.escalation))
+        assert record.review["played"], "nothing was followed up, so nothing is shown"
+        found.append((load_samples(report.folder, record), record.flags, record.review))
     (first, flags, played), (second, flags_again, played_again) = found
     for column in ("robust", "verdict", "found_by"):
         assert torch.equal(first[column], second[column])

@@ -102,7 +102,7 @@ def test_the_default_evaluation_gets_past_what_it_was_not_told_of(samples):
     assert values["robust_accuracy_followed_up"] == 0
     assert record.status == "ok"
     assert "resolved:not-adaptive" in record.flags
-    assert record.escalation["played"][-1]["through"] == "model and detectors jointly"
+    assert record.review["played"][-1]["through"] == "model and detectors jointly"
 
 
 def test_a_detector_that_nobody_sees_through_leaves_no_verdict(samples):

@@ -36,13 +36,13 @@ def test_integers_stay_integers(strict, dtype):
     model = Bytes(strict).eval()
     y = model(x).argmax(1)
     tiny = rs.Ball("linf", 0.1, bounds=(0, 256))
-    record = rs.evaluate(model, (x, y), ["square(queries=20)"], tiny, rules={"escalate": False}).records[1]
+    record = rs.evaluate(model, (x, y), ["square(queries=20)"], tiny, rules={"follow_up": False}).records[1]
     assert record.metrics["robust_accuracy"].value == 1.0, "no other integer lies in the ball"
     wide = rs.Ball("linf", 40, bounds=(0, 256))
     moved = rs.perturb("square(queries=20)", model, x, y, wide)
     assert moved.dtype == dtype
     assert 1 <= int((moved.long() - x.long()).abs().max()) <= 40
-    judged = rs.evaluate(model, (x, y), ["square(queries=20)"], wide, rules={"escalate": False}).records[1]
+    judged = rs.evaluate(model, (x, y), ["square(queries=20)"], wide, rules={"follow_up": False}).records[1]
     robust = float((model(moved).argmax(1) == y).double().mean())
     assert judged.metrics["robust_accuracy"].value == pytest.approx(robust)
 
@@ -56,7 +56,7 @@ def test_images_in_bytes_are_judged_in_bytes():
             return net(x.float() / 255)
 
     model = rs.wrap(Scaled().eval(), bounds=(0, 255))
-    report = rs.evaluate(model, (x, samples.y), ["pgd(steps=5)"], rs.Ball("linf", 20.5), rules={"escalate": False})
+    report = rs.evaluate(model, (x, samples.y), ["pgd(steps=5)"], rs.Ball("linf", 20.5), rules={"follow_up": False})
     moved = rs.perturb("pgd(steps=5)", model, x, samples.y, rs.Ball("linf", 20.5))
     assert moved.dtype == torch.uint8
     assert int((moved.int() - x.int()).abs().max()) == 20
@@ -148,7 +148,7 @@ def test_inputs_out_of_bounds_by_rounding_are_clipped_and_counted():
     samples = tiny_samples(40, first=10_000)
     x = samples.x.clone()
     x[3, 0, 0, 0], x[7, 0, 0, 0] = 1 + 3e-7, -3e-7
-    report = rs.evaluate(tiny_network(), (x, samples.y), ["ddn(steps=5)"], ("l2", 0.5), rules={"escalate": False})
+    report = rs.evaluate(tiny_network(), (x, samples.y), ["ddn(steps=5)"], ("l2", 0.5), rules={"follow_up": False})
     assert "2 inputs lay out of bounds by no more than rounding, and were clipped" in report.records[0].message
     assert "over-budget" not in report.records[1].flags
 
@@ -158,7 +158,7 @@ def test_minimum_norm_attacks_go_through_re_entrant_checkpoints():
 
     samples = tiny_samples(40, first=10_000)
     found = [
-        rs.evaluate(net, (samples.x, samples.y), ["deepfool"], ("linf", 0.1), rules={"escalate": False}).records[1]
+        rs.evaluate(net, (samples.x, samples.y), ["deepfool"], ("linf", 0.1), rules={"follow_up": False}).records[1]
         for net in (tiny_network(), awkward_network("computes again on the way back"))
     ]
     plain, checkpointed = (record.metrics["robust_accuracy"].value for record in found)
@@ -176,7 +176,7 @@ def test_integers_are_asked_in_their_dtype_for_clean_answers_too():
     x = (samples.x * 255 + 60).clamp(0, 255).round().to(torch.uint8)
     x[:8] = x[:8].clamp_max(100)
     model = rs.wrap(Wraps().eval(), bounds=(0, 255))
-    report = rs.evaluate(model, (x, samples.y), ["fgsm"], rs.Ball("linf", 4), rules={"escalate": False})
+    report = rs.evaluate(model, (x, samples.y), ["fgsm"], rs.Ball("linf", 4), rules={"follow_up": False})
     right = float((model(x).argmax(1) == samples.y).double().mean())
     assert report.records[0].metrics["clean_accuracy"].value == pytest.approx(right)
 

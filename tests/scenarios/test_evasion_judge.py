@@ -276,7 +276,7 @@ class Plays(Served):
 )
 def test_of_several_draws_the_majority_counts_and_a_tie_is_against_the_model(script, robust, rejected):
     victim = dataclasses.replace(threshold_victim([0.2, 0.8]), model=Plays(script))
-    game = Evasion(ball=Ball("linf", 0.1), access="blind", draws=len(script), escalate=False)
+    game = Evasion(ball=Ball("linf", 0.1), access="blind", draws=len(script), follow_up=False)
     found = play(Moves(0.05), game, victim, seed=0)
     assert found.values["robust_accuracy"].value == robust
     assert found.values["rejection_rate_attack"].value == rejected

@@ -40,7 +40,7 @@ def test_what_a_strangers_review_finds_stands_in_the_record():
     record = judge(blank, Game(entry, entry.make(), Stricter()), tiny_victim(101), None)
     assert record.status == "ok"
     assert record.flags[-1] == "brand-new"
-    assert record.escalation == {"seed": 3, "n": 101}
+    assert record.review == {"seed": 3, "n": 101}
 
 
 def test_a_review_that_raises_is_an_error_of_its_cell(monkeypatch):
@@ -60,7 +60,7 @@ def test_a_review_that_raises_is_an_error_of_its_cell(monkeypatch):
 @pytest.mark.parametrize(
     ("attack", "game"),
     [
-        ("pgd", Evasion(ball=Ball("linf", 0.1), escalate=False)),
+        ("pgd", Evasion(ball=Ball("linf", 0.1), follow_up=False)),
         ("pgd", Evasion(ball=Ball("linf", 0.0))),
         ("noise", Evasion(ball=Ball("linf", 0.1), access="blind")),
         ("fgsm", Evasion(ball=Ball("linf", 0.1))),

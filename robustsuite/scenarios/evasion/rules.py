@@ -48,7 +48,7 @@ class EvasionRules(Scenario[Inputs, Tensor]):
         goal: `untargeted` or `targeted`.
         target: How targets are chosen for a targeted goal: `next`, `random` or `least-likely`.
         batch_size: Samples per view, and most in one pass; changes memory and speed, never the result. By default the
-            engine measures how many samples fit in fast memory. Sanity checks and escalation take 16 (without a
+            engine measures how many samples fit in fast memory. Sanity checks and follow-ups take 16 (without a
             gradient 64) at once even where fewer are asked for, and halve batches where memory runs out.
         query_budget: Queries per sample for an oracle; None for no limit.
         draws: How often a random model is queried per input; its verdict is the majority.
@@ -57,7 +57,7 @@ class EvasionRules(Scenario[Inputs, Tensor]):
         minimum_norm: Whether distances are judged, as for attacks of minimum norm: the attack is asked for the nearest
             adversarial input within the bounds, whatever the radius, and a sample is broken where that lies in the
             ball. The per-sample distance then tells at which radius a sample breaks; infinite where none was found.
-        escalate: Whether sanity checks examine the result of a white-box attack, and a doubt starts the follow-up
+        follow_up: Whether sanity checks examine the result of a white-box attack, and a doubt starts the follow-up
             attacks that resolve it. What they break never changes the attack's own figures.
 
     Raises:
@@ -66,7 +66,7 @@ class EvasionRules(Scenario[Inputs, Tensor]):
 
     name: ClassVar[str] = "evasion"
     accesses: ClassVar[tuple[str, ...]] = ACCESSES
-    options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size", "precision", "escalate")
+    options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size", "precision", "follow_up")
     needs_threat: ClassVar[bool] = True
 
     ball: Ball
@@ -78,7 +78,7 @@ class EvasionRules(Scenario[Inputs, Tensor]):
     draws: int = 1
     precision: str = "reference"
     minimum_norm: bool = False
-    escalate: bool = True
+    follow_up: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ball", as_ball(self.ball))

@@ -32,14 +32,14 @@ class Evasion(EvasionRules):
     def review(self, attack: Attack[Inputs, Tensor], victim: Victim, metrics: Metrics, *, seed: int) -> Reviewed:
         """Let sanity checks examine the verdict, and follow-up attacks resolve what they suspect.
 
-        Only white-box attacks of more than one step are examined, and only where `escalate` is on.
+        Only white-box attacks of more than one step are examined, and only where `follow_up` is on.
         """
         if not self._is_examined(attack) or "robust" not in metrics.per_sample:
             return Reviewed(metrics)
         return followed_up(metrics, attack, self, victim, seed=seed)
 
     def _is_examined(self, attack: object) -> bool:
-        if not self.escalate or self.access != "white-box" or self.ball.radius == 0:
+        if not self.follow_up or self.access != "white-box" or self.ball.radius == 0:
             return False
         if getattr(attack, "one_step", False):
             return False

@@ -51,7 +51,7 @@ def masked() -> Iterator[Finding]:
         "logits x 1000": NearestMean(means, scale=1000.0),
         "detached": _Detached(NearestMean(means)),
     }.items():
-        alone = evaluate(network, test, "pgd", _BALL, rules={"escalate": False}).records[1]
+        alone = evaluate(network, test, "pgd", _BALL, rules={"follow_up": False}).records[1]
         yield at_least(f"{name}: robust accuracy as pgd sees it", 0.5, figure(alone, "robust_accuracy"))
         yield same(f"{name}: zero-gradients is flagged", True, "zero-gradients" in alone.flags)
         gate = decide(alone.metrics["robust_accuracy"], 0.3, name="robust_accuracy", flags=alone.flags)

@@ -125,7 +125,7 @@ def _noised(samples: Samples | None = None, rules: Mapping[str, Any] | None = No
         samples or digits("test"),
         attacks,
         Ball("linf", 0.1),
-        rules={"escalate": False, **(rules or {})},
+        rules={"follow_up": False, **(rules or {})},
         **options,
     )
 

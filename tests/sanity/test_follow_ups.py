@@ -1,4 +1,4 @@
-"""Doubt and escalation, by the default evaluation and without a hint."""
+"""Suspicions and follow-up attacks, by the default evaluation and without a hint."""
 
 import pytest
 import torch
@@ -136,9 +136,9 @@ def test_what_hides_its_gradient_falls_with_its_twin(name, base, data):
     assert value(record) <= value(twin) + 0.03
     assert {flag, f"resolved:{flag}"} & set(record.flags)
     assert record.status == "ok"
-    assert record.escalation["played"][-1]["parameters"]
+    assert record.review["played"][-1]["parameters"]
     assert record.cost["follow_up_forwards"] > 0
-    assert own(record) == own(judged(Behind(base, function), data, escalate=False)) or flag == "nondeterministic"
+    assert own(record) == own(judged(Behind(base, function), data, follow_up=False)) or flag == "nondeterministic"
     assert flag in record.message
 
 
@@ -157,13 +157,13 @@ def test_what_questions_alone_leave_standing_is_no_verdict(base, data):
     assert value(record) > 0.05
     assert record.status == "inconclusive"
     assert "zero-gradients" in record.flags
-    assert {"square", "transfer"} <= {step["attack"] for step in record.escalation["played"]}
+    assert {"square", "transfer"} <= {step["attack"] for step in record.review["played"]}
 
 
-def test_escalation_can_be_left_out(base, data):
-    record = judged(Behind(base, BROKEN["detached"][0]), data, escalate=False)
+def test_follow_ups_can_be_left_out(base, data):
+    record = judged(Behind(base, BROKEN["detached"][0]), data, follow_up=False)
     assert own(record) > 0.9
-    assert not record.escalation
+    assert not record.review
     assert "robust_accuracy_followed_up" not in record.metrics
 
 
@@ -179,8 +179,8 @@ def test_the_per_sample_file_holds_the_attacks_own_result_and_the_verdict(base, 
     assert value(record) < own(record)
     found_by = columns["found_by"]
     assert torch.equal(found_by > 0, columns["robust"] & ~columns["verdict"])
-    broke = [int((found_by == at + 1).sum()) for at in range(len(record.escalation["played"]))]
-    assert broke == [step["broke"] for step in record.escalation["played"]]
+    broke = [int((found_by == at + 1).sum()) for at in range(len(record.review["played"]))]
+    assert broke == [step["broke"] for step in record.review["played"]]
     worst = report.frame.query("attack == 'worst-case' and metric == 'robust_accuracy'").iloc[0]
     assert worst.value == value(record)
     assert f"after pgd {broke[-1]}" in worst.message
@@ -200,7 +200,7 @@ def test_a_plain_robust_model_raises_no_doubt(data):
     record = next(r for r in report.records if r.attack != "none")
     assert value(record) > 0.8
     assert not record.flags
-    assert not record.escalation.get("played")
+    assert not record.review.get("played")
 
 
 def test_a_model_is_left_as_it_was(base, data):
@@ -223,7 +223,7 @@ def test_a_weak_attack_is_settled_by_a_strong_one_and_no_query(base, data):
     report = rs.evaluate(base, (x[:120], y[:120]), "pgd(steps=1, step_size=0.4)", rs.Ball("linf", 0.09))
     record = report.records[-1]
     assert {"resolved:one-step-better", "resolved:unconverged"} & set(record.flags)
-    assert [step["attack"] for step in record.escalation["played"]] == ["sanity checks", "cascade"]
+    assert [step["attack"] for step in record.review["played"]] == ["sanity checks", "cascade"]
     strong = rs.evaluate(base, (x[:120], y[:120]), "cascade", rs.Ball("linf", 0.09)).records[-1]
     assert abs(value(record) - value(strong)) * 120 <= 1 + 1e-9
     assert 0 < value(record) < own(record)
