@@ -14,4 +14,4 @@ class NoAttack:
     """Touch nothing; the judge measures accuracy, calibration, latency and cost."""
 
     def __call__(self, view: None, streams: Streams) -> None:
-        """Hand in nothing."""
+        """Return nothing."""

@@ -98,12 +98,12 @@ class Row:
         fell = all_of[all_of.isinf().double().mean(1) < 0.5].isfinite().all(0)
         return float(self.told[name].distance()[fell].mean())
 
-    def standing(self, name: str) -> float:
+    def left_robust(self, name: str) -> float:
         return float(self.told[name].distance().isinf().double().mean())
 
     def nearest(self) -> str:
         """The peer with the least mean distance, among those that leave the fewest standing."""
-        return min((n for n in self.told if n != OURS), key=lambda n: (self.standing(n), self.mean(n)))
+        return min((n for n in self.told if n != OURS), key=lambda n: (self.left_robust(n), self.mean(n)))
 
 
 def ours(case: Case, net: nn.Module, x: Tensor, y: Tensor, told: Told) -> Tensor:
@@ -225,8 +225,8 @@ def table(rows: list[Row]) -> list[str]:
             median = float(told.distance().median())
             lines.append(
                 f"| {row.data} | {row.case.attack} {row.case.norm} | {n} | {name} | {median:.4g} | "
-                f"{row.mean(name):.4g} | {row.standing(name):.2f} | {told.forwards / n:.0f} + {told.backwards / n:.0f} "
-                f"| {told.seconds:.1f} |"
+                f"{row.mean(name):.4g} | {row.left_robust(name):.2f} | {told.forwards / n:.0f} + "
+                f"{told.backwards / n:.0f} | {told.seconds:.1f} |"
             )
     return lines
 
@@ -241,7 +241,7 @@ def verdicts(row: Row) -> list[str]:
     told = [
         (f"mean distance over {peer if wagner else timed}'s, <= {slack:g}", f"{far:.3f}", far <= slack),
         (f"seconds over {timed}'s, <= 1", f"{quick:.2f}", quick <= 1),
-        ("share left robust, 0", f"{row.standing(OURS):.2f}", row.standing(OURS) == 0),
+        ("share left robust, 0", f"{row.left_robust(OURS):.2f}", row.left_robust(OURS) == 0),
     ]
     return [f"| {row.line()} | {what} | {value} | {'yes' if met else '**no**'} |" for what, value, met in told]
 

@@ -51,8 +51,8 @@ class Cascade:
     classes (by the margins of its own runs), one from its best point and one from a new start, and a search over
     windows from its best point. A sample leaves the rounds when it is broken, or when its last round brought it so
     little nearer that at this rate it would take more than six further rounds, and it is not close to the boundary.
-    What is left within a hundredth of its clean margin goes on for twice as many rounds more: such samples fall to one
-    start in several.
+    What is left within a hundredth of its clean margin goes on for twice as many rounds more: one start in several
+    breaks such samples.
 
     What is decided about a sample depends on that sample alone, never on others in its batch.
 

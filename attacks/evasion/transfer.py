@@ -117,7 +117,7 @@ class TransferAttack:
         return found
 
     def _craft(self, network: nn.Module, view: Transfer, streams: Streams) -> Tensor:
-        """What fools a surrogate; its passes are counted, what falls there does not count."""
+        """What fools a surrogate; its passes are counted, what breaks it does not count."""
         meter = Meter()
         common = {name: getattr(view, name) for name in ("x", "y", "ids", "ball", "classes", "target", "grid")}
         white = WhiteBox(**common, meter=meter, model=Counted(network, meter))

@@ -23,7 +23,7 @@ class Passes:
 
     Args:
         ids: Ids of the samples that are counted, each once.
-        reach: Distance up to which a success counts as a fall, where attacks look for the nearest one whatever the
+        reach: Distance up to which a success counts, where attacks look for the nearest one whatever the
             radius; None where every success that is told does.
         device: Where samples are passed on.
     """
@@ -55,11 +55,11 @@ class Passes:
             self._add()
 
     def note_broken(self, places: Tensor) -> None:
-        """The samples that are counted there were seen to fall by now; only the first time counts."""
+        """The samples that are counted there were seen to be broken by now; only the first time counts."""
         self._add()
         self._until.scatter_reduce_(0, places, self._count[places], "amin")
 
-    def told(self, ids: Tensor) -> Tensor:
+    def until_broken(self, ids: Tensor) -> Tensor:
         """Passes until each sample was broken, or in all where it never was; int64 `(n,)`, on the CPU."""
         self._add()
         spent, known, ids = torch.minimum(self._count, self._until).cpu(), self._ids.cpu(), ids.cpu()

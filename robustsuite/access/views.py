@@ -28,7 +28,7 @@ def make_view(
     """The view that this access grants; by construction it holds nothing more.
 
     Args:
-        access: `white-box`, `scores`, `labels`, `transfer` or `blind`.
+        access: `white-box`, `score-based`, `decision-based`, `transfer` or `blind`.
         deployed: The model under attack.
         common: Fields of `Inputs`.
         budget: Queries per sample for an oracle.

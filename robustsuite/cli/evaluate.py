@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from robustsuite.core.samples import Samples
+    from robustsuite.evaluation.as_suite import Request
     from robustsuite.report.report import Report
-    from robustsuite.runner.as_suite import Request
 
 _Target = Annotated[str, typer.Argument(help="package.module:factory or path/to/file.py:factory; returns the model.")]
 _Attacks = Annotated[
@@ -72,8 +72,8 @@ def evaluate(
     """Attack a model that already exists and judge how it holds up."""
     set_up(verbose=verbose)
     from robustsuite.core import checks
+    from robustsuite.evaluation.as_suite import Request, write_where_possible
     from robustsuite.evaluation.environment import resolve_device
-    from robustsuite.runner.as_suite import Request, write_where_possible
 
     load_plugins(plugins)
     checks.integer("samples", samples, low=1)

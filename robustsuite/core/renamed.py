@@ -88,7 +88,9 @@ def _in_text(text: str) -> str:
     text = re.sub(r"the part ('[^']*') inside", r"the submodule \1", text)
     text = re.sub(r"(\d+) parts inside", r"\1 submodules", text)
     # As a message says what a follow-up attack did; `not-adaptive` is a flag still.
-    return re.sub(r"(?<![\w-])(adaptive)(?= through | broke )", lambda found: ATTACKS[found[1]], text)
+    return re.sub(
+        r"(?<![\w-])adaptive(?= through | broke | after | \d)|(?<=after )adaptive\b", ATTACKS["adaptive"], text
+    )
 
 
 def _examined(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 VERSION: Final = 2
 """What a record's figures mean: since 2 those of an evasion attack are its own, whatever follow-up attacks broke."""
 
-STATUSES: Final = ("ok", "error", "inconclusive", "not_applicable", "not_run")
 MEASURED: Final = ("ok", "inconclusive")
 FINISHED: Final = (*MEASURED, "not_applicable")
 RADIUS: Final = "radius"
@@ -48,7 +47,7 @@ class Record:
         defense: Label of the defence (`none`, a plug-in's name, a composition joined by `+`).
         attack: Label of the attack (`none` for the clean evaluation).
         scenario: The game.
-        knowledge: What the adversary saw (`white-box`, `scores`, …; empty for the clean evaluation).
+        knowledge: What the adversary saw (`white-box`, `score-based`, …; empty for the clean evaluation).
         norm: Norm of the ball, empty where the game has none.
         radius: Radius of the ball, None where the game has none.
         sweep: Over which rule of the game (`radius`) this is a point of a curve, played on fewer samples; empty for a
@@ -56,7 +55,7 @@ class Record:
         minimum_norm: Whether distances were judged; those in the per-sample file tell at which radius a sample breaks.
         repeat: Index of the independent training, from 0.
         seed: Seed of this repeat.
-        status: One of `STATUSES`.
+        status: `ok`, `error`, `inconclusive`, `not_applicable` or `not_run`.
         message: Why, where the status is not ok; a traceback for an error.
         flags: Short codes of doubts.
         metrics: Metric name -> figure.

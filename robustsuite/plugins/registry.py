@@ -149,6 +149,11 @@ class Registry:
 
     def add(self, entry: Entry) -> None:
         """Register; a collision names both modules."""
+        if self._kind == "attack" and entry.name in ATTACKS:  # records and suites mean the other one by it
+            raise RequestError(
+                f"expected a name of its own, got attack={entry.name!r}, which {ATTACKS[entry.name]!r} was called "
+                f"before; choose another"
+            )
         known = self._entries.get(entry.name)
         if known is not None and known.cls.__qualname__ + known.cls.__module__ != (
             entry.cls.__qualname__ + entry.cls.__module__
@@ -193,8 +198,8 @@ class Registry:
         prefix, colon, rest = name.partition(":")
         if colon and prefix in self._prefixes:
             return self._prefixes[prefix][0](rest)
-        if name not in self._entries:
-            name = ATTACKS.get(name, name)
+        if name not in self._entries and self._kind == "attack" and name in ATTACKS:
+            name = ATTACKS[name]
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._entries))}"

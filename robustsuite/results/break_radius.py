@@ -1,4 +1,4 @@
-"""At which radius each sample falls, as far as a run's per-sample files tell."""
+"""At which radius each sample breaks, as far as a run's per-sample files say."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BreakRadii:
         self._known: dict[str, Mapping[int, float]] = {}
 
     def radii(self, record: Record) -> Mapping[int, float]:
-        """The least radius at which each judged sample is known to fall under this attack, by its id.
+        """The least radius at which each judged sample is known to be broken by this attack, by its id.
 
         As `robust.least_radii` reads it; empty where there is no sound file.
         """
@@ -31,7 +31,7 @@ class BreakRadii:
         return self._known[record.key]
 
     def within(self, records: Iterable[Record], radius: float) -> frozenset[int]:
-        """Ids of samples that one of these records tells to fall at this radius or at a smaller one."""
+        """Ids of samples that are broken at this radius or at a smaller one, by one of these records."""
         return frozenset(i for r in records for i, least in self.radii(r).items() if is_broken(least, radius))
 
     def _read(self, record: Record) -> Mapping[int, float]:

@@ -197,18 +197,19 @@ def _advice(metric: Metric, threshold: float) -> str:
     return more_samples(metric.n, _needed(metric, threshold))
 
 
-def more_samples(judged: int, needed: int | None) -> str:
+def more_samples(judged: int, needed: int | None, *, where: str = "") -> str:
     """The advice in words.
 
     Args:
         judged: Samples judged so far.
         needed: What `samples_needed` says; None needs more than anybody has.
+        where: Of what these are the samples, where not of all that was judged.
     """
     if needed is None:
         return "the figure is so close to the threshold that no practical number of samples settles it"
     return (
-        f"about {needed - judged} more samples would probably settle it: if the true value is near this figure, a run "
-        f"on {needed} samples decides with 80 % probability"
+        f"about {needed - judged} more samples{where} would probably settle it: if the true value is near this figure, "
+        f"a run on {needed} samples{where} decides with 80 % probability"
     )
 
 

@@ -276,4 +276,4 @@ def _repeating(metrics: Sequence[Metric], merged: Metric, threshold: float) -> s
 
     judged = merged.n // len(metrics)
     needed = samples_needed(merged.value, threshold, more_than=judged, bounds=bounds)
-    return more_samples(judged, needed).replace("more samples", "more samples in each repeat")
+    return more_samples(judged, needed, where=" in each repeat")

@@ -165,7 +165,7 @@ class Run:
             return bool(record.samples) and metric in record.metrics and record.metrics[metric].unit in RATES
         return column is not None and column.dtype == bool
 
-    def standing(self, records: Iterable[Record]) -> Outcomes:
+    def robust_to_all(self, records: Iterable[Record]) -> Outcomes:
         """Which samples are robust to all of these evasion attacks and what followed them up, where all were judged.
 
         Raises:

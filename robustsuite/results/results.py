@@ -11,9 +11,9 @@ from robustsuite.core import checks
 from robustsuite.evaluation import records as store
 from robustsuite.evaluation.records import Record
 from robustsuite.results.frame import tidy
+from robustsuite.results.planned import complete
 from robustsuite.results.table import comparison
 from robustsuite.results.worst_case import with_worst_cases
-from robustsuite.runner.planned import complete
 
 if TYPE_CHECKING:
     import pandas as pd

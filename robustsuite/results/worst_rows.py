@@ -75,7 +75,7 @@ class _Group:
             return _refused(blank, Gap.INCOMPARABLE, str(reason))
 
     def _side(self, run: Run) -> list[Any]:
-        return [run.standing(run.cells[place][repeat] for place in self.kept) for repeat in self._repeats]
+        return [run.robust_to_all(run.cells[place][repeat] for place in self.kept) for repeat in self._repeats]
 
     def _joins(self) -> bool:
         """Whether the worst case can be something else than the figure of a single attack."""

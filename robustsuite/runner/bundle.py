@@ -56,7 +56,7 @@ class Carried:
         for number, (named, (origin, contents)) in enumerate(self.contents.items()):
             home = folder / str(number)
             _write(home, contents)
-            files.stand_in(named, home / Path(origin).name)
+            files.substitute(named, home / Path(origin).name)
             origins[str(home)] = str(Path(origin).parent)
         if self.modules:
             _write(folder / _MODULES, self.modules)

@@ -69,7 +69,7 @@ class Inversion(Scenario[Classes, Tensor]):
     Only classes that the training set has samples of are counted: of the others there is nothing to reconstruct.
 
     Args:
-        access: `white-box`, `scores`, `members` (a ceiling, no attack) or `blind` (a floor).
+        access: `white-box`, `score-based`, `members` (a ceiling, no attack) or `blind` (a floor).
         evaluator: Name of the evaluator's network, other than the victim's; None for a CNN on images, else an MLP, or
             an MLP, else a linear one, where the victim is such a network.
         classes: How many classes to reconstruct, the first ones; None for all.

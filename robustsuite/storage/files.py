@@ -11,17 +11,17 @@ from typing import Final
 
 from robustsuite.core.errors import StorageError
 
-_stand_ins: Final[dict[str, Path]] = {}
+_substitutes: Final[dict[str, Path]] = {}
 
 
-def stand_in(named: str, copy: Path) -> None:
+def substitute(named: str, copy: Path) -> None:
     """From now on `located` answers `copy` where a file is called by this name: a worker elsewhere has only that."""
-    _stand_ins[named] = copy
+    _substitutes[named] = copy
 
 
 def located(named: str | Path) -> Path:
     """Where a file lies that a user named: just there, or where its copy on this machine is."""
-    return _stand_ins.get(str(named), Path(named).expanduser())
+    return _substitutes.get(str(named), Path(named).expanduser())
 
 
 def absent(named: str | Path) -> str:

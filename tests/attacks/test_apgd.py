@@ -139,10 +139,10 @@ def test_it_is_at_least_as_strong_as_pgd_for_the_same_passes(norm, digits, view_
     net, x, y = digits["hardened"], digits["x"], digits["y"]
     ball = Ball(norm, {**RADII, "l1": 2.0}[norm], (0.0, 1.0))
 
-    def standing(attack):
+    def left_robust(attack):
         return sum(int(left(net, attack(view_of(net, x, y, ball), Streams(seed)), y).sum()) for seed in (0, 1))
 
-    ours, pgd = standing(APGD(steps=50)), standing(PGD(steps=50))
+    ours, pgd = left_robust(APGD(steps=50)), left_robust(PGD(steps=50))
     assert ours <= pgd + 2 * 2 * 1.7
     assert norm != "l1" or ours < 0.9 * pgd
 

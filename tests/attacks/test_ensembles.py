@@ -20,7 +20,7 @@ def played(attack, view):
     return next(iter(view.meter.notes))
 
 
-def standing(net, moved, y):
+def left_robust(net, moved, y):
     with torch.no_grad():
         return net(moved).argmax(1) == y
 
@@ -69,7 +69,7 @@ def test_only_what_stands_goes_on(digits, view_of):
     net, x, y = digits["plain"], digits["x"][:40], digits["y"][:40]
     view = view_of(net, x, y, Ball("linf", 0.3, UNIT))
     moved = AutoAttack()(view, Streams(0))
-    assert not standing(net, moved, y).any()
+    assert not left_robust(net, moved, y).any()
     assert view.meter.forwards < 40 * 30
 
 
@@ -85,12 +85,12 @@ def test_the_verdict_of_the_authors_code_from_a_fifth_of_its_passes(norm, digits
     theirs.verbose = False
     theirs.apgd.n_iter = theirs.apgd_targeted.n_iter = theirs.fab.n_iter = 10
     theirs.square.n_queries = 100
-    left = int(standing(net, theirs.run_standard_evaluation(x, y, batch_size=30)[0], y).sum())
+    left = int(left_robust(net, theirs.run_standard_evaluation(x, y, batch_size=30)[0], y).sum())
     view = view_of(net, x, y, ball)
-    ours = int(standing(net, AutoAttack(steps=10, queries=100)(view, Streams(0)), y).sum())
+    ours = int(left_robust(net, AutoAttack(steps=10, queries=100)(view, Streams(0)), y).sum())
     assert 0 < ours <= left + 1
     view = view_of(net, x, y, ball)
-    adaptive = int(standing(net, Cascade()(view, Streams(0)), y).sum())
+    adaptive = int(left_robust(net, Cascade()(view, Streams(0)), y).sum())
     assert 0 < adaptive <= ours
     assert view.meter.forwards + view.meter.backwards < 2000 * adaptive  # its full length costs about 10,000
 
@@ -113,7 +113,7 @@ def test_a_sample_is_given_up_by_its_own_runs_alone(digits, view_of):
 def test_adaptive_needs_few_passes_where_nothing_withstands(digits, view_of):
     net, x, y = digits["plain"], digits["x"], digits["y"]
     view = view_of(net, x, y, Ball("linf", 0.3, UNIT))
-    assert not standing(net, Cascade()(view, Streams(0)), y).any()
+    assert not left_robust(net, Cascade()(view, Streams(0)), y).any()
     assert view.meter.forwards < 12 * len(y)
 
 
@@ -133,7 +133,7 @@ def test_scaled_logits_do_not_help(digits, view_of):
     left = []
     for module in (net, Hidden(net)):
         view = view_of(module, x, y, Ball("linf", 0.12, UNIT))
-        left.append(int(standing(module, Cascade(rounds=1)(view, Streams(0)), y).sum()))
+        left.append(int(left_robust(module, Cascade(rounds=1)(view, Streams(0)), y).sum()))
     assert abs(left[0] - left[1]) <= 1
 
 

@@ -14,7 +14,7 @@ KIN = {"diversity": {"diversity": 0.5}, "translation": {"translation": 3}, "scal
        "nesterov": {"nesterov": True}}  # fmt: skip
 
 
-def standing(net, moved, y):
+def left_robust(net, moved, y):
     return int((net(moved).argmax(1) == y).sum())
 
 
@@ -90,7 +90,7 @@ def test_every_kin_attacks(kin, digits, view_of):
     view = view_of(net, x, y, BALL)
     moved = MIFGSM(**KIN[kin])(view, Streams(0))
     assert bool(BALL.contains(moved, x).all())
-    assert standing(net, moved, y) < 100
+    assert left_robust(net, moved, y) < 100
     assert view.meter.broken == set((net(moved).argmax(1) != y).nonzero()[:, 0].tolist())
 
 
@@ -118,8 +118,8 @@ def test_what_takes_all_steps_transfers_better(digits, view_of):
     left = {}
     for stop in (True, False):
         moved = MIFGSM(stop=stop)(view_of(source, x, y, ball), Streams(0))
-        assert standing(source, moved, y) <= 2
-        left[stop] = standing(other, moved, y)
+        assert left_robust(source, moved, y) <= 2
+        left[stop] = left_robust(other, moved, y)
     assert left[False] < left[True] - 20
 
 

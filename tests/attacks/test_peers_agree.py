@@ -29,7 +29,7 @@ def art_pgd(net, x, y, norm, radius, steps):
     return torch.tensor(attack.generate(x.numpy(), np.eye(10, dtype=np.float32)[y.numpy()]))
 
 
-def standing(net, moved, y):
+def left_robust(net, moved, y):
     with torch.no_grad():
         return net(moved).argmax(1) == y
 
@@ -45,7 +45,7 @@ def test_pgd_agrees_with_art(case, view_of, norm, order, radius):
     net, x, y = case
     ours = PGD(steps=STEPS, random_start=False)(view_of(net, x, y, Ball(norm, radius, (0.0, 1.0))), Streams(0))
     theirs = art_pgd(net, x, y, order, radius, STEPS)
-    assert int(standing(net, ours, y).sum()) <= int(standing(net, theirs, y).sum()) + SLACK
+    assert int(left_robust(net, ours, y).sum()) <= int(left_robust(net, theirs, y).sum()) + SLACK
 
 
 def test_fgsm_is_arts_point_for_point(case, view_of):
@@ -54,7 +54,7 @@ def test_fgsm_is_arts_point_for_point(case, view_of):
     theirs = art_pgd(net, x, y, np.inf, RADIUS, 1)
     share = ((ours - theirs).flatten(1).abs().amax(1) < 1e-6).double().mean()
     assert float(share) > 0.98
-    assert int((standing(net, ours, y) != standing(net, theirs, y)).sum()) <= SLACK
+    assert int((left_robust(net, ours, y) != left_robust(net, theirs, y)).sum()) <= SLACK
 
 
 def test_pgd_agrees_with_foolbox(case, view_of):
@@ -64,7 +64,7 @@ def test_pgd_agrees_with_foolbox(case, view_of):
     attack = foolbox.attacks.LinfPGD(steps=STEPS, rel_stepsize=STEP, random_start=False)
     _, theirs, _ = attack(model, x, y, epsilons=RADIUS)
     ours = PGD(steps=STEPS, random_start=False)(view_of(net, x, y, Ball("linf", RADIUS, (0.0, 1.0))), Streams(0))
-    assert int(standing(net, ours, y).sum()) <= int(standing(net, theirs, y).sum()) + SLACK
+    assert int(left_robust(net, ours, y).sum()) <= int(left_robust(net, theirs, y).sum()) + SLACK
 
 
 def test_pgd_agrees_with_torchattacks(case, view_of):
@@ -72,7 +72,7 @@ def test_pgd_agrees_with_torchattacks(case, view_of):
     net, x, y = case
     theirs = torchattacks.PGD(net, eps=RADIUS, alpha=STEP * RADIUS, steps=STEPS, random_start=False)(x, y)
     ours = PGD(steps=STEPS, random_start=False)(view_of(net, x, y, Ball("linf", RADIUS, (0.0, 1.0))), Streams(0))
-    assert int(standing(net, ours, y).sum()) <= int(standing(net, theirs, y).sum()) + SLACK
+    assert int(left_robust(net, ours, y).sum()) <= int(left_robust(net, theirs, y).sum()) + SLACK
 
 
 def reference(net, norm, radius, loss, *, targets=0, steps=100, seed=0):
@@ -104,10 +104,10 @@ def test_apgd_agrees_with_its_authors_code(digits, view_of, norm, name, radius, 
     theirs, ours = [], []
     for seed in (0, 1):
         attack = reference(net, name, radius, short, targets=targets, steps=steps, seed=seed)
-        theirs.append(int(standing(net, attack.perturb(x, y), y).sum()))
+        theirs.append(int(left_robust(net, attack.perturb(x, y), y).sum()))
         view = view_of(net, x, y, Ball(norm, radius, (0.0, 1.0)))
         moved = APGD(steps=steps, loss=loss, targets=targets)(view, Streams(seed))
-        ours.append(int(standing(net, moved, y).sum()))
+        ours.append(int(left_robust(net, moved, y).sum()))
     assert sum(ours) / 2 <= sum(theirs) / 2 + 2 * 1.7
 
 
@@ -119,7 +119,7 @@ def test_apgd_climbs_as_its_authors_code_does(case, view_of, loss, short):
     attack.init_hyperparam(x)
     _, stands, best, _ = attack.attack_single_run(x, y, x_init=x.clone())
     moved = APGD(loss=loss, random_start=False)(view_of(net, x, y, Ball("linf", 0.1, (0.0, 1.0))), Streams(0))
-    ours = standing(net, moved, y)
+    ours = left_robust(net, moved, y)
     assert int((ours != stands).sum()) <= SLACK
     gap = (losses.NAMED[loss](net(moved), y) - best)[ours & stands].abs()
     assert float((gap < 1e-4).double().mean()) > 0.95
@@ -130,4 +130,4 @@ def test_mi_fgsm_agrees_with_torchattacks(case, view_of):
     net, x, y = case
     theirs = torchattacks.MIFGSM(net, eps=RADIUS, alpha=RADIUS / 10, steps=10, decay=1.0)(x, y)
     ours = MIFGSM()(view_of(net, x, y, Ball("linf", RADIUS, (0.0, 1.0))), Streams(0))
-    assert int(standing(net, ours, y).sum()) <= int(standing(net, theirs, y).sum()) + SLACK
+    assert int(left_robust(net, ours, y).sum()) <= int(left_robust(net, theirs, y).sum()) + SLACK

@@ -1,15 +1,18 @@
 """What records and suites said before is read in the words of now, and a user's own words stay."""
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 import robustsuite as rs
-from robustsuite.core import renamed
+from robustsuite.access import WhiteBox
+from robustsuite.core import RequestError, Streams, renamed
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.evaluation.records import Record
-from robustsuite.plugins import attacks
+from robustsuite.plugins import attacks, defenses
 from robustsuite.scenarios import SCENARIOS
 from robustsuite.scenarios.evasion.sanity.follow_up import rules
 from robustsuite.suite.load import load_suite
@@ -86,7 +89,25 @@ def test_an_old_suite_and_its_gate_are_read(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in REPORTS.iterdir() if path.is_dir()))
 def test_published_records_hold_no_old_word_once_read(name):
-    old = {*renamed.ATTACKS, *renamed.FLAGS, *renamed.COSTS, *renamed.FIELDS}
+    tables = (renamed.ATTACKS, renamed.ACCESSES, renamed.FIELDS, renamed.COSTS, renamed.RULES)
+    whole = [f'"{old}"' for table in tables for old in table]
     for line in (REPORTS / name / "records.jsonl").read_text().splitlines():
-        read = Record.parse(line).line()
-        assert not [word for word in old if f'"{word}"' in read]
+        record = Record.parse(line)
+        read = replace(record, samples="").line()
+        assert not [old for old in (*whole, *renamed.TEXTS) if old in read]
+
+
+def test_an_old_name_is_nobody_elses():
+    with pytest.raises(RequestError, match="which 'cascade' was called before"):
+
+        @rs.register.attack("adaptive", scenario="evasion", access="white-box")
+        @dataclass(frozen=True)
+        class Mine:
+            """An attack."""
+
+            def __call__(self, view: WhiteBox, streams: Streams) -> Tensor:
+                """Nothing."""
+                return view.x
+
+    with pytest.raises(RequestError, match="got defense='adaptive'"):
+        defenses.get("adaptive")

@@ -111,7 +111,7 @@ def test_checkpoints_are_carried(tmp_path, monkeypatch):
     values = {"model": {"name": "x", "checkpoint": "weights.safetensors"}}
     carried = Carried.of(SimpleNamespace(plugins=(), values=lambda: values))
     (tmp_path / "weights.safetensors").unlink()
-    monkeypatch.setattr(files, "_stand_ins", {})
+    monkeypatch.setattr(files, "_substitutes", {})
     carried.unpack(tmp_path / "elsewhere")
     assert file_digest("weights.safetensors") == digest
     network = nn.Linear(3, 2)

@@ -162,7 +162,7 @@ def test_over_repeats_more_samples_may_settle_it():
     same = [record(successes=56, repeat=i) for i in range(3)]
     (found,) = verdicts(FLOOR, *same)
     assert found.outcome is Outcome.INCONCLUSIVE
-    assert "more samples in each repeat would settle it" in found.message
+    assert "more samples in each repeat would probably settle it" in found.message
     more = int(found.message.split("about ")[1].split(" ")[0])
     n = 100 + more
     (after,) = verdicts(FLOOR, *(record(successes=round(0.56 * n), n=n, repeat=i) for i in range(3)))

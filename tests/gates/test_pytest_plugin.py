@@ -260,7 +260,7 @@ import sys
 
 
 def pytest_unconfigure():
-    heavy = ["torch", "art", "opacus", "pandas", "numpy", "plotly", "robustsuite.results.gates", "robustsuite.api"]
+    heavy = ["torch", "art", "opacus", "pandas", "numpy", "plotly", "robustsuite.results", "robustsuite.api"]
     print("loaded:", [name for name in heavy if name in sys.modules], "robustsuite.pytest_plugin.plugin" in sys.modules)
 """
 

@@ -457,7 +457,7 @@ def test_every_figure_of_a_game_is_listed():
 
 
 def test_no_median_but_the_one():
-    """torch's takes the lower of the middle two; a network's own layers and filters are no intervals."""
+    """torch's takes the lower of the middle two; a network's own layers and filters are no statistics."""
     from pathlib import Path
 
     root = Path(intervals.__file__).parents[2]

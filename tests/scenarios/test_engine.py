@@ -38,7 +38,7 @@ def view_of(tiny, engine=None, *, ball=BALL, rows=slice(None), target=None):
     return make_view("white-box", Served(network), {**common, "target": target}, engine=engine)
 
 
-def standing(tiny, moved):
+def left_robust(tiny, moved):
     return tiny[0](moved).argmax(1) == tiny[2]
 
 
@@ -50,9 +50,9 @@ def test_a_folded_copy_leaves_every_verdict(name, norm, tiny):
     plain, engine = view_of(tiny, ball=ball), FastPasses(tiny[0], tiny[1])
     assert engine.copied
     assert engine.notes == {}
-    one = standing(tiny, attack(plain, Streams(0)))
+    one = left_robust(tiny, attack(plain, Streams(0)))
     other = view_of(tiny, engine, ball=ball)
-    two = standing(tiny, attack(other, Streams(0)))
+    two = left_robust(tiny, attack(other, Streams(0)))
     assert 0 < int(one.sum()) < len(one)
     assert int((one != two).sum()) <= 1  # of more than 200: a margin within rounding
     broken = set(tiny[3][~two].tolist())
@@ -248,11 +248,11 @@ def test_fast_finds_what_the_reference_finds_and_ends_in_full_precision(name, ti
     """Whether bfloat16 pays is a matter of the machine; that it leaves the verdicts is not."""
     attack = registry.attacks.get(name).make({"steps": 20})
     reference = view_of(tiny, FastPasses(tiny[0], tiny[1]))
-    wanted = standing(tiny, attack(reference, Streams(0)))
+    wanted = left_robust(tiny, attack(reference, Streams(0)))
     engine = FastPasses(tiny[0], tiny[1])
     engine.fast, engine.copy = True, Watched(engine.copy)
     view = view_of(tiny, engine)
-    got = standing(tiny, attack(view, Streams(0)))
+    got = left_robust(tiny, attack(view, Streams(0)))
     assert abs(int(got.sum()) - int(wanted.sum())) <= 2  # of more than 200
     assert view.meter.broken == set(tiny[3][~got].tolist())
     lowered = [autocast for _, autocast, _ in engine.copy.seen]
@@ -344,7 +344,7 @@ def test_restarts_share_a_batch_until_it_is_full():
 def test_restarts_side_by_side_reach_the_verdicts_of_restarts_in_turn(tiny):
     """One sample at a time folds its restarts; all at once take theirs one after the other."""
     attack = registry.attacks.get("pgd").make({"steps": 10, "restarts": 6})
-    together = standing(tiny, attack(view_of(tiny), Streams(0)))
+    together = left_robust(tiny, attack(view_of(tiny), Streams(0)))
     network, _, y, _ = tiny
     rows = torch.cat([together.nonzero()[:10, 0], (~together).nonzero()[:10, 0]])
     alone = [attack(view_of(tiny, rows=rows[i : i + 1]), Streams(0)) for i in range(len(rows))]

@@ -32,19 +32,19 @@ def test_counts_by_hand():
         assert passes.owners(2) is None
         passes.spend(first)
     assert passes.owners(3) is None
-    assert passes.told(torch.tensor([10, 30, 40, 99])).tolist() == [0, 2, 1, 0]
+    assert passes.until_broken(torch.tensor([10, 30, 40, 99])).tolist() == [0, 2, 1, 0]
     passes.note_broken(places[:1])
     passes.spend(first)
     passes.note_broken(places)
     passes.spend(first)
-    assert passes.told(torch.tensor([10, 30, 40, 99])).tolist() == [0, 2, 2, 0]
+    assert passes.until_broken(torch.tensor([10, 30, 40, 99])).tolist() == [0, 2, 2, 0]
 
 
 def test_many_passes_are_added_up():
     passes = Passes(torch.arange(5))
     for _ in range(1000):
         passes.spend(Owners(torch.arange(5), torch.tensor([1, 3, 3])))
-    assert passes.told(torch.arange(5)).tolist() == [0, 1000, 0, 2000, 0]
+    assert passes.until_broken(torch.arange(5)).tolist() == [0, 1000, 0, 2000, 0]
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ class Judge:
         own = self._game.access not in ("transfer", "blind")
         if not own or self._meter.passes is None or not self._attacked.any():
             return None
-        told = self._meter.passes.told(self._victim.test.ids)
+        told = self._meter.passes.until_broken(self._victim.test.ids)
         return told if bool((told[self._attacked] > 0).all()) else None
 
     def _values(self, broken: Tensor, queries: Tensor) -> dict[str, Metric]:

@@ -44,7 +44,7 @@ class EvasionRules(Scenario[Inputs, Tensor]):
 
     Args:
         ball: The perturbation set; bounds default to those of the data.
-        access: `white-box`, `scores`, `labels`, `transfer` or `blind`.
+        access: `white-box`, `score-based`, `decision-based`, `transfer` or `blind`.
         goal: `untargeted` or `targeted`.
         target: How targets are chosen for a targeted goal: `next`, `random` or `least-likely`.
         batch_size: Samples per view, and most in one pass; changes memory and speed, never the result. By default the

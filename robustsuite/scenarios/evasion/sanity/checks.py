@@ -73,7 +73,7 @@ def examine(
         seed: Keys random draws.
         passes: What it spent on each of them `(N,)`, where that is known.
     """
-    doubts, streams = Doubts(), Streams(seed).child("standing-checks")
+    doubts, streams = Doubts(), Streams(seed).child("standing-checks")  # an old name; it keys draws
     right = victim.correct
     if game.ball.radius == 0 or not right.any():
         return doubts
@@ -258,7 +258,7 @@ def _converged(
     streams: Streams,
     seed: int,
 ) -> None:
-    """With twice the steps, or by another climb where those are dear, no more must fall."""
+    """With twice the steps, or by another climb where those are dear, no more must break."""
     steps = getattr(attack, "steps", None)
     if not isinstance(steps, int) or "steps" not in {f.name for f in fields(attack)}:
         return
@@ -287,7 +287,7 @@ def affordable(passes: float, each: float) -> int:
 
 
 def _climbed_again(look: Look, streams: Streams) -> Tensor:
-    """Ids of the samples that fall along the cross-entropy from a start of its own."""
+    """Ids of the samples that break along the cross-entropy from a start of its own."""
     start = look.ball.sample(look.x, look.ids, streams)
     moved = look.climb(look.model.surrogate(), _AGAIN, losses.cross_entropy, start)
     return look.ids[(look.margin(moved) > 0) & look.ball.contains(moved, look.x)]

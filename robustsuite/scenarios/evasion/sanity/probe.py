@@ -136,8 +136,3 @@ class Look:
             length = self.ball.radius * max(0.1, 0.5 * (1 - step / steps))
             x = self.ball.project(self.ball.step(x, trend, length, share=0.05), self.x)
         return x
-
-
-def robust_samples(victim: Victim, robust: Tensor) -> Tensor:
-    """Which test samples the model gets right and an attack did not break; bool `(N,)`."""
-    return victim.correct & robust

@@ -186,12 +186,12 @@ class Rerouted(Deployed):
 
     Args:
         inner: The deployed model, which alone decides.
-        stand_in: Raw inputs to logits, differentiable.
+        surrogate: Raw inputs to logits, differentiable.
         draws: How often a random model is queried; the majority decides.
     """
 
-    def __init__(self, inner: Deployed, stand_in: nn.Module, draws: int = 1) -> None:
-        self._inner, self._stand_in, self._draws = inner, stand_in, draws
+    def __init__(self, inner: Deployed, surrogate: nn.Module, draws: int = 1) -> None:
+        self._inner, self._surrogate, self._draws = inner, surrogate, draws
 
     @property
     def network(self) -> nn.Module:
@@ -200,7 +200,7 @@ class Rerouted(Deployed):
 
     def surrogate(self) -> nn.Module:
         """The surrogate."""
-        return self._stand_in
+        return self._surrogate
 
     def __call__(self, x: Tensor) -> Outputs:
         """The model's answer; over several draws, votes with the mean probability behind the point."""
