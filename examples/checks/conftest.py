@@ -80,8 +80,7 @@ def service(pytestconfig, make, request):
 def require(request):
     """Hold a report against gates such as `worst-case:robust_accuracy>=0.4`; keep it where reports are asked for."""
     from robustsuite.core import Gate
-    from robustsuite.results.deciding import Outcome
-    from robustsuite.results.gates import judge
+    from robustsuite.results import Outcome, judge
 
     def hold(report, *gates):
         __tracebackhide__ = True
@@ -100,7 +99,7 @@ def require(request):
 def require_rate(request):
     """Hold the share of true outcomes `(N,)` against a floor or a ceiling, with its 95 % interval."""
     from robustsuite.core.intervals import rate
-    from robustsuite.results.deciding import Outcome, decide
+    from robustsuite.results import Outcome, decide
 
     def hold(outcomes, name, *, at_least=None, at_most=None):
         __tracebackhide__ = True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.report.report import Report
+from robustsuite import Report
 
 pytestmark = pytest.mark.security
 
