@@ -264,7 +264,7 @@ def section(rows: list[Row]) -> str:
         f"nor folded; {machine}; Python {platform.python_version()}, {versions()}. Processor seconds over the floor ("
         f"the same number of forward and input-gradient passes of the bare network), every library in turn on each of "
         f"{PARTS} parts of the images; in brackets the robust accuracy. *needed* is the share of those passes that "
-        f"robustsuite ran before each sample had broken or the budget was spent; *fast* is `precision: fast`. A "
+        f"robustsuite ran before each sample was broken or the budget was spent; *fast* is `precision: fast`. A "
         f"single run starts at the input, restarts and APGD at random points. *agrees*: ours leaves at most one sample "
         f"in 200 (at least one) more standing than the strongest peer."
     )
