@@ -161,7 +161,7 @@ def needed(case: Case, net: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def measure(data: str, network: str, case: Case, net: nn.Module, x: Tensor, y: Tensor) -> Row:
-    """Each library's seconds, and how many samples it leaves standing."""
+    """Each library's seconds, and how many samples it leaves robust."""
     n = int(case.samples * len(y))
     x, y = x[:n], y[:n]
     row = Row(data, network, case, n, 0.0, needed(case, net, x, y))
@@ -266,7 +266,7 @@ def section(rows: list[Row]) -> str:
         f"{PARTS} parts of the images; in brackets the robust accuracy. *needed* is the share of those passes that "
         f"robustsuite ran before each sample was broken or the budget was spent; *fast* is `precision: fast`. A "
         f"single run starts at the input, restarts and APGD at random points. *agrees*: ours leaves at most one sample "
-        f"in 200 (at least one) more standing than the strongest peer."
+        f"in 200 (at least one) more robust than the strongest peer."
     )
     return "\n".join([TITLE, "", text, "", *table(rows), *targets(rows)]) + "\n"
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-IGNORED = {"key", "environment", "samples", "samples_digest"}
+IGNORED = {"key", "environment", "samples", "samples_digest", "version"}
 TIMES = {"seconds", "train_seconds", "latency_ms", "key"}
 SHOWN = 20  # differences
 WORDS = runpy.run_path(str(Path(__file__).parent.parent / "robustsuite" / "core" / "renamed.py"))
@@ -45,7 +45,9 @@ def differences(old: Any, new: Any, place: str) -> Iterator[str]:
 
 def records(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The last line of each cell, by what names it."""
-    lines = [in_words(json.loads(line)) for line in (folder / "records.jsonl").read_text().splitlines() if line]
+    raw = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines() if line]
+    labels = WORDS["labels_of"]([(line["attack"], line["attack_parameters"].get("is", "")) for line in raw])
+    lines = [in_words({**line, "attack": label}) for line, label in zip(raw, labels, strict=True)]
     named = ("suite", "model", "defense", "attack", "norm", "radius", "repeat", "order")
     return {tuple(line.get(name) for name in named): line for line in lines}
 
@@ -92,7 +94,8 @@ def of_tables(old: Path, new: Path) -> Iterator[str]:
 
 def of_row(row: dict[str, str]) -> dict[str, str]:
     """A row of the CSV in the words of now."""
-    line = in_words({**row, "flags": row["flags"].split(";"), "attack_parameters": {"is": row["attack"]}})
+    line = in_words({**row, "flags": row["flags"].split(";")})
+    line["attack"] = WORDS["renamed_label"](row["attack"], row["attack"])
     costs = {**WORDS["COSTS"]}
     row = {name: line[name] for name in row} | {"metric": costs.get(row["metric"], row["metric"])}
     return {**row, "flags": ";".join(row["flags"])}

@@ -93,7 +93,7 @@ class Row:
         return f"{self.data}, {self.case.attack} {self.case.norm}"
 
     def mean(self, name: str) -> float:
-        """Over the samples that fell to every library that left fewer than half standing."""
+        """Over the samples that were broken by every library that left fewer than half robust."""
         all_of = torch.stack([t.distance() for t in self.told.values()])
         fell = all_of[all_of.isinf().double().mean(1) < 0.5].isfinite().all(0)
         return float(self.told[name].distance()[fell].mean())
@@ -102,7 +102,7 @@ class Row:
         return float(self.told[name].distance().isinf().double().mean())
 
     def nearest(self) -> str:
-        """The peer with the least mean distance, among those that leave the fewest standing."""
+        """The peer with the least mean distance, among those that leave the fewest robust."""
         return min((n for n in self.told if n != OURS), key=lambda n: (self.left_robust(n), self.mean(n)))
 
 
@@ -216,7 +216,7 @@ def measure(data: str, case: Case, net: nn.Module, x: Tensor, y: Tensor) -> Row:
 
 def table(rows: list[Row]) -> list[str]:
     lines = [
-        "| data | attack | n | library | median | mean | standing | passes | seconds |",
+        "| data | attack | n | library | median | mean | robust | passes | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -87,7 +87,7 @@ class AdversarialLoss(Objective):
 
 
 def _collapsed(trained: float, robust: float, n: int) -> bool:
-    """Whether PGD breaks most of what the training attack leaves standing, by more than chance over n samples."""
+    """Whether PGD breaks most of what the training attack does not break, by more than chance over n samples."""
     return robust < trained / 4 and trained - robust > max(_COLLAPSE, 3 * math.sqrt(0.5 / n))
 
 

@@ -118,7 +118,7 @@ def material(view: Transfer, most: int, streams: Streams) -> tuple[Tensor, Tenso
 
     Args:
         view: With what is known.
-        most: AuxiliaryData inputs to use at most.
+        most: Known inputs to use at most.
         streams: Keys which, and the noise.
     """
     if view.auxiliary is None:

@@ -43,7 +43,7 @@ class TransferAttack:
         surrogates: Networks to use beside it, handed over in Python; they are not written into records.
         networks: Names of the networks that are learnt where none is given; by default a CNN and an MLP for images,
             an MLP and a linear one for other inputs.
-        samples: AuxiliaryData inputs that the victim is asked about, at most, at least 2; each also once with noise.
+        samples: Known inputs that the victim is queried about, at most, at least 2; each also once with noise.
         epochs: Passes over them, at least 1.
         steps: Of MI-FGSM, at least 1.
 

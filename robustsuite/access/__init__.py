@@ -46,3 +46,7 @@ __all__ = [
     "ValueAndGrad",
     "WhiteBox",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

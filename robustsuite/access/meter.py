@@ -69,7 +69,7 @@ class Meter:
             self._climbs[loss, i] = (early, max(last, value)) if late else (max(early, value), last)
 
     def rising(self, tolerance: float = 0.05) -> float:
-        """Share of standing samples whose loss the last quarter still raised, by more than this share of its size.
+        """Share of robust samples whose loss the last quarter still raised, by more than this share of its size.
 
         NaN where no attack told how far it was, or everything is broken.
         """

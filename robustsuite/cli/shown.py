@@ -18,7 +18,9 @@ def find(name: str) -> list[Row]:
         RequestError: Nothing is called so; the message names the nearest.
     """
     from robustsuite.core import checks
+    from robustsuite.core.renamed import ATTACKS
 
+    name = ATTACKS.get(name, name)
     found = [row for look in (_plugins, _scenarios, _datasets, _models, _suites) for row in look(name)]
     if not found:
         checks.one_of("name", name, sorted(_all_names()))

@@ -58,3 +58,7 @@ __all__ = [
     "Suspicion",
     "Threat",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,9 +6,11 @@ Imports nothing of the suite, so that a script may read it from the file alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 
+SINCE: Final = 3
+"""Version of the first records in the words of now."""
 ATTACKS: Final = {"adaptive": "cascade"}
 FLAGS: Final = {"huge-radius": "unbounded-attack-fails", "lost-adversarial": "found-not-returned"}
 ACCESSES: Final = {"scores": "score-based", "labels": "decision-based"}
@@ -38,14 +40,32 @@ TEXTS: Final = {
 
 def label_of(label: str, known: Container[str]) -> str:
     """What an attack with this label is called now, where it is not among the known labels and its new name is."""
-    renamed = ATTACKS.get(label, label)
-    return renamed if label not in known and renamed in known else label
+    renamed = next((new for old in ATTACKS if (new := renamed_label(label, old)) in known), label)
+    return label if label in known else renamed
 
 
-def attack_of(label: str, name: str) -> str:
-    """The label of an attack of this name: one that was its old name, or began with it, and else a user's own."""
-    own, rest = label[: len(name)], label[len(name) :]
-    return ATTACKS.get(own, own) + rest if own == name and rest[:1] in ("", "(", "#") else label
+def renamed_label(label: str, name: str) -> str:
+    """The label that stood for an attack of this old name: the name itself, or what `evaluate` makes of it.
+
+    Example:
+        >>> renamed_label("adaptive(rounds=2)", "adaptive"), renamed_label("mine", "adaptive")
+        ('cascade(rounds=2)', 'mine')
+    """
+    rest = label[len(name) :]
+    return ATTACKS[name] + rest if name in ATTACKS and label.startswith(name) and rest[:1] in ("", "(", "#") else label
+
+
+def labels_of(uses: Iterable[tuple[str, str]], *, made: bool = False) -> list[str]:
+    """Labels of attacks in the words of now: one of the user's own stays, and one whose new name is another's.
+
+    Args:
+        uses: Label and name of each, as they were written.
+        made: Whether labels were made of names and options, as `evaluate` does, and not by the user.
+    """
+    listed = list(uses)
+    taken = {label for label, _ in listed}
+    new = [renamed_label(label, name) if made or label == name else label for label, name in listed]
+    return [before if now in taken else now for (before, _), now in zip(listed, new, strict=True)]
 
 
 def options_of(options: Mapping[str, Any], own: Container[str] = ()) -> dict[str, Any]:
@@ -54,21 +74,21 @@ def options_of(options: Mapping[str, Any], own: Container[str] = ()) -> dict[str
 
 
 def current(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as a line of JSON holds it, in the words of now.
+    """A record as a line of JSON holds it, in the words of now; its label is left to who sees all labels of the file.
 
     Example:
-        >>> current({"attack": "adaptive", "flags": ["resolved:huge-radius"], "closest": False})
-        {'attack': 'cascade', 'flags': ['resolved:unbounded-attack-fails'], 'minimum_norm': False}
+        >>> current({"attack": "pgd", "flags": ["resolved:huge-radius"], "closest": False})
+        {'attack': 'pgd', 'flags': ['resolved:unbounded-attack-fails'], 'minimum_norm': False}
     """
+    if line.get("version", 1) >= SINCE:
+        return dict(line)
     new = {FIELDS.get(name, name): value for name, value in line.items()}
-    name = (new.get("attack_parameters") or {}).get("is", new.get("attack", ""))
     changes: dict[str, Any] = {
-        "attack": lambda label: attack_of(label, name),
         "attack_parameters": _plugins,
         "recipe": _plugins,
         "knowledge": lambda access: ACCESSES.get(access, access),
         "flags": lambda flags: [_in_text(flag) for flag in flags],
-        "message": _in_text,
+        "message": _in_text if line.get("status") != "error" else str,  # a traceback is what it is
         "cost": lambda cost: {COSTS.get(key, key): count for key, count in cost.items()},
         "review": _examined,
     }

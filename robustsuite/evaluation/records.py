@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError
-from robustsuite.core.renamed import current
+from robustsuite.core.renamed import ATTACKS, SINCE, current, labels_of
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.storage.files import anchor, storing, write_atomically
 
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
     from robustsuite.core.metric import Metric
 
-VERSION: Final = 2
-"""What a record's figures mean: since 2 those of an evasion attack are its own, whatever follow-up attacks broke."""
+VERSION: Final = 3
+"""What a record says: since 2 an evasion attack's figures are its own, whatever follow-ups broke; since 3 it is in the
+words of now (`core.renamed`)."""
+_OWN_FIGURES: Final = 2
+_EVALUATE: Final = "evaluate"  # the suite of evaluations, which make labels of names and options
 
 MEASURED: Final = ("ok", "inconclusive")
 FINISHED: Final = (*MEASURED, "not_applicable")
@@ -144,7 +147,7 @@ class Record:
         kept = {"version": 1, **{name: value for name, value in values.items() if name in known}}
         kept["metrics"] = {name: _metric(figures) for name, figures in kept.get("metrics", {}).items()}
         kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
-        if kept["version"] < VERSION and kept.get("scenario") == "evasion":
+        if kept["version"] < _OWN_FIGURES and kept.get("scenario") == "evasion":
             kept["flags"] = dict.fromkeys((*kept.get("flags", ()), Suspicion.OUTDATED.value))
         kept["training"] = _numbers(kept.get("training", {}))
         for name in ("flags", "history"):
@@ -206,7 +209,16 @@ def read(path: Path) -> list[Record]:
         record = _parsed(line)
         if record is not None:
             found[record.key] = record
-    return list(_swept(sorted(found.values(), key=lambda record: record.order)))
+    return list(_swept(_relabelled(sorted(found.values(), key=lambda record: record.order))))
+
+
+def _relabelled(records: Sequence[Record]) -> list[Record]:
+    """Records with the labels of now, where an attack's label was its old name."""
+    before = {new: old for old, new in ATTACKS.items()}
+    names = [r.attack_parameters.get("is", "") if r.version < SINCE else "" for r in records]
+    uses = [(r.attack, before.get(name, name)) for r, name in zip(records, names, strict=True)]
+    made = labels_of(uses, made=all(r.suite == _EVALUATE for r in records))
+    return [dataclasses.replace(r, attack=label) for r, label in zip(records, made, strict=True)]
 
 
 def _swept(records: Sequence[Record]) -> Iterator[Record]:

@@ -30,3 +30,7 @@ __all__ = [
     "defenses",
     "register",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

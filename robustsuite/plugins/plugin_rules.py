@@ -16,10 +16,15 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 from robustsuite.core.ball import NORMS
 from robustsuite.core.errors import RequestError
+from robustsuite.core.renamed import ACCESSES
 
 _PLAIN: Final = (int, float, str, bool, type(None), tuple, list, dict, Any, object)
 _READ: Final = ("norms", "minimum_norm", "plugin_name")  # class attributes that the suite reads
 _WRITE: Final = "@dataclass(frozen=True, kw_only=True)"
+_MOVED: Final = (
+    "import it from robustsuite.core, .access, .plugins or .training; where a module lies now is in docs/adr/0013 and "
+    "CHANGELOG.md"
+)
 _FUNCTIONS: Final = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
 
 
@@ -56,7 +61,9 @@ def raised(path: str | Path, error: BaseException) -> PluginError:
     got = f"{type(error).__name__}: {told}" if told else type(error).__name__
     if last == dataclasses.__file__:
         return refusal(path, line, "a dataclass", got, "give fields annotations, and tuples for lists as defaults")
-    return refusal(path, line, "a file that can be imported", got, "mend that line, or install what it needs")
+    own = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "robustsuite"
+    remedy = _MOVED if own else "mend that line, or install what it needs"
+    return refusal(path, line, "a file that can be imported", got, remedy)
 
 
 def check_class(cls: Any, kind: str) -> None:
@@ -98,7 +105,8 @@ def check_game(cls: Any, scenario: str | None, access: str | None, games: Mappin
         PluginError: What there is, with file and line.
     """
     place = _Place(cls)
-    remedy = 'write @register.attack("name", scenario="evasion", access="white-box"), say'
+    now = f"{access!r} is {ACCESSES[access]!r} now; " if access in ACCESSES else ""
+    remedy = f'{now}write @register.attack("name", scenario="evasion", access="white-box"), say'
     if scenario is None or (games and scenario not in games):
         raise place.refusal("", f"a scenario ({', '.join(games)})", f"scenario={scenario!r}", remedy)
     if access is None or (games and access not in games[scenario]):

@@ -36,3 +36,7 @@ __all__ = [
     "save",
     "worst",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

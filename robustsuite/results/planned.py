@@ -10,7 +10,7 @@ from typing import Any, Final
 from robustsuite.core import checks
 from robustsuite.core.canonical import digest
 from robustsuite.core.errors import RobustsuiteError
-from robustsuite.core.renamed import ATTACKS, attack_of
+from robustsuite.core.renamed import ATTACKS, labels_of
 from robustsuite.evaluation.records import Record
 from robustsuite.suite import yaml_lines
 
@@ -52,18 +52,20 @@ def complete(records: Sequence[Record], folder: Path) -> list[Record]:
 
 def _planned(suite: Mapping[str, Any]) -> Iterator[tuple[str, Use, int]]:
     """Label of the defence, attack, and repeat of every cell."""
+    listed = [_use(item) for item in suite.get("attacks") or ()]
+    labels = labels_of(listed, made=suite.get("name") == "evaluate")
+    attacks = [_CLEAN, *((label, ATTACKS.get(name, name)) for label, (_, name) in zip(labels, listed, strict=True))]
     for repeat in range(int(suite.get("repeats", 1))):
         for defense in suite.get("defenses") or ["none"]:
             parts = defense if isinstance(defense, list) else [defense]
             label = "+".join(_use(part)[0] for part in parts)
-            for attack in (_CLEAN, *(_use(item) for item in suite.get("attacks") or ())):
+            for attack in attacks:
                 yield label, attack, repeat
 
 
 def _use(item: Any) -> Use:
     ((name, options),) = ({item: None} if isinstance(item, str) else item).items()
-    label = str((options or {}).get("label", name))
-    return attack_of(label, str(name)), ATTACKS.get(name, str(name))
+    return str((options or {}).get("label", name)), str(name)
 
 
 def _not_run(records: Sequence[Record], defense: str, attack: Use, repeat: int) -> Record:

@@ -93,7 +93,7 @@ class _Defended:
             return replace(cell, judged=self._judged(column, cell.value))
         found = [record for (scenario, _), some in self.records.items() if scenario == _UTILITY for record in some]
         if not found and column.metric == "clean_accuracy":
-            # Without a clean evaluation every evasion record still says how many it found standing.
+            # Without a clean evaluation every evasion record still says how many were robust.
             found = next(iter(self._evasion()), [])
         return _merged(found, column, repeats)
 

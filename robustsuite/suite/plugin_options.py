@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from robustsuite.core.ball import Ball, Threat
 from robustsuite.core.errors import RequestError
+from robustsuite.core.renamed import labels_of
 from robustsuite.plugins import registry
 from robustsuite.scenarios import SCENARIOS, sort_options
 from robustsuite.suite.problems import Problem, Problems, locate, problems_of, shown, unknown_key
@@ -107,7 +108,10 @@ def read_attacks(values: Any) -> tuple[PluginUse, ...]:
     Raises:
         RequestError: All that is wrong with any of them.
     """
-    return _read_uses(values, "attacks", _read_attack)
+    uses = _read_uses(values, "attacks", _read_attack)
+    written = [item.name if isinstance(item, PluginUse) else _split(item, "attack")[0] for item in values]
+    labels = labels_of((use.label, name) for use, name in zip(uses, written, strict=True))
+    return tuple(replace(use, label=label) for use, label in zip(uses, labels, strict=True))
 
 
 def read_defenses(values: Any) -> tuple[DefenseUse, ...]:
@@ -181,7 +185,6 @@ def _read_attack(item: Any) -> PluginUse:
             "expected an attack, got attack='none'; every defence is also judged without an attack, drop this line"
         )
     entry, problems = registry.attacks.get(name), Problems()
-    name = entry.name  # as it is called now
     label = _label(name, options, problems)
     own, rules = sort_options(entry, options)
     kind = SCENARIOS[entry.scenario]
@@ -191,7 +194,7 @@ def _read_attack(item: Any) -> PluginUse:
         problems.extend(problems_of(error, rules))
     resolved = _resolve(entry, own, problems, also=("label", *kind.options))
     problems.refuse()
-    return PluginUse("attack", name, resolved, label, rules)
+    return PluginUse("attack", entry.name, resolved, label, rules)
 
 
 def _resolve(

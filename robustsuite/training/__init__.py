@@ -64,3 +64,7 @@ __all__ = [
     "clean_validation",
     "training_loss",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

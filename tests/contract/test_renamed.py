@@ -11,7 +11,7 @@ import robustsuite as rs
 from robustsuite.access import WhiteBox
 from robustsuite.core import RequestError, Streams, renamed
 from robustsuite.core.suspicions import Suspicion
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import VERSION, Record, read
 from robustsuite.plugins import attacks, defenses
 from robustsuite.scenarios import SCENARIOS
 from robustsuite.scenarios.evasion.sanity.follow_up import rules
@@ -36,7 +36,7 @@ OLD = {
 
 def test_an_old_record_is_read_in_the_words_of_now():
     record = Record.parse(json.dumps(OLD))
-    assert (record.attack, record.knowledge, record.minimum_norm) == ("cascade", "score-based", True)
+    assert (record.knowledge, record.minimum_norm) == ("score-based", True)
     assert record.flags == ("found-not-returned", "resolved:unbounded-attack-fails", "not-adaptive", "outdated")
     assert record.cost == {"forwards": 3, "sanity_forwards": 4, "follow_up_backwards": 5}
     assert record.message == (
@@ -53,16 +53,39 @@ def test_an_old_record_is_read_in_the_words_of_now():
     assert Record.parse(record.line()).line() == record.line()
 
 
+def test_a_record_of_now_is_read_as_it_is():
+    """Also one whose message, of a stranger's code, holds what was a word before."""
+    line = json.dumps({**OLD, "version": VERSION, "minimum_norm": True})
+    record = Record.parse(line)
+    assert record.flags == tuple(OLD["flags"])
+    assert record.message == OLD["message"]
+    raised = {**OLD, "status": "error", "message": "KeyError: 'huge-radius'"}
+    assert Record.parse(json.dumps(raised)).message == raised["message"], "a traceback is what it is"
+
+
 def test_the_rules_by_which_follow_ups_are_played_are_the_same_in_both_words():
     """Once they really change, the entry goes."""
     assert Record.parse(json.dumps(OLD)).review["rules"] == rules()
 
 
-def test_a_label_of_a_users_own_is_left_alone():
-    own = Record.parse(json.dumps({**OLD, "attack_parameters": {"is": "pgd"}}))
-    assert own.attack == "adaptive"
-    twice = Record.parse(json.dumps({**OLD, "attack": "adaptive(rounds=2)"}))
-    assert twice.attack == "cascade(rounds=2)"
+def read_of(folder, *attacks, suite="s"):
+    """Labels of records that were written before, each given as label and name."""
+    lines = [
+        {**OLD, "key": label, "order": order, "suite": suite, "attack": label, "attack_parameters": {"is": name}}
+        for order, (label, name) in enumerate(attacks)
+    ]
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return [record.attack for record in read(folder / "records.jsonl")]
+
+
+def test_a_label_is_renamed_where_it_was_the_name(tmp_path):
+    assert read_of(tmp_path, ("adaptive", "adaptive"), ("pgd", "pgd")) == ["cascade", "pgd"]
+    assert read_of(tmp_path, ("adaptive", "pgd"), ("mine", "adaptive")) == ["adaptive", "mine"]
+    taken = (("cascade", "noise"), ("adaptive", "adaptive"))
+    assert read_of(tmp_path, *taken) == ["cascade", "adaptive"], "two attacks never become one"
+    made = (("adaptive(rounds=2)", "adaptive"), ("adaptive#2", "adaptive"))
+    assert read_of(tmp_path, *made) == ["adaptive(rounds=2)", "adaptive#2"], "labels that a user chose in a suite"
+    assert read_of(tmp_path, *made, suite="evaluate") == ["cascade(rounds=2)", "cascade#2"]
 
 
 def test_what_it_is_called_now_is_there():
@@ -82,9 +105,14 @@ def test_an_old_suite_and_its_gate_are_read(tmp_path):
     (use,) = load_suite(str(path)).attacks
     assert (use.name, use.label, use.rules) == ("cascade", "cascade", {"follow_up": False})
     assert rs.attack("adaptive", rounds=2) == rs.attack("cascade", rounds=2)
-    path.write_text(head + "attacks: [{pgd: {label: adaptive}}]\n")
-    (use,) = load_suite(str(path)).attacks
-    assert (use.name, use.label) == ("pgd", "adaptive")
+    for listed, wanted in (
+        ("{pgd: {label: adaptive}}", [("pgd", "adaptive")]),
+        ("{noise: {label: cascade}}, adaptive", [("noise", "cascade"), ("cascade", "adaptive")]),
+        ("{cascade: {label: adaptive}}", [("cascade", "adaptive")]),
+        ("{adaptive: {label: mine}}", [("cascade", "mine")]),
+    ):
+        path.write_text(f"{head}attacks: [{listed}]\n")
+        assert [(use.name, use.label) for use in load_suite(str(path)).attacks] == wanted
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in REPORTS.iterdir() if path.is_dir()))
@@ -92,9 +120,8 @@ def test_published_records_hold_no_old_word_once_read(name):
     tables = (renamed.ATTACKS, renamed.ACCESSES, renamed.FIELDS, renamed.COSTS, renamed.RULES)
     whole = [f'"{old}"' for table in tables for old in table]
     for line in (REPORTS / name / "records.jsonl").read_text().splitlines():
-        record = Record.parse(line)
-        read = replace(record, samples="").line()
-        assert not [old for old in (*whole, *renamed.TEXTS) if old in read]
+        shown = replace(Record.parse(line), samples="", attack="").line()
+        assert not [old for old in (*whole, *renamed.TEXTS) if old in shown]
 
 
 def test_an_old_name_is_nobody_elses():

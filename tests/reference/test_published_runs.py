@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 from scipy.special import gammaln, logsumexp
 
-from robustsuite.core.renamed import current
+from robustsuite.evaluation.records import read
 
 REPORTS = Path(__file__).parent.parent.parent / "reports"
 
 
 def cells(suite):
-    lines = (REPORTS / suite / "records.jsonl").read_text().splitlines()
-    return [current(json.loads(line)) for line in lines]
+    return [json.loads(record.line()) for record in read(REPORTS / suite / "records.jsonl")]
 
 
 def metric(suite, defense, attack, name):
