@@ -96,6 +96,7 @@ def of_row(row: dict[str, str]) -> dict[str, str]:
     """A row of the CSV in the words of now."""
     line = in_words({**row, "flags": row["flags"].split(";")})
     line["attack"] = WORDS["renamed_label"](row["attack"], row["attack"])
+    line["knowledge"] = "+".join(WORDS["ACCESSES"].get(one, one) for one in row["knowledge"].split("+"))  # of a verdict
     costs = {**WORDS["COSTS"]}
     row = {name: line[name] for name in row} | {"metric": costs.get(row["metric"], row["metric"])}
     return {**row, "flags": ";".join(row["flags"])}
