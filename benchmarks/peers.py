@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robustsuite as rs
-from robustsuite.core.ball import Ball
 
 BOUNDS = (0.0, 1.0)
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -63,7 +62,7 @@ def attack_of(case: Case) -> Any:
 
 
 def ours(case: Case, precision: str = "reference") -> Run:
-    attack, ball = attack_of(case), Ball(case.norm, case.radius, BOUNDS)
+    attack, ball = attack_of(case), rs.Ball(case.norm, case.radius, BOUNDS)
     return lambda net, x, y: rs.perturb(attack, net, x, y, ball, precision=precision)
 
 
