@@ -31,7 +31,9 @@ def assert_nothing_lost(folder, before, straight, *changes):
     """The same request again: what was there is there, once, unchanged; and the table is whole."""
     outcome = play(folder, *changes)
     assert outcome.reused == len(before)
-    assert outcome.ran == len(straight) - len(before)
+    # A worker may have kept a cell that the driver was killed before writing down.
+    assert outcome.ran + outcome.recalled == len(straight) - len(before)
+    assert outcome.recalled <= 2
     found = lines(folder)
     assert len(found) == len({line["key"] for line in found}) == len(straight)
     assert {line["key"]: line["seconds"] for line in found if line["key"] in before} == before
