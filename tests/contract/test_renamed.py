@@ -88,6 +88,26 @@ def test_a_label_is_renamed_where_it_was_the_name(tmp_path):
     assert read_of(tmp_path, *made, suite="evaluate") == ["cascade(rounds=2)", "cascade#2"]
 
 
+@pytest.mark.parametrize(
+    ("label", "known", "wanted"),
+    [
+        ("adaptive", {"cascade", "pgd"}, "cascade"),
+        ("adaptive", {"cascade", "adaptive"}, "adaptive"),
+        ("adaptive", {"pgd"}, "adaptive"),
+        ("adaptive(rounds=3)", {"cascade(rounds=2)", "cascade(rounds=3)"}, "cascade(rounds=3)"),
+        ("adaptively", {"cascadely"}, "adaptively"),
+        ("", {"cascade"}, ""),
+    ],
+)
+def test_a_gate_means_the_attack_that_it_named(label, known, wanted):
+    assert renamed.label_of(label, known) == wanted
+
+
+def test_an_attacks_own_option_is_not_taken_for_a_rule():
+    assert renamed.options_of({"escalate": 1, "steps": 2}) == {"follow_up": 1, "steps": 2}
+    assert renamed.options_of({"escalate": 1}, own={"escalate"}) == {"escalate": 1}
+
+
 def test_what_it_is_called_now_is_there():
     assert all(name in {entry.name for entry in attacks.all()} for name in renamed.ATTACKS.values())
     assert all(old not in {entry.name for entry in attacks.all()} for old in renamed.ATTACKS)
