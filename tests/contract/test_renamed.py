@@ -68,10 +68,11 @@ def test_the_rules_by_which_follow_ups_are_played_are_the_same_in_both_words():
     assert Record.parse(json.dumps(OLD)).review["rules"] == rules()
 
 
-def read_of(folder, *attacks, suite="s"):
-    """Labels of records that were written before, each given as label and name."""
+def read_of(folder, *attacks, suite="s", version=2):
+    """Labels of records of one file, each given as label and name."""
+    record = {**OLD, "suite": suite, "version": version}
     lines = [
-        {**OLD, "key": label, "order": order, "suite": suite, "attack": label, "attack_parameters": {"is": name}}
+        {**record, "key": label, "order": order, "attack": label, "attack_parameters": {"is": name}}
         for order, (label, name) in enumerate(attacks)
     ]
     (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -86,6 +87,7 @@ def test_a_label_is_renamed_where_it_was_the_name(tmp_path):
     made = (("adaptive(rounds=2)", "adaptive"), ("adaptive#2", "adaptive"))
     assert read_of(tmp_path, *made) == ["adaptive(rounds=2)", "adaptive#2"], "labels that a user chose in a suite"
     assert read_of(tmp_path, *made, suite="evaluate") == ["cascade(rounds=2)", "cascade#2"]
+    assert read_of(tmp_path, ("adaptive", "cascade"), version=VERSION) == ["adaptive"], "chosen when it was free"
 
 
 @pytest.mark.parametrize(
