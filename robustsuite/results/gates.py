@@ -214,7 +214,7 @@ def _followed_up(gate: Gate, records: Sequence[Record]) -> list[Metric]:
 
 def _lost(gate: Gate, measured: Sequence[Record], followed_up: Sequence[Metric]) -> bool:
     """Whether a figure with follow-up attacks is missing where such attacks were played."""
-    if gate.attack == WORST or gate.metric + FOLLOWED_UP not in gives("evasion", gate.attack):
+    if gate.attack == WORST or gate.metric + FOLLOWED_UP not in gives(measured[0].scenario, gate.attack):
         return False
     settled = any(code.startswith(RESOLVED) for record in measured for code in record.flags)
     return len(followed_up) != len(measured) and (bool(followed_up) or settled)
