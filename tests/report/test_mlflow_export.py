@@ -102,6 +102,7 @@ def check(run, uri):
     assert "**Gates: 1 failed.**" in parent.data.tags["mlflow.note.content"]
     artefacts = {found.path for found in held.list_artifacts(done.run_id)}
     assert {"report.html", "results.csv", "table.md", "suite.yaml", "junit.xml", "records.jsonl"} <= artefacts
+    assert {"robustsuite.run", "robustsuite.key"} <= parent.data.tags.keys(), "by which a later version finds it again"
     found = held.search_runs([done.experiment_id], f"tags.mlflow.parentRunId = '{done.run_id}'")
     assert {one.data.tags["defense"] for one in found} == {record.defense for record in run.records}
     again = export(run.folder, uri, experiment="tried here")

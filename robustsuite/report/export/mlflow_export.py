@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT: Final = "robustsuite"
 _PARAMETER, _TAG, _BATCH = 6000, 5000, 100  # longest values, and most parameters or tags at once, that MLflow takes
-_RUN, _KEY = "robustsuite.runner", "robustsuite.key"
+_RUN, _KEY = "robustsuite.run", "robustsuite.key"  # tags by which runs of earlier versions are found again
 _ARTEFACTS: Final = (*NAMES.values(), "suite.yaml", "gates.json", "records.jsonl")
 
 
