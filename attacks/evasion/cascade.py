@@ -205,7 +205,7 @@ class _Hunt:
 
 
 def _along(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:  # noqa: ARG001
-    """The logits along a direction that is handed over in place of a target."""
+    """The logits along a direction that is given in place of a target."""
     if target is None:
         return logits.sum(1)
     return (logits * target.clone()).sum(1)  # cloned, because a caller's inference mode would forbid the backward pass

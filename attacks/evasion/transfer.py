@@ -40,7 +40,7 @@ class TransferAttack:
 
     Args:
         surrogate: A factory `package.module:function` or `path/to/file.py:function` of a network; None to learn some.
-        surrogates: Networks to use beside it, handed over in Python; they are not written into records.
+        surrogates: Networks to use beside it, given in Python; they are not written into records.
         networks: Names of the networks that are learnt where none is given; by default a CNN and an MLP for images,
             an MLP and a linear one for other inputs.
         samples: Known inputs that the victim is queried about, at most, at least 2; each also once with noise.

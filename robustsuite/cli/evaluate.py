@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustsuite.cli.console import load_plugins, say, set_up
+from robustsuite.cli.ending import leave, say_errors, show
 from robustsuite.cli.given import dataset_spec, declared, read_ball, read_gates, refuse_other_bounds
 from robustsuite.cli.options import AsJson, Device, Plugins, Quiet, Verbose
 from robustsuite.cli.progress import progress_on
-from robustsuite.cli.verdicts import leave, say_errors, show
 from robustsuite.plugins.registry import DEFAULT_ATTACKS
 
 if TYPE_CHECKING:

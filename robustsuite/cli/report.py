@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from robustsuite.cli.console import results, say, set_up
-from robustsuite.cli.verdicts import print_outcome, pronounce
+from robustsuite.cli.ending import print_outcome, pronounce
 
 if TYPE_CHECKING:
     from robustsuite.report.report import Report

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from robustsuite.cli.console import say, set_up
+from robustsuite.cli.ending import leave, say_errors, show
 from robustsuite.cli.options import AsJson, Device, Overrides, Plugins, Quiet, Seed, Verbose
 from robustsuite.cli.progress import progress_on
-from robustsuite.cli.verdicts import leave, say_errors, show
 
 if TYPE_CHECKING:
     from robustsuite.runner.run import RunOutcome

@@ -114,12 +114,12 @@ def _in_text(text: str) -> str:
 
 
 def _examined(facts: Mapping[str, Any]) -> dict[str, Any]:
-    new = dict(facts)
-    new["rules"] = RULES.get(new.get("rules", ""), new.get("rules", ""))
-    new["checks"] = {_in_text(flag): _in_text(text) for flag, text in new.get("checks", {}).items()}
-    if "played" in new:
-        new["played"] = [_played(step) for step in new["played"]]
-    return new
+    changes: dict[str, Any] = {
+        "rules": lambda rules: RULES.get(rules, rules),
+        "checks": lambda checks: {_in_text(flag): _in_text(text) for flag, text in checks.items()},
+        "played": lambda steps: [_played(step) for step in steps],
+    }
+    return {name: changes[name](value) if name in changes else value for name, value in facts.items()}
 
 
 def _played(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import Gate
 from robustsuite.core.samples import Samples
 from robustsuite.data.catalogue import DatasetSpec
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import EVALUATION, Record
 from robustsuite.evaluation.resolve import CLEAN, arrange_all, labels
 from robustsuite.evaluation.user_model import existing
 from robustsuite.models.checkpoint import save
@@ -107,7 +107,7 @@ def as_suite(request: Request) -> Suite:
     attacks = _attacks(request.attacks, request.ball)
     threat = {} if request.ball is None else {"norm": request.ball.norm, "radius": request.ball.radius}
     values: dict[str, Any] = {
-        "name": "evaluate",
+        "name": EVALUATION,
         "seed": request.seed,
         "threads": torch.get_num_threads(),
         "plugins": list(request.plugins),

@@ -11,7 +11,7 @@ from robustsuite.core import checks
 from robustsuite.core.canonical import digest, plain
 from robustsuite.core.version import __version__
 from robustsuite.evaluation.environment import environment
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import EVALUATION, Record
 from robustsuite.evaluation.resolve import CLEAN, Game, facts_of, labels
 from robustsuite.evaluation.user_model import model_digest
 from robustsuite.scenarios.victim import Victim
@@ -42,7 +42,7 @@ def blank_records(
     told = dict(data or {})
     mode = "the model was in training mode; it was evaluated in eval mode and put back" if training else ""
     common: dict[str, Any] = {
-        "suite": "evaluate",
+        "suite": EVALUATION,
         "dataset": str(told.get("name") or f"{len(victim.test)} samples"),
         "data": {**told, "digest": victim.test.digest(), "n": len(victim.test)},
         "model": name,

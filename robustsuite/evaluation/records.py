@@ -28,8 +28,8 @@ VERSION: Final = 3
 """What a record says: since 2 an evasion attack's figures are its own, whatever follow-ups broke; since 3 it is in the
 words of now (`core.renamed`)."""
 _OWN_FIGURES: Final = 2
-_EVALUATE: Final = "evaluate"  # the suite of evaluations, which make labels of names and options
-
+EVALUATION: Final = "evaluate"
+"""What the suite of an evaluation is called; its labels are made of names and options."""
 MEASURED: Final = ("ok", "inconclusive")
 FINISHED: Final = (*MEASURED, "not_applicable")
 RADIUS: Final = "radius"
@@ -217,7 +217,7 @@ def _relabelled(records: Sequence[Record]) -> list[Record]:
     before = {new: old for old, new in ATTACKS.items()}
     names = [r.attack_parameters.get("is", "") if r.version < SINCE else "" for r in records]
     uses = [(r.attack, before.get(name, name)) for r, name in zip(records, names, strict=True)]
-    made = labels_of(uses, made=all(r.suite == _EVALUATE for r in records))
+    made = labels_of(uses, made=all(r.suite == EVALUATION for r in records))
     return [dataclasses.replace(r, attack=label) for r, label in zip(records, made, strict=True)]
 
 

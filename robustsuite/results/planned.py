@@ -11,7 +11,7 @@ from robustsuite.core import checks
 from robustsuite.core.canonical import digest
 from robustsuite.core.errors import RobustsuiteError
 from robustsuite.core.renamed import ATTACKS, labels_of
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import EVALUATION, Record
 from robustsuite.suite import yaml_lines
 
 FILE: Final = "suite.yaml"
@@ -53,7 +53,7 @@ def complete(records: Sequence[Record], folder: Path) -> list[Record]:
 def _planned(suite: Mapping[str, Any]) -> Iterator[tuple[str, Use, int]]:
     """Label of the defence, attack, and repeat of every cell."""
     listed = [_use(item) for item in suite.get("attacks") or ()]
-    labels = labels_of(listed, made=suite.get("name") == "evaluate")
+    labels = labels_of(listed, made=suite.get("name") == EVALUATION)
     attacks = [_CLEAN, *((label, ATTACKS.get(name, name)) for label, (_, name) in zip(labels, listed, strict=True))]
     for repeat in range(int(suite.get("repeats", 1))):
         for defense in suite.get("defenses") or ["none"]:
