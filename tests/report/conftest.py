@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from two_runs import Side
 
 from robustsuite.core.intervals import rate
 from robustsuite.core.metric import Metric
@@ -212,3 +213,16 @@ TRACEBACK = """Traceback (most recent call last):
     raise ValueError("no <rows> left")
 ValueError: no <rows> left
 """
+
+
+@pytest.fixture
+def old(tmp_path):
+    return Side(tmp_path / "old")
+
+
+@pytest.fixture
+def new(tmp_path):
+    # Nothing but what a cell is called joins it: neither key nor order, suite, model or seed.
+    side = Side(tmp_path / "new", suite="renamed", model="resnet18", seed=7)
+    side.count = 50
+    return side
