@@ -94,6 +94,26 @@ def test_out_of_bounds_is_out_of_the_ball():
 
 
 @dataclass(frozen=True)
+class Crosses:
+    """Go just across the boundary, wherever it lies."""
+
+    def __call__(self, view, streams):
+        return torch.where(view.x > 0.5, 0.49, 0.51)
+
+
+def test_of_minimum_norm_only_what_lies_in_the_ball_is_broken():
+    """The nearest adversarial inputs lie at .06, .31, .06 and .41: two of them within the radius."""
+    victim = threshold_victim([0.45, 0.2, 0.55, 0.9])
+    result = play(Crosses(), Evasion(ball=Ball("linf", 0.1), minimum_norm=True), victim, seed=0)
+    assert result.per_sample["robust"].tolist() == [False, True, False, True]
+    assert result.values["robust_accuracy"].value == 0.5
+    assert result.per_sample["distance"].tolist() == pytest.approx([0.06, 0.31, 0.06, 0.41])
+    assert result.values["distance_median"].value == pytest.approx((0.06 + 0.31) / 2)
+    targeted = Evasion(ball=Ball("linf", 0.1), minimum_norm=True, goal="targeted", target="next", follow_up=False)
+    assert play(Crosses(), targeted, victim, seed=0).values["target_hit_rate"].value == 0.5
+
+
+@dataclass(frozen=True)
 class Loser:
     """Find an adversarial input and return the clean one."""
 
