@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsuite.core import Deployed, Samples, Served, Streams, checks
+from robustsuite.core import Deployed, Served, checks
 from robustsuite.models.fitting import knowable, refuse_misfit
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
-from robustsuite.training import Build, Recipe
+from robustsuite.training import Build, Context, Recipe
 
 Wrap = Callable[[nn.Module], nn.Module]
 Make = Callable[[Build, int, tuple[int, ...], tuple[float, float]], nn.Module]
@@ -98,7 +98,7 @@ class Disguised:
 
     kind: str
 
-    def __call__(self, model: Deployed, calibration: Samples, streams: Streams) -> Deployed:  # noqa: ARG002
+    def __call__(self, model: Deployed, context: Context) -> Deployed:  # noqa: ARG002  # it asks for nothing
         """The wrapped network, which answers everything and declares nothing."""
         return Served(_SERVED[self.kind](model.network).eval())
 

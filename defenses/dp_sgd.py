@@ -27,6 +27,7 @@ from robustsuite.models.fitting import knowable
 from robustsuite.plugins import provenance, register
 from robustsuite.scenarios.protocol import Terms
 from robustsuite.training import CleanLoss, Objective, Recipe, Training, Update
+from robustsuite.training.context import named, needs
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -193,7 +194,8 @@ class PrivateDescent(Update):
     def qualify(self, recipe: Recipe, facts: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Whether epsilon covers all that was done with the private data, and what is outside the guarantee."""
         reasons = [*facts.get("epsilon_reasons", ())]
-        reasons += [f"{_name(prepare)} prepares the private data outside the accountant" for prepare in recipe.prepare]
+        reasons += [f"{named(prepare)} prepares the private data outside the accountant" for prepare in recipe.prepare]
+        reasons += [f"{named(part)} may mix samples of a batch, which no one has checked" for part in recipe.augment]
         if self.loaded:
             reasons.append(
                 f"weights arrive as if trained before: {few([*self.loaded])} are the same under two seeds; draw them "
@@ -204,11 +206,10 @@ class PrivateDescent(Update):
         if recipe.training.class_weights != "none":
             reasons.append("class weights count the private labels")
         outside = [f"whatever {name}, which comes with the network, was computed from" for name in self.brought]
-        if recipe.held_out:
-            users = [_name(part) for part in (*recipe.serve, *recipe.repair)]
-            outside.append(
-                f"{recipe.held_out:.0%} of the training set, held out for {', '.join(users) or 'validation'}"
-            )
+        if recipe.training.validation:
+            outside.append(f"{recipe.training.validation:.0%} of the training set, held out for validation")
+        for part in (*recipe.repair, *recipe.serve):
+            outside += [f"the part {need} of the data set, for {named(part)}" for need in needs([part])]
         if recipe.training.init == "checkpoint":
             outside.append("whatever the starting checkpoint was trained on")
         said = {"epsilon_valid": not reasons, "epsilon_reasons": reasons, "outside_guarantee": outside}
@@ -220,8 +221,3 @@ def _told(recipe: Recipe) -> str:
         return recipe.training_key()
     except TypeError:  # a part that no record can hold, such as a function, trains all the same where nothing is kept
         return value_digest(recipe)
-
-
-def _name(part: object) -> str:
-    named = getattr(part, "rules", part)  # a part that holds its defence goes by the defence's name
-    return str(getattr(type(named), "plugin_name", type(named).__name__))

@@ -10,14 +10,14 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite.core import Deployed, Outputs, Samples, Streams, checks
+from robustsuite.core import Deployed, Outputs, checks
 from robustsuite.core.deployed import door
 from robustsuite.core.door import working
 from robustsuite.core.isolation import untouched
 from robustsuite.defenses.detectors import Detector, FeatureDistance, FeatureSqueezing
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
-from robustsuite.training import Recipe
+from robustsuite.training import Context, Recipe
 
 DETECTORS: Final = ("range", "feature-distance", "feature-squeezing")
 _ROUNDING: Final = 1e-9  # of products such as 0.05 * 20
@@ -32,8 +32,10 @@ class InputValidation:
     values, or outside the data's bounds; it is a check, not an estimate, and such inputs never reach the network.
     `feature-distance` rejects inputs far from the calibration samples in the network's last hidden layer (the distance
     to the k-th nearest), `feature-squeezing` inputs whose answer changes when they get fewer grey levels or a median
-    filter. The two are calibrated together on held-out samples: each gets the same rate, chosen so that both together
-    reject at most `false_alarm_rate` of ordinary inputs, however few were held out. A rejection is an answer, not an
+    filter. The two are calibrated together on the part
+    `calibration` of the data set: each gets the same rate, chosen so that both together
+    reject at most `false_alarm_rate` of ordinary inputs, however few
+    there are. A rejection is an answer, not an
     exception; rejected malformed inputs have logits of zero.
 
     Detectors stop attacks that do not know of them. The surrogate that white-box attacks differentiate is the network
@@ -75,8 +77,8 @@ class InputValidation:
 
     def check(self, recipe: Recipe, terms: Terms) -> None:  # noqa: ARG002  # the sizes are known from the terms
         """Refuse too few samples to calibrate on, and a median filter of what is no image."""
-        if self.detectors != ("range",):
-            self.enough(terms.held_out)
+        if self.detectors != ("range",) and terms.parts.get("calibration"):
+            self.enough(terms.parts["calibration"])
         window, sides = self.median_window or 1, terms.shape[-2:]
         if "feature-squeezing" in self.detectors and window > 1 and (len(terms.shape) < 2 or min(sides) < window):
             expected = f"images of at least {window} x {window} for the median filter, not inputs {terms.shape}"
@@ -92,11 +94,11 @@ class InputValidation:
         needed = max(math.ceil(calibrated / self.false_alarm_rate - _ROUNDING) - 1, self.neighbours + 1)
         if n < needed:
             raise checks.fail(
-                f"at least {needed} held-out samples to calibrate false_alarm_rate={self.false_alarm_rate} with "
+                f"at least {needed} samples to calibrate false_alarm_rate={self.false_alarm_rate} with "
                 f"neighbours={self.neighbours} for {calibrated} detector{'s' if calibrated > 1 else ''}",
-                "len(calibration)",
+                "calibration",
                 n,
-                "set training.validation to a greater share, or raise the rate",
+                "set dataset.calibration, or raise the rate",
             )
 
     def __call__(self, recipe: Recipe) -> Recipe:
@@ -114,32 +116,37 @@ class Validation:
 
     rules: InputValidation
 
-    def __call__(self, model: Deployed, calibration: Samples, streams: Streams) -> Deployed:  # noqa: ARG002
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Parts of the data set that it asks for: none where nothing is calibrated."""
+        return () if self.rules.detectors == ("range",) else ("calibration",)
+
+    def __call__(self, model: Deployed, context: Context) -> Deployed:
         """The wrapped model, calibrated on samples that it was not trained on.
 
         Raises:
             RequestError: Too few calibration samples.
         """
-        detectors = self._detectors(door(model.network), calibration)
-        expected = _Expected.of(model, calibration)
-        if not detectors:
-            return Validated(model, expected, "range" in self.rules.detectors, {}, {})
+        expected = _Expected.of(model, context)
+        strict = "range" in self.rules.detectors
+        if not self.needs:
+            return Validated(model, expected, strict, {}, {})
+        calibration = context.part("calibration")
         self.rules.enough(len(calibration))
+        detectors = self._detectors(door(model.network), context.bounds)
         with untouched(model.network), torch.no_grad():
             x = calibration.inputs().to(expected.device, expected.dtype)
             scores = {name: detector.calibrate(x) for name, detector in detectors.items()}
         thresholds = joint_thresholds(scores, self.rules.false_alarm_rate)
-        return Validated(model, expected, "range" in self.rules.detectors, detectors, thresholds)
+        return Validated(model, expected, strict, detectors, thresholds)
 
-    def _detectors(self, network: nn.Module, calibration: Samples) -> dict[str, Detector]:
+    def _detectors(self, network: nn.Module, bounds: tuple[float, float]) -> dict[str, Detector]:
         rules = self.rules
         made: dict[str, Detector] = {}
         if "feature-distance" in rules.detectors:
             made["feature-distance"] = FeatureDistance(network, rules.neighbours)
         if "feature-squeezing" in rules.detectors:
-            made["feature-squeezing"] = FeatureSqueezing(
-                network, calibration.bounds, rules.bit_depth, rules.median_window
-            )
+            made["feature-squeezing"] = FeatureSqueezing(network, bounds, rules.bit_depth, rules.median_window)
         return made
 
 
@@ -188,9 +195,9 @@ class _Expected:
     device: torch.device
 
     @classmethod
-    def of(cls, model: Deployed, samples: Samples) -> _Expected:
+    def of(cls, model: Deployed, context: Context) -> _Expected:
         weight = next(model.network.parameters(), torch.zeros(()))
-        return cls(samples.shape, working(model.dtype), samples.bounds, weight.device)
+        return cls(context.shape, working(model.dtype), context.bounds, weight.device)
 
     def well_formed(self, x: Tensor) -> Tensor:
         """Which rows are finite and within bounds; none where shape or dtype differ."""

@@ -40,6 +40,8 @@ def evaluate(
     train: Any = None,
     public: Any = None,
     recipe: Recipe | None = None,
+    trusted: Any = None,
+    calibration: Any = None,
     name: str = "model",
     dataset: str | Mapping[str, Any] = "",
     rules: Mapping[str, Any] | None = None,
@@ -62,8 +64,11 @@ def evaluate(
         device: `auto` uses the device that the model is on; on another one a copy is evaluated.
         classes: Number of classes; by default what the model's logits say.
         train: What the model was trained on, for games that need it.
-        public: Data that an adversary may know, for games that need them.
+        public: Data of the same kind that it was not trained on, for games that need them: of each class one half is
+            the adversary's (surrogates), the other the judge's (evaluators).
         recipe: How the model was trained, for games that train again.
+        trusted: Clean data, where that recipe repairs.
+        calibration: Data for thresholds, where that recipe has detectors.
         name: What tables call the model.
         dataset: What tables call the data, or what is known of them, such as `{"name": "faces", "path": "faces.npz"}`;
             it stands in every record, beside their number and digest.
@@ -83,9 +88,9 @@ def evaluate(
     with fair_threads(), seeded(seed):
         games = arrange_all(attacks, threat, rules or {})
         ball = threat.ball if isinstance(threat, Threat) else threat
-        victim = existing(
-            model, data, ball=ball, device=device, classes=classes, seed=seed, train=train, public=public, recipe=recipe
-        )
+        beside = {"train": train, "public": public, "trusted": trusted, "calibration": calibration}
+        known: dict[str, Any] = {"ball": ball, "device": device, "classes": classes, "seed": seed, "recipe": recipe}
+        victim = existing(model, data, **known, **beside)
         ask_for_what_is_missing(games, victim)
         _ = victim.clean  # every answer is looked at before the first attack
         told = {"name": dataset} if isinstance(dataset, str) else dataset

@@ -59,7 +59,7 @@ def evaluate(
     output: _Output = None,
     samples: Annotated[int, typer.Option(help="Test samples to attack, each class in its share.")] = 1000,
     train_data: Annotated[str | None, typer.Option(help="What the model was trained on, like --data.")] = None,
-    public_data: Annotated[str | None, typer.Option(help="Data that an adversary may know, like --data.")] = None,
+    public_data: Annotated[str | None, typer.Option(help="Such data that it was not trained on, like --data.")] = None,
     gates: _Gates = None,
     out: Annotated[Path | None, typer.Option(help="Folder for records, tables and the HTML report.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -95,6 +95,19 @@ def evaluate(
     _conclude(report, request, out, quiet=quiet, as_json=as_json)
 
 
+def _beside(request: Request, name: str) -> Samples:
+    """What is trained on; of the data set at hand the population, where it is asked for as public data."""
+    from robustsuite.data.catalogue import load
+    from robustsuite.data.sources import joined
+
+    spec, splits = request.beside[name], load(request.beside[name], seed=request.seed)
+    halves = [splits.part("adversary"), splits.part("judge")]
+    own = {(of.name, of.path) for of in (request.dataset, *(request.beside[n] for n in request.beside if n != name))}
+    if name != "public" or (spec.name, spec.path) not in own or None in halves:
+        return splits.train
+    return joined(*[half for half in halves if half is not None])
+
+
 def _judge(request: Request, device: str, samples: int, *, quiet: bool) -> tuple[nn.Module, Samples, Report]:
     """Load data and model, and play the games."""
     from robustsuite.api.evaluate import evaluate as judge
@@ -113,7 +126,7 @@ def _judge(request: Request, device: str, samples: int, *, quiet: bool) -> tuple
     with seeded(seed):
         model = ModelSpec.parse(request.model)(test.classes, test.shape, test.bounds).to(device)
     with progress_on(sys.stderr, quiet=quiet) as progress:
-        beside: dict[str, Any] = {name: load_part(of, "train", seed=seed) for name, of in request.beside.items()}
+        beside: dict[str, Any] = {name: _beside(request, name) for name in request.beside}
         report = judge(
             model,
             test,

@@ -78,7 +78,7 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     set_threads(suite.threads)
     splits = load(suite.dataset, seed=suite.seed)
     with progress_on(sys.stderr, quiet=quiet) as progress:
-        trained = Trainer(suite.seed, where, (Store(folder), cache()), progress)(recipe, splits.train)
+        trained = Trainer(suite.seed, where, (Store(folder), cache()), progress, splits.part)(recipe, splits.train)
     victim = Victim(trained.model, splits.test, device=where)
     accuracy = float(((victim.clean.prediction == splits.test.y) & ~victim.clean.rejected).double().mean())
     noted = {"precision": notes[use.label]} if use.label in notes else {}

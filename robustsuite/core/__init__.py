@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from robustsuite.core.gate import Gate
     from robustsuite.core.metric import Metric, Metrics
     from robustsuite.core.samples import Batch, Samples
+    from robustsuite.core.splits import Splits
     from robustsuite.core.streams import Streams
     from robustsuite.core.suspicions import Suspicion
 else:
@@ -33,6 +34,7 @@ else:
             "RobustsuiteError": ".errors",
             "Samples": ".samples",
             "Served": ".deployed",
+            "Splits": ".splits",
             "Streams": ".streams",
             "Suspicion": ".suspicions",
             "Threat": ".ball",
@@ -54,6 +56,7 @@ __all__ = [
     "RobustsuiteError",
     "Samples",
     "Served",
+    "Splits",
     "Streams",
     "Suspicion",
     "Threat",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +43,7 @@ class Metrics:
         per_sample: Column name -> tensor `(N,)`; holds `id` where it is not empty.
         artefacts: Name -> tensor, a small share kept for figures.
         cost: Counted passes: `forwards`, `backwards`, `queries`, in samples.
+        facts: JSON values of trainings of the judge's, for the record beside those of the victim's.
     """
 
     values: Mapping[str, Metric]
@@ -52,3 +53,4 @@ class Metrics:
     per_sample: Mapping[str, Tensor] = field(default_factory=dict)
     artefacts: Mapping[str, Tensor] = field(default_factory=dict)
     cost: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""`Samples`: inputs in the model's raw input space, labels and ids; `Splits`: what a data set gives."""
+"""`Samples`: inputs in the model's raw input space, labels and ids."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ class Samples:
         notes: What the record should say of how the samples were read.
         whole: The dtype of integers or booleans that the inputs were given in; what attacks make of them is whole too.
             None for continuous inputs.
+        places: Place of every sample in an order in which each class is spread evenly `(N,)`, float64 in [0, 1), by the
+            labels as they were loaded; None where they are still these. What is cut by places is cut alike whatever a
+            poisoner did to inputs and labels.
 
     Raises:
         RequestError: An empty set, lengths that differ, labels out of range, non-finite or out-of-bounds inputs.
@@ -52,6 +55,7 @@ class Samples:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     whole: torch.dtype | None = None
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.ids is None:
@@ -108,32 +112,43 @@ class Samples:
 
     def take(self, index: Tensor | slice) -> Samples:
         """The chosen rows as samples of their own, ids kept."""
-        return replace(self, x=self.x[index], y=self.y[index], ids=self.ids[index])
+        places = None if self.places is None else self.places[index]
+        return replace(self, x=self.x[index], y=self.y[index], ids=self.ids[index], places=places)
+
+    def order(self) -> Tensor:
+        """`places`, or where there are none those by the labels as they are now `(N,)`."""
+        if self.places is not None:
+            return self.places
+        places = torch.empty(len(self), dtype=torch.float64)
+        places[spread(self.y, torch.Generator().manual_seed(0))] = torch.arange(len(self)).double() / len(self)
+        return places
 
     def with_rows(self, index: Tensor, x: Tensor, y: Tensor) -> Samples:
         """A copy in which the rows `index` hold floating inputs `x` and labels `y`.
 
-        uint8 storage is kept where the new values lie exactly on its grid, and given up otherwise.
+        uint8 storage is kept where the new values lie exactly on its grid, and given up otherwise. Places are those of
+        the samples as they are here.
         """
-        labels = self.y.clone()
+        places, labels = self.order(), self.y.clone()
         labels[index] = y.to(labels.dtype)
         if self.x.dtype == torch.uint8:
             low, high = self.bounds
             grid = ((x - low) / (high - low) * 255).round()
             stored = self.x.clone()
             stored[index] = grid.clamp(0, 255).to(torch.uint8)
-            rebuilt = replace(self, x=stored, y=labels)
+            rebuilt = replace(self, x=stored, y=labels, places=places)
             if torch.equal(rebuilt.inputs(index), x.to(torch.float32)):
                 return rebuilt
         full = self.inputs().clone()
         full[index] = x.to(full.dtype)
-        return replace(self, x=full, y=labels)
+        return replace(self, x=full, y=labels, places=places)
 
     def copy(self) -> Samples:
         """The same samples in memory of their own, so that whoever gets them may write to them."""
         twin = copy.copy(self)
         # Past the checks, which these samples have passed; and without a digest, for the copy may be written to.
         vars(twin).update(x=self.x.detach().clone(), y=self.y.detach().clone(), ids=self.ids.detach().clone())
+        vars(twin).update(places=None if self.places is None else self.places.detach().clone())
         vars(twin).pop("_digest", None)
         return twin
 
@@ -151,26 +166,9 @@ class Samples:
 
     def _measured(self) -> str:
         state = hashlib.sha256(f"{tuple(self.x.shape)}{self.x.dtype}{self.classes}{self.bounds}".encode())
-        for part in (self.x, self.y, self.ids):
+        for part in (self.x, self.y, self.ids, *(() if self.places is None else (self.places,))):
             state.update(part.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         return state.hexdigest()[:24]
-
-
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """A data set: training samples, test samples, and what it is called.
-
-    Args:
-        name: Name for records and tables.
-        train: What the defender trains on; validation is split from it later, after any poisoning.
-        test: What games are played on.
-        class_names: One name per class, in label order, for figures.
-    """
-
-    name: str
-    train: Samples
-    test: Samples
-    class_names: tuple[str, ...] = ()
 
 
 def stratified(y: Tensor, sizes: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -188,12 +186,22 @@ def stratified(y: Tensor, sizes: tuple[int, ...], generator: torch.Generator) ->
     """
     if sum(sizes) > len(y):
         raise checks.fail(f"at most {len(y)} samples in all", "sizes", sizes, "ask for fewer")
+    order = spread(y, generator)
+    cuts = torch.tensor((0, *sizes)).cumsum(0).tolist()
+    return tuple(order[a:b].sort().values for a, b in pairwise(cuts))
+
+
+def spread(y: Tensor, generator: torch.Generator) -> Tensor:
+    """All rows in an order of which every stretch holds each class in its share, up to rounding.
+
+    Args:
+        y: Labels `(N,)`.
+        generator: Source of the shuffle within the classes.
+    """
     shuffled = torch.randperm(len(y), generator=generator)
     labels = y[shuffled]
     rank = torch.empty(len(y), dtype=torch.float64)
     for label in torch.unique(labels).tolist():
         rows = (labels == label).nonzero()[:, 0]
         rank[rows] = (torch.arange(len(rows), dtype=torch.float64) + 0.5) / len(rows)
-    order = shuffled[torch.argsort(rank, stable=True)]
-    cuts = torch.tensor((0, *sizes)).cumsum(0).tolist()
-    return tuple(order[a:b].sort().values for a, b in pairwise(cuts))
+    return shuffled[torch.argsort(rank, stable=True)]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from robustsuite.core import checks
 from robustsuite.core.errors import RequestError, UntrustedFileError
-from robustsuite.core.samples import Splits
+from robustsuite.core.splits import Splits
 from robustsuite.data.coerce import arrays_of, as_inputs, as_labels
 from robustsuite.data.sources import Part, Source
 from robustsuite.plugins.loading import call_factory, load_factory

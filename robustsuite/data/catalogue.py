@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from robustsuite.core import checks
-from robustsuite.core.samples import Samples, Splits
+from robustsuite.core.samples import Samples
+from robustsuite.core.splits import PARTS, Splits
 from robustsuite.data.arrays import from_factory, npz
+from robustsuite.data.cutting import Sizes
 from robustsuite.data.digits import digits
 from robustsuite.data.image_folder import image_folder
-from robustsuite.data.sources import PARTS, Source, choose, fewer
+from robustsuite.data.sources import Source, own
 from robustsuite.data.torchvision_sets import NAMES as TORCHVISION
 from robustsuite.data.torchvision_sets import torchvision_set
 from robustsuite.storage.places import resolve
@@ -36,6 +38,8 @@ _SHAPES: Final = {
     **dict.fromkeys(("mnist", "fashion-mnist", "kmnist"), (1, 28, 28)),
     **dict.fromkeys(("cifar10", "cifar100", "svhn"), (3, 32, 32)),
 }
+# Ten photos of each person: two are tested on, four teach an evaluator (0.94), one is the adversary's, three train.
+_FACES: Final = {"trusted": 0, "calibration": 0, "judge": 160, "adversary": 40}
 _WITH_PATH: Final = ("image-folder", "npz", "orl-faces")
 
 
@@ -45,8 +49,13 @@ class DatasetSpec:
 
     Args:
         name: One of `NAMES`; beside `factory` any name to call it by.
-        train: Training samples, at least 1; None for all.
+        train: Training samples, at least 1; None for all that no other part takes.
         test: Test samples, at least 1; None for all, or for a fifth (360 of the digits) where none are set apart.
+        trusted: Samples of the part that repairs trust, clean and out of a poisoner's reach; at least 0.
+        calibration: Samples that thresholds of detectors stand on; at least 0.
+        population: Samples of which one half is the adversary's (surrogates, shadow models) and the other the judge's
+            (evaluators); an even number, or two, `(adversary, judge)`. These three are as many as README says where
+            they are None, and a part that does not fit is empty; unused test samples are taken first.
         whole: Whether `npz` and `image-folder` data without a test part are taken whole, as either part: for a model
             that is not trained here.
         root: Folder that holds the data; None for `$ROBUSTSUITE_DATA`, else the user's cache.
@@ -66,6 +75,9 @@ class DatasetSpec:
     name: str = "factory"
     train: int | None = None
     test: int | None = None
+    trusted: int | None = None
+    calibration: int | None = None
+    population: int | tuple[int, int] | None = None
     whole: bool = False
     root: str | None = None
     download: bool = False
@@ -83,6 +95,8 @@ class DatasetSpec:
         for name, count in (("train", self.train), ("test", self.test)):
             if count is not None:
                 checks.integer(name, count, low=1)
+        for name, count in self._beside().items():
+            checks.integer("population" if name in ("adversary", "judge") else name, count, low=0)
         if self.size is not None:
             if len(self.size) != 2:
                 raise checks.fail("(height, width)", "size", self.size, "give two integers")
@@ -92,6 +106,26 @@ class DatasetSpec:
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise checks.fail("bounds (low, high) with low < high", "bounds", self.bounds, "swap or widen them")
         self._consistent()
+
+    def _beside(self) -> dict[str, int]:
+        """Sizes that were asked for of the parts beside training and test samples."""
+        given: dict[str, Any] = {"trusted": self.trusted, "calibration": self.calibration}
+        if isinstance(self.population, (tuple, list)):
+            if len(self.population) != 2:
+                raise checks.fail("an even number, or (adversary, judge)", "population", self.population, "give two")
+            given["adversary"], given["judge"] = self.population
+        elif self.population is not None:
+            count = checks.integer("population", self.population, low=0)
+            if count % 2:
+                remedy = f"give {count + 1}, or two numbers: its halves are the adversary's and the judge's"
+                raise checks.fail("an even number, or (adversary, judge)", "population", count, remedy)
+            given["adversary"] = given["judge"] = count // 2
+        return {name: count for name, count in given.items() if count is not None}
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many samples each part gets."""
+        return Sizes(self.train, self.test, self._beside())
 
     def _consistent(self) -> None:
         """Refuse settings that this data set would silently ignore, and miss none that it needs."""
@@ -116,6 +150,8 @@ class DatasetSpec:
         for key, fits in allowed.items():
             if not fits and getattr(self, key):
                 raise checks.fail(f"no {key} for dataset {self.name}", key, getattr(self, key), "leave it out")
+        if self.whole and any(self._beside().values()):
+            raise checks.fail("no other parts beside whole", "whole", True, "drop it, or the sizes of the other parts")
 
     def expected_inputs(self) -> tuple[tuple[float, float], tuple[int, ...] | None] | None:
         """Bounds of the inputs, and their shape or None, as far as is known before anything is read."""
@@ -132,8 +168,8 @@ def load(spec: DatasetSpec, *, seed: int) -> Splits:
         seed: Keys which rows are taken and, where the data have no test part, which are held out.
 
     Returns:
-        Training and test samples, in each of which every class has its share. No two samples have one id, and with one
-        seed a smaller set is part of a larger one.
+        Training and test samples and the parts beside them, in each of which every class has its share. No two samples
+        have one id, and no sample is in two parts. They hang on the data set, the sizes and the seed alone.
 
     Raises:
         RequestError: The data are not there, or are not what they are said to be.
@@ -142,12 +178,12 @@ def load(spec: DatasetSpec, *, seed: int) -> Splits:
     Example:
         >>> splits = load(DatasetSpec(name="digits"), seed=0)
         >>> len(splits.train), len(splits.test), splits.train.shape
-        (1437, 360, (1, 8, 8))
+        (857, 360, (1, 8, 8))
     """
     source = _source(spec, seed)
     if isinstance(source, Splits):
-        return _cut(source, spec, seed)
-    return source.splits(spec.train, spec.test, seed, whole=spec.whole)
+        return own(source, spec.sizes, seed)
+    return source.splits(spec.sizes, seed, whole=spec.whole)
 
 
 def load_part(spec: DatasetSpec, part: str, *, most: int | None = None, seed: int = 0) -> Samples:
@@ -155,7 +191,7 @@ def load_part(spec: DatasetSpec, part: str, *, most: int | None = None, seed: in
 
     Args:
         spec: Which data; its own `train` and `test` counts come first.
-        part: `train` or `test`.
+        part: `train`, `test`, `trusted`, `calibration`, `judge` or `adversary`.
         most: At most so many samples, each class in its share; None for all.
         seed: Keys the choice and, where the data have no test part, which rows are held out.
 
@@ -168,9 +204,16 @@ def load_part(spec: DatasetSpec, part: str, *, most: int | None = None, seed: in
         checks.integer("samples", most, low=1)
     source = _source(spec, seed)
     if isinstance(source, Source):
-        return source.part(part, spec.train, spec.test, most, seed, whole=spec.whole)
-    samples: Samples = getattr(_cut(source, spec, seed), part)
-    return samples.take(choose(samples.y, fewer(most, len(samples)), part, seed))
+        return source.part(part, spec.sizes, most, seed, whole=spec.whole)
+    sizes = spec.sizes
+    if most is not None and part == "train":
+        sizes = replace(sizes, train=min(most, len(own(source, sizes, seed).train)))
+    elif most is not None and part == "test":
+        sizes = replace(sizes, test=min(most, len(source.test), sizes.test or most))
+    samples = own(source, sizes, seed).part(part)
+    if samples is None:
+        raise checks.fail("a part that has samples", "part", part, "set its size, or give it in Splits(beside=...)")
+    return samples if most is None else samples.take(slice(0, most))
 
 
 def load_data(name: str, part: str = "test", *, samples: int | None = None, seed: int = 0, **settings: Any) -> Samples:
@@ -178,11 +221,13 @@ def load_data(name: str, part: str = "test", *, samples: int | None = None, seed
 
     Args:
         name: One of `robustsuite list datasets`.
-        part: `test`, or `train` for what models are trained on.
+        part: `test`, `train` for what models are trained on, or one of the parts beside them: `trusted`,
+            `calibration`, `judge`, `adversary`.
         samples: At most so many, each class in its share; None for all. Only these are read.
         seed: Keys the choice and, where the data have no test part (`digits`), which rows are held out.
         **settings: As in the `dataset` block of a suite: `root`, `path`, `download`, `size`, `bounds`, `classes`,
-            `factory`, `train`, `test`.
+            `factory`, `train`, `test`,
+            `trusted`, `calibration`, `population`.
 
     Returns:
         Samples, whose `inputs()` `(N, ...)` are floating in raw units and whose `y` `(N,)` are the labels.
@@ -221,11 +266,5 @@ def _source(spec: DatasetSpec, seed: int) -> Source | Splits:
     path = resolve(spec.path or "orl_faces", spec.root)
     if spec.name == "npz":
         return npz(path, spec.bounds, spec.classes)
-    return image_folder(called(spec), path, spec.size)
-
-
-def _cut(splits: Splits, spec: DatasetSpec, seed: int) -> Splits:
-    """A user's own splits at the sizes asked for, ids kept."""
-    train = splits.train.take(choose(splits.train.y, spec.train, "train", seed))
-    test = splits.test.take(choose(splits.test.y, spec.test, "test", seed))
-    return replace(splits, train=train, test=test)
+    source = image_folder(called(spec), path, spec.size)
+    return replace(source, held_out=80, usual=_FACES) if spec.name == "orl-faces" else source

@@ -17,7 +17,7 @@ from robustsuite.core.samples import Samples
 
 T = TypeVar("T")
 
-_TENSORS: Final = ("x", "y", "ids")
+_TENSORS: Final = ("x", "y", "ids", "places")
 _FACTS: Final = ("classes", "bounds")
 
 
@@ -112,6 +112,8 @@ def _put_back(given: Samples, before: Samples) -> bool:
     changed = False
     for name in _TENSORS:
         now, then = getattr(given, name), getattr(before, name)
+        if now is None and then is None:
+            continue
         same = isinstance(now, Tensor) and now.shape == then.shape and now.dtype == then.dtype
         if same and torch.equal(now, then):
             continue

@@ -9,10 +9,14 @@ import torch
 from robustsuite.data.sources import Part, Source
 
 HELD_OUT: Final = 360
+# An evaluator learns 0.93 of the digits from 200 (CNN; MLP 0.91), and a network on the other 857 about 0.96.
+USUAL: Final = {"trusted": 60, "calibration": 120, "judge": 200, "adversary": 200}
 
 
 def digits() -> Source:
-    """1,797 grey images of 8 x 8, values 0 to 16 scaled to [0, 1]; 360 are held out unless a count is asked for.
+    """1,797 grey images of 8 x 8, values 0 to 16 scaled to [0, 1].
+
+    Unless counts are asked for, 360 are held out, and 580 are in the parts beside training.
 
     References:
         Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
@@ -22,4 +26,4 @@ def digits() -> Source:
     bunch = load_digits()
     x = torch.from_numpy(bunch.images).to(torch.float32)[:, None] / 16
     y = torch.from_numpy(bunch.target).to(torch.int64)
-    return Source("digits", Part.of(x, y), None, 10, tuple(str(d) for d in range(10)), held_out=HELD_OUT)
+    return Source("digits", Part.of(x, y), None, 10, tuple(str(d) for d in range(10)), held_out=HELD_OUT, usual=USUAL)

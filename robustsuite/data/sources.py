@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from robustsuite.core import checks
-from robustsuite.core.samples import Samples, Splits, stratified
+from robustsuite.core.samples import Samples, spread
+from robustsuite.core.splits import PARTS, RESERVED, Splits
 from robustsuite.core.streams import Streams
-
-PARTS: Final = ("train", "test")
-TEST_SHARE: Final = 0.2  # held out where a data set has no test part and no count is asked for
+from robustsuite.data.cutting import Rows, Sizes, at_most, cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +47,10 @@ class Source:
         test: Rows that were set apart by whoever made the data; None to hold rows out here.
         classes: How many there are.
         class_names: One per class, or none.
-        notes: What records should say of how the data were read.
         bounds: Least and greatest raw input value.
         held_out: How many rows to hold out where there is no test part; None for a fifth.
+        usual: Sizes of the parts beside training and test samples where none are asked for; None for shares.
+        notes: What records should say of how the data were read.
     """
 
     name: str
@@ -60,121 +60,113 @@ class Source:
     class_names: tuple[str, ...] = ()
     bounds: tuple[float, float] = (0.0, 1.0)
     held_out: int | None = None
+    usual: Mapping[str, int] | None = None
     notes: tuple[str, ...] = ()
 
-    def splits(self, train: int | None, test: int | None, seed: int, *, whole: bool = False) -> Splits:
+    def splits(self, sizes: Sizes, seed: int, *, whole: bool = False) -> Splits:
         """Cut to size, each class in its share.
 
         Ids number the rows of the training part from 0 and go on through the test part, so that no two rows of a data
-        set have one id, and an id does not depend on the sizes asked for. With one seed, a smaller set is part of a
-        larger one.
+        set have one id, and an id does not depend on the sizes asked for.
 
         Args:
-            train: Training samples; None for all.
-            test: Test samples; None for all, or for what `held_out` says.
+            sizes: How many samples each part gets.
             seed: Keys the choice.
             whole: Whether data without a test part are taken whole, as either part.
 
         Raises:
             RequestError: More samples asked for than there are.
         """
-        if self.test is None and whole:
-            rows = choose(self.train.y, train, "train", seed), choose(self.train.y, test, "test", seed)
-            return self._made(self.train, rows[0], self.train, rows[1], 0)
-        if self.test is None:
-            chosen, kept = self._hold_out(train, test, Streams(seed).child("data", "split"))
-            return self._made(self.train, chosen, self.train, kept, 0)
-        rows = choose(self.train.y, train, "train", seed), choose(self.test.y, test, "test", seed)
-        return self._made(self.train, rows[0], self.test, rows[1], len(self.train.y))
+        rows = self._rows(sizes, seed, whole=whole)
+        train, test = self._read(rows["train"]), self._read(rows["test"])
+        shapes = [train.shape, test.shape]
+        if shapes[0] != shapes[1]:
+            raise checks.fail("training and test inputs of one shape", "shapes", shapes, "resize or mend the data")
+        beside = {name: partial(self._read, rows[name]) for name in RESERVED if rows[name]}
+        return Splits(self.name, train, test, self.class_names, beside)
 
-    def part(
-        self, name: str, train: int | None, test: int | None, most: int | None, seed: int, *, whole: bool = False
-    ) -> Samples:
-        """One part of what `splits` gives, without reading the other.
-
-        At most so many of a part are those that `splits` gives where so many are asked for.
+    def part(self, name: str, sizes: Sizes, most: int | None, seed: int, *, whole: bool = False) -> Samples:
+        """One part of what `splits` gives, without reading the others.
 
         Args:
-            name: `train` or `test`.
-            train: Training samples; None for all.
-            test: Test samples; None for all, or for what `held_out` says.
+            name: One of `PARTS`.
+            sizes: How many samples each part gets.
             most: At most so many of the part, each class in its share; None for all.
             seed: Keys the choices.
             whole: Whether data without a test part are taken whole, as either part.
 
         Raises:
-            RequestError: More samples asked for than there are.
+            RequestError: More samples asked for than there are, or none in this part.
         """
-        held, offset = self.train, 0
-        counts = {"train": train, "test": test}
-        if self.test is None and not whole:
-            both = self._hold_out(train, test, Streams(seed).child("data", "split"))
-            counts[name] = fewer(most, len(both[PARTS.index(name)]))
-            streams = Streams(seed).child("data", "split")
-            rows = self._hold_out(counts["train"], counts["test"], streams)[PARTS.index(name)]
-        else:
-            if self.test is not None and name == "test":
-                held, offset = self.test, len(self.train.y)
-            size = len(held.y) if counts[name] is None else _at_most(len(held.y), name, counts[name] or 0)
-            rows = choose(held.y, fewer(most, size), name, seed)
-        x = held.rows(rows)
-        if x.dim() == 4 and x.shape[1] == 1:
-            most_channels = max(p.channels() for p in (self.train, self.test) if p is not None)
-            x = x.expand(-1, most_channels, -1, -1).contiguous()
-        return self._samples(x, held.y[rows], rows + offset)
+        rows = self._rows(sizes, seed, whole=whole)[checks.one_of("part", name, PARTS)].first(most)
+        if not rows:
+            remedy = f"set the size of this part, or ask for fewer in the others, of {self.name}"
+            raise checks.fail("a part that has samples", "part", name, remedy)
+        return self._read(rows)
 
-    def _samples(self, x: Tensor, y: Tensor, ids: Tensor) -> Samples:
+    def _rows(self, sizes: Sizes, seed: int, *, whole: bool) -> dict[str, Rows]:
+        sizes = replace(sizes, usual=self.usual, held_out=self.held_out)
+        if whole and self.test is None:
+            none = Rows(torch.arange(0), torch.arange(0))
+            both = {name: self._chosen(name, getattr(sizes, name), seed) for name in ("train", "test")}
+            return {**dict.fromkeys(RESERVED, none), **both}
+        return cut(self.train.y, None if self.test is None else self.test.y, sizes, seed)
+
+    def _chosen(self, name: str, count: int | None, seed: int) -> Rows:
+        order = spread(self.train.y, Streams(seed).child("data", name).generator())
+        return Rows(order[: None if count is None else at_most(len(order), name, count)], torch.arange(0))
+
+    def _read(self, rows: Rows) -> Samples:
+        train, test = rows.train.sort().values, rows.test.sort().values
+        held = [(self.train, train, 0)] if len(train) else []
+        if self.test is not None and len(test):
+            held.append((self.test, test, len(self.train.y)))
+        x = _one_tensor([part.rows(index) for part, index, _ in held], self._channels)
+        y = torch.cat([part.y[index] for part, index, _ in held])
+        ids = torch.cat([index + offset for _, index, offset in held])
         return Samples(x, y, self.classes, self.bounds, ids, self.class_names, self.notes)
 
-    def _hold_out(self, train: int | None, test: int | None, streams: Streams) -> tuple[Tensor, Tensor]:
-        n = len(self.train.y)
-        default = round(TEST_SHARE * n) if self.held_out is None else self.held_out
-        held = default if test is None else _at_most(n - 1, "test", test)
-        count = n - held if train is None else _at_most(n - held, "train", train)
-        # The test rows come first: another training size leaves them as they are.
-        kept, chosen = stratified(self.train.y, (held, count), streams.generator())
-        return chosen, kept
-
-    def _made(self, train: Part, train_rows: Tensor, test: Part, test_rows: Tensor, offset: int) -> Splits:
-        inputs = [train.rows(train_rows), test.rows(test_rows)]
-        channels = max(x.shape[1] if x.dim() == 4 else 0 for x in inputs)
-        # Grey rows beside coloured ones of the same data set are repeated over the channels.
-        inputs = [x.expand(-1, channels, -1, -1).contiguous() if x.dim() == 4 else x for x in inputs]
-        shapes = [tuple(x.shape[1:]) for x in inputs]
-        if shapes[0] != shapes[1]:
-            raise checks.fail("training and test inputs of one shape", "shapes", shapes, "resize or mend the data")
-        made = [
-            self._samples(x, part.y[rows], ids)
-            for x, part, rows, ids in zip(
-                inputs, (train, test), (train_rows, test_rows), (train_rows, test_rows + offset), strict=True
-            )
-        ]
-        return Splits(self.name, made[0], made[1], self.class_names)
+    def _channels(self) -> int:
+        return max(part.channels() for part in (self.train, self.test) if part is not None)
 
 
-def choose(y: Tensor, count: int | None, name: str, seed: int) -> Tensor:
-    """Rows of a stratified subset, in order; all of them for None.
+def _one_tensor(pieces: list[Tensor], channels: Callable[[], int]) -> Tensor:
+    """Inputs as one tensor; grey ones of a data set that has coloured ones are repeated over the channels."""
+    if any(piece.dim() == 4 and piece.shape[1] == 1 for piece in pieces):
+        most = channels()
+        pieces = [piece.expand(-1, most, -1, -1).contiguous() if piece.dim() == 4 else piece for piece in pieces]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    Args:
-        y: Labels `(N,)`.
-        count: How many.
-        name: Name of the part, for the error and the key.
-        seed: Keys the choice.
+
+def own(splits: Splits, sizes: Sizes, seed: int) -> Splits:
+    """A user's own splits at the sizes asked for; ids are kept where no two parts share one.
 
     Raises:
         RequestError: More samples asked for than there are.
     """
-    if count is None or count == len(y):
-        return torch.arange(len(y))
-    return stratified(y, (_at_most(len(y), name, count),), Streams(seed).child("data", name).generator())[0]
+    train, test = splits.train, splits.test
+    if bool(torch.isin(test.ids, train.ids).any()):
+        test = replace(test, ids=test.ids - int(test.ids.min()) + int(train.ids.max()) + 1)
+    given = {name: len(samples) for name in splits.beside if (samples := splits.part(name)) is not None}
+    beside = {name: count for name, count in sizes.beside.items() if name not in given}
+    for name in given.keys() & sizes.beside.keys():
+        if sizes.beside[name] != given[name]:
+            raise checks.fail(
+                f"the {given[name]} samples that the factory gives", name, sizes.beside[name], "leave it out"
+            )
+    rows = cut(train.y, test.y, replace(sizes, beside={**beside, **dict.fromkeys(given, 0)}), seed)
+
+    def read(name: str) -> Samples:
+        of_train, of_test = (index.sort().values for index in rows[name])
+        if len(of_test) == 0:
+            return train.take(of_train)
+        return test.take(of_test) if len(of_train) == 0 else joined(train.take(of_train), test.take(of_test))
+
+    cuts = {name: partial(read, name) for name in RESERVED if rows[name]}
+    return replace(splits, train=read("train"), test=read("test"), beside={**splits.beside, **cuts})
 
 
-def fewer(most: int | None, size: int) -> int:
-    """How many of so many, where at most `most` are asked for; None for all."""
-    return size if most is None else min(most, size)
-
-
-def _at_most(most: int, name: str, count: int) -> int:
-    if count > most:
-        raise checks.fail(f"at most {most} samples there", name, count, "ask for fewer")
-    return count
+def joined(one: Samples, other: Samples) -> Samples:
+    """Samples of one data set as one."""
+    x, y, ids = (torch.cat(pair) for pair in ((one.inputs(), other.inputs()), (one.y, other.y), (one.ids, other.ids)))
+    return replace(one, x=x, y=y, ids=ids, places=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,8 @@ _SETS: Final = {
     "svhn": _Known("SVHN", {"split": "train"}, {"split": "test"}, 10),
 }
 NAMES: Final = tuple(_SETS)
+# Together 9,000: what is left of MNIST and CIFAR-10 where all training samples and 1,000 test samples are asked for.
+USUAL: Final = {"trusted": 1000, "calibration": 1000, "judge": 3500, "adversary": 3500}
 
 
 def torchvision_set(name: str, root: str | None, *, download: bool) -> Source:
@@ -60,11 +62,11 @@ def torchvision_set(name: str, root: str | None, *, download: bool) -> Source:
     """
     known, folder = _SETS[name], data_root(root)
     if name == "cifar10" and not download and not (folder / known.below).exists() and (folder / CIFAR10_JPEG).is_dir():
-        return image_folder(CIFAR10_JPEG, folder / CIFAR10_JPEG, None)
+        return replace(image_folder(CIFAR10_JPEG, folder / CIFAR10_JPEG, None), usual=USUAL)
     train = _load(name, known, folder, dict(known.train), download)
     test = _load(name, known, folder, dict(known.test), download)
     names = tuple(str(c).partition(" - ")[0] for c in getattr(train, "classes", range(known.classes)))
-    return Source(name, Part.of(*_arrays(train)), Part.of(*_arrays(test)), known.classes, names)
+    return Source(name, Part.of(*_arrays(train)), Part.of(*_arrays(test)), known.classes, names, usual=USUAL)
 
 
 def _load(name: str, known: _Known, folder: Path, part: dict[str, Any], download: bool) -> Any:

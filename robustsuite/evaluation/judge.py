@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +66,7 @@ def judge(blank: Record, game: Game, victim: Victim, folder: Path | None) -> Rec
     return sheet.record
 
 
-def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artefact: Any = None) -> Record:
+def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artefacts: Sequence[Any] = ()) -> Record:
     """The record of one game.
 
     Args:
@@ -74,16 +74,17 @@ def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artef
         game: As for `judge`.
         victim: One that has what the game needs.
         folder: As for `judge`.
-        artefact: What the attack crafted beforehand, where one serves every victim; else it is asked in the game.
+        artefacts: What the attack crafted beforehand, one a view, where they serve every victim; else it is asked in
+            the game.
 
     Raises:
         Exception: Whatever attack, judge and victim raise.
     """
     attack, scenario = game.attack, game.scenario
-    if artefact is None:
-        metrics = play(attack, scenario, victim, seed=blank.seed)
+    if artefacts:
+        metrics = play_crafted(artefacts, attack, scenario, victim, seed=blank.seed)
     else:
-        metrics = play_crafted(artefact, attack, scenario, victim, seed=blank.seed)
+        metrics = play(attack, scenario, victim, seed=blank.seed)
     metrics, facts = scenario.review(attack, victim, metrics, seed=blank.seed)
     record = replace(_filled(blank, metrics, victim, folder), review=facts)
     record.line()  # what no line can hold is an error of this cell, not of the run
@@ -105,7 +106,7 @@ def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None
         headline=next(iter(metrics.values), ""),
         cost=dict(metrics.cost),
         history=tuple(trained.history) if trained is not None else (),
-        training=dict(trained.facts) if trained is not None else {},
+        training={**(trained.facts if trained is not None else {}), **metrics.facts},
         samples=path,
         samples_digest=content,
     )

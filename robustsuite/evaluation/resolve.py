@@ -23,13 +23,22 @@ AttackLike = str | Attack[Any, Any]
 CLEAN: Final = "none"
 # What records say elsewhere (ball, knowledge, follow-up attacks), and what is about speed.
 _NO_RULES: Final = ("is", "ball", "access", "minimum_norm", "follow_up", "precision", "batch_size")
-_CALLED: Final = {"train": "training data", "public": "public data", "recipe": "training recipe"}
+_CALLED: Final = {
+    "train": "training data",
+    "judge": "public data",
+    "adversary": "public data",
+    "recipe": "training recipe",
+}
 _GIVEN_BY: Final = {
     "train": "train=(x, y) in Python or --train-data",
-    "public": "public=(x, y) in Python or --public-data",
+    **dict.fromkeys(("judge", "adversary"), "public=(x, y) in Python or --public-data, which it was not trained on"),
     "recipe": "recipe=rs.Recipe(...) in Python, or all of it as a suite file for `robustsuite run`",
 }
-_OPTIONS: Final = {"train": "--train-data", "public": "--public-data"}
+_OPTIONS: Final = {
+    "train": "--train-data",
+    **dict.fromkeys(("judge", "adversary"), "dataset.population in the suite, or --public-data"),
+    **{name: f"dataset.{name} in the suite" for name in ("trusted", "calibration")},
+}
 
 
 class Game(NamedTuple):
@@ -97,7 +106,7 @@ def ask_for_what_is_missing(games: Sequence[Game], victim: Victim) -> None:
         RequestError: What is missing, what it is for, and how to give it; an option that does not suit the game.
     """
     for entry, attack, scenario in games:
-        missing = [need for need in scenario.needs if getattr(victim, need) is None]
+        missing = [need for need in scenario.needs if victim.has(need) is None]
         if missing:
             got = ", ".join(f"{need}=None" for need in missing)
             ways = "; ".join(_GIVEN_BY.get(need, f"{need}=...") for need in missing)

@@ -18,7 +18,8 @@ from robustsuite.core.door import DTYPES, Door, weights_dtype
 from robustsuite.core.errors import ModelError
 from robustsuite.core.isolation import untouched
 from robustsuite.core.radii import refuse_vacuous
-from robustsuite.core.samples import Samples
+from robustsuite.core.samples import Samples, spread
+from robustsuite.core.streams import Streams
 from robustsuite.data.coerce import to_samples
 from robustsuite.evaluation.environment import resolve_device
 from robustsuite.models.digest import network_digest
@@ -45,6 +46,8 @@ def existing(
     train: Any = None,
     public: Any = None,
     recipe: Recipe | None = None,
+    trusted: Any = None,
+    calibration: Any = None,
 ) -> Victim:
     """Put a user's model and data together, once they fit.
 
@@ -59,8 +62,11 @@ def existing(
         classes: Number of classes; None for as many as the model scores.
         seed: Seed of trainings that games may ask for.
         train: What the model was trained on.
-        public: Data that an adversary may know.
+        public: Data of the same kind that the model was not trained on: one half of each class is the adversary's, the
+            other the judge's.
         recipe: How the model was trained; it trains again in a precision that the device has units for.
+        trusted: Clean data for the repairs of that recipe.
+        calibration: Data for the thresholds of its detectors.
 
     Raises:
         RequestError: Data that do not fit the model, the bounds or the ball.
@@ -84,15 +90,28 @@ def existing(
         logits = _trial(deployed, samples, where)
     count = _counted(logits, classes)
     checks.labels("y", samples.y, count)
+    parts = {name: _beside(of, count, bounds) for name, of in (("trusted", trusted), ("calibration", calibration))}
+    population = _beside(public, count, bounds)
+    if population is not None:
+        parts["adversary"], parts["judge"] = halves(population, seed)
     return Victim(
         deployed,
         replace(samples, classes=count),
         recipe=recipe,
         train=_beside(train, count, bounds),
-        public=_beside(public, count, bounds),
-        trainer=Trainer(seed, where),
+        trainer=Trainer(seed, where, part=parts.get),
         device=where,
+        part=parts.get,
+        seed=seed,
     )
+
+
+def halves(population: Samples, seed: int) -> tuple[Samples, Samples | None]:
+    """The adversary's half and the judge's, which is empty where there is one sample; each class in its share."""
+    order = spread(population.y, Streams(seed).child("data", "population").generator())
+    of_judge = order[: len(order) // 2].sort().values
+    adversary = population.take(order[len(order) // 2 :].sort().values)
+    return adversary, population.take(of_judge) if len(of_judge) else None
 
 
 def input_bounds(model: nn.Module | Deployed, data: Any, ball: Ball | None = None) -> tuple[float, float]:

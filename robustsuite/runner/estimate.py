@@ -98,7 +98,7 @@ class Timings:
             suite, cell = self._plan.suite, node.cell
             trains = node.kind == "training"
             attack, written = ("", "") if trains else (cell.attack.name, cell.attack.written())
-            defense = "" if node.kind in ("evaluator", "artefact") else cell.defense.written()
+            defense = "" if node.kind in ("job", "artefact") else cell.defense.written()
             place = [node.kind, self._plan.device.partition(":")[0], suite.threads]
             exact = [suite.dataset.name, suite.model.written(), plain(asdict(suite.training)), defense, written]
             families: tuple[list[Any], ...] = (exact, [suite.dataset.name, suite.model.label, attack], [attack], [])

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from robustsuite.core import checks
 from robustsuite.core.errors import RequestError
 from robustsuite.core.radii import refuse_vacuous
-from robustsuite.core.samples import Samples, Splits
+from robustsuite.core.samples import Samples
+from robustsuite.core.splits import Splits
+from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.evaluation.resolve import Game
 from robustsuite.models.fitting import knowable, refuse_misfit
+from robustsuite.scenarios.protocol import Case
 from robustsuite.scenarios.refusing import check, check_defense
 from robustsuite.suite.plugin_options import DefenseUse
 from robustsuite.suite.problems import Problem, locate
@@ -39,7 +41,7 @@ def infeasible(
     for index, game in enumerate(games):
         problems += [problem.below("attacks", index) for problem in _of_attack(suite, index, game, splits, recipes)]
     for index, (use, recipe) in enumerate(recipes):
-        problems += _of_defense(index, use, recipe, splits.train)
+        problems += _of_defense(index, use, recipe, splits)
     return list(dict.fromkeys(problems))
 
 
@@ -59,28 +61,24 @@ def _of_attack(
     use, scenario = suite.attacks[index], game.scenario
     try:
         check(game.attack, scenario, splits.test, train=splits.train)
-        if scenario.data_view(splits.train) is None:
-            for _, recipe in recipes:
-                for wanted, samples in scenario.trainings(splits.train, recipe, None):
-                    _fits(wanted, samples)
+        for _, recipe in recipes:
+            for job in scenario.jobs(Case(splits.train, recipe, splits.part)):
+                _fits(job.recipe, job.samples)
     except RequestError as error:
         yield Problem((use.name, *locate(error.name, {**use.options, **use.rules})), str(error))
 
 
-def _of_defense(index: int, use: DefenseUse, recipe: Recipe, train: Samples) -> Iterator[Problem]:
+def _of_defense(index: int, use: DefenseUse, recipe: Recipe, splits: Splits) -> Iterator[Problem]:
     """What the defences refuse of the training that they make together, and what no training could do."""
     for part in use.parts:
         try:
-            check_defense(part.make(), recipe, train)
+            check_defense(part.make(), recipe, splits)
         except RequestError as error:
             yield Problem(_place(index, use, error.name), str(error))
-    for look in (_enough, _fits):
-        try:
-            look(recipe, train)
-        except RequestError as error:
-            path = ("model",) if look is _fits and not use.model else _place(index, use, error.name)
-            yield Problem(path, str(error))
-            return
+    try:
+        _fits(recipe, splits.train)
+    except RequestError as error:
+        yield Problem(_place(index, use, error.name) if use.model else ("model",), str(error))
 
 
 def _place(index: int, use: DefenseUse, name: str | None) -> Path:
@@ -88,19 +86,11 @@ def _place(index: int, use: DefenseUse, name: str | None) -> Path:
     own = use.locate(name)
     if own:
         return ("defenses", index, *own)
-    shared = locate(name, {field.name: None for field in dataclasses.fields(Training)})
-    return ("training", *shared) if shared else ("defenses", index)
-
-
-def _enough(recipe: Recipe, train: Samples) -> None:
-    """Something is held out for what calibrates on it."""
-    if recipe.serve and round(recipe.held_out * len(train)) == 0:
-        raise checks.fail(
-            f"a held-out sample for what is calibrated, of {len(train)}",
-            "validation",
-            recipe.training.validation,
-            "raise it, or dataset.train",
-        )
+    for block, kind in (("training", Training), ("dataset", DatasetSpec)):
+        shared = locate(name, {field.name: None for field in dataclasses.fields(kind)})
+        if shared:
+            return (block, *shared)
+    return ("defenses", index)
 
 
 def _fits(recipe: Recipe, train: Samples) -> None:
@@ -115,4 +105,4 @@ def _smallest(recipe: Recipe, n: int) -> int:
         getattr(recipe.build, "checkpoint", None) is not None and recipe.training.init != "checkpoint"
     ):
         return 0
-    return min(batch_sizes(n - round(recipe.held_out * n), recipe.training.batch_size))
+    return min(batch_sizes(n - round(recipe.training.validation * n), recipe.training.batch_size))

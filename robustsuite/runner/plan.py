@@ -10,7 +10,8 @@ from typing import Any, Final
 from robustsuite.core.ball import Threat
 from robustsuite.core.canonical import digest, plain
 from robustsuite.core.errors import RequestError, UntrustedFileError
-from robustsuite.core.samples import Samples, Splits
+from robustsuite.core.samples import Samples
+from robustsuite.core.splits import RESERVED, Splits
 from robustsuite.data.catalogue import load
 from robustsuite.evaluation.resolve import Game
 from robustsuite.models.build import ModelSpec
@@ -19,15 +20,17 @@ from robustsuite.runner.feasible import infeasible
 from robustsuite.runner.precision import settled_suite
 from robustsuite.runner.resolver import Cell, Resolver
 from robustsuite.scenarios import SCENARIOS
+from robustsuite.scenarios.protocol import Case
 from robustsuite.suite.plugin_options import PluginUse
 from robustsuite.suite.problems import Problem, locate
 from robustsuite.suite.recipes import is_trained, make_threat
 from robustsuite.suite.schema import Suite
 from robustsuite.training.built import built_digest
 from robustsuite.training.cache import Trainer
+from robustsuite.training.jobs import ADVERSARYS, repeat_seed
 from robustsuite.training.recipe import Recipe
 
-KINDS: Final = ("training", "evaluator", "artefact", "retraining", "cell")
+KINDS: Final = ("training", "job", "artefact", "retraining", "cell")
 CLEAN: Final = PluginUse("attack", "none", label="none")
 _CURVE: Final = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)  # multiples of the radius at which success is measured besides
 
@@ -42,6 +45,7 @@ class Node:
         label: For people.
         cell: The first cell that needs it; it says what is to be done.
         needs: Keys of what has to be there first.
+        number: Which of the cell's jobs or artefacts it is, from 0.
     """
 
     key: str
@@ -49,6 +53,7 @@ class Node:
     label: str
     cell: Cell
     needs: tuple[str, ...] = ()
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,13 @@ class Plan:
         points = sum(cell.curve for cell in self.cells)
         table = f"{plural(len(suite.defenses), 'defence')} x {plural(len(attacks), 'attack')} ({', '.join(attacks)})"
         curves = f", {plural(points, 'point')} of curves among them" if points else ""
-        retrained = count["retraining"] + count["evaluator"]
+        retrained = count["retraining"] + count["job"]
         notes = "".join(f"\n  {label}: {note}" for label, note in self.notes.items())
         return (
             f"suite {suite.name}: {suite.dataset.name}, {suite.model.label}, seed {suite.seed}, "
             f"{plural(suite.repeats, 'repeat')}\n"
             f"  {table}: {plural(len(self.cells), 'cell')}{curves}\n"
-            f"  {plural(count['training'], 'training')} of victims, {retrained} for judges, on {self.device}, "
+            f"  {plural(count['training'], 'training')} of victims, {retrained} beside them, on {self.device}, "
             f"{plural(suite.threads, 'thread')} a worker{notes}"
         )
 
@@ -182,7 +187,8 @@ class _Layout:
     """Collects cells with the nodes that they need."""
 
     def __init__(self, resolver: Resolver, device: str, splits: Splits) -> None:
-        self._resolver, self._suite, self._device, self._train = resolver, resolver.suite, device, splits.train
+        self._resolver, self._suite, self._device, self._splits = resolver, resolver.suite, device, splits
+        self._train = splits.train
         self._sizes = len(splits.train), len(splits.test)
         self._data = digest([splits.train.digest(), splits.test.digest()])
         self._cells: list[tuple[Cell, tuple[str, ...]]] = []
@@ -204,7 +210,8 @@ class _Layout:
     def add(self, blank: Cell) -> None:
         """One cell, and what is trained and crafted before it is played."""
         game, recipe = self._resolver.game(blank), self._resolver.recipe(blank.defense)
-        trainer = Trainer(self._suite.seed + blank.repeat, self._device)
+        seed = self._seed(blank)
+        trainer = Trainer(seed, self._device, part=self._splits.part)
         trained = is_trained(recipe)
         training = self._training(trainer, recipe, self._train) if trained else ""
         cell = replace(blank, training=training)
@@ -213,15 +220,22 @@ class _Layout:
         needs = []
         if trained:
             needs.append(self._node(Node(training, "training", f"training {_row(cell)}", cell)))
-        if game.scenario.data_view(self._train) is not None:
-            cell = replace(cell, artefact=self._artefact(cell, game))
-            if trained:
-                needs += self._retraining(cell, recipe)
-        else:
-            for wanted, samples in game.scenario.trainings(self._train, recipe if trained else None, None):
-                key = self._training(trainer, wanted, samples)
-                needs.append(self._node(Node(key, "evaluator", f"training a judge for {_told(cell)}", cell)))
-        self._cells.append((cell, tuple(needs)))
+        case = Case(self._train, recipe if trained else None, self._splits.part, seed)
+        jobs = tuple(game.scenario.jobs(case))
+        keys = [self._training(replace(trainer, seed=job.seed), job.recipe, job.samples) for job in jobs]
+        for number, (job, key) in enumerate(zip(jobs, keys, strict=True)):
+            label = f"training {'an' if job.role[0] in 'aeiou' else 'a'} {job.role} for {_told(cell)}"
+            needs.append(self._node(Node(key, "job", label, cell, number=number)))
+        if game.scenario.shared:
+            given = tuple(key for job, key in zip(jobs, keys, strict=True) if job.role in ADVERSARYS)
+            made = tuple(self._artefact(cell, game, trial, given) for trial in range(game.scenario.trials))
+            cell = replace(cell, artefacts=made)
+            for trial, artefact in enumerate(made):
+                needs.append(artefact)
+                self._node(Node(artefact, "artefact", f"crafting {_trial(cell, trial)}", cell, given, trial))
+                if trained:
+                    needs.append(self._retraining(cell, recipe, trial))
+        self._cells.append((cell, tuple(dict.fromkeys(needs))))
 
     def _training(self, trainer: Trainer, recipe: Recipe, samples: Samples) -> str:
         """The key of a training, which a user's network is built for, so once in a plan."""
@@ -238,22 +252,27 @@ class _Layout:
             self._built[place] = built_digest(recipe, train.classes, train.shape, train.bounds, seed)
         return self._built[place]
 
-    def _artefact(self, cell: Cell, game: Game) -> str:
-        """Key of what the attack makes of the training data alone."""
-        parts = [plain(game.attack), game.scenario.name, plain(game.scenario)]
+    def _artefact(self, cell: Cell, game: Game, trial: int, given: tuple[str, ...]) -> str:
+        """Key of what the attack makes of the training data, and of networks that it is given, alone."""
+        parts = [plain(game.attack), game.scenario.name, plain(game.scenario), trial, *given]
         place = [self._suite.threads, self._device.partition(":")[0]]
-        return digest(["artefact", self._train.digest(), parts, self._seed(cell), place, self._code(game.attack)])
+        known = [self._train.digest(), *self._digests(game.scenario.needs)]
+        return digest(["artefact", *known, parts, self._seed(cell), place, self._code(game.attack)])
 
-    def _retraining(self, cell: Cell, recipe: Recipe) -> tuple[str, str]:
-        """The artefact that all defences share, and the judge's training on it."""
-        self._node(Node(cell.artefact, "artefact", f"crafting {cell.attack.label}", cell))
-        key = digest(["retraining", cell.artefact, recipe.training_key(), cell.training])
-        self._node(Node(key, "retraining", f"training for {_told(cell)}", cell, (cell.artefact,)))
-        return cell.artefact, key
+    def _retraining(self, cell: Cell, recipe: Recipe, trial: int) -> str:
+        """The judge's training on an artefact that all defences share."""
+        artefact = cell.artefacts[trial]
+        key = digest(["retraining", artefact, recipe.training_key(), cell.training])
+        return self._node(Node(key, "retraining", f"training for {_trial(cell, trial)}", cell, (artefact,), trial))
+
+    def _digests(self, names: Iterable[str]) -> list[str]:
+        """What parts of the data set beside training and test samples hold; empty for a part that is empty."""
+        found = (self._splits.part(name) for name in names if name in RESERVED)
+        return ["" if samples is None else samples.digest() for samples in found]
 
     def _parts(self, cell: Cell, recipe: Recipe, game: Game) -> dict[str, Any]:
         return {
-            "data": self._data,
+            "data": [self._data, *self._digests((*recipe.serves_with, *game.scenario.needs))],
             "recipe": recipe.description(),
             "training": cell.training,
             "weights": recipe.build.weights_digest() if isinstance(recipe.build, ModelSpec) else "",
@@ -268,7 +287,7 @@ class _Layout:
         }
 
     def _seed(self, cell: Cell) -> int:
-        return self._suite.seed + cell.repeat
+        return repeat_seed(self._suite.seed, cell.repeat)
 
     @staticmethod
     def _code(*parts: Any) -> list[Any]:
@@ -281,6 +300,10 @@ class _Layout:
 
 def _row(cell: Cell) -> str:
     return cell.defense.label + (f" #{cell.repeat}" if cell.repeat else "")
+
+
+def _trial(cell: Cell, trial: int) -> str:
+    return _told(cell) + (f" #{trial}" if trial else "")
 
 
 def _told(cell: Cell) -> str:

@@ -176,7 +176,7 @@ class Cluster:
 
     def _kept_as(self, node: Node) -> tuple[tuple[tuple[str, str], ...], float]:
         """Entries that this node makes, as far as that is known before it has run, and how long it took then."""
-        kind = {"training": MODELS, "evaluator": MODELS, "artefact": ARTEFACTS}.get(node.kind)
+        kind = {"training": MODELS, "job": MODELS, "artefact": ARTEFACTS}.get(node.kind)
         if kind is not None:
             return ((kind, node.key),), 0.0
         link = self._worker.cache.get(_RETRAININGS, node.key) if node.kind == "retraining" else None

@@ -29,7 +29,7 @@ class Cell:
         threat: The threat model of this cell.
         training: Key of the victim's training, under which its weights are kept; empty where nothing is trained.
         curve: Whether this cell is a point of a curve, played on fewer samples.
-        artefact: Key of the artefact, where one serves every defence; else empty.
+        artefacts: Keys of the artefacts, one a view, where they serve every defence; else none.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Cell:
     threat: Threat | None
     training: str
     curve: bool = False
-    artefact: str = ""
+    artefacts: tuple[str, ...] = ()
 
 
 class Resolver:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from robustsuite.core import checks
 from robustsuite.core.errors import RequestError, StorageError
-from robustsuite.core.samples import Splits
+from robustsuite.core.splits import Splits
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.environment import resolve_device
 from robustsuite.evaluation.records import Record
@@ -91,7 +91,7 @@ class Preview:
     def describe(self) -> str:
         """A few lines for people."""
         count = Counter(node.kind for node in self.todo)
-        trained = count["training"] + count["evaluator"] + count["retraining"]
+        trained = count["training"] + count["job"] + count["retraining"]
         parts = [plural(count["cell"], "cell"), plural(trained, "training"), plural(count["artefact"], "artefact")]
         return (
             f"{self.plan.describe()}\n"
@@ -242,7 +242,7 @@ def outstanding(layout: Plan, cells: Iterable[Cell], stores: Sequence[Store]) ->
     """What has to be done for these cells: they themselves, and what they need and no store has."""
 
     def kept(node: Node) -> bool:
-        kind = {"training": MODELS, "evaluator": MODELS, "artefact": ARTEFACTS}.get(node.kind)
+        kind = {"training": MODELS, "job": MODELS, "artefact": ARTEFACTS}.get(node.kind)
         return kind is not None and any(store.has(kind, node.key) for store in stores)
 
     return [node for node in layout.within(cells) if not kept(node)]

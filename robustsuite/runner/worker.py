@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
 from collections import OrderedDict
@@ -14,12 +15,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from robustsuite.core.canonical import plain
-from robustsuite.core.deployed import Deployed, Served
+from robustsuite.core.deployed import Deployed
 from robustsuite.core.errors import NotApplicableError, StorageError
-from robustsuite.core.samples import Samples, Splits, stratified
+from robustsuite.core.samples import Samples, stratified
+from robustsuite.core.splits import Splits
 from robustsuite.core.streams import Streams
 from robustsuite.data.catalogue import load
-from robustsuite.data.copies import lent
 from robustsuite.evaluation.environment import environment
 from robustsuite.evaluation.judge import judged, recorded
 from robustsuite.evaluation.records import RADIUS, Record
@@ -28,13 +29,14 @@ from robustsuite.models.output_kind import as_logits
 from robustsuite.runner.plan import Node
 from robustsuite.runner.resolver import Cell, Resolver
 from robustsuite.scenarios.play import craft
+from robustsuite.scenarios.protocol import Case, Scenario
 from robustsuite.scenarios.victim import Victim
 from robustsuite.storage.store import Store
 from robustsuite.suite.recipes import is_trained
 from robustsuite.suite.schema import Suite
 from robustsuite.training.cache import Trainer
-from robustsuite.training.fit import Progress, deploy, divide, make_network
-from robustsuite.training.trained import Trained
+from robustsuite.training.fit import Fitted, Progress, make_network
+from robustsuite.training.jobs import repeat_seed
 
 ARTEFACTS: Final = "artefacts"
 _KEPT: Final = 4  # victims kept in memory by each worker
@@ -120,34 +122,41 @@ class Worker:
 
     def _prepare(self, node: Node) -> None:
         cell, train = node.cell, self.data.train
-        recipe, trainer = self.resolver.recipe(cell.defense), self._trainer(cell.repeat)
+        recipe, trainer = self.resolver.recipe(cell.defense), self._trainer(cell)
         if node.kind == "training":
             trainer.fit(recipe, train)
-            return
-        artefact = self._artefact(cell)
-        if node.kind != "artefact":
-            scenario = self.resolver.game(cell).scenario
-            for wanted, samples in scenario.trainings(train, recipe if is_trained(recipe) else None, artefact):
-                trainer.fit(wanted, samples)
+        elif node.kind == "job":
+            job = tuple(self._scenario(cell).jobs(self._case(cell)))[node.number]
+            replace(trainer, seed=job.seed).fit(job.recipe, job.samples)
+        elif node.kind == "artefact":
+            self._artefact(cell, node.number)
+        else:
+            for job in self._scenario(cell).jobs_after(self._case(cell), self._artefact(cell, node.number)):
+                replace(trainer, seed=job.seed).fit(job.recipe, job.samples)
 
-    def _artefact(self, cell: Cell) -> Any:
-        """What this attack makes of the training data, crafted once for all defences where it can be kept.
+    def _scenario(self, cell: Cell) -> Scenario[Any, Any]:
+        return self.resolver.game(cell).scenario
 
-        None where the attack is asked in the game.
-        """
-        if not cell.artefact:
-            return None
+    def _case(self, cell: Cell) -> Case:
+        recipe = self.resolver.recipe(cell.defense)
+        seed = repeat_seed(self.suite.seed, cell.repeat)
+        return Case(self.data.train, recipe if is_trained(recipe) else None, self.data.part, seed)
+
+    def _artefact(self, cell: Cell, number: int) -> Any:
+        """What this attack makes of data that no victim has a share in, crafted once where it can be kept."""
         _, attack, scenario = self.resolver.game(cell)
-        kept = self.cache.get(ARTEFACTS, cell.artefact)
+        kept = self.cache.get(ARTEFACTS, cell.artefacts[number])
         if kept is not None:
             return scenario.unpack(load_tensors(kept.payload), kept.facts)
-        made = craft(attack, scenario.data_view(self.data.train), seed=self.suite.seed + cell.repeat)
+        case, trainer = self._case(cell), self._trainer(cell)
+        views = scenario.shared_views(case, lambda job: trainer.job(job).model.network)
+        made = craft(attack, next(itertools.islice(views, number, None)), seed=case.seed, trial=number)
         packed = scenario.pack(made)
         if packed is not None:
             tensors, facts = packed
             # Cloned, because safetensors refuses tensors that share memory.
             payload = save_tensors({name: value.contiguous().clone() for name, value in tensors.items()})
-            self.cache.offer(ARTEFACTS, cell.artefact, facts, payload)
+            self.cache.offer(ARTEFACTS, cell.artefacts[number], facts, payload)
         return made
 
     def blank(self, cell: Cell) -> Record:
@@ -166,7 +175,7 @@ class Worker:
             knowledge="" if entry.access == "none" else entry.access,
             sweep=RADIUS if cell.curve else "",
             repeat=cell.repeat,
-            seed=self.suite.seed + cell.repeat,
+            seed=repeat_seed(self.suite.seed, cell.repeat),
             recipe=plain(recipe.description()),
             environment=environment(self.device, self.suite.threads),
             data=self._judged(cell),
@@ -187,7 +196,8 @@ class Worker:
         with recorded(blank) as sheet:
             victim = self.victim(cell)
             game.scenario.require(victim)
-            sheet.record = judged(blank, game, victim, self.folder, self._artefact(cell))
+            artefacts = [self._artefact(cell, number) for number in range(len(cell.artefacts))]
+            sheet.record = judged(blank, game, victim, self.folder, artefacts)
         return sheet.record
 
     def victim(self, cell: Cell) -> Victim:
@@ -201,17 +211,16 @@ class Worker:
         return self._victims[place]
 
     def _make_victim(self, cell: Cell) -> Victim:
-        recipe, trainer = self.resolver.recipe(cell.defense), self._trainer(cell.repeat)
-        known: dict[str, Any] = {"trainer": trainer, "device": self.device, "recipe": recipe}
+        recipe, trainer = self.resolver.recipe(cell.defense), self._trainer(cell)
         test, train = self._test(cell), self.data.train
+        known: dict[str, Any] = {"trainer": trainer, "device": self.device, "part": self.data.part}
+        known |= {"train": train, "seed": trainer.seed}
         if is_trained(recipe):
             trained = trainer(recipe, train)
-            return Victim(self._read(trained.model), test, train=train, trained=trained, **known)
+            return Victim(self._read(trained.model), test, recipe=recipe, trained=trained, **known)
         network = make_network(recipe, train, trainer.seed).to(self.device).eval()
-        with lent(f"defense={cell.defense.label!r}", train):
-            held_out = divide(recipe, train, Streams(trainer.seed).child("training"))[1] if recipe.serve else None
-            model = deploy(recipe, network, held_out, trainer.seed) if recipe.serve else Served(network)
-        return Victim(self._read(model), test, train=train, trained=Trained(model), **{**known, "recipe": None})
+        trained = trainer.deploy(recipe, Fitted(network), train)
+        return Victim(self._read(trained.model), test, trained=trained, **known)
 
     def _read(self, model: Deployed) -> Deployed:
         """What is deployed, by logits; told by the whole test set, so that points of a curve read it alike."""
@@ -225,8 +234,9 @@ class Worker:
             return test.take(stratified(test.y, (count,), Streams(0).child("curve").generator())[0])
         return test
 
-    def _trainer(self, repeat: int) -> Trainer:
-        return Trainer(self.suite.seed + repeat, self.device, (self._own, self.cache), self.progress)
+    def _trainer(self, cell: Cell) -> Trainer:
+        seed, stores = repeat_seed(self.suite.seed, cell.repeat), (self._own, self.cache)
+        return Trainer(seed, self.device, stores, self.progress, self.data.part)
 
 
 def set_threads(threads: int) -> None:

@@ -20,8 +20,10 @@ from robustsuite.core.samples import Samples
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
-from robustsuite.scenarios.protocol import Scenario, Terms
+from robustsuite.scenarios.protocol import Case, Scenario, Terms
 from robustsuite.scenarios.victim import Victim
+from robustsuite.training.cache import Trainer
+from robustsuite.training.jobs import Job
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
@@ -64,9 +66,11 @@ class Classes:
 class Inversion(Scenario[Classes, Tensor]):
     """Rules and judge of the inversion game.
 
-    The artefact is one reconstruction per class. An evaluator of another architecture, trained by the judge on the same
-    data with another seed, says which class each one shows; its own accuracy on test samples stands beside its word.
-    Only classes that the training set has samples of are counted: of the others there is nothing to reconstruct.
+    The artefact is one reconstruction per class. An evaluator of another architecture, trained by the judge on data
+    that the victim never saw and from a seed of its own, says which class each one shows; its own accuracy on test
+    samples stands beside its word. One that had learnt the victim's own data would recognise
+    what is peculiar to them. Only classes that the training set has samples of are counted: of the others there is
+    nothing to reconstruct.
 
     Args:
         access: `white-box`, `score-based`, `members` (a ceiling, no attack) or `blind` (a floor).
@@ -78,7 +82,7 @@ class Inversion(Scenario[Classes, Tensor]):
     name: ClassVar[str] = "inversion"
     accesses: ClassVar[tuple[str, ...]] = ACCESSES
     options: ClassVar[tuple[str, ...]] = ("evaluator", "classes")
-    needs: ClassVar[tuple[str, ...]] = ("train", "trainer")
+    needs: ClassVar[tuple[str, ...]] = ("train", "trainer", "judge")
 
     access: str = "white-box"
     evaluator: str | None = None
@@ -161,31 +165,28 @@ class Inversion(Scenario[Classes, Tensor]):
         cost = {"forwards": meter.forwards, "backwards": meter.backwards, "queries": 0}
         return Metrics(values, flags, per_sample=columns, artefacts=gallery, cost=cost)
 
-    def trainings(
-        self,
-        train: Samples,
-        recipe: Recipe | None,
-        artefact: Tensor | None,  # noqa: ARG002
-    ) -> Iterator[tuple[Recipe, Samples]]:
-        """The evaluator: another architecture than the victim's, by plain training on the victim's data."""
-        own = getattr(recipe.build, "name", "") if recipe is not None else ""
-        name = self.evaluator
+    def jobs(self, case: Case) -> Iterator[Job]:
+        """The evaluator: another architecture than the victim's, by plain training on the judge's data."""
+        own = getattr(case.recipe.build, "name", "") if case.recipe is not None else ""
+        samples, name = case.part("judge"), self.evaluator
+        if samples is None:
+            return
         if name is None:
-            usual = ("cnn", "mlp") if len(train.shape) == 3 and min(train.shape[1:]) >= 4 else ("mlp", "logistic")
+            usual = ("cnn", "mlp") if len(samples.shape) == 3 and min(samples.shape[1:]) >= 4 else ("mlp", "logistic")
             name = next(net for net in usual if net != own)
         elif name == own:
             raise checks.fail("an evaluator of another architecture", "evaluator", name, "choose another network")
         settings = Training(epochs=40, lr=2e-3, batch_size=64, schedule="cosine", validation=0.0, normalise="data")
         # Large sets need fewer passes for the same number of steps.
-        epochs = max(2, min(40, round(40 * 2000 / len(train))))
-        yield Recipe(build=ModelSpec(name=name), training=replace(settings, epochs=epochs)), train
+        epochs = max(2, min(40, round(40 * 2000 / len(samples))))
+        recipe = Recipe(build=ModelSpec(name=name), training=replace(settings, epochs=epochs))
+        yield Job.of("evaluator", recipe, samples, case.seed)
 
     def _evaluator(self, victim: Victim) -> Trained:
         train: Samples = victim.need("train", "")
-        trainer = victim.need("trainer", "inversion is judged by an evaluator that is trained")
-        ((recipe, samples),) = self.trainings(train, victim.recipe, None)
-        trained: Trained = trainer(recipe, samples)
-        return trained
+        trainer: Trainer = victim.need("trainer", "inversion is judged by an evaluator that is trained")
+        (job,) = self.jobs(Case(train, victim.recipe, victim.part, victim.seed))
+        return trainer.job(job)
 
 
 def class_means(samples: Samples) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -12,6 +12,7 @@ import torch
 from robustsuite.core.isolation import out_of_memory, seeded, untouched, weights_lent
 from robustsuite.core.metric import Metrics
 from robustsuite.core.samples import Samples
+from robustsuite.core.splits import RESERVED
 from robustsuite.core.streams import Streams
 from robustsuite.data.copies import lent, shown
 from robustsuite.scenarios.protocol import Attack, Scenario
@@ -21,13 +22,13 @@ V = TypeVar("V")
 A = TypeVar("A")
 
 
-def craft(attack: Attack[V, A], view: V, *, seed: int) -> A:
-    """The artefact that `play` would be handed for this view, made outside of any game.
+def craft(attack: Attack[V, A], view: V, *, seed: int, trial: int = 0) -> A:
+    """The artefact that `play` would be given for the view of this number, made outside of any game.
 
     Raises:
         TamperingError: The attack wrote to data that it was not shown.
     """
-    streams = Streams(seed).child("attack")
+    streams = _trial(Streams(seed).child("attack"), trial)
     lendings = [value for value in getattr(view, "__dict__", {}).values() if isinstance(value, Samples)]
     with torch.inference_mode(False), lent(f"attack={_name(attack)!r}", *lendings), seeded(streams.key):
         return attack(shown(view), streams)
@@ -58,27 +59,35 @@ def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed
         TamperingError: Data or weights were written to.
     """
     streams = Streams(seed).child("attack")
-    with _fenced(attack, victim, streams) as notes:
-        made = (move for view in scenario.views(victim) for move in moves(attack, view, streams, notes))
+    with _fenced(attack, scenario, victim, streams) as notes:
+        shown_to = enumerate(scenario.views(victim))
+        made = (move for i, view in shown_to for move in moves(attack, view, _trial(streams, i), notes))
         metrics = scenario.score(victim, made)
     return _noted(metrics, notes)
 
 
-def play_crafted(artefact: A, attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed: int) -> Metrics:
-    """Play one whole game, as `play`, with an artefact that the attack made beforehand by `craft`."""
-    with _fenced(attack, victim, Streams(seed).child("attack")) as notes:
-        metrics = scenario.score(victim, ((view, artefact) for view in scenario.views(victim)))
+def play_crafted(
+    artefacts: Sequence[A], attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed: int
+) -> Metrics:
+    """Play one whole game, as `play`, with what the attack made beforehand by `craft`, one artefact a view."""
+    with _fenced(attack, scenario, victim, Streams(seed).child("attack")) as notes:
+        metrics = scenario.score(victim, zip(scenario.views(victim), artefacts, strict=True))
     return _noted(metrics, notes)
 
 
+def _trial(streams: Streams, number: int) -> Streams:
+    """What the attack draws from in this view of the game: views of one game may hold the same samples."""
+    return streams if number == 0 else streams.child("trial", number)
+
+
 @contextmanager
-def _fenced(attack: object, victim: Victim, streams: Streams) -> Iterator[dict[str, None]]:
+def _fenced(attack: object, scenario: Scenario[V, A], victim: Victim, streams: Streams) -> Iterator[dict[str, None]]:
     """What foreign code does to this victim in the block is undone; yields notes, those of the model among them."""
     network, who = victim.model.network, f"attack={_name(attack)!r}"
     # A caller's inference mode would make tensors that no training or attack can differentiate through.
     with (
         torch.inference_mode(False),
-        lent(who, victim.test, victim.train, victim.public),
+        lent(who, victim.test, victim.train, *(victim.part(need) for need in scenario.needs if need in RESERVED)),
         weights_lent(network, who),
         untouched(network),
         seeded(streams.key),

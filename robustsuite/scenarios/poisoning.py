@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsuite.core import checks
 from robustsuite.core.ball import Threat, poison_budget
@@ -18,10 +18,10 @@ from robustsuite.core.metric import Metric, Metrics
 from robustsuite.core.paired import paired_interval
 from robustsuite.core.samples import Samples
 from robustsuite.core.suspicions import Suspicion
-from robustsuite.scenarios.protocol import Scenario, Terms
+from robustsuite.scenarios.protocol import Case, Scenario, Terms
 from robustsuite.scenarios.victim import Victim
-from robustsuite.training.recipe import Recipe
-from robustsuite.training.trained import Trained
+from robustsuite.training.cache import Trainer
+from robustsuite.training.jobs import Job
 
 Trigger = Callable[[Tensor], Tensor]
 """Raw inputs `(n, …)` to inputs that carry the trigger."""
@@ -112,6 +112,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
     accesses: ClassVar[tuple[str, ...]] = ("training-set",)
     options: ClassVar[tuple[str, ...]] = ("fraction",)
     needs: ClassVar[tuple[str, ...]] = ("recipe", "train", "trainer")
+    shared: ClassVar[bool] = True
 
     fraction: float = 0.01
     access: str = field(default="training-set", repr=False)
@@ -136,18 +137,20 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         train: Samples = victim.need("train", "poisoning changes the training set")
         victim.need("recipe", "poisoning is judged by a new training")
         victim.need("trainer", "poisoning is judged by a new training")
-        yield self.data_view(train)
+        yield self._view(train)
 
-    def data_view(self, train: Samples) -> TrainingSet:
+    def shared_views(self, case: Case, train: Callable[[Job], nn.Module]) -> Iterator[TrainingSet]:  # noqa: ARG002
         """The training set and an integer budget: the same for every defence."""
+        yield self._view(case.train)
+
+    def _view(self, train: Samples) -> TrainingSet:
         return TrainingSet(train, poison_budget(self.fraction, len(train)))
 
-    def trainings(
-        self, train: Samples, recipe: Recipe | None, artefact: Poison | None
-    ) -> Iterator[tuple[Recipe, Samples]]:
+    def jobs_after(self, case: Case, artefact: Poison) -> Iterator[Job]:
         """The victim's recipe on the poisoned set."""
-        if recipe is not None and artefact is not None:
-            yield recipe, self._apply(train, checked(artefact, train))
+        if case.recipe is not None:
+            poisoned = self._apply(case.train, checked(artefact, case.train))
+            yield Job.of("poisoned", case.recipe, poisoned, case.seed)
 
     def pack(self, artefact: Poison) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Rows, inputs, labels and a stamp as tensors; None where the trigger is anything but data."""
@@ -170,7 +173,8 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         train: Samples = victim.need("train", "")
         poison = checked(artefact, train)
         poisoned = self._apply(train, poison)
-        trained: Trained = victim.need("trainer", "")(victim.need("recipe", ""), poisoned)
+        trainer: Trainer = victim.need("trainer", "")
+        trained = trainer.job(Job.of("poisoned", victim.need("recipe", ""), poisoned, victim.seed))
         twin = Victim(trained.model, victim.test, device=victim.device)
         right, before = twin.correct, victim.correct
         values: dict[str, Metric] = {}
@@ -188,7 +192,9 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         values["poisoned"] = Metric(float(count), len(train), unit="count")
         flags = tuple(f for f in trained.flags) + ((Suspicion.FEW_SAMPLES,) if len(victim.test) < 100 else ())
         message = self._shortfall(train, poison, count)
-        return Metrics(values, flags, message=message, per_sample=columns, artefacts=artefacts)
+        artefacts |= {f"poisoned {name}": column for name, column in trained.scores.items()}
+        facts = {"poisoned": dict(trained.facts)}
+        return Metrics(values, flags, message=message, per_sample=columns, artefacts=artefacts, facts=facts)
 
     def _apply(self, train: Samples, poison: Poison) -> Samples:
         """The poisoned set of a poison that was checked.

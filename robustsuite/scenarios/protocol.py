@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsuite.core.ball import Threat
 from robustsuite.core.metric import Metrics
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
 from robustsuite.scenarios.victim import Victim
+from robustsuite.training.context import PartOf, no_part
+from robustsuite.training.jobs import Job
 from robustsuite.training.recipe import Recipe
 
 V = TypeVar("V")
@@ -26,9 +29,9 @@ class Terms(NamedTuple):
 
     `scenario` is the name of the game, empty where a defence is asked; `classes`, `shape` (of one input) and `bounds`
     are those of the samples; `targeted` says whether there is a label to reach. `training` counts the samples that are
-    trained on, 0 where that is unknown, `held_out` those that are kept for validation and calibration, and `counts`
-    the training set's samples of each class, empty where that is unknown. `norm` is that of the ball, empty in games
-    without one.
+    trained on, 0 where that is unknown, and `counts` the training set's samples of each class, empty where that is
+    unknown. `parts` holds the sizes of the other parts of the data set by name, empty where they are unknown. `norm` is
+    that of the ball, empty in games without one.
     """
 
     scenario: str
@@ -37,9 +40,26 @@ class Terms(NamedTuple):
     bounds: tuple[float, float]
     targeted: bool = False
     training: int = 0
-    held_out: int = 0
     counts: tuple[int, ...] = ()
     norm: str = ""
+    parts: Mapping[str, int] = {}  # never written to
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What is known of one cell before anything is trained for it.
+
+    Args:
+        train: The victim's training data.
+        recipe: How the victim is trained, where that is known.
+        part: The parts of the data set beside them.
+        seed: Of the victim's training.
+    """
+
+    train: Samples
+    recipe: Recipe | None = None
+    part: PartOf = no_part
+    seed: int = 0
 
 
 class Attack(Protocol[V_contra, A_co]):
@@ -139,19 +159,41 @@ class Scenario(ABC, Generic[V, A]):
         """
         return Reviewed(metrics)
 
-    def data_view(self, train: Samples) -> V | None:  # noqa: ARG002
-        """The view where it holds nothing but training data, so that one artefact serves every defence; else None."""
-        return None
+    #: Whether its views hold nothing of the victim, so that one artefact serves every defence (`shared_views`).
+    shared: ClassVar[bool] = False
 
-    def trainings(self, train: Samples, recipe: Recipe | None, artefact: A | None) -> Iterator[tuple[Recipe, Samples]]:  # noqa: ARG002
-        """What the judge will train, so that it can be trained once and beforehand; nothing by default.
+    @property
+    def trials(self) -> int:
+        """How many views, and so artefacts, one game of `shared_views` has."""
+        return 1
+
+    def jobs(self, case: Case) -> Iterable[Job]:  # noqa: ARG002
+        """What is trained for the judge or for the adversary beside the victim, before the attack is asked.
+
+        Each is trained once for all cells that name it. Nothing by default.
 
         Args:
-            train: The victim's training data.
-            recipe: How the victim is trained, where that is known.
-            artefact: What the attack returned, where this game has a `data_view`.
+            case: What is known.
+        """
+        return ()
+
+    def shared_views(self, case: Case, train: Callable[[Job], nn.Module]) -> Iterator[V]:  # noqa: ARG002
+        """The views, where they hold nothing of the victim: `trials` of them; none by default.
+
+        Args:
+            case: What is known.
+            train: Gives the network of one of `jobs`, a copy.
         """
         return iter(())
+
+    def jobs_after(self, case: Case, artefact: A) -> Iterable[Job]:  # noqa: ARG002
+        """What the judge trains on an artefact, where it is `shared`; nothing by default.
+
+        Args:
+            case: What is known.
+            artefact: What the attack returned.
+        """
+        return ()
 
     def pack(self, artefact: A) -> tuple[dict[str, Tensor], dict[str, Any]] | None:  # noqa: ARG002
         """An artefact as tensors and JSON values; None where it cannot be kept."""

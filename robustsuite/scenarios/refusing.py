@@ -8,6 +8,7 @@ import torch
 
 from robustsuite.core.errors import RequestError, RobustsuiteError
 from robustsuite.core.samples import Samples
+from robustsuite.core.splits import Splits
 from robustsuite.scenarios.protocol import Attack, Defense, Scenario, Terms
 from robustsuite.training.recipe import Recipe
 
@@ -35,26 +36,33 @@ def check(
     aimed = targeted or getattr(scenario, "goal", "untargeted") == "targeted"
     counts = () if train is None else tuple(torch.bincount(train.y, minlength=train.classes).tolist())
     norm = str(getattr(getattr(scenario, "ball", None), "norm", ""))
-    terms = Terms(scenario.name, samples.classes, samples.shape, samples.bounds, aimed, sum(counts), 0, counts, norm)
+    terms = Terms(scenario.name, samples.classes, samples.shape, samples.bounds, aimed, sum(counts), counts, norm)
     _ask(scenario, "scenario", terms)
     _ask(attack, "attack", terms)
 
 
-def check_defense(defense: Defense, recipe: Recipe, train: Samples) -> None:
+def check_defense(defense: Defense, recipe: Recipe, splits: Splits) -> None:
     """Let a defence that has a `check` refuse a training that it could not defend.
 
     Args:
         defense: One part of a composition.
         recipe: What all parts together make.
-        train: The training set, before anything is held out.
+        splits: The data set, before anything is held out for validation.
 
     Raises:
         RequestError: What is refused, and the way out.
     """
-    held = round(recipe.held_out * len(train))
+    train = splits.train
+    left = len(train) - round(recipe.training.validation * len(train))
     counts = tuple(torch.bincount(train.y, minlength=train.classes).tolist())
-    terms = Terms("", train.classes, train.shape, train.bounds, False, len(train) - held, held, counts)
+    sizes = {name: 0 if (of := splits.part(name)) is None else len(of) for name in needed(recipe)}
+    terms = Terms("", train.classes, train.shape, train.bounds, False, left, counts, parts=sizes)
     _ask(defense, "defense", recipe, terms)
+
+
+def needed(recipe: Recipe) -> tuple[str, ...]:
+    """Parts of the data set that a recipe needs beside the training samples."""
+    return tuple(dict.fromkeys((*recipe.trains_with, *recipe.serves_with)))
 
 
 def _ask(plugin: Any, kind: str, *known: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -16,7 +15,10 @@ from robustsuite.core.errors import ModelError, NotApplicableError
 from robustsuite.core.isolation import untouched
 from robustsuite.core.rounding import inwards
 from robustsuite.core.samples import Samples
+from robustsuite.core.splits import RESERVED
 from robustsuite.models.probabilities import are_probabilities
+from robustsuite.training.cache import Trainer
+from robustsuite.training.context import PartOf, no_part
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.trained import Trained
 
@@ -44,20 +46,22 @@ class Victim:
         test: Samples that games are played on.
         recipe: How it was trained, where that is known.
         train: What it was trained on, where that is known.
-        public: Data that an adversary may know, disjoint from `train`.
-        trainer: Trains a recipe on samples (cached); needed by games that train again.
+        trainer: Trains recipes and jobs (cached); needed by games that train again.
         trained: What its own training gave.
         device: Where games run.
+        part: The parts of the data set beside those; `adversary` are data that an adversary may know.
+        seed: Of its training.
     """
 
     model: Deployed
     test: Samples
     recipe: Recipe | None = None
     train: Samples | None = None
-    public: Samples | None = None
-    trainer: Callable[[Recipe, Samples], Trained] | None = None
+    trainer: Trainer | None = None
     trained: Trained | None = None
     device: str = "cpu"
+    part: PartOf = no_part
+    seed: int = 0
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -111,9 +115,13 @@ class Victim:
         confidence, prediction = logits.softmax(1).max(1)
         return prediction.cpu(), rejected.cpu(), confidence.float().cpu(), logits.double().cpu()
 
+    def has(self, name: str) -> Any:
+        """The named field or part of the data set; None where it is not there."""
+        return self.part(name) if name in RESERVED else getattr(self, name)
+
     def need(self, name: str, purpose: str) -> Any:
-        """The named field, or a NotApplicableError that says what it is for."""
-        value = getattr(self, name)
+        """The named field or part of the data set, or a NotApplicableError that says what it is for."""
+        value = self.has(name)
         if value is None:
             raise NotApplicableError(f"expected a victim with {name}, got {name}=None; {purpose}", name=name)
         return value

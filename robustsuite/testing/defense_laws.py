@@ -11,18 +11,19 @@ from typing import Any, Final
 import torch
 
 from robustsuite.core.canonical import canonical_json
-from robustsuite.core.deployed import Deployed, Served
+from robustsuite.core.deployed import Served
 from robustsuite.core.errors import RequestError
 from robustsuite.core.isolation import untouched
-from robustsuite.core.streams import Streams
 from robustsuite.data.copies import written
 from robustsuite.plugins import registry
 from robustsuite.plugins.registry import Entry
 from robustsuite.testing.law import Law, require
 from robustsuite.testing.leaky import LEAKY, LeakyBuild
-from robustsuite.testing.victims import tiny_recipe, tiny_samples
+from robustsuite.testing.victims import tiny_parts, tiny_recipe, tiny_samples
 from robustsuite.training.cache import Trainer
+from robustsuite.training.fit import fit
 from robustsuite.training.recipe import Recipe
+from robustsuite.training.stages import Stages
 from robustsuite.training.trained import Trained
 
 _TRAINED: Final = 400
@@ -58,7 +59,7 @@ def _recipe(entry: Entry, options: dict[str, Any]) -> Recipe:
 
 
 def _trained(entry: Entry, options: dict[str, Any]) -> Trained:
-    return Trainer(0)(_recipe(entry, options), tiny_samples(_TRAINED))
+    return Trainer(0, part=tiny_parts())(_recipe(entry, options), tiny_samples(_TRAINED))
 
 
 def _described(entry: Entry, options: dict[str, Any]) -> None:
@@ -125,7 +126,7 @@ def _private_where_it_says_so(entry: Entry, options: dict[str, Any]) -> None:
     for layer in LEAKY:
         recipe = dataclasses.replace(_recipe(entry, options), build=LeakyBuild(layer))
         try:
-            facts = Trainer(0)(recipe, tiny_samples(_TRAINED)).facts
+            facts = Trainer(0, part=tiny_parts())(recipe, tiny_samples(_TRAINED)).facts
         except RequestError:
             continue
         require(facts.get("epsilon_valid") is False, f"epsilon does not hold for a network that {layer}", facts)
@@ -133,23 +134,26 @@ def _private_where_it_says_so(entry: Entry, options: dict[str, Any]) -> None:
 
 def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
     """What it prepares, calibrates on and answers is as before; it is shown copies, and must not rest on writing."""
-    recipe, samples = _recipe(entry, options), tiny_samples(_TRAINED)
+    recipe, samples, part = _recipe(entry, options), tiny_samples(_TRAINED), tiny_parts()
+    stages = Stages(recipe, samples, 0, "cpu", part, lambda wanted, given, seed: fit(wanted, given, seed).network)
     for prepare in recipe.prepare:
         given = samples.copy()
-        prepare(given, Streams(0))
+        prepare(given, stages.context("prepare", 0, prepare))
         require(not written(given, samples), f"{type(prepare).__name__} leaves the training data", entry.name)
+    network = Trainer(0, part=part)(dataclasses.replace(recipe, serve=()), samples).model.network
+    stage: tuple[str, tuple[Any, ...], Any]
+    for stage in (("repair", recipe.repair, network), ("serve", recipe.serve, Served(network))):
+        name, parts, value = stage
+        for wrap in parts:
+            context = stages.context(name, 0, wrap)
+            before = {of: given.copy() for of, given in context.parts.items()}
+            with untouched(network):
+                wrap(value, context)
+            for of, given in context.parts.items():
+                require(not written(given, before[of]), f"{type(wrap).__name__} leaves the part {of}", entry.name)
     if not recipe.serve:
         return
-    trained = Trainer(0)(recipe, samples)
-    model: Deployed = Served(trained.model.network)
-    for serve in recipe.serve:
-        given = tiny_samples(_HELD_OUT)
-        model = serve(model, given, Streams(0))
-        require(
-            not written(given, tiny_samples(_HELD_OUT)),
-            f"{type(serve).__name__} leaves the calibration data",
-            entry.name,
-        )
+    model = Trainer(0, part=part)(recipe, samples).model
     given = tiny_samples(_HELD_OUT)
     with untouched(model.network), torch.no_grad():
         model(given.x)

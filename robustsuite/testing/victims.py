@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from robustsuite.core.ball import Ball
 from robustsuite.core.deployed import Served
 from robustsuite.core.samples import Samples
+from robustsuite.core.splits import RESERVED
 from robustsuite.core.streams import Streams
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
+from robustsuite.training.context import PartOf
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
@@ -69,6 +71,17 @@ def tiny_samples(
     return Samples(bounds[0] + (bounds[1] - bounds[0]) * unit, y, classes, bounds, ids)
 
 
+def tiny_parts(classes: int = 4, *, bounds: tuple[float, float] = (0.0, 1.0)) -> PartOf:
+    """The parts of a data set beside training and test samples, 160 samples each, with ids of their own.
+
+    Args:
+        classes: Number of patterns.
+        bounds: Range of the inputs.
+    """
+    first = {name: 20_000 + 1000 * i for i, name in enumerate(RESERVED)}
+    return lambda name: tiny_samples(160, classes, bounds=bounds, first=first[name]) if name in first else None
+
+
 def tiny_network(classes: int = 4, *, bounds: tuple[float, float] = (0.0, 1.0), seed: int = 0) -> nn.Module:
     """A network trained on `tiny_samples`; the same object at each call, so leave it as it is."""
     return _fitted(classes, bounds, seed).model.network
@@ -93,7 +106,7 @@ def tiny_victim(
     dtype: torch.dtype = torch.float32,
     training_mode: bool = False,
 ) -> Victim:
-    """A trained victim with recipe, training set and trainer.
+    """A trained victim with recipe, training set, trainer and every part of a data set.
 
     Args:
         n: Test samples.
@@ -108,4 +121,6 @@ def tiny_victim(
     network.train(training_mode)
     test = tiny_samples(n, classes, bounds=bounds, first=10_000)
     train = tiny_samples(320, classes, bounds=bounds)
-    return Victim(Served(network), test, recipe=tiny_recipe(), train=train, trainer=Trainer(0))
+    part = tiny_parts(classes, bounds=bounds)
+    trainer = Trainer(0, part=part)
+    return Victim(Served(network), test, recipe=tiny_recipe(), train=train, trainer=trainer, part=part)

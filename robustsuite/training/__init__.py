@@ -8,7 +8,10 @@ from robustsuite.core.lazy import lazily
 
 if TYPE_CHECKING:
     from robustsuite.training.cache import Trainer
+    from robustsuite.training.context import Context, Produced
+    from robustsuite.training.jobs import Job
     from robustsuite.training.parts import (
+        Augment,
         Build,
         CleanLoss,
         Objective,
@@ -27,11 +30,15 @@ else:
     __getattr__ = lazily(
         __name__,
         {
+            "Augment": ".parts",
             "Build": ".parts",
             "CleanLoss": ".parts",
+            "Context": ".context",
             "GradientDescent": ".recipe",
+            "Job": ".jobs",
             "Objective": ".parts",
             "Prepare": ".parts",
+            "Produced": ".context",
             "Recipe": ".recipe",
             "Repair": ".parts",
             "Serve": ".parts",
@@ -47,11 +54,15 @@ else:
     )
 
 __all__ = [
+    "Augment",
     "Build",
     "CleanLoss",
+    "Context",
     "GradientDescent",
+    "Job",
     "Objective",
     "Prepare",
+    "Produced",
     "Recipe",
     "Repair",
     "Serve",

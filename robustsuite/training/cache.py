@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from robustsuite.core.canonical import digest
 from robustsuite.core.errors import TamperingError
 from robustsuite.core.samples import Samples
-from robustsuite.core.streams import Streams
 from robustsuite.data.copies import lent
 from robustsuite.models.digest import network_digest
 from robustsuite.models.state import captured, put_back
@@ -22,11 +21,15 @@ from robustsuite.plugins import provenance
 from robustsuite.storage.files import storing
 from robustsuite.storage.store import Kept, Store
 from robustsuite.training.built import built_digest
-from robustsuite.training.fit import Fitted, Progress, deploy, divide, fit, make_network
+from robustsuite.training.context import PartOf, named, no_part
+from robustsuite.training.fit import Fitted, Progress, fit, make_network
+from robustsuite.training.jobs import Job
 from robustsuite.training.recipe import Recipe
+from robustsuite.training.stages import Stages
 from robustsuite.training.trained import Trained
 
 KIND = "models"
+_SCORES: Final = "scores of "  # no state dict has such a name: a module's has no blank
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class Trainer:
         device: Where to train.
         stores: Where weights (safetensors) and facts (JSON) are kept, the run's own first; none trains each time.
         progress: Told after each epoch.
+        part: The parts of the data set beside the training samples.
     """
 
     seed: int
     device: str = "cpu"
     stores: tuple[Store, ...] = ()
     progress: Progress | None = None
+    part: PartOf = no_part
 
     def key(self, recipe: Recipe, samples: Samples, threads: int | None = None) -> str:
         """Digest of everything that determines the weights; `threads` are torch's where they are not given."""
@@ -53,6 +58,9 @@ class Trainer:
                 "sources": provenance.sources(recipe),
                 "network": built_digest(recipe, samples.classes, samples.shape, samples.bounds, self.seed),
                 "data": samples.digest(),
+                "parts": {
+                    name: None if (of := self.part(name)) is None else of.digest() for name in recipe.trains_with
+                },
                 "seed": self.seed,
                 "device": self.device.partition(":")[0],
                 "threads": threads or torch.get_num_threads(),
@@ -64,16 +72,40 @@ class Trainer:
         """Train (or recall) and deploy.
 
         Returns:
-            The deployed model with history, facts and the samples that were held out.
+            The deployed model with history, facts, doubts and scores.
 
         Raises:
+            NotApplicableError: A part of the data set that the recipe needs is empty.
             TamperingError: The samples were written to, by now or by a part of the recipe.
         """
         fitted = self.fit(recipe, samples)
-        with lent(_who(recipe), samples):
-            held_out = divide(recipe, samples, Streams(self.seed).child("training"))[1] if recipe.held_out else None
-            model = deploy(recipe, fitted.network, held_out, self.seed)
-        return Trained(model, fitted.history, fitted.facts, fitted.flags, held_out)
+        return self.deploy(recipe, fitted, samples)
+
+    def job(self, job: Job) -> Trained:
+        """Train (or recall) and deploy what somebody needs beside the victim.
+
+        Raises:
+            NotApplicableError: A part of the data set that its recipe needs is empty.
+            TamperingError: The samples were written to.
+        """
+        return replace(self, seed=job.seed)(job.recipe, job.samples)
+
+    def deploy(self, recipe: Recipe, fitted: Fitted, samples: Samples) -> Trained:
+        """A trained network behind every `serve` of its recipe.
+
+        Raises:
+            NotApplicableError: A part of the data set that a serve needs is empty.
+            TamperingError: A serve wrote to data that it was not shown.
+        """
+        stages = Stages(recipe, samples, self.seed, self.device, self.part, self._also)
+        with lent(_who(recipe), samples, *(self.part(name) for name in recipe.serves_with)):
+            model = stages.served(fitted.network)
+        facts, scores = {**fitted.facts, **stages.facts}, {**fitted.scores, **stages.scores}
+        return Trained(model, fitted.history, facts, (*fitted.flags, *stages.flags), scores)
+
+    def _also(self, recipe: Recipe, samples: Samples, seed: int) -> nn.Module:
+        """A network that a stage asked for: trained once, as any other."""
+        return replace(self, seed=seed, progress=None).fit(recipe, samples).network
 
     def fit(self, recipe: Recipe, samples: Samples) -> Fitted:
         """Train the network, or load it where the same training was done before.
@@ -119,8 +151,9 @@ class Trainer:
 
     def _fresh(self, recipe: Recipe, samples: Samples, key: str) -> Fitted:
         checkpoint = self.stores[0].root / KIND / f"{key}.partial.pt" if key else None
-        with lent(_who(recipe), samples):
-            return fit(recipe, samples, self.seed, device=self.device, checkpoint=checkpoint, progress=self.progress)
+        given: dict[str, Any] = {"device": self.device, "checkpoint": checkpoint, "progress": self.progress}
+        with lent(_who(recipe), samples, *(self.part(name) for name in recipe.trains_with)):
+            return fit(recipe, samples, self.seed, **given, part=self.part, also=self._also)
 
     def _keep(self, key: str, fitted: Fitted, build: Callable[[], nn.Module]) -> None:
         """Keep a training, where a network that is built anew and gets the kept state is the trained one."""
@@ -138,7 +171,9 @@ class Trainer:
             return
         facts = {"history": fitted.history, "facts": fitted.facts, "flags": fitted.flags}
         facts = {**facts, "attributes": values} if values else facts
-        content = save({name: value.cpu() for name, value in tensors.items()})
+        facts = {**facts, "scores": sorted(fitted.scores)} if fitted.scores else facts
+        scored = {f"{_SCORES}{name}": column.contiguous().clone() for name, column in fitted.scores.items()}
+        content = save({**{name: value.cpu() for name, value in tensors.items()}, **scored})
         self.stores[0].put(KIND, key, facts, content)
         for shared in self.stores[1:]:
             shared.offer(KIND, key, facts, content)
@@ -150,10 +185,10 @@ class Trainer:
         kept = self._find(key)
         if kept is None:
             return None
-        network = build().to(self.device)
-        known = kept.facts
-        put_back(network, load(kept.payload), known.get("attributes", {}))
-        return Fitted(network.eval(), tuple(known["history"]), known["facts"], tuple(known["flags"]))
+        network, known, tensors = build().to(self.device), kept.facts, load(kept.payload)
+        scores = {name: tensors.pop(f"{_SCORES}{name}") for name in known.get("scores", ())}
+        put_back(network, tensors, known.get("attributes", {}))
+        return Fitted(network.eval(), tuple(known["history"]), known["facts"], tuple(known["flags"]), scores)
 
     def _find(self, key: str) -> Kept | None:
         """The entry of the first store that has it; the run's own store then gets it too."""
@@ -176,5 +211,5 @@ def _same(fresh: nn.Module, trained: nn.Module, tensors: Mapping[str, Tensor], v
 
 def _who(recipe: Recipe) -> str:
     """The parts of a recipe that a defence may have brought along."""
-    parts = (*recipe.prepare, recipe.objective, recipe.update, *recipe.repair, *recipe.serve)
-    return f"a recipe of {', '.join(type(part).__name__ for part in parts)}"
+    parts = (*recipe.prepare, *recipe.augment, recipe.objective, recipe.update, *recipe.repair, *recipe.serve)
+    return f"a recipe of {', '.join(named(part) for part in parts)}"

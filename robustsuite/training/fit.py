@@ -1,4 +1,4 @@
-"""`fit` runs a recipe from build to repair; `deploy` wraps the network by every serve."""
+"""`fit` runs a recipe from build to repair."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from robustsuite.core.deployed import Deployed, Served
-from robustsuite.core.errors import RobustsuiteError
+from robustsuite.core.errors import RequestError, RobustsuiteError
 from robustsuite.core.isolation import differentiable, seeded
-from robustsuite.core.samples import Samples, stratified
+from robustsuite.core.samples import Batch, Samples
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.models.fitting import refuse_lone
 from robustsuite.models.normalise import Normalise
 from robustsuite.models.state import State, captured, put_back
 from robustsuite.training.checkpoints import Checkpoint
+from robustsuite.training.context import PartOf, named, no_part
 from robustsuite.training.descent import batch_sizes
 from robustsuite.training.parts import Step, Updater, training_loss
 from robustsuite.training.recipe import GradientDescent, Recipe
+from robustsuite.training.stages import Also, Stages
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -36,26 +38,41 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What a training gives: the network, one row of figures per epoch, facts and doubts for the record."""
+    """What a training gives.
+
+    Args:
+        network: In eval mode.
+        history: One row of figures per epoch.
+        facts: What the record must say of the training.
+        flags: Doubts for the record.
+        scores: What prepares and repairs say of single samples: `ids` and columns `(n,)`, by stage.
+    """
 
     network: nn.Module
     history: tuple[Mapping[str, float], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def divide(recipe: Recipe, samples: Samples, streams: Streams) -> tuple[Samples, Samples | None]:
-    """Prepare the data, then hold out what validation and calibration need: (training, held out or None).
+def divide(samples: Samples, share: float, streams: Streams) -> tuple[Samples, Samples | None]:
+    """Hold out what validation needs: (training, held out or None).
 
-    Held-out samples come from the same, possibly poisoned, set: the defender has no clean oracle.
+    Held-out samples come from the same, possibly poisoned, set: the defender has no clean oracle. Which ones they are
+    hangs on their places alone, so a poisoned set is cut as its clean twin is.
+
+    Args:
+        samples: What there is to train on.
+        share: To hold out, in [0, 0.5].
+        streams: Keys the choice.
     """
-    for prepare in recipe.prepare:
-        samples = prepare(samples.copy(), streams.child("prepare"))
-    held = round(recipe.held_out * len(samples))
-    if held == 0:
+    count = round(share * len(samples))
+    if count == 0:
         return samples, None
-    rest, out = stratified(samples.y, (len(samples) - held, held), streams.child("held-out").generator())
-    return samples.take(rest), samples.take(out)
+    start = float(streams.child("held-out").uniform(torch.zeros(1, dtype=torch.int64), ()))
+    order = ((samples.order() - start) % 1).argsort()
+    held, rest = order[:count].sort().values, order[count:].sort().values
+    return samples.take(rest), samples.take(held)
 
 
 def make_network(recipe: Recipe, samples: Samples, seed: int) -> nn.Module:
@@ -80,6 +97,8 @@ def fit(
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    part: PartOf = no_part,
+    also: Also | None = None,
 ) -> Fitted:
     """Train a network by a recipe.
 
@@ -90,22 +109,27 @@ def fit(
         device: Where to train.
         checkpoint: File that a killed training resumes from; None for none.
         progress: Told after each epoch.
+        part: The parts of the data set beside the training samples.
+        also: Trains what prepares and repairs ask for; None trains it each time.
 
     Returns:
         The network in eval mode on `device`, its history and facts.
 
     Raises:
+        NotApplicableError: A part of the data set that the recipe needs is empty.
         RequestError: The network cannot train on a batch of one sample, and there would be one.
         RobustsuiteError: The loss became NaN or infinite.
     """
     started = time.perf_counter()
     streams = Streams(seed).child("training")
-    train, held_out = divide(recipe, samples, streams)
+    stages = Stages(recipe, samples, seed, device, part, also or partial(_trained, device=device, part=part))
+    whole = stages.prepared(samples)
+    train, held_out = divide(whole, recipe.training.validation, streams)
     if train is samples:
         train = samples.copy()  # parts of a recipe may come from anywhere, and others train on these too
     update = recipe.update.within(recipe, train, seed)
     fabric = _fabric(device, recipe.training.precision)
-    network = make_network(recipe, samples, seed).to(fabric.device)
+    network = make_network(recipe, whole, seed).to(fabric.device)
     if recipe.training.precision == "64":
         network = network.double()
         train, held_out = _double(train), None if held_out is None else _double(held_out)
@@ -119,33 +143,16 @@ def fit(
         run.epochs(Checkpoint(checkpoint), progress)
     with seeded(streams.child("finish").key):
         updater.finish()
-    for i, repair in enumerate(recipe.repair):
-        network = repair(network, held_out if held_out is not None else train, streams.child("repair", i))
-    network.eval()
+    network = stages.repaired(network).eval()
     for parameter in network.parameters():
         parameter.grad = None
     qualified, doubts = update.qualify(recipe, updater.facts())
-    facts = {**qualified, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
-    return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts))
+    facts = {**qualified, **stages.facts, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
+    return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts, *stages.flags), stages.scores)
 
 
-def deploy(recipe: Recipe, network: nn.Module, calibration: Samples | None, seed: int) -> Deployed:
-    """Wrap a network by every `serve` of its recipe.
-
-    Raises:
-        RobustsuiteError: A serve needs calibration data and none was held out.
-    """
-    model: Deployed = Served(network)
-    for i, serve in enumerate(recipe.serve):
-        if calibration is None:
-            raise RobustsuiteError(
-                f"expected held-out samples to calibrate {serve!r}, got validation={recipe.training.validation}; hold "
-                f"out a share of the training set"
-            )
-        streams = Streams(seed).child("serve", i)
-        with seeded(streams.key):
-            model = serve(model, calibration.copy(), streams)
-    return model
+def _trained(recipe: Recipe, samples: Samples, seed: int, *, device: str, part: PartOf) -> nn.Module:
+    return fit(recipe, samples, seed, device=device, part=part).network
 
 
 def _double(samples: Samples) -> Samples:
@@ -198,8 +205,9 @@ class _Run:
             checkpoint.save(self._snapshot)
             if progress is not None:
                 progress("training", epoch + 1, training.epochs)
-        if self._best is not None:
-            put_back(self._network, *self._best)
+        with self._updater.watched():
+            last = captured(self._network)
+        put_back(self._network, *(self._best or last))
         checkpoint.clear()
 
     def _epoch(self, epoch: int) -> dict[str, float]:
@@ -208,7 +216,7 @@ class _Run:
         for number, index in enumerate(self._updater.batches(epoch)):
             losses = torch.zeros(0, device=self._device)  # an empty Poisson batch is a step all the same
             if len(index) > 0:
-                batch = self._train.batch(index, self._device)
+                batch = self._augmented(self._train.batch(index, self._device), epoch)
                 # Autocast here, not in a wrapped module, so that an attack inside the objective runs at this speed too.
                 with self._fabric.autocast():
                     losses = self._recipe.objective(self._updater.network, batch, self._step(epoch, number))
@@ -223,19 +231,29 @@ class _Run:
             )
         return {"epoch": float(epoch), "train_loss": loss}
 
+    def _augmented(self, batch: Batch, epoch: int) -> Batch:
+        for i, augment in enumerate(self._recipe.augment):
+            made = augment(batch, self._streams.child("augment", i, epoch))
+            if len(made.y) != len(batch.y) or not torch.equal(made.ids, batch.ids):
+                got = f"{named(augment)} returned {len(made.y)} of {len(batch.y)}"
+                raise RequestError(f"expected a batch of the same samples, got {got}; change inputs and labels alone")
+            batch = made
+        return batch
+
     def _watch(self, epoch: int, row: dict[str, float]) -> None:
         if self._held_out is None:
             return
         self._network.eval()
         step = self._step(epoch, -1)
-        row.update(self._recipe.objective.validate(self._network, self._held_out, step))
-        score = row.pop("score")
-        if score > self._best_score:
-            self._best_score, self._stale = score, 0
-            if self._recipe.training.keep_best:
-                self._best = captured(self._network)
-        else:
-            self._stale += 1
+        with self._updater.watched():
+            row.update(self._recipe.objective.validate(self._network, self._held_out, step))
+            score = row.pop("score")
+            if score > self._best_score:
+                self._best_score, self._stale = score, 0
+                if self._recipe.training.keep_best:
+                    self._best = captured(self._network)
+            else:
+                self._stale += 1
 
     def _step(self, epoch: int, number: int) -> Step:
         return Step(

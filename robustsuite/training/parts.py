@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from robustsuite.core.deployed import Deployed
 from robustsuite.core.door import labels_of
 from robustsuite.core.samples import Batch, Samples
 from robustsuite.core.streams import Streams
+from robustsuite.training.context import Context, Produced
 from robustsuite.training.settings import Training
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -31,28 +33,40 @@ class Build(Protocol):
 
 
 @runtime_checkable
-class Prepare(Protocol):
-    """Training data to training data (a filter, say); a frozen dataclass."""
+class Augment(Protocol):
+    """A training batch to a batch, after preparing and before the objective; a frozen dataclass."""
 
-    def __call__(self, samples: Samples, streams: Streams) -> Samples:
-        """The data to train on; the given ones are unwritten."""
+    def __call__(self, batch: Batch, streams: Streams) -> Batch:
+        """As many samples with the same ids; draws come from `streams`, keyed by the batch's ids."""
+        ...
+
+
+@runtime_checkable
+class Prepare(Protocol):
+    """Training data to training data (a filter, say); a frozen dataclass.
+
+    The parts of the data set that it needs stand in its class's `needs`, as they do for `Repair` and `Serve`.
+    """
+
+    def __call__(self, samples: Samples, context: Context) -> Samples | Produced[Samples]:
+        """The data to train on; the given ones are a copy."""
         ...
 
 
 @runtime_checkable
 class Repair(Protocol):
-    """Network and clean data to a network; a frozen dataclass."""
+    """A trained network to a network; a frozen dataclass. Clean data are the part `trusted`."""
 
-    def __call__(self, network: nn.Module, clean: Samples, streams: Streams) -> nn.Module:
+    def __call__(self, network: nn.Module, context: Context) -> nn.Module | Produced[nn.Module]:
         """The repaired network."""
         ...
 
 
 @runtime_checkable
 class Serve(Protocol):
-    """Deployed model and calibration data to a deployed model; a frozen dataclass."""
+    """Deployed model to a deployed model; a frozen dataclass. Thresholds stand on the part `calibration`."""
 
-    def __call__(self, model: Deployed, calibration: Samples, streams: Streams) -> Deployed:
+    def __call__(self, model: Deployed, context: Context) -> Deployed | Produced[Deployed]:
         """The wrapped model."""
         ...
 
@@ -135,6 +149,10 @@ class Updater(ABC):
     def facts(self) -> dict[str, Any]:
         """What the record must say of this update (epsilon, delta, sampling …)."""
         return {}
+
+    def watched(self) -> AbstractContextManager[None]:
+        """In this block the network holds the weights that are validated, and kept in the end; by default its own."""
+        return nullcontext()
 
     def finish(self) -> None:  # noqa: B027  # most updates leave nothing behind
         """Take off hooks and wrappers; the network is plain again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,13 @@ from robustsuite.core.canonical import digest, plain
 from robustsuite.core.errors import RequestError
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
+from robustsuite.training.context import needs
 from robustsuite.training.descent import DescentUpdater
-from robustsuite.training.parts import Build, CleanLoss, Objective, Prepare, Repair, Serve, Updater
+from robustsuite.training.parts import Augment, Build, CleanLoss, Objective, Prepare, Repair, Serve, Updater
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-_CALIBRATION = 0.1  # held out where a repair or a serve needs data and no validation share is set
 
 
 class Update(ABC):
@@ -64,16 +64,18 @@ class Recipe:
         build: Classes, shape and bounds -> network.
         training: Shared settings.
         prepare: Data -> data, applied in order.
+        augment: Batch -> batch, applied in order to every training batch.
         objective: Batch -> per-sample loss.
         update: How gradients move weights.
-        repair: Network and clean data -> network, applied in order.
-        serve: Deployed model and calibration data -> deployed model, applied in order.
+        repair: Network -> network, applied in order.
+        serve: Deployed model -> deployed model, applied in order.
         threat: The ball that the defender expects; no part of the key, defences copy from it what they use.
     """
 
     build: Build
     training: Training = field(default_factory=Training)
     prepare: tuple[Prepare, ...] = ()
+    augment: tuple[Augment, ...] = ()
     objective: Objective = field(default_factory=CleanLoss)
     update: Update = field(default_factory=GradientDescent)
     repair: tuple[Repair, ...] = ()
@@ -85,18 +87,26 @@ class Recipe:
             object.__setattr__(self, "threat", as_ball(self.threat, "threat"))
 
     @property
-    def held_out(self) -> float:
-        """Share of the training set kept from training, for validation and for what repairs and serves calibrate on."""
-        return self.training.validation or (_CALIBRATION if self.serve or self.repair else 0.0)
+    def trains_with(self) -> tuple[str, ...]:
+        """Parts of the data set, beside the training samples, that the weights hang on."""
+        return needs((*self.prepare, *self.repair))
+
+    @property
+    def serves_with(self) -> tuple[str, ...]:
+        """Parts of the data set that the deployed model hangs on beside its weights."""
+        return needs(self.serve)
+
+    def bare(self) -> Recipe:
+        """The recipe without what prepares, repairs and serves."""
+        return replace(self, prepare=(), repair=(), serve=())
 
     def training_key(self) -> str:
         """A digest of all that trains, so not of `serve` and `threat`: equal keys mean the same training."""
-        parts = {k: v for k, v in self.description().items() if k != "serve"}
-        return digest({**parts, "held_out": self.held_out})
+        return digest({name: value for name, value in self.description().items() if name != "serve"})
 
     def description(self) -> dict[str, Any]:
         """The recipe as JSON values."""
-        parts = ("build", "training", "prepare", "objective", "update", "repair", "serve")
+        parts = ("build", "training", "prepare", "augment", "objective", "update", "repair", "serve")
         return {name: plain(getattr(self, name)) for name in parts}
 
     def with_objective(self, objective: Objective) -> Recipe:
@@ -116,6 +126,22 @@ class Recipe:
                 f"defence that replaces how gradients move weights"
             )
         return replace(self, update=update)
+
+    def with_update_around(self, wrap: Callable[[Update], Update]) -> Recipe:
+        """The recipe with its update wrapped, whatever it is: for an average of the weights, say."""
+        return replace(self, update=wrap(self.update))
+
+    def with_prepare(self, prepare: Prepare) -> Recipe:
+        """The recipe with one more preparation of the training data."""
+        return replace(self, prepare=(*self.prepare, prepare))
+
+    def with_augment(self, augment: Augment) -> Recipe:
+        """The recipe with one more change to every training batch."""
+        return replace(self, augment=(*self.augment, augment))
+
+    def with_repair(self, repair: Repair) -> Recipe:
+        """The recipe with one more repair of the trained network."""
+        return replace(self, repair=(*self.repair, repair))
 
     def with_serve(self, serve: Serve) -> Recipe:
         """The recipe with one more wrapper around the deployed model."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from robustsuite.core.deployed import Deployed
-from robustsuite.core.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class Trained:
         history: One row of figures per epoch.
         facts: What the record must say (epsilon, delta, train_seconds, …).
         flags: Doubts that the training itself raised, such as `catastrophic-overfitting`.
-        held_out: What the training held out for validation and calibration, where it did.
+        scores: What prepares, repairs and serves say of single samples, by stage: `prepare 0 ids` and its columns.
     """
 
     model: Deployed
     history: tuple[Mapping[str, float], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
-    held_out: Samples | None = None
+    scores: Mapping[str, Tensor] = field(default_factory=dict)

@@ -246,7 +246,8 @@ def test_arrays_that_make_no_data_set(tmp_path, arrays, told):
 
 FACTORIES = """
 import torch
-from robustsuite.core.samples import Samples, Splits
+from robustsuite.core.samples import Samples
+from robustsuite.core.splits import Splits
 
 def _some(n):
     return torch.linspace(0, 1, 2 * n).reshape(n, 2), torch.arange(n) % 2

@@ -127,7 +127,9 @@ class EvasionRules(Scenario[Inputs, Tensor]):
         meter = Meter(passes=Passes(victim.test.ids[rows], reach=reach, device=victim.device))
         engine = self._engine(victim, rows, meter)
         auxiliary = (
-            AuxiliaryData((victim.public or victim.train or victim.test).copy()) if self.access == "transfer" else None
+            AuxiliaryData((victim.part("adversary") or victim.train or victim.test).copy())
+            if self.access == "transfer"
+            else None
         )
         at_once = self.batch_size or max(VIEW, engine.batch if engine is not None else 0)
         for index in torch.split(rows, at_once) if len(rows) > 0 else ():
