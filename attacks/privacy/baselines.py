@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from robustsuite.core import Streams, checks
@@ -25,6 +26,27 @@ class ClassMean:
         if view.members is None:
             raise checks.fail("a view with members", "members", None, "play with access='members'")
         return class_means(view.members)[view.labels.cpu()].to(view.device, view.dtype)
+
+
+@register.attack("nearest-held-out", scenario="inversion", access="population", control=True)
+@dataclass(frozen=True, kw_only=True)
+class NearestHeldOut:
+    """The photo of each class, among data that the victim never saw, that is nearest to the mean of that class there.
+
+    An evaluator that recognises it has learnt what the class looks like, and not what the victim remembers: an attack
+    that is recognised no more often has shown nothing of the training data. Of a class that the adversary has no data
+    of it is the nearest to the mean of all.
+    """
+
+    def __call__(self, view: Classes, streams: Streams) -> Tensor:  # noqa: ARG002  # nothing is drawn
+        """Held-out inputs `(K, …)`."""
+        if view.population is None:
+            raise checks.fail("a view with a population", "population", None, "play with access='population'")
+        known, made = view.population, []
+        for label in view.labels.tolist():
+            mine = known.inputs(known.y == label if bool((known.y == label).any()) else slice(None))
+            made.append(mine[(mine - mine.mean(0)).flatten(1).norm(dim=1).argmin()])
+        return torch.stack(made).to(view.device, view.dtype)
 
 
 @register.attack("inversion-noise", scenario="inversion", access="blind", control=True)

@@ -232,7 +232,7 @@ class _Layout:
             cell = replace(cell, artefacts=made)
             for trial, artefact in enumerate(made):
                 needs.append(artefact)
-                self._node(Node(artefact, "artefact", f"crafting {_trial(cell, trial)}", cell, given, trial))
+                self._node(Node(artefact, "artefact", f"crafting {cell.attack.label}{_nth(trial)}", cell, given, trial))
                 if trained:
                     needs.append(self._retraining(cell, recipe, trial))
         self._cells.append((cell, tuple(dict.fromkeys(needs))))
@@ -263,7 +263,7 @@ class _Layout:
         """The judge's training on an artefact that all defences share."""
         artefact = cell.artefacts[trial]
         key = digest(["retraining", artefact, recipe.training_key(), cell.training])
-        return self._node(Node(key, "retraining", f"training for {_trial(cell, trial)}", cell, (artefact,), trial))
+        return self._node(Node(key, "retraining", f"training for {_told(cell)}{_nth(trial)}", cell, (artefact,), trial))
 
     def _digests(self, names: Iterable[str]) -> list[str]:
         """What parts of the data set beside training and test samples hold; empty for a part that is empty."""
@@ -299,11 +299,11 @@ class _Layout:
 
 
 def _row(cell: Cell) -> str:
-    return cell.defense.label + (f" #{cell.repeat}" if cell.repeat else "")
+    return cell.defense.label + _nth(cell.repeat)
 
 
-def _trial(cell: Cell, trial: int) -> str:
-    return _told(cell) + (f" #{trial}" if trial else "")
+def _nth(number: int) -> str:
+    return f" #{number}" if number else ""
 
 
 def _told(cell: Cell) -> str:

@@ -28,7 +28,7 @@ from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
 
-ACCESSES: Final = ("white-box", "score-based", "members", "blind")
+ACCESSES: Final = ("white-box", "score-based", "members", "population", "blind")
 _WEAK_EVALUATOR: Final = 0.9  # below this accuracy the evaluator's word is doubted
 _GALLERY: Final = 10
 
@@ -46,6 +46,8 @@ class Classes:
         model: Raw inputs to logits; None without white-box access.
         scores: Raw inputs to probabilities; None without an oracle.
         members: A copy of the training samples; None but for baselines that show the ceiling.
+        population: The adversary's half of the population, which the victim and the evaluator never saw; None but for
+            baselines that need it.
         device: Where the model lives.
         dtype: The model's floating dtype.
     """
@@ -58,6 +60,7 @@ class Classes:
     model: nn.Module | None = None
     scores: Callable[[Tensor], Tensor] | None = None
     members: Samples | None = None
+    population: Samples | None = None
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
 
@@ -73,7 +76,8 @@ class Inversion(Scenario[Classes, Tensor]):
     nothing to reconstruct.
 
     Args:
-        access: `white-box`, `score-based`, `members` (a ceiling, no attack) or `blind` (a floor).
+        access: `white-box`, `score-based`, `members` (a ceiling, no attack), `population` (what recognising the class
+            alone is worth) or `blind` (a floor).
         evaluator: Name of the evaluator's network, other than the victim's; None for a CNN on images, else an MLP, or
             an MLP, else a linear one, where the victim is such a network.
         classes: How many classes to reconstruct, the first ones; None for all.
@@ -132,9 +136,16 @@ class Inversion(Scenario[Classes, Tensor]):
             model=Counted(victim.model.surrogate(), meter) if self.access == "white-box" else None,
             scores=scores if self.access == "score-based" else None,
             members=train if self.access == "members" else None,
+            population=self._population(victim),
             device=victim.device,
             dtype=victim.dtype,
         )
+
+    def _population(self, victim: Victim) -> Samples | None:
+        if self.access != "population":
+            return None
+        found: Samples = victim.need("adversary", "held-out samples come from the adversary's half of the population")
+        return found
 
     def score(self, victim: Victim, moves: Iterable[tuple[Classes, Tensor]]) -> Metrics:
         """Ask the evaluator what each reconstruction shows, and compare it with members."""

@@ -60,8 +60,8 @@ def play(attack: Attack[V, A], scenario: Scenario[V, A], victim: Victim, *, seed
     """
     streams = Streams(seed).child("attack")
     with _fenced(attack, scenario, victim, streams) as notes:
-        shown_to = enumerate(scenario.views(victim))
-        made = (move for i, view in shown_to for move in moves(attack, view, _trial(streams, i), notes))
+        trials = ((view, _trial(streams, i * scenario.shared)) for i, view in enumerate(scenario.views(victim)))
+        made = (move for view, own in trials for move in moves(attack, view, own, notes))
         metrics = scenario.score(victim, made)
     return _noted(metrics, notes)
 
@@ -76,7 +76,7 @@ def play_crafted(
 
 
 def _trial(streams: Streams, number: int) -> Streams:
-    """What the attack draws from in this view of the game: views of one game may hold the same samples."""
+    """What the attack draws from in this trial; draws of views that are batches of one trial are told apart by ids."""
     return streams if number == 0 else streams.child("trial", number)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from robustsuite.core.splits import RESERVED
 from robustsuite.core.streams import Streams
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
-from robustsuite.training.context import PartOf
+from robustsuite.training.context import Context, PartOf
+from robustsuite.training.fit import fit
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
@@ -80,6 +82,24 @@ def tiny_parts(classes: int = 4, *, bounds: tuple[float, float] = (0.0, 1.0)) ->
     """
     first = {name: 20_000 + 1000 * i for i, name in enumerate(RESERVED)}
     return lambda name: tiny_samples(160, classes, bounds=bounds, first=first[name]) if name in first else None
+
+
+def tiny_context(**parts: Samples) -> Context:
+    """What a part of a recipe is given on tiny samples of 4 classes; it trains other networks by `tiny_recipe`.
+
+    Args:
+        **parts: The parts of the data set by name; by default those of `tiny_parts`.
+    """
+    given = tiny_parts()
+    samples = next(iter(parts.values()), tiny_samples(4))
+    known = parts or {name: found for name in RESERVED if (found := given(name)) is not None}
+
+    def train(samples: Samples, *, build: Any = None, training: Training | None = None) -> nn.Module:
+        recipe = tiny_recipe()
+        made = replace(recipe, build=build or recipe.build, training=training or recipe.training)
+        return fit(made, samples, 0).network
+
+    return Context(Streams(0).child("tiny"), "cpu", samples.classes, samples.shape, samples.bounds, known, train)
 
 
 def tiny_network(classes: int = 4, *, bounds: tuple[float, float] = (0.0, 1.0), seed: int = 0) -> nn.Module:

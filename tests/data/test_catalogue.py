@@ -1,5 +1,6 @@
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from robustsuite.core.errors import RequestError, UntrustedFileError
+from robustsuite.core.splits import PARTS, RESERVED
 from robustsuite.data.catalogue import DESCRIPTIONS, NAMES, DatasetSpec, load
 
 _ROOT = os.environ.get("ROBUSTSUITE_DATA")
@@ -23,7 +25,7 @@ def digits(seed: int = 0, **settings):
 
 def test_digits_are_float_images_in_sixteenths():
     splits = digits()
-    assert (len(splits.train), len(splits.test)) == (1437, 360)
+    assert (len(splits.train), len(splits.test)) == (857, 360)
     x = splits.train.x
     assert x.dtype == torch.float32
     assert tuple(x.shape[1:]) == (1, 8, 8)
@@ -33,10 +35,12 @@ def test_digits_are_float_images_in_sixteenths():
 
 def test_digits_splits_are_disjoint_stratified_and_cover_everything():
     splits = digits()
-    ids = torch.cat([splits.train.ids, splits.test.ids])
+    parts = [splits.part(name) for name in PARTS]
+    ids = torch.cat([part.ids for part in parts])
     assert torch.equal(ids.sort().values, torch.arange(1797))
-    whole = torch.cat([splits.train.y, splits.test.y]).bincount()
-    assert ((splits.test.y.bincount() - whole * 360 / 1797).abs() < 1.5).all()
+    whole = torch.cat([part.y for part in parts]).bincount()
+    for part in parts:
+        assert ((part.y.bincount() - whole * len(part) / 1797).abs() < 1.5).all()
 
 
 def test_rows_carry_the_labels_of_the_source():
@@ -183,7 +187,13 @@ def save(path: Path, **arrays) -> DatasetSpec:
 def test_npz_with_x_and_y_is_split(tmp_path):
     x, y = np.random.default_rng(0).random((50, 3)), np.arange(50) % 5
     splits = load(save(tmp_path / "a.npz", x=x, y=y), seed=0)
-    assert (len(splits.train), len(splits.test), splits.train.classes) == (40, 10, 5)
+    assert (len(splits.train), len(splits.test), splits.train.classes) == (28, 10, 5)
+    assert {name: len(splits.part(name)) for name in RESERVED} == {
+        "trusted": 2,
+        "calibration": 4,
+        "judge": 3,
+        "adversary": 3,
+    }
     assert splits.train.x.dtype == torch.float32
     assert splits.test.y.bincount().tolist() == [2] * 5
 
@@ -191,7 +201,7 @@ def test_npz_with_x_and_y_is_split(tmp_path):
 def test_npz_with_four_arrays_keeps_its_own_split_and_bytes(tmp_path):
     x = np.arange(48, dtype=np.uint8).reshape(12, 1, 2, 2)
     spec = save(tmp_path / "a.npz", x_train=x[:8], y_train=np.arange(8) % 2, x_test=x[8:], y_test=np.ones((4, 1)))
-    splits = load(spec, seed=0)
+    splits = load(replace(spec, train=8), seed=0)
     assert torch.equal(splits.train.x, torch.from_numpy(x[:8]))
     assert splits.test.y.tolist() == [1] * 4
     assert splits.test.ids.tolist() == [8, 9, 10, 11]
@@ -275,16 +285,18 @@ def factories(tmp_path) -> str:
 
 def test_factory_of_a_pair_gets_seed_and_options(factories):
     splits = load(DatasetSpec(factory=f"{factories}:pair", options={"n": 50}), seed=1)
-    assert len(splits.train) + len(splits.test) == 50
+    assert sum(len(splits.part(name) or ()) for name in PARTS) == 50
     assert splits.train.y[splits.train.ids % 2 == 0].unique().tolist() == [1]
     assert splits.name == f"{factories}:pair"
 
 
 def test_factory_of_two_pairs_and_of_splits(factories):
     assert len(load(DatasetSpec(name="mine", factory=f"{factories}:two"), seed=0).test) == 6
-    cut = load(DatasetSpec(factory=f"{factories}:splits", test=4), seed=0)
+    cut = load(DatasetSpec(factory=f"{factories}:splits", train=12, test=4), seed=0)
     assert (cut.name, len(cut.train), len(cut.test)) == ("mine", 12, 4)
     assert set(cut.test.ids.tolist()) < set(range(100, 106))
+    assert len(cut.part("calibration")) == 1  # an unused test sample
+    assert set(cut.part("calibration").ids.tolist()) < set(range(100, 106))
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,14 @@ import torch
 
 from robustsuite.core.ball import Ball
 from robustsuite.core.errors import RequestError
-from robustsuite.core.streams import Streams
 from robustsuite.defenses.adversarial_training import AdversarialTraining
 from robustsuite.defenses.dp_sgd import DPSGD
 from robustsuite.defenses.input_validation import InputValidation
 from robustsuite.plugins.registry import defenses
 from robustsuite.scenarios.victim import Victim
 from robustsuite.testing import tiny_samples
-from robustsuite.testing.victims import tiny_recipe
+from robustsuite.testing.victims import tiny_parts, tiny_recipe
 from robustsuite.training.cache import Trainer
-from robustsuite.training.fit import divide
 
 HARD = AdversarialTraining(attack={"pgd": {"steps": 2, "step_size": 0.75}})
 PRIVATE = DPSGD(noise_multiplier=0.5, delta=1e-3)
@@ -25,7 +23,7 @@ CHECKED = InputValidation(false_alarm_rate=0.1)
 
 def plain():
     made = tiny_recipe()
-    settings = made.training.override({"optimizer": "sgd", "lr": 0.5, "epochs": 3})
+    settings = made.training.override({"optimizer": "sgd", "lr": 0.1, "epochs": 5})
     return dataclasses.replace(made, training=settings, threat=Ball("linf", 0.03))
 
 
@@ -54,16 +52,15 @@ def test_compositions_train_and_answer(parts):
     recipe = plain()
     for part in parts:
         recipe = part(recipe)
-    trained = Trainer(0)(recipe, tiny_samples(320))
+    trained = Trainer(0, part=tiny_parts())(recipe, tiny_samples(320))
     victim = Victim(trained.model, tiny_samples(80, first=10_000), trained=trained)
     right = (victim.clean.prediction == victim.test.y) & ~victim.clean.rejected
     assert right.float().mean() > 0.5
     assert (CHECKED in parts) == (not trained.model.fully_differentiable)
     assert (PRIVATE in parts) == ("epsilon" in trained.facts)
     assert trained.flags == ()
-    assert all(
-        ("robust_accuracy" in row) == (HARD in parts and trained.held_out is not None) for row in trained.history
-    )
+    watched = HARD in parts and PRIVATE not in parts  # private training validates nothing
+    assert all(("robust_accuracy" in row) == watched for row in trained.history)
 
 
 def test_order_changes_nothing_where_the_parts_are_different():
@@ -73,27 +70,18 @@ def test_order_changes_nothing_where_the_parts_are_different():
 
 
 def test_privacy_counts_only_what_it_trains_on_and_names_the_rest():
-    """Detectors are calibrated on a split of its own, disjoint from the private samples."""
-    recipe, samples = CHECKED(PRIVATE(plain())), tiny_samples(320)
-    trained = Trainer(0)(recipe, samples)
-    private, calibration = divide(recipe, samples, Streams(0).child("training"))
-    assert trained.held_out.ids.tolist() == calibration.ids.tolist()
-    assert not set(private.ids.tolist()) & set(calibration.ids.tolist())
-    assert len(private) + len(calibration) == 320
-    facts = trained.facts
-    assert facts["private_samples"] == len(private) == 288
-    assert facts["sample_rate"] == 32 / 288
+    """Detectors are calibrated on a part of their own, disjoint from the private samples."""
+    facts = Trainer(0, part=tiny_parts())(CHECKED(PRIVATE(plain())), tiny_samples(320)).facts
+    assert facts["private_samples"] == 320
+    assert facts["sample_rate"] == 32 / 320
     assert facts["epsilon_valid"] is True
-    assert facts["outside_guarantee"] == ["10% of the training set, held out for input-validation"]
+    assert facts["outside_guarantee"] == ["the part calibration of the data set, for input-validation"]
 
 
 def test_calibration_data_never_touch_private_weights():
     """Other calibration samples, same weights: the weights are a function of the private samples alone."""
-    recipe, samples = CHECKED(PRIVATE(plain())), tiny_samples(320)
-    _, held = divide(recipe, samples, Streams(0).child("training"))
-    rows = torch.isin(samples.ids, held.ids).nonzero()[:, 0]
-    changed = samples.with_rows(rows, 1 - samples.x[rows], samples.y[rows])
-    one, other = (Trainer(0).fit(recipe, s).network.state_dict() for s in (samples, changed))
+    recipe, parts = CHECKED(PRIVATE(plain())), (tiny_parts(), lambda _: tiny_samples(100, first=50_000))
+    one, other = (Trainer(0, part=part).fit(recipe, tiny_samples(320)).network.state_dict() for part in parts)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -109,7 +97,7 @@ def test_two_updates_are_refused():
 
 def test_two_wrappers_stack():
     recipe = InputValidation(detectors=("feature-distance",), false_alarm_rate=0.1)(CHECKED(plain()))
-    trained = Trainer(0)(recipe, tiny_samples(320))
-    x = trained.held_out.x
+    trained = Trainer(0, part=tiny_parts())(recipe, tiny_samples(320))
+    x = tiny_samples(200, first=30_000).x
     with torch.no_grad():
         assert (trained.model(x).rejected >= trained.model._inner(x).rejected).all()

@@ -12,14 +12,14 @@ from robustsuite.access.white_box import WhiteBox
 from robustsuite.attacks.evasion.pgd import PGD
 from robustsuite.core.ball import Ball
 from robustsuite.core.deployed import Deployed, Outputs, Served
-from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core.errors import NotApplicableError, RequestError
 from robustsuite.core.isolation import untouched
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
 from robustsuite.defenses.detectors import FeatureDistance, FeatureSqueezing, fewer_levels, median_filtered
 from robustsuite.defenses.input_validation import DETECTORS, InputValidation, Validation, joint_thresholds
 from robustsuite.testing import tiny_network, tiny_samples
-from robustsuite.testing.victims import tiny_recipe
+from robustsuite.testing.victims import tiny_context, tiny_parts, tiny_recipe
 from robustsuite.training.cache import Trainer
 
 CALIBRATION = tiny_samples(200, first=5_000)
@@ -27,7 +27,7 @@ CALIBRATION = tiny_samples(200, first=5_000)
 
 def deployed(network=None, calibration=CALIBRATION, inner=None, **options):
     inner = Served(network if network is not None else tiny_network()) if inner is None else inner
-    return Validation(rules=InputValidation(**options))(inner, calibration, Streams(0))
+    return Validation(rules=InputValidation(**options))(inner, tiny_context(calibration=calibration))
 
 
 def ask(model, x):
@@ -126,7 +126,7 @@ def test_one_detector_cuts_at_the_conformal_rank():
 def test_too_few_calibration_samples_are_refused():
     """k detectors at a rate r need k / r - 1: with fewer, each could not have one alarm of its own among M + 1."""
     for detectors, needed in ((DETECTORS, 39), (("feature-squeezing",), 19), (("range", "feature-distance"), 19)):
-        refused = rf"at least {needed} held-out samples .* len\(calibration\)={needed - 1}"
+        refused = rf"at least {needed} samples .* calibration={needed - 1}"
         with pytest.raises(RequestError, match=refused):
             deployed(calibration=tiny_samples(needed - 1), detectors=detectors)
         deployed(calibration=tiny_samples(needed), detectors=detectors)
@@ -149,7 +149,9 @@ def test_adversarial_inputs_are_rejected_far_more_often_than_clean_ones():
     x, y = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16, torch.tensor(data.target)
     train, test = Samples(x[:1200], y[:1200], 10), Samples(x[1200:], y[1200:], 10)
     recipe = dataclasses.replace(tiny_recipe(), training=tiny_recipe().training.override({"epochs": 4}))
-    model = Trainer(0)(InputValidation(detectors=("feature-squeezing",))(recipe), train).model
+    train, calibration = train.take(slice(0, 1080)), train.take(slice(1080, None))
+    trainer = Trainer(0, part={"calibration": calibration}.get)
+    model = trainer(InputValidation(detectors=("feature-squeezing",))(recipe), train).model
     with untouched(model.network):
         view = WhiteBox(test.x, test.y, test.ids, Ball("linf", 0.1, (0.0, 1.0)), 10, model=model.network)
         moved = PGD(steps=10)(view, Streams(0))
@@ -290,21 +292,47 @@ def test_calibration_leaves_the_network_as_it_was():
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in network.modules())
 
 
-def test_held_out_samples_calibrate_it():
-    defended = InputValidation(false_alarm_rate=0.1)(tiny_recipe())
-    trained = Trainer(0)(defended, tiny_samples(320))
-    assert len(trained.held_out) == 32
-    assert ask(trained.model, trained.held_out.x).rejected.float().mean() <= 0.1
+def test_the_calibration_part_calibrates_it():
+    defended, part = InputValidation(false_alarm_rate=0.1)(tiny_recipe()), tiny_parts()
+    trained = Trainer(0, part=part)(defended, tiny_samples(320))
+    assert ask(trained.model, part("calibration").x).rejected.float().mean() <= 0.1
     assert defended.training_key() == tiny_recipe().training_key()
-    unvalidated = tiny_recipe().training.override({"validation": 0.0})
-    kept = Trainer(0)(dataclasses.replace(defended, training=unvalidated), tiny_samples(320))
-    assert len(kept.held_out) == 32
+    assert defended.serves_with == ("calibration",)
+    assert InputValidation(detectors=("range",))(tiny_recipe()).serves_with == ()
 
 
-def test_without_samples_to_hold_out_it_says_so():
-    defended = InputValidation()(tiny_recipe())
-    with pytest.raises(RobustsuiteError, match=r"held-out samples"):
-        Trainer(0)(defended, tiny_samples(40))
+def test_after_a_repair_false_alarms_are_as_rare_as_asked_for():
+    """A repair that tunes on what detectors are calibrated on would make their scores look smaller than they are."""
+
+    class Tunes:
+        needs = ("trusted",)
+
+        def __call__(self, network, context):
+            clean = context.part("trusted")
+            descent = torch.optim.Adam(network.train().parameters(), lr=1e-2)
+            for _ in range(60):
+                descent.zero_grad()
+                nn.functional.cross_entropy(network(clean.x), clean.y).backward()
+                descent.step()
+            return network
+
+    recipe = InputValidation(false_alarm_rate=0.1)(tiny_recipe().with_repair(Tunes()))
+    rates = []
+    for seed in range(4):
+        clean = {
+            name: tiny_samples(160, first=10_000 * (2 * seed + n)) for n, name in ((3, "trusted"), (4, "calibration"))
+        }
+        trained = Trainer(seed, part=clean.get)(recipe, tiny_samples(320))
+        rates.append(float(ask(trained.model, tiny_samples(2000, first=200_000).x).rejected.float().mean()))
+    spread = math.sqrt(0.1 * 0.9 * (1 / 2000 + 1 / (4 * 160)))
+    assert sum(rates) / 4 <= 0.1 + 2 * spread
+
+
+def test_an_empty_calibration_part_says_so():
+    with pytest.raises(
+        NotApplicableError, match=r"empty part calibration of the data set, which input-validation needs"
+    ):
+        Trainer(0)(InputValidation()(tiny_recipe()), tiny_samples(40))
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_the_statement_is_whole(line):
 
 def test_what_lies_outside_and_an_infinite_epsilon_are_said(played):
     (line,) = (line for line in played["one"] if line["defense"] != "dp-sgd" and "epsilon" in line["metrics"])
-    assert line["training"]["outside_guarantee"] == ["10% of the training set, held out for input-validation"]
+    assert line["training"]["outside_guarantee"] == ["the part calibration of the data set, for input-validation"]
     assert line["training"]["epsilon"] == "inf"
     assert Record.parse(json.dumps(line)).training["epsilon"] == np.inf
 

@@ -118,10 +118,11 @@ class Spoils:
     """Prepares a copy of the data, and calibrates itself, by writing into what it is shown."""
 
     plugin_name = "spoils"
+    needs = ("calibration",)
 
-    def __call__(self, given: Any, *more: Any) -> Any:
+    def __call__(self, given: Any, context: Any) -> Any:
         if isinstance(given, Deployed):
-            spoil(more[0])
+            spoil(context.part("calibration"))
             return given
         kept = given.copy()
         spoil(given)
@@ -148,7 +149,7 @@ class Writes(Deployed):
 class Serves:
     """Deploys a model that writes to its input."""
 
-    def __call__(self, model: Deployed, calibration: Any, streams: Any) -> Deployed:
+    def __call__(self, model: Deployed, context: Any) -> Deployed:
         return Writes(model)
 
 

@@ -115,7 +115,7 @@ def test_a_game_that_leaves_a_trace_is_an_error_and_leaves_none(what, game):
 
 def test_what_is_crafted_on_data_that_were_written_to_is_an_error():
     victim = tiny_victim(60)
-    view = Poisoning().data_view(victim.train)
+    view = next(Poisoning().views(victim))
     with pytest.raises(TamperingError, match="got attack='Reaches'"):
         craft(Reaches("labels", victim), view, seed=0)
     assert fresh(victim.train) == fresh(tiny_samples(320))
@@ -127,7 +127,7 @@ class Prepares:
 
     held: list
 
-    def __call__(self, samples, streams):
+    def __call__(self, samples, context):
         self.held[0].y.zero_()
         return samples
 

@@ -51,9 +51,9 @@ def test_shared_work_is_one_node(layout):
     assert len(layout.cells) == 4 * 5
     # `none`, its twin and input validation, which only serves, are one training; `longer` is another.
     assert len(of_kind(layout, "training")) == 2
-    assert len(of_kind(layout, "evaluator")) == 1
+    assert len(of_kind(layout, "job")) == 1
     assert len(of_kind(layout, "artefact")) == 1
-    # Input validation holds out what it calibrates on; so do the others, for validation: the same training.
+    # Input validation calibrates on a part of its own: the same training as the others'.
     assert len(of_kind(layout, "retraining")) == 2
     # Equal content under two labels is played once.
     assert len(of_kind(layout, "cell")) == len({cell.content for cell in layout.cells}) == 3 * 4

@@ -95,6 +95,6 @@ def test_an_evaluator_of_the_victims_own_kind_is_refused(victim):
     from robustsuite.models.build import ModelSpec
 
     own = replace(victim.recipe, build=ModelSpec(name="mlp"))
-    same = Victim(victim.model, victim.test, recipe=own, train=victim.train, trainer=victim.trainer)
+    same = Victim(victim.model, victim.test, recipe=own, train=victim.train, trainer=victim.trainer, part=victim.part)
     with pytest.raises(RequestError, match="another architecture"):
         play(attacks.get("inversion-noise").make(), Inversion(access="blind", evaluator="mlp"), same, seed=0)

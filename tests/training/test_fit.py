@@ -58,12 +58,24 @@ def test_precisions(precision, dtype):
 
 def test_held_out_is_stratified_disjoint_and_seeded():
     samples = tiny_samples(200)
-    train, held = divide(recipe(validation=0.2), samples, Streams(0))
+    train, held = divide(samples, 0.2, Streams(0))
     assert (len(train), len(held)) == (160, 40)
     assert not set(train.ids.tolist()) & set(held.ids.tolist())
     assert torch.bincount(held.y).tolist() == [10, 10, 10, 10]
-    again = divide(recipe(validation=0.2), samples, Streams(1))[1]
+    again = divide(samples, 0.2, Streams(1))[1]
     assert again.ids.tolist() != held.ids.tolist()
+
+
+def test_poisoned_sets_are_cut_as_their_clean_twins():
+    """Wrong today where labels decided the cut: victim and clean twin differed in their validation split."""
+    samples = tiny_samples(200)
+    rows = torch.arange(0, 200, 4)
+    poisoned = samples.with_rows(rows, samples.x[rows], (samples.y[rows] + 1) % 4)
+    again = poisoned.with_rows(rows[:5], 1 - samples.x[rows[:5]], samples.y[rows[:5]])
+    for share in (0.1, 0.25):
+        parts = [divide(s, share, Streams(3).child("training")) for s in (samples, poisoned, again)]
+        assert [part[1].ids.tolist() for part in parts] == [parts[0][1].ids.tolist()] * 3
+        assert len(parts[0][1]) == 200 * share
 
 
 def test_early_stopping_keeps_the_best_epoch():

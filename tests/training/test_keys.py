@@ -256,9 +256,8 @@ def test_the_best_epoch_is_kept_with_the_state_that_it_had():
     assert network.passes == seen[1][2]
 
 
-@pytest.mark.xfail(strict=True, reason="a repeat adds to the seed; seeds are to be keyed by the pair")
 def test_repeats_of_neighbouring_seeds_are_independent(tmp_path):
-    """Seed 0's repeat 1 is seed 1's repeat 0, so tables over both count one training twice."""
+    """Where a repeat added to the seed, seed 0's repeat 1 was seed 1's repeat 0: one training, counted twice."""
     from robustsuite.runner.plan import plan
     from robustsuite.suite.load import load_suite
 

@@ -9,6 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from robustsuite.api.evaluate import evaluate
 from robustsuite.core.ball import poison_budget
+from robustsuite.data.sources import joined
 from robustsuite.models.build import ModelSpec
 from robustsuite.testing.known_answers.known_answer import Finding, at_least, at_most, near
 from robustsuite.testing.known_answers.materials import NearestMean, column, digits, figure, templates
@@ -39,7 +40,8 @@ def invertible() -> Iterator[Finding]:
     train, test = digits("train"), digits("test")
     means = templates(train)
     attacks = ["model-inversion", "class-mean", "inversion-noise"]
-    report = evaluate(NearestMean(means), test, attacks, train=train, rules={"evaluator": "mlp"})
+    public = joined(digits("adversary"), digits("judge"))
+    report = evaluate(NearestMean(means), test, attacks, train=train, public=public, rules={"evaluator": "cnn"})
     inversion, ceiling, floor = report.records[1:]
     made = column(report, inversion, "reconstruction").flatten(1)
     hidden = (means - means.mean(0)).flatten(1)  # what of a class mean no softmax forgets
