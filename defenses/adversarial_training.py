@@ -9,15 +9,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from robustsuite.access import BatchView
 from robustsuite.core import Ball, Batch, RequestError, Samples, checks
 from robustsuite.core.door import labels_of
 from robustsuite.core.isolation import untouched
-from robustsuite.data.copies import shown
 from robustsuite.plugins import attacks, register
 from robustsuite.scenarios import has_norm
 from robustsuite.scenarios.protocol import Terms
-from robustsuite.training import Objective, Recipe, Step, clean_validation
+from robustsuite.training import AdversarialObjective, Recipe, Step, clean_validation
 
 _MONITORED: Final = 256  # held-out samples that are attacked after each epoch
 _COLLAPSE: Final = 0.2  # share of samples by which the training attack must be weaker than PGD to speak of a collapse
@@ -26,27 +24,17 @@ _SHORTHANDS: Final[dict[str, dict[str, Any]]] = {_FAST: {"fgsm": {"step_size": 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialLoss(Objective):
+class AdversarialLoss(AdversarialObjective):
     """The training loss at the inputs that an attack finds around each batch.
 
     Args:
-        attack: The evasion attack, the same object that would be played against a deployed model.
-        ball: Where adversarial inputs lie; bounds are the data's where it declares none.
         monitor: What held-out samples are attacked by after each epoch.
-        warmup: Epochs over which the radius grows linearly.
-        free: Whether the training attack moves as if inputs had no bounds, and what it found is cut to them afterwards.
     """
 
-    attack: Any
-    ball: Ball
     monitor: Any
-    warmup: int = 0
-    free: bool = False
 
-    def __call__(self, network: nn.Module, batch: Batch, step: Step) -> Tensor:
-        """Losses `(B,)` of the network, in training mode, at the adversarial inputs."""
-        share = min(1.0, (step.epoch + 1) / (self.warmup + 1))
-        moved = self._perturb(self.attack, network, batch, step, self.ball.radius * share)
+    def loss(self, network: nn.Module, batch: Batch, moved: Tensor, step: Step) -> Tensor:
+        """Losses `(B,)` at the adversarial inputs."""
         return step.loss(network(moved), batch.y)
 
     def validate(self, network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:
@@ -58,32 +46,16 @@ class AdversarialLoss(Objective):
         rows = torch.linspace(0, len(held_out) - 1, min(len(held_out), _MONITORED)).long()
         batch = held_out.batch(rows, next(network.parameters()).device)
         robust = self._withstood(self.monitor, network, batch, step)
-        trained = self._withstood(self.attack, network, batch, step)
+        trained = self._withstood(None, network, batch, step)
         figures["robust_accuracy"] = robust
         figures["catastrophic_overfitting"] = float(_collapsed(trained, robust, len(rows)))
         figures["score"] = robust + 1e-3 * figures["validation_accuracy"]
         return figures
 
     def _withstood(self, attack: Any, network: nn.Module, batch: Batch, step: Step) -> float:
-        moved = self._perturb(attack, network, batch, step, self.ball.radius)
+        moved = self.perturbed(network, batch, step, self.ball.radius, attack)
         with untouched(network), torch.no_grad():
             return float((labels_of(network(moved)) == batch.y).float().mean())
-
-    def _perturb(self, attack: Any, network: nn.Module, batch: Batch, step: Step, radius: float) -> Tensor:
-        """The attack's answer to this batch, against the network in eval mode and with its weights held still."""
-        ball = self.ball.scaled(radius).within(step.bounds)
-        free = self.free and attack is self.attack
-        with untouched(network):
-            view = BatchView(
-                x=batch.x,
-                y=batch.y,
-                ids=batch.ids,
-                ball=replace(ball, bounds=None) if free else ball,
-                classes=step.classes,
-                model=network,
-            )
-            moved: Tensor = attack(shown(view), step.streams.child("attack")).detach()
-        return ball.project(moved, batch.x) if free else moved
 
 
 def _collapsed(trained: float, robust: float, n: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,19 @@ class BatchView(WhiteBox):
     """The batch of one training step: the adversary climbs to the end, for a mistake on the way is no reason to stop.
 
     Nothing is judged or counted, so a pass costs what the network costs.
+
+    Args:
+        ascend: What any attack ascends in place of its own loss: logits `(n, classes)` and the rows `(n,)` of this view
+            that they belong to, to values `(n,)`; None for the attack's own.
     """
+
+    ascend: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def _forward(self, asked: Pass, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+        ascend, rows = self.ascend, asked.rows
+        if ascend is not None:
+            asked = asked._replace(loss=lambda logits, y, target: ascend(logits, rows))  # noqa: ARG005
+        return super()._forward(asked, gradient=gradient)
 
     def goal_reached(self, prediction: Tensor, rows: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Never: training wants the greatest loss, not the first mistake."""

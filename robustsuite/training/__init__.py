@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from robustsuite.core.lazy import lazily
 
 if TYPE_CHECKING:
+    from robustsuite.training.adversarial import AdversarialObjective
     from robustsuite.training.cache import Trainer
     from robustsuite.training.context import Context, Produced
     from robustsuite.training.jobs import Job
@@ -30,6 +31,7 @@ else:
     __getattr__ = lazily(
         __name__,
         {
+            "AdversarialObjective": ".adversarial",
             "Augment": ".parts",
             "Build": ".parts",
             "CleanLoss": ".parts",
@@ -54,6 +56,7 @@ else:
     )
 
 __all__ = [
+    "AdversarialObjective",
     "Augment",
     "Build",
     "CleanLoss",
