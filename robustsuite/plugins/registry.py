@@ -25,7 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from robustsuite.core import checks
 from robustsuite.core.ball import NORMS
-from robustsuite.core.errors import RequestError
+from robustsuite.core.errors import RequestError, UnknownPluginError
 from robustsuite.core.renamed import ATTACKS
 from robustsuite.plugins.docstrings import parse_docstring
 from robustsuite.plugins.plugin_rules import check_class, check_game, no_function, raised, refusal
@@ -203,7 +203,8 @@ class Registry:
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._entries))}"
-            raise RequestError(f"expected a known {self._kind}, got {self._kind}={name!r}; {hint}", name=self._kind)
+            got = f"{self._kind}={name!r}"
+            raise UnknownPluginError(f"expected a known {self._kind}, got {got}; {hint}", name=self._kind)
         return self._entries[name]
 
     def all(self) -> tuple[Entry, ...]:

@@ -64,7 +64,7 @@ def _of_attack(
                 for wanted, samples in scenario.trainings(splits.train, recipe, None):
                     _fits(wanted, samples)
     except RequestError as error:
-        yield Problem((use.name, *locate(error.name, {**use.options, **use.rules})), str(error))
+        yield Problem((use.name, *locate(error.name, {**use.options, **use.rules})), str(error), type(error))
 
 
 def _of_defense(index: int, use: DefenseUse, recipe: Recipe, train: Samples) -> Iterator[Problem]:
@@ -73,13 +73,13 @@ def _of_defense(index: int, use: DefenseUse, recipe: Recipe, train: Samples) -> 
         try:
             check_defense(part.make(), recipe, train)
         except RequestError as error:
-            yield Problem(_place(index, use, error.name), str(error))
+            yield Problem(_place(index, use, error.name), str(error), type(error))
     for look in (_enough, _fits):
         try:
             look(recipe, train)
         except RequestError as error:
             path = ("model",) if look is _fits and not use.model else _place(index, use, error.name)
-            yield Problem(path, str(error))
+            yield Problem(path, str(error), type(error))
             return
 
 

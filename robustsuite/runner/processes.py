@@ -227,7 +227,8 @@ def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, par
         for plugin in worker.suite.plugins:
             registry.load_file(plugin)
         beside.unpack()
-        _ = worker.data  # however long it takes to load, no piece of work hangs meanwhile
+        with worker.suite.trusted():
+            _ = worker.data  # however long it takes to load, no piece of work hangs meanwhile
         broken = ""
     except BaseException:  # a stranger's file may raise anything
         broken = traceback.format_exc()
@@ -237,7 +238,8 @@ def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, par
         except EOFError:
             return
         pipe.send(None)
-        done = Done(failure=broken) if broken else _performed(worker, node, timeout)
+        with worker.suite.trusted():
+            done = Done(failure=broken) if broken else _performed(worker, node, timeout)
         try:
             pipe.send(done)
         except (TypeError, AttributeError, ValueError):
