@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -335,13 +334,14 @@ def test_a_suite_of_the_class_is_read_without_running_it(place):
     assert not place.mark.exists()
 
 
-def run_apart(*command, cwd, **environment):
-    return subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+def test_a_record_names_no_file_outside_its_folder(place, finished):
+    """What a stranger's record calls its samples is copied to the same place below another folder."""
+    shutil.copytree(finished, "taken/run")
+    path = Path("taken/run/records.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    shutil.copy(Path("taken/run") / lines[-1]["samples"], "taken/stray.safetensors")
+    lines[-1]["samples"] = "../stray.safetensors"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(rs.RequestError, match=r"inside its folder, got samples='\.\./stray\.safetensors'"):
+        rs.Report.load("taken/run").save("mine/copy")
+    assert not Path("mine/stray.safetensors").exists()
