@@ -102,10 +102,15 @@ class Origin:
     trust: Trust | None = field(default=None, compare=False)
     unchecked: Problems = field(default_factory=Problems, compare=False)
 
+    @property
+    def defers(self) -> bool:
+        """Whether code that is not trusted is left out, as by a dry run."""
+        return self.trust is not None and self.trust.defers
+
     def sift(self, problems: Iterable[Problem]) -> Problems:
         """Those that count; what hangs on code that a dry run leaves out is noted instead."""
         found = Problems(problems)
-        if self.trust is not None and self.trust.defers:
+        if self.defers:
             self.unchecked.extend(p for p in found if p.kind is UntrustedCodeError and p not in self.unchecked)
             found[:] = [problem for problem in found if problem.kind is not UntrustedCodeError]
         return found

@@ -95,7 +95,7 @@ def _texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
 
 
 def without_unknown(values: Mapping[str, Any], problems: Sequence[Problem], origin: Origin) -> dict[str, Any] | None:
-    """The suite without attacks and defences that a dry run does not know for want of a plug-in file, and their gates.
+    """The suite without attacks and defences that hang on code which a dry run left out, and without their gates.
 
     Args:
         values: The suite as the file writes it.
@@ -103,11 +103,12 @@ def without_unknown(values: Mapping[str, Any], problems: Sequence[Problem], orig
         origin: What is left out is noted there.
 
     Returns:
-        The rest; None where every file was run, or nothing hangs on one that was not.
+        The rest; None where nothing that is wrong hangs on code that was left out.
     """
-    if not any(problem.path[:1] == ("plugins",) for problem in origin.unchecked):
-        return None
-    unknown = [p for p in problems if p.kind is UnknownPluginError and p.path[:1] in (("attacks",), ("defenses",))]
+    skipped = any(problem.path[:1] == ("plugins",) for problem in origin.unchecked)
+    uses = [p for p in problems if p.path[:1] in (("attacks",), ("defenses",)) and len(p.path) > 1]
+    unknown = [p for p in uses if skipped and p.kind is UnknownPluginError]
+    unknown += [p for p in uses if origin.defers and p.kind is UntrustedCodeError]
     if not unknown:
         return None
     origin.unchecked.extend(unknown)

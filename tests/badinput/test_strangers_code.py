@@ -139,7 +139,7 @@ def place(tmp_path, monkeypatch):
     before = set(sys.modules)
     yield made
     for name in set(sys.modules) - before:  # the next stranger's files bear the same names
-        if name.partition(".")[0] in ("evil", "link", "linked", "own", "nets", "tools"):
+        if name.partition(".")[0] in ("evil", "link", "linked", "own", "nets", "tools", "good"):
             del sys.modules[name]
 
 
@@ -345,3 +345,90 @@ def test_a_record_names_no_file_outside_its_folder(place, finished):
     with pytest.raises(rs.RequestError, match=r"inside its folder, got samples='\.\./stray\.safetensors'"):
         rs.Report.load("taken/run").save("mine/copy")
     assert not Path("mine/stray.safetensors").exists()
+
+
+def test_a_suite_may_not_have_weights_downloaded(place):
+    place.write({"model": {"name": "squeezenet1_0", "weights": "DEFAULT", "num_classes": 1000}})
+    output = place.call("run", "suite.yaml", "--dry-run", code=2)
+    assert "expected no weights among the options of squeezenet1_0, got weights='DEFAULT'" in output
+
+
+LOADS = """
+@register.attack("NAME-loads", scenario="evasion", access="white-box")
+@dataclass(frozen=True, kw_only=True)
+class Loads(Still):
+    \"\"\"Load a function that the suite names, as soon as it is made.\"\"\"
+
+    code: str = "math:sqrt"
+
+    def __post_init__(self):
+        from robustsuite.plugins.loading import load_factory
+
+        load_factory(self.code)
+"""
+
+
+@pytest.mark.parametrize("mode", ["--dry-run", "--quiet"])
+def test_an_option_of_a_trusted_plug_in_is_data_too(mode, place):
+    """Whatever an option is called: its text becomes code in one place, which asks who stands behind it."""
+    (place.here / "nets.py").write_text((place.there / "evil.py").read_text().replace(str(place.mark), "own"))
+    code = (place.here / "nets.py").read_text() + LOADS.replace("NAME", place.name)
+    (place.here / "nets.py").write_text(code)
+    place.write({"attacks": ["noise", {f"{place.name}-loads": {"code": "../there/evil.py:build"}}]})
+    output = place.call("run", "suite.yaml", "--plugin", "nets.py", mode, code=0 if mode == "--dry-run" else 2)
+    assert not place.mark.exists()
+    assert way_out(output)
+    assert ("1 defence x 1 attack (noise)" in output) == (mode == "--dry-run")
+
+
+GOOD = """import functools, torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, classes))
+
+class Nets:
+    @staticmethod
+    def static(classes):
+        return Net(classes)
+
+    @classmethod
+    def of(cls, classes):
+        return Net(classes)
+
+@torch.no_grad()
+def decorated(classes):
+    return Net(classes)
+
+@functools.cache
+def cached(classes):
+    return Net(classes)
+
+partial = functools.partial(Net, classes=10)
+short = lambda classes: Net(classes)
+ready = Net(10)
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["Net", "Nets.static", "Nets.of", "decorated", "cached", "partial", "short", "ready", "ready.forward"]
+)
+def test_whatever_a_user_writes_in_a_file_is_the_users(name, place):
+    (place.here / "good.py").write_text(GOOD)
+    for target in (f"good.py:{name}", f"good:{name}"):
+        with Trust(folder=place.here).held():
+            if name != "ready.forward":
+                assert callable(load_factory(target))
+                continue
+            with pytest.raises(UntrustedCodeError, match="nn"):  # written in torch
+                load_factory(target)
+
+
+@pytest.mark.parametrize(
+    "name", ["Net.__init__.__globals__.get", "Net.mro", "Net.__class__", "torch.load", "functools.partial"]
+)
+def test_no_way_leads_from_there_to_other_code(name, place):
+    (place.here / "good.py").write_text(GOOD)
+    with Trust(folder=place.here).held(), pytest.raises(UntrustedCodeError):
+        load_factory(f"good.py:{name}")
