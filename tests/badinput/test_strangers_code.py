@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.core.errors import UntrustedCodeError
+from robustsuite.evaluation.environment import environment
 from robustsuite.plugins.loading import load_factory
 from robustsuite.plugins.trust import Trust
 from robustsuite.suite.load import load_suite
@@ -432,3 +434,42 @@ def test_no_way_leads_from_there_to_other_code(name, place):
     (place.here / "good.py").write_text(GOOD)
     with Trust(folder=place.here).held(), pytest.raises(UntrustedCodeError):
         load_factory(f"good.py:{name}")
+
+
+def test_a_repository_in_the_working_folder_runs_no_command_of_its_own(place, finished):
+    """`git describe --dirty` runs what `.git/config` names, and a downloaded folder may bring one."""
+    shutil.copytree(finished, "taken")
+    (place.here / ".gitattributes").write_text("*.py filter=evil\n")
+    for command in (
+        ("init", "-q"),
+        ("add", ".gitattributes", "tools.py"),
+        ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"),
+        ("config", "core.fsmonitor", f"touch {place.mark}"),
+        ("config", "filter.evil.clean", f"touch {place.mark}; cat"),
+    ):
+        subprocess.run(["git", *command], check=True)
+    os.utime("tools.py", (1, 1))
+    environment.cache_clear()
+    key = json.loads(Path("taken/records.jsonl").read_text().splitlines()[-1])["key"]
+    place.call("replay", "taken", key, code=0)
+    environment.cache_clear()
+    place.call("evaluate", "torch.nn:Flatten", "--data", "digits", "--radius", 0.1, "--attack", "noise", code=0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    rs.evaluate(network, rs.load_data("digits", samples=9), "noise", ("linf", 0.1))
+    assert not place.mark.exists()
+
+
+def test_a_run_says_whether_its_files_were_committed(place):
+    for command in (
+        ("init", "-q"),
+        ("add", "tools.py"),
+        ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"),
+    ):
+        subprocess.run(["git", *command], check=True)
+    (place.here / "tools.py").write_text("changed = True\n")
+    environment.cache_clear()
+    place.write({})
+    place.call("run", "suite.yaml", "--out", "run", "--quiet", "--workers", 1, "--no-cache", code=0)
+    environment.cache_clear()
+    records = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
+    assert all(record["environment"]["revision"].endswith("-dirty") for record in records)
