@@ -14,6 +14,14 @@ AsJson = Annotated[
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE.py", help="Plug-in file to load; repeatable.")
 ]
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="MODULE",
+        help="Module or file whose functions the suite may name as factories; repeatable.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Set a key of the suite, the value in YAML; repeatable."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustsuite.cli.console import say, set_up
-from robustsuite.cli.options import Plugins, Quiet, Verbose
+from robustsuite.cli.options import Plugins, Quiet, Trusted, Verbose
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
@@ -27,13 +27,14 @@ def replay(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     plugins: Plugins = None,
+    trust: Trusted = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Repeat one cell of a run and say whether it agrees: exit 0 where it does, 1 where it differs.
 
     Metrics (times aside), flags, status and every per-sample column must come out the same. The run's folder and the
-    cache stay as they are.
+    cache stay as they are. Of the code that its suite names nothing runs but what --trust and --plugin name.
     """
     set_up(verbose=verbose)
     from robustsuite.runner.replay import called
@@ -44,7 +45,8 @@ def replay(
         for what in changed:
             say(f"note: not as in the run: {what}")
 
-    found = repeat(folder, key, retrain=retrain, device=device, plugins=tuple(plugins or ()), announce=announce)
+    typed = {"plugins": tuple(plugins or ()), "trust": tuple(trust or ())}
+    found = repeat(folder, key, retrain=retrain, device=device, **typed, announce=announce)
     for note in found.notes:
         say(f"note: {note}", quiet=quiet)
     if as_json:

@@ -12,7 +12,7 @@ import typer
 
 from robustsuite.cli.console import say, set_up
 from robustsuite.cli.ending import leave, say_errors, show
-from robustsuite.cli.options import AsJson, Device, Overrides, Plugins, Quiet, Seed, Verbose
+from robustsuite.cli.options import AsJson, Device, Overrides, Plugins, Quiet, Seed, Trusted, Verbose
 from robustsuite.cli.progress import progress_on
 
 if TYPE_CHECKING:
@@ -64,20 +64,24 @@ def run(
     ] = False,
     as_json: AsJson = False,
     plugins: Plugins = None,
+    trust: Trusted = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Run a suite: train, defend, attack, judge, compare.
 
-    A run that was interrupted goes on where it stopped when the same command is given again.
+    A run that was interrupted goes on where it stopped when the same command is given again. Of the code that a suite
+    names, that of the working folder runs, and what --trust and --plugin name; in a dry run only the latter.
     """
     set_up(verbose=verbose)
     from robustsuite.core import checks
+    from robustsuite.plugins.trust import Trust
     from robustsuite.suite.load import load_suite
 
     given = {"seed": seed, "repeats": repeats, "threads": threads}
     typed = [f"{key}={value}" for key, value in given.items() if value is not None]
-    loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())
+    named = Trust(named=tuple(trust or ()), folder=None if dry_run else Path.cwd(), defers=dry_run)
+    loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or (), named)
     asked = {
         "workers": default_workers(engine) if workers is None else checks.integer("workers", workers, low=1),
         "device": device,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from robustsuite.cli.console import set_up
-from robustsuite.cli.options import Device, Overrides, Plugins, Quiet, Seed, Verbose
+from robustsuite.cli.options import Device, Overrides, Plugins, Quiet, Seed, Trusted, Verbose
 from robustsuite.cli.progress import progress_on
 from robustsuite.cli.run import RUNS
 
@@ -29,6 +29,7 @@ def train(
     seed: Seed = None,
     device: Device = "auto",
     plugins: Plugins = None,
+    trust: Trusted = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -37,13 +38,16 @@ def train(
     A run in the same folder finds the training done.
     """
     set_up(verbose=verbose)
+    from robustsuite.plugins.trust import Trust
     from robustsuite.suite.load import load_suite
 
     typed = [] if seed is None else [f"seed={seed}"]
-    loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or ())
+    named = Trust(named=tuple(trust or ()), folder=Path.cwd())
+    loaded = load_suite(suite, [*(overrides or ()), *typed], plugins or (), named)
     use = loaded.defense(defense)
     folder = out if out is not None else RUNS / loaded.name
-    weights, facts = _train(loaded, use, folder, device, quiet=quiet)
+    with loaded.trusted():
+        weights, facts = _train(loaded, use, folder, device, quiet=quiet)
     for name, value in facts.items():
         if isinstance(value, list) and len(value) > _LISTED:
             typer.echo(f"{name}: {len(value)} values, beside the weights")

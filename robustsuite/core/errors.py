@@ -26,6 +26,14 @@ class UntrustedFileError(RequestError):
     """A file was refused before anything in it could run."""
 
 
+class UntrustedCodeError(RequestError):
+    """Code that a suite names and the user does not stand behind was refused; nothing of it was run."""
+
+
+class UnknownPluginError(RequestError):
+    """No plug-in of this name is registered; a file or a package that was not loaded may hold it."""
+
+
 class BudgetError(RobustsuiteError):
     """An artefact or an oracle call goes over the adversary's budget."""
 

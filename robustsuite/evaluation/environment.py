@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -9,13 +10,18 @@ from typing import Any, Final
 
 from robustsuite.core import checks
 from robustsuite.plugins import provenance
+from robustsuite.plugins.trust import held
 
 _PACKAGES: Final = ("robustsuite", *provenance.LIBRARIES)
 
 
 @cache
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """Versions, device, threads, a digest of the code, and the git revision of the working folder where it has one."""
+    """Versions, device, threads, a digest of the code, and the git revision of the working folder where it has one.
+
+    Whether files differ from that revision is said where the code of the working folder may run: to find out, git runs
+    commands that a repository may name for itself (`core.fsmonitor`, filters).
+    """
     versions = {name: provenance.version(name) for name in _PACKAGES}
     facts = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
     place = {"device": device, "threads": threads, "revision": _revision(), "code": provenance.code()}
@@ -23,9 +29,12 @@ def environment(device: str, threads: int) -> dict[str, Any]:
 
 
 def _revision() -> str:
+    trust = held()
+    dirty = ["--dirty"] if trust is not None and trust.folder is not None else []
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "-c", "core.fsmonitor=false", "describe", "--always", "--abbrev=12", *dirty],
+            env={**os.environ, "GIT_ALLOW_PROTOCOL": "none"},  # nothing is fetched for what a repository lacks
             capture_output=True,
             text=True,
             timeout=5,

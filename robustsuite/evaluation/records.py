@@ -276,13 +276,16 @@ def load_samples(folder: Path, record: Record) -> dict[str, Tensor]:
     """Read a record's per-sample file, empty where it has none.
 
     Raises:
-        RequestError: The file is missing or its digest is not the record's.
+        RequestError: The file is missing or its digest is not the record's, or it lies outside the run's folder.
     """
     from safetensors.torch import load
 
     if not record.samples:
         return {}
     path = folder / record.samples
+    if Path(record.samples).is_absolute() or ".." in Path(record.samples).parts:  # a stranger's, read or copied by us
+        expected = f"the per-sample file of {record.key} inside its folder"
+        raise RequestError(f"expected {expected}, got samples={record.samples!r}; run the suite again")
     try:
         content = path.read_bytes()
     except OSError as error:

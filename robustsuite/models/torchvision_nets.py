@@ -59,6 +59,10 @@ class TorchvisionNet:
         channels, _, _ = image_shape(self.name, shape, 1)
         if channels not in (1, 3):
             raise checks.fail(f"1 or 3 channels for {self.name}", "shape", shape, "choose cnn or resnet18")
+        weights = self.options.get("weights")
+        if weights is not None:  # which torchvision would download, unasked
+            remedy = "download them yourself, and give the file as checkpoint"
+            raise checks.fail(f"no weights among the options of {self.name}", "weights", weights, remedy)
         settings = {"weights": None, "num_classes": classes, **self._heads(), **self.options}
         try:
             net: nn.Module = models.get_model(self.name, **settings)

@@ -15,7 +15,9 @@ from types import ModuleType
 from typing import Any, Final
 
 from robustsuite.core import checks
+from robustsuite.core.errors import UntrustedCodeError
 from robustsuite.plugins.local_code import code_digest, followed, installed
+from robustsuite.plugins.trust import held, released
 from robustsuite.storage.files import absent, located
 
 _READ: Final[dict[Path, str]] = {}  # a user's file -> digest of its content when its module was run
@@ -25,8 +27,8 @@ _FROM_FILES: Final[dict[str, str]] = {}  # module -> file's stem and digest of i
 def load_factory(target: str) -> Callable[..., Any]:
     """Import the callable that `target` names.
 
-    This runs the user's code. Only a target that the user typed or wrote into a suite may come here, never one that was
-    read from a checkpoint or a record.
+    This runs the user's code. What a suite names comes here under a `Trust`, which refuses all that the user does not
+    stand behind; what was read from a checkpoint or a record never does.
 
     Args:
         target: `package.module:function`, looked up on the import path and in the working folder, or
@@ -34,6 +36,7 @@ def load_factory(target: str) -> Callable[..., Any]:
 
     Raises:
         RequestError: No such file, module or attribute, an import that fails, or an attribute that cannot be called.
+        UntrustedCodeError: Code that is not trusted; nothing of it was run.
 
     Example:
         >>> load_factory("math:sqrt")(9.0)
@@ -44,12 +47,17 @@ def load_factory(target: str) -> Callable[..., Any]:
         raise checks.fail("package.module:function or path/to/file.py:function", "factory", target, "name both parts")
     module = _from_file(place, target) if place.endswith(".py") else _from_package(place, target)
     found: Any = module
+    steps = [found]
     for name in attribute.split("."):
         if not hasattr(found, name):
             near = difflib.get_close_matches(name, [n for n in dir(found) if not n.startswith("_")], n=3, cutoff=0.5)
             hint = f"did you mean {', '.join(near)}?" if near else f"define {name} there"
             raise checks.fail(f"a function in {place}", "factory", target, f"it has no {name}; {hint}")
         found = getattr(found, name)
+        steps.append(found)
+    trust = held()
+    if trust is not None:
+        trust.check_written(steps, target)
     if not callable(found):
         raise checks.fail("a callable", "factory", target, f"{attribute} is of type {type(found).__name__}")
     result: Callable[..., Any] = found
@@ -91,7 +99,7 @@ def call_factory(
                 target,
                 f"set it beside the factory, give it a default, or call it one of {', '.join(offered)}",
             )
-    with _fresh_code():  # a factory may import as it runs
+    with _fresh_code(), released():  # a factory may import as it runs
         return factory(**given)
 
 
@@ -136,7 +144,9 @@ def file_digest(path: str | Path) -> str:
 
 
 def _from_file(place: str, target: str) -> ModuleType:
-    path = located(place)
+    path, trust = located(place), held()
+    if trust is not None:
+        trust.check_file(place, target)
     if not path.is_file():
         raise checks.fail("an existing .py file", "factory", target, absent(place))
     path = path.resolve()
@@ -154,7 +164,7 @@ def _from_file(place: str, target: str) -> ModuleType:
     sys.modules[name] = module
     _FROM_FILES[name] = f"{path.stem} {file_digest(path)[:12]}"
     try:
-        with _fresh_code():
+        with _fresh_code(), released():
             spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
@@ -164,13 +174,20 @@ def _from_file(place: str, target: str) -> ModuleType:
 
 
 def _from_package(place: str, target: str) -> ModuleType:
+    trust = held()
+    if trust is not None:
+        trust.check_name(place, target)
     _findable(Path.cwd())
     loaded = getattr(sys.modules.get(place), "__file__", None)
     if loaded is not None and not installed(Path(loaded)):
         _forget_changed(Path(loaded))
     try:
-        with _fresh_code():
+        with _fresh_code(), released():
+            if trust is not None:
+                trust.check_module(place, target)
             module = importlib.import_module(place)
+    except UntrustedCodeError:
+        raise
     except Exception as error:
         raise _failed(target, error) from error
     file = getattr(module, "__file__", None)  # the main module may have been typed into none

@@ -1,18 +1,15 @@
 """Names to plug-ins: `register.attack`, `register.defense`, and how they are found.
 
-Built-ins are found by walking `robustsuite.attacks` and `robustsuite.defenses`, installed third parties through the
-entry-point group `robustsuite.plugins`, single files through `load_file`.
+Built-ins and installed packages are found as entry points of the group `robustsuite.plugins` (`discovery`), and single
+files through `load_file`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
-import importlib.metadata
 import importlib.util
 import inspect
-import pkgutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,8 +22,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from robustsuite.core import checks
 from robustsuite.core.ball import NORMS
-from robustsuite.core.errors import RequestError
+from robustsuite.core.errors import RequestError, UnknownPluginError
 from robustsuite.core.renamed import ATTACKS
+from robustsuite.plugins.discovery import import_all
 from robustsuite.plugins.docstrings import parse_docstring
 from robustsuite.plugins.plugin_rules import check_class, check_game, no_function, raised, refusal
 from robustsuite.storage.files import absent
@@ -34,7 +32,6 @@ from robustsuite.storage.files import absent
 T = TypeVar("T")
 GAMES: dict[str, tuple[str, ...]] = {}
 """Names of the games and what knowledge each hands out; the scenarios write it."""
-ENTRY_POINTS = "robustsuite.plugins"
 FILES: Final = "robustsuite_plugin_"  # what modules of single files are called, before the file's own name
 DEFAULT_ATTACKS: Final = ("cascade",)  # where nobody asks for an attack, in Python and on the command line
 
@@ -141,8 +138,8 @@ class Offer(NamedTuple):
 class Registry:
     """Names to entries of one kind, filled on first look-up."""
 
-    def __init__(self, kind: str, package: str) -> None:
-        self._kind, self._package = kind, package
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
         self._entries: dict[str, Entry] = {}
         self._added: list[str] | None = None
         self._prefixes: dict[str, tuple[Callable[[str], Entry], Callable[[], Iterable[Offer]]]] = {}
@@ -203,7 +200,8 @@ class Registry:
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._entries))}"
-            raise RequestError(f"expected a known {self._kind}, got {self._kind}={name!r}; {hint}", name=self._kind)
+            got = f"{self._kind}={name!r}"
+            raise UnknownPluginError(f"expected a known {self._kind}, got {got}; {hint}", name=self._kind)
         return self._entries[name]
 
     def all(self) -> tuple[Entry, ...]:
@@ -212,8 +210,8 @@ class Registry:
         return tuple(self._entries[name] for name in sorted(self._entries))
 
 
-attacks = Registry("attack", "robustsuite.attacks")
-defenses = Registry("defense", "robustsuite.defenses")
+attacks = Registry("attack")
+defenses = Registry("defense")
 
 
 class _Register:
@@ -278,12 +276,7 @@ def discover() -> None:
             return
         _found = True
         try:
-            for registry in (attacks, defenses):
-                package = importlib.import_module(registry._package)
-                for module in pkgutil.walk_packages(package.__path__, registry._package + "."):
-                    importlib.import_module(module.name)
-            for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-                _installed(point)
+            import_all()
         except BaseException:
             _found = False
             raise
@@ -321,17 +314,3 @@ def load_file(path: str | Path) -> None:
         if before is not None:
             sys.modules[name] = before
         raise raised(file, error) from error
-
-
-def _installed(point: importlib.metadata.EntryPoint) -> None:
-    """Import an installed plug-in.
-
-    Raises:
-        RequestError: What it raised, and which package it is.
-    """
-    try:
-        point.load()
-    except Exception as error:
-        remedy = f"{type(error).__name__}: {error}: mend or uninstall it"
-        got = f"plugin={point.value!r} of entry point {point.name!r}"
-        raise RequestError(f"expected an installed plug-in that can be imported, got {got}; {remedy}") from error

@@ -65,7 +65,7 @@ def _of_attack(
             for job in scenario.jobs(Case(splits.train, recipe, splits.part)):
                 _fits(job.recipe, job.samples)
     except RequestError as error:
-        yield Problem((use.name, *locate(error.name, {**use.options, **use.rules})), str(error))
+        yield Problem((use.name, *locate(error.name, {**use.options, **use.rules})), str(error), type(error))
 
 
 def _of_defense(index: int, use: DefenseUse, recipe: Recipe, splits: Splits) -> Iterator[Problem]:
@@ -74,11 +74,11 @@ def _of_defense(index: int, use: DefenseUse, recipe: Recipe, splits: Splits) -> 
         try:
             check_defense(part.make(), recipe, splits)
         except RequestError as error:
-            yield Problem(_place(index, use, error.name), str(error))
+            yield Problem(_place(index, use, error.name), str(error), type(error))
     try:
         _fits(recipe, splits.train)
     except RequestError as error:
-        yield Problem(_place(index, use, error.name) if use.model else ("model",), str(error))
+        yield Problem(_place(index, use, error.name) if use.model else ("model",), str(error), type(error))
 
 
 def _place(index: int, use: DefenseUse, name: str | None) -> Path:

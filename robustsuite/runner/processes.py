@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _LOOK: Final = 1.0  # seconds between two looks at whether a worker still lives
 _GRACE: Final = 10.0  # seconds that a process gets to end by itself
 _PR_SET_PDEATHSIG: Final = 1
+_SAFE_PATH: Final = "PYTHONSAFEPATH"
+_OURS: Final = "robustsuite"  # any text does; by this one a worker knows that its own children need no such care
 
 
 class Processes:
@@ -107,7 +109,7 @@ class _Slot:
         try:
             self._pipe, theirs = context.Pipe()
             given = (theirs, self._worker, self._timeout, os.getpid(), self._beside)
-            with theirs, _uninterrupted(), main_hidden(), threads_of_children(self._worker.suite.threads):
+            with theirs, _safe_path(), _uninterrupted(), main_hidden(), threads_of_children(self._worker.suite.threads):
                 process = context.Process(target=serve, args=given, name="robustsuite-worker")
                 process.start()
         except OSError as error:
@@ -194,6 +196,19 @@ def _devices(device: str, workers: int) -> Iterator[str]:
 
 
 @contextmanager
+def _safe_path() -> Iterator[None]:
+    """What is started in this block takes no file of the working folder, such as a `queue.py`, for one of Python's."""
+    if _SAFE_PATH in os.environ:
+        yield
+        return
+    os.environ[_SAFE_PATH] = _OURS
+    try:
+        yield
+    finally:
+        os.environ.pop(_SAFE_PATH, None)
+
+
+@contextmanager
 def _uninterrupted() -> Iterator[None]:
     """What is started in this block hears no Ctrl-C, not even before it can say so."""
     if not hasattr(signal, "pthread_sigmask"):
@@ -217,6 +232,8 @@ def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, par
         parent: Process id of who started this one.
         beside: What it needs of the program that runs the suite.
     """
+    if os.environ.get(_SAFE_PATH) == _OURS:
+        del os.environ[_SAFE_PATH]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver alone decides
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -227,7 +244,8 @@ def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, par
         for plugin in worker.suite.plugins:
             registry.load_file(plugin)
         beside.unpack()
-        _ = worker.data  # however long it takes to load, no piece of work hangs meanwhile
+        with worker.suite.trusted():
+            _ = worker.data  # however long it takes to load, no piece of work hangs meanwhile
         broken = ""
     except BaseException:  # a stranger's file may raise anything
         broken = traceback.format_exc()
@@ -237,7 +255,8 @@ def serve(pipe: Connection[Any, Any], worker: Worker, timeout: float | None, par
         except EOFError:
             return
         pipe.send(None)
-        done = Done(failure=broken) if broken else _performed(worker, node, timeout)
+        with worker.suite.trusted():
+            done = Done(failure=broken) if broken else _performed(worker, node, timeout)
         try:
             pipe.send(done)
         except (TypeError, AttributeError, ValueError):

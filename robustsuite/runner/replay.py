@@ -18,6 +18,7 @@ from robustsuite.data.catalogue import load
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.environment import environment, resolve_device
 from robustsuite.evaluation.records import Record
+from robustsuite.plugins.trust import Trust
 from robustsuite.runner.engine import local
 from robustsuite.runner.plan import Plan, plan
 from robustsuite.runner.resolver import Cell
@@ -29,6 +30,8 @@ from robustsuite.training.cache import KIND as MODELS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from robustsuite.suite.schema import Suite
 
 _TIMES: Final = ("seconds", "milliseconds")  # units of what no two runs agree on
 _SHOWN: Final = 5
@@ -107,6 +110,7 @@ def replay(
     retrain: bool = False,
     device: str | None = None,
     plugins: Sequence[str] = (),
+    trust: Sequence[str] = (),
     announce: Announce | None = None,
 ) -> Replay:
     """Repeat one cell of a run, elsewhere: the run's folder and the cache stay as they are.
@@ -117,13 +121,23 @@ def replay(
         retrain: Whether to train victims and evaluators again, rather than take the run's weights.
         device: Where to work; None for where the record was made.
         plugins: Plug-in files that the user typed.
+        trust: Modules and files whose code the suite may name; no other is run, not even that of the working folder,
+            for a run's folder may be a stranger's.
         announce: Shown the record, and in what the surroundings differ, before anything is repeated.
 
     Raises:
-        RequestError: No such record, a suite that plans no such cell any more, or a device that is not there.
+        RequestError: No such record, a suite that plans no such cell any more, a device that is not there, or code that
+            is not trusted, all of it by name.
     """
     record = find(record_files.read(folder / "records.jsonl"), key, folder)
-    suite = load_suite(folder / "suite.yaml", plugins=plugins)
+    suite = load_suite(folder / "suite.yaml", plugins=plugins, trust=Trust(named=tuple(trust)))
+    with suite.trusted():
+        return _replayed(suite, record, folder, retrain=retrain, device=device, announce=announce)
+
+
+def _replayed(
+    suite: Suite, record: Record, folder: Path, *, retrain: bool, device: str | None, announce: Announce | None
+) -> Replay:
     where = resolve_device(device or str(record.environment.get("device", "auto")))
     splits = load(suite.dataset, seed=suite.seed)
     layout = plan(suite, where, splits)

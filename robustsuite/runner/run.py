@@ -28,6 +28,7 @@ from robustsuite.runner.ledger import CELLS, Ledger
 from robustsuite.runner.plan import Node, Plan, plan, plural, read_data
 from robustsuite.runner.resolver import Cell
 from robustsuite.runner.schedule import Engine, Schedule
+from robustsuite.runner.sketch import Sketch, is_blind, not_checked
 from robustsuite.runner.worker import ARTEFACTS, Worker
 from robustsuite.storage.files import storing, write_atomically
 from robustsuite.storage.store import Store, cache
@@ -96,7 +97,7 @@ class Preview:
         return (
             f"{self.plan.describe()}\n"
             f"  to do: {', '.join(parts)}; {plural(self.reused, 'cell')} in the folder, {self.recalled} in the cache\n"
-            f"  time: {self.forecast if self.todo else 'none'}"
+            f"  time: {self.forecast if self.todo else 'none'}{not_checked(self.plan.suite)}"
         )
 
 
@@ -159,8 +160,19 @@ def run(
         KeyboardInterrupt: Ctrl-C; what was finished stands.
     """
     asked = Options(**options)
+    with suite.trusted():
+        return _run(suite, folder.resolve(), asked, progress, announce, tell)  # workers have to agree on the folder
+
+
+def _run(
+    suite: Suite,
+    folder: Path,
+    asked: Options,
+    progress: Progress | None,
+    announce: Callable[[Plan], None] | None,
+    tell: Tell | None,
+) -> RunOutcome:
     layout, splits = _plan(suite, asked)
-    folder = folder.resolve()  # workers have to agree on it
     with _taken(folder), _counted(folder / "records.jsonl", layout):
         if asked.fresh:
             _clear(folder)
@@ -209,8 +221,10 @@ def _counted(records: Path, layout: Plan) -> Iterator[None]:
         raise StorageError(f"{error}, and give the same command again: {told}") from error
 
 
-def preview(suite: Suite, folder: Path, **options: Any) -> Preview:
+def preview(suite: Suite, folder: Path, **options: Any) -> Preview | Sketch:
     """What `run` would do, and about how long it would take; writes nothing into the folder.
+
+    Of a suite whose data or network are made by code that a dry run leaves out, only the grid is known.
 
     Args:
         suite: A validated suite.
@@ -218,7 +232,10 @@ def preview(suite: Suite, folder: Path, **options: Any) -> Preview:
         **options: As in `Options`.
     """
     asked = Options(**options)
-    layout, _ = _plan(suite, asked)
+    if is_blind(suite):
+        return Sketch(suite)
+    with suite.trusted():
+        layout, _ = _plan(suite, asked)
     found = [] if asked.fresh else record_files.read(folder / "records.jsonl")
     finished = record_files.keys(found) & {cell.key for cell in layout.cells}
     shared = _cache(folder, asked)

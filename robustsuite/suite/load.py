@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from robustsuite.core.errors import RequestError
-from robustsuite.plugins import registry
+from robustsuite.plugins.trust import Trust
 from robustsuite.storage.files import absent
 from robustsuite.suite import yaml_lines
 from robustsuite.suite.builtin import builtin_suites, builtin_text
 from robustsuite.suite.overrides import apply_overrides
 from robustsuite.suite.problems import Origin, Problem, Problems, from_pydantic, shown
 from robustsuite.suite.schema import Suite
+from robustsuite.suite.strangers import load_plugins, look_at_factories, typed_texts, without_unknown
 from robustsuite.suite.validation import inconsistencies
 
 DEFAULT: Final = "quickstart"
 
 
-def load_suite(source: str | Path | None = None, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Suite:
+def load_suite(
+    source: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    trust: Trust | None = None,
+) -> Suite:
     """Read and validate a suite.
+
+    A suite is data. Of what it names, plug-in files and factories, only that runs which `trust` allows.
 
     Args:
         source: A path, the name of a built-in suite, or None for `quickstart`.
         overrides: `a.b=c` each, the value in YAML; list items by index, label or name.
         plugins: Plug-in files that the user typed, beside those of the suite.
+        trust: Which code it may name; None for that of the working folder. What stands in `overrides` and `plugins`
+            was typed, and is trusted too.
 
     Raises:
         RequestError: Everything that is wrong, each with file, line, key, value and the way out.
@@ -38,19 +49,33 @@ def load_suite(source: str | Path | None = None, overrides: Sequence[str] = (), 
     if not isinstance(document.value, dict):
         raise RequestError(f"{name}:1: expected a mapping of keys, got {shown(document.value)}; start with `name: …`")
     values, typed = apply_overrides(document.value, overrides)
-    origin = Origin(name, document, typed)
+    trust = Trust(folder=Path.cwd()) if trust is None else trust
+    files = [file for file in plugins if file.endswith(".py")]
+    texts = frozenset([*plugins, *typed_texts(values, typed)])
+    trust = replace(trust, named=(*trust.named, *files), typed=trust.typed | texts)
+    origin = Origin(name, document, typed, trust)
     problems = Problems(
         Problem(path, f"expected each key once, got {path[-1]} again on line {line}; remove one of them")
         for path, line in document.duplicates
     )
-    values["plugins"] = _load_plugins(values.get("plugins", []), typed, plugins, problems)
+    values["plugins"] = load_plugins(values.get("plugins", []), plugins, origin, problems)
+    with trust.held():
+        look_at_factories(values, origin, problems)
+        return _validated(values, origin, problems)
+
+
+def _validated(values: dict[str, Any], origin: Origin, problems: Problems) -> Suite:
+    suite, found = None, Problems()
     try:
         suite = Suite.model_validate(values)
+        found = found if problems else origin.sift(inconsistencies(suite))
     except ValidationError as error:
-        raise origin.refusal([*problems, *from_pydantic(error, Suite)]) from None
-    problems = problems or inconsistencies(suite)
-    if problems:
-        raise origin.refusal(problems)
+        found = from_pydantic(error, Suite)
+    left = without_unknown(values, found, origin)
+    if left is not None:
+        return _validated(left, origin, problems)
+    if suite is None or problems or found:
+        raise origin.refusal([*problems, *found])
     suite._origin = origin
     return suite
 
@@ -74,25 +99,3 @@ def _read_source(source: str | Path | None) -> tuple[str, str]:
     hint = f"did you mean {' or '.join(near)}?" if near else f"built-in suites: {', '.join(builtin)}"
     tried = f"{absent(asked)}; " if path.suffix or len(path.parts) > 1 else ""
     raise RequestError(f"expected a suite file or the name of a built-in suite, got suite={asked!r}; {tried}{hint}")
-
-
-def _load_plugins(
-    listed: Any, typed: Mapping[yaml_lines.Path, str], extra: Sequence[str], problems: Problems
-) -> list[str]:
-    """Import the plug-in files before anything asks for their names; code outside the working folder must be typed."""
-    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-        message = f"expected a list of files, got plugins={shown(listed)}; write [file.py]"
-        problems.append(Problem(("plugins",), message))
-        return []
-    here = Path.cwd().resolve()
-    files = [*listed, *(item for item in extra if item not in listed)]
-    for index, item in enumerate(files):
-        free = item in extra or any(path[:1] == ("plugins",) for path in typed)
-        with problems.below("plugins", index):
-            if not free and not (here / item).resolve().is_relative_to(here):
-                raise RequestError(
-                    f"expected a file below the working folder, got plugins={item!r}; to run its code type "
-                    f"--plugin {item}"
-                )
-            registry.load_file(item)
-    return files

@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from robustsuite.core import checks
-from robustsuite.core.errors import RequestError, RobustsuiteError
+from robustsuite.core.errors import RequestError, RobustsuiteError, UntrustedCodeError
+from robustsuite.plugins.trust import Trust
 from robustsuite.suite.yaml_lines import Document, Path
 
 T = TypeVar("T")
@@ -21,14 +22,15 @@ _LONGEST: Final = 120  # characters of an offending value that an error shows
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: the path of the key, and a sentence that says what, and the way out."""
+    """One thing that is wrong: the path of the key, what is wrong with the way out, and the kind of error."""
 
     path: Path
     message: str
+    kind: type[Exception] = RequestError
 
     def below(self, *prefix: str | int) -> Problem:
         """The same problem seen from further up."""
-        return Problem((*prefix, *self.path), self.message)
+        return replace(self, path=(*prefix, *self.path))
 
 
 class ProblemsError(RequestError):
@@ -44,7 +46,7 @@ def problems_of(error: Exception, values: Any = None) -> tuple[Problem, ...]:
     if isinstance(error, ProblemsError):
         return error.problems
     name = error.name if isinstance(error, RobustsuiteError) else None
-    return (Problem(locate(name, values), str(error)),)
+    return (Problem(locate(name, values), str(error), type(error)),)
 
 
 class Problems(list[Problem]):
@@ -90,11 +92,28 @@ class Origin:
         name: The file, as the user named it.
         document: The parsed file.
         typed: Paths that the command line set -> the option as it was typed.
+        trust: Which code the values may name; None where they were written in Python.
+        unchecked: What a dry run could not check, since it runs no code that is not trusted.
     """
 
     name: str = field(compare=False)
     document: Document = field(default_factory=lambda: Document(None), compare=False)
     typed: Mapping[Path, str] = field(default_factory=dict, compare=False)
+    trust: Trust | None = field(default=None, compare=False)
+    unchecked: Problems = field(default_factory=Problems, compare=False)
+
+    @property
+    def defers(self) -> bool:
+        """Whether code that is not trusted is left out, as by a dry run."""
+        return self.trust is not None and self.trust.defers
+
+    def sift(self, problems: Iterable[Problem]) -> Problems:
+        """Those that count; what hangs on code that a dry run leaves out is noted instead."""
+        found = Problems(problems)
+        if self.defers:
+            self.unchecked.extend(p for p in found if p.kind is UntrustedCodeError and p not in self.unchecked)
+            found[:] = [problem for problem in found if problem.kind is not UntrustedCodeError]
+        return found
 
     def place(self, path: Path) -> str:
         """`file:line` of a path, or the option that set it."""
@@ -105,12 +124,16 @@ class Origin:
 
     def refusal(self, problems: Iterable[Problem]) -> RequestError:
         """One error that lists every problem with its place, in the order of the file."""
-        found = sorted(dict.fromkeys(problems), key=lambda p: self.document.line(p.path))
-        lines = [f"{self.place(p.path)}: {dotted(p.path) or 'suite'}: {p.message}" for p in found]
+        lines = self.lines(problems)
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
         return RequestError(
             f"{self.name} has {count}; nothing was started\n" + "\n".join(f"  {line}" for line in lines)
         )
+
+    def lines(self, problems: Iterable[Problem]) -> list[str]:
+        """Each problem with its place, in the order of the file."""
+        found = sorted(dict.fromkeys(problems), key=lambda p: self.document.line(p.path))
+        return [f"{self.place(p.path)}: {dotted(p.path) or 'suite'}: {p.message}" for p in found]
 
 
 def dotted(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -16,7 +17,6 @@ from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import Gate
 from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.models.build import ModelSpec
-from robustsuite.plugins.loading import load_factory
 from robustsuite.suite import yaml_lines
 from robustsuite.suite.gates import read_gates
 from robustsuite.suite.plugin_options import DefenseUse, PluginUse, read_attacks, read_defenses
@@ -123,7 +123,7 @@ def _read_dataset(values: Any) -> DatasetSpec:
 
 
 def read_model(values: Any) -> NetworkSpec:
-    """The `model` block.
+    """The `model` block, read as data: a factory is not loaded.
 
     Raises:
         RequestError: No network, an unknown one, or options that it does not have.
@@ -134,9 +134,7 @@ def read_model(values: Any) -> NetworkSpec:
     if not isinstance(values, Mapping):
         raise RequestError(f"expected a mapping, got model={shown(values)}; write {{name: cnn}}")
     try:
-        spec = ModelSpec.parse(dict(values))
-        if spec.factory is not None:
-            load_factory(spec.factory)
+        ModelSpec.parse(dict(values))
     except (TypeError, ValueError) as error:
         raise ProblemsError(problems_of(error, values)) from error
     return NetworkSpec({str(key): value for key, value in values.items()})
@@ -202,6 +200,15 @@ class Suite(BaseModel):
         """The defence of this label; an unknown one lists those there are."""
         labels = [use.label for use in self.defenses]
         return self.defenses[labels.index(checks.one_of("defense", label, labels))]
+
+    @property
+    def origin(self) -> Origin:
+        """Where its values come from, and which code they may name."""
+        return self._origin
+
+    def trusted(self) -> AbstractContextManager[None]:
+        """In this block only code is loaded that these values may name; any, where they were written in Python."""
+        return nullcontext() if self._origin.trust is None else self._origin.trust.held()
 
     def refusal(self, problems: Iterable[Problem]) -> RequestError:
         """One error that lists every problem with its place in the file that this suite was read from."""

@@ -85,7 +85,7 @@ def _of_defense(suite: Suite, use: DefenseUse) -> None:
         bare = make_recipe(suite, DefenseUse(training=use.training, model=use.model))
         recipe = make_recipe(suite, use)
     except RequestError as error:
-        raise ProblemsError([Problem(use.locate(error.name), str(error))]) from error
+        raise ProblemsError([Problem(use.locate(error.name), str(error), type(error))]) from error
     if suite.dataset.whole and is_trained(recipe):
         message = "expected a model that is not trained beside dataset.whole=True, got one that is"
         remedy = "add checkpoint: FILE to the model, or drop whole: it would be trained on what it is tested on"
