@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robustsuite.core.errors import BudgetError, ModelError, NotApplicableError, RequestError, RobustsuiteError
     from robustsuite.core.gate import Gate
     from robustsuite.core.metric import Metric, Metrics
+    from robustsuite.core.payloads import Cost, History, Images, Scores, Sweep
     from robustsuite.core.samples import Batch, Samples
     from robustsuite.core.streams import Streams
     from robustsuite.core.suspicions import Suspicion
@@ -22,8 +23,11 @@ else:
             "Ball": ".ball",
             "Batch": ".samples",
             "BudgetError": ".errors",
+            "Cost": ".payloads",
             "Deployed": ".deployed",
             "Gate": ".gate",
+            "History": ".payloads",
+            "Images": ".payloads",
             "Metric": ".metric",
             "Metrics": ".metric",
             "ModelError": ".errors",
@@ -32,9 +36,11 @@ else:
             "RequestError": ".errors",
             "RobustsuiteError": ".errors",
             "Samples": ".samples",
+            "Scores": ".payloads",
             "Served": ".deployed",
             "Streams": ".streams",
             "Suspicion": ".suspicions",
+            "Sweep": ".payloads",
             "Threat": ".ball",
         },
     )
@@ -43,8 +49,11 @@ __all__ = [
     "Ball",
     "Batch",
     "BudgetError",
+    "Cost",
     "Deployed",
     "Gate",
+    "History",
+    "Images",
     "Metric",
     "Metrics",
     "ModelError",
@@ -53,9 +62,11 @@ __all__ = [
     "RequestError",
     "RobustsuiteError",
     "Samples",
+    "Scores",
     "Served",
     "Streams",
     "Suspicion",
+    "Sweep",
     "Threat",
 ]
 

@@ -1,7 +1,7 @@
-"""Names to plug-ins: `register.attack`, `register.defense`, and how they are found.
+"""Names to plug-ins: `register.attack`, `register.defense`, `register.panel`, and how they are found.
 
-Built-ins are found by walking `robustsuite.attacks` and `robustsuite.defenses`, installed third parties through the
-entry-point group `robustsuite.plugins`, single files through `load_file`.
+Built-ins are found by walking `robustsuite.attacks`, `.defenses` and `.report.panels`, installed third parties through
+the entry-point group `robustsuite.plugins`, single files through `load_file`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from robustsuite.core.ball import NORMS
 from robustsuite.core.errors import RequestError
 from robustsuite.core.renamed import ATTACKS
 from robustsuite.plugins.docstrings import parse_docstring
-from robustsuite.plugins.plugin_rules import check_class, check_game, no_function, raised, refusal
+from robustsuite.plugins.plugin_rules import check_class, check_game, check_panel, no_function, raised, refusal
 from robustsuite.storage.files import absent
 
 T = TypeVar("T")
@@ -45,9 +45,9 @@ class Entry:
 
     Args:
         name: Its name in suite files.
-        kind: `attack` or `defense`.
+        kind: `attack`, `defense` or `panel`.
         cls: The frozen dataclass.
-        scenario: The game that an attack plays; empty for a defence.
+        scenario: The game that an attack plays; empty for others.
         access: The knowledge that an attack asks for.
         resolves: Flags that this attack can resolve.
         taxonomy: Ids in NIST AI 100-2, MITRE ATLAS or OWASP ML Top 10.
@@ -214,10 +214,11 @@ class Registry:
 
 attacks = Registry("attack", "robustsuite.attacks")
 defenses = Registry("defense", "robustsuite.defenses")
+panels = Registry("panel", "robustsuite.report.panels")
 
 
 class _Register:
-    """The two decorators."""
+    """The decorators."""
 
     @staticmethod
     def attack(
@@ -258,6 +259,26 @@ class _Register:
 
         return add
 
+    @staticmethod
+    def panel(name: str) -> Callable[[type[T]], type[T]]:
+        """Register a frozen dataclass `exhibits -> sections` as a panel of the report.
+
+        Its class says by `asks` which kind of payload it is given, and by `order` (100 where it does not say) where it
+        stands. It is called with every `Exhibit` of that kind, where there are any, and returns a `Section`, several,
+        or None.
+
+        Raises:
+            PluginError: What is missing or wrong, with file and line.
+        """
+
+        def add(cls: type[T]) -> type[T]:
+            claimed = _claim(name, cls, "panel")
+            check_panel(cls)
+            panels.add(Entry(claimed, "panel", cls))
+            return cls
+
+        return add
+
 
 def _claim(name: str, cls: type[Any], kind: str) -> str:
     check_class(cls, kind)
@@ -278,7 +299,7 @@ def discover() -> None:
             return
         _found = True
         try:
-            for registry in (attacks, defenses):
+            for registry in (attacks, defenses, panels):
                 package = importlib.import_module(registry._package)
                 for module in pkgutil.walk_packages(package.__path__, registry._package + "."):
                     importlib.import_module(module.name)
@@ -308,12 +329,12 @@ def load_file(path: str | Path) -> None:
         raise RequestError(f"expected an importable file, got plugin={str(path)!r}; check its name")
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
     try:
-        with attacks.adding() as made, defenses.adding() as defended:
+        with attacks.adding() as made, defenses.adding() as defended, panels.adding() as drawn:
             sys.modules[name] = module
             spec.loader.exec_module(module)
-            if not made and not defended:
-                remedy = "decorate a frozen dataclass with @register.attack(...) or @register.defense(...)"
-                raise refusal(file, 1, "an attack or a defence", "a file that registers none", remedy)
+            if not (made or defended or drawn):
+                remedy = "decorate a frozen dataclass with @register.attack(...), .defense(...) or .panel(...)"
+                raise refusal(file, 1, "an attack, a defence or a panel", "a file that registers none", remedy)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a stranger's file may raise anything, and even ask to exit

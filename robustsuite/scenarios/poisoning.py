@@ -16,6 +16,7 @@ from robustsuite.core.errors import BudgetError
 from robustsuite.core.intervals import least_rate, rate
 from robustsuite.core.metric import Metric, Metrics
 from robustsuite.core.paired import paired_interval
+from robustsuite.core.payloads import Images
 from robustsuite.core.samples import Samples
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios.protocol import Scenario, Terms
@@ -175,12 +176,12 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         right, before = twin.correct, victim.correct
         values: dict[str, Metric] = {}
         columns = {"id": victim.test.ids, "label": victim.test.y, "clean_correct": before, "poisoned_correct": right}
-        artefacts: dict[str, Tensor] = {}
+        images: tuple[Images, ...] = ()
         if poison.trigger is not None and poison.target is not None:
             seen, figures = _backdoor(twin, victim, poison.trigger, poison.target)
             values.update(figures)
             columns["hit"], columns["counted"] = seen, victim.test.y != poison.target
-            artefacts = _gallery(victim.test, poison.trigger)
+            images = (_gallery(victim.test, poison.trigger),)
         values["accuracy_drop"] = _drop(before, right)
         values["clean_accuracy"] = rate(right, "higher")
         values["recall_worst_class"] = _worst_recall(victim.test.y, right)
@@ -188,7 +189,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         values["poisoned"] = Metric(float(count), len(train), unit="count")
         flags = tuple(f for f in trained.flags) + ((Suspicion.FEW_SAMPLES,) if len(victim.test) < 100 else ())
         message = self._shortfall(train, poison, count)
-        return Metrics(values, flags, message=message, per_sample=columns, artefacts=artefacts)
+        return Metrics(values, flags, message=message, per_sample=columns, payloads=images)
 
     def _apply(self, train: Samples, poison: Poison) -> Samples:
         """The poisoned set of a poison that was checked.
@@ -325,7 +326,9 @@ def _worst_recall(y: Tensor, right: Tensor) -> Metric:
     return least_rate([right[y == label] for label in torch.unique(y)], "higher")
 
 
-def _gallery(test: Samples, trigger: Trigger) -> dict[str, Tensor]:
+def _gallery(test: Samples, trigger: Trigger) -> Images:
     batch = test.batch(slice(0, _GALLERY))
     moved = triggered(trigger, batch.x, test.bounds)
-    return {"clean": batch.x.float(), "triggered": moved.float(), "labels": batch.y}
+    rows = (("clean", batch.x.float()), ("triggered", moved.float()))
+    captions = tuple(str(label) for label in batch.y.tolist())
+    return Images("the trigger", rows, captions, bounds=test.bounds, shared=True)

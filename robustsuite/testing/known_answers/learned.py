@@ -41,7 +41,7 @@ def invertible() -> Iterator[Finding]:
     attacks = ["model-inversion", "class-mean", "inversion-noise"]
     report = evaluate(NearestMean(means), test, attacks, train=train, rules={"evaluator": "mlp"})
     inversion, ceiling, floor = report.records[1:]
-    made = column(report, inversion, "reconstruction").flatten(1)
+    made = column(report, inversion, "payload.0.reconstruction").flatten(1)
     hidden = (means - means.mean(0)).flatten(1)  # what of a class mean no softmax forgets
     alike = cosine_similarity((made - made.mean(0))[:, None], hidden[None], dim=2)
     own = alike.argmax(1) == torch.arange(len(means))
