@@ -66,7 +66,7 @@ def _of(record: Record, folder: Path) -> Iterator[Payload]:
     for make in makers:
         try:
             yield make()
-        except (RequestError, TypeError, ValueError, KeyError, RuntimeError):  # a file may hold anything
+        except Exception:  # a file may hold anything
             continue
 
 

@@ -71,8 +71,8 @@ def _chart(place: tuple[str, str], of: dict[str, list[Scored]], curves: dict[str
     first = {defense: known[0] for defense, known in curves.items() if known}
     if not first:
         return None
-    least = min(1 / (2 * max(curve.negatives, curve.positives)) for curve in first.values())
-    ends = (min(least, 0.05), 1.0)
+    # Down to half of what one sample is, so that none lies below.
+    ends = (min(0.05, *(1 / (2 * max(curve.negatives, curve.positives)) for curve in first.values())), 1.0)
     x = Axis("false positive rate, % (log scale)", *ends, percent=True, log=True)
     y = Axis("true positive rate, % (log scale)", *ends, percent=True, log=True)
     series = [
@@ -83,16 +83,14 @@ def _chart(place: tuple[str, str], of: dict[str, list[Scored]], curves: dict[str
 
 
 def _line(curve: Roc, least: float) -> list[tuple[float, float]]:
-    """Corners at the first negatives, and some places in between; what lies below the axes stands at their ends."""
+    """Corners at the first negatives, from one on, and places behind; what lies below the axis stands at its end."""
     import numpy as np
 
     n, m = curve.negatives, curve.positives
     fpr, tpr = (curve.false_positives.double() / n).numpy(), (curve.true_positives.double() / m).numpy()
-    found = {float(least ** (1 - step / _FINE)) for step in range(_FINE + 1)} | {
-        k / n for k in range(1, _FIRST) if k < n
-    }
+    places = {place for step in range(_FINE + 1) if (place := float(least ** (1 - step / _FINE))) > 1 / n}
     steps = []
-    for place in sorted(found):
+    for place in sorted(places | {k / n for k in range(1, min(_FIRST, n) + 1)}):
         # Between two thresholds a coin decides; at one, the higher of what stands above each other.
         before = int(np.searchsorted(fpr, place, side="right")) - 1
         after = min(before + 1, len(fpr) - 1)
@@ -103,13 +101,13 @@ def _line(curve: Roc, least: float) -> list[tuple[float, float]]:
 
 
 def _points(curve: Roc, least: float) -> list[Point]:
-    from robustsuite.core.roc import auc, tpr_at
+    from robustsuite.core.roc import auc, resolvable, tpr_at
 
     told = f"AUC {_figure(auc(curve))}"
+    rates = [rate for rate in _RATES if resolvable(curve, rate)] or [1 / max(curve.negatives, 2)]
     points = []
-    for rate in _RATES:
-        found = tpr_at(curve, rate)
-        if not math.isnan(found.value) and rate >= least:
+    for rate, found in ((rate, tpr_at(curve, rate)) for rate in rates):
+        if not math.isnan(found.value):
             low, high = (None if end is None else max(end, least) for end in (found.low, found.high))
             text = f"{told}, TPR {_figure(found)} at {_percent(rate)} FPR"
             points.append(Point(rate, max(found.value, least), low, high, text))
@@ -143,4 +141,4 @@ def _figure(metric: Metric) -> str:
 
 
 def _percent(rate: float) -> str:
-    return f"{100 * rate:g} %"
+    return f"{100 * rate:.3g} %"
