@@ -1,12 +1,14 @@
 """What the built-in panels draw of payloads, whichever game keeps them."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from robustsuite.core.intervals import rate
 from robustsuite.core.payloads import Images, Scores, pack
+from robustsuite.plugins import registry
 from robustsuite.report.files import write
 
 
@@ -79,6 +81,17 @@ def test_repeats_are_joined_and_points_of_curves_left_out(maker):
 def test_scores_of_one_kind_alone_have_no_curve(maker):
     scored(maker, torch.arange(5.0), torch.ones(5, dtype=torch.bool))
     assert cells(page_of(maker))["none"][3] == "no curve without either"
+
+
+def test_the_template_of_a_panel_draws(maker, tmp_path, monkeypatch):
+    below = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text().split("## A panel\n", 1)[1]
+    path = tmp_path / "my_panel.py"
+    path.write_text(re.findall(r"```python\n(.*?)```", below, re.DOTALL)[0])
+    registry.discover()
+    monkeypatch.setattr(registry.panels, "_entries", dict(registry.panels._entries))
+    registry.load_file(path)
+    scored(maker, torch.tensor([0.5, 0.25, 0.125]), torch.tensor([False, True, True]))
+    assert "<td>threshold</td><td>0.25</td><td>0.5</td>" in section(page_of(maker), "my-panel")
 
 
 # sweeps and images
