@@ -100,8 +100,8 @@ class Sweep(Payload):
 
     Args:
         over: What was varied: a rule of the game such as `radius`, or another quantity.
-        points: Values of it, ascending, and the figure at each.
-        through: Positions that a line passes where more is known than at the points; empty where it joins those.
+        points: Values of it, finite and ascending, and the figure at each.
+        through: Finite positions that a line passes where more is known than at the points; empty where it joins those.
         own: The suite's own value; None where there is none.
         apart: What sets it apart from others of the same attack and defence; empty for the attack's own.
         note: What else must be known to read it.
@@ -118,14 +118,15 @@ class Sweep(Payload):
         _text("title", self.title)
         for name in ("over", "apart", "note"):
             _text(name, getattr(self, name))
-        points = tuple((_number("point", at), figure) for at, figure in _pairs("points", self.points))
+        points = tuple((checks.real("point", at), figure) for at, figure in _pairs("points", self.points))
         for _, figure in points:
             if not isinstance(figure, Metric):
                 raise checks.fail("a Metric at each point", "points", figure, "give each figure as a Metric")
         if [at for at, _ in points] != sorted(at for at, _ in points):
             raise checks.fail("points in ascending order", "points", [at for at, _ in points], "sort them")
-        through = tuple((_number("through", a), _number("through", b)) for a, b in _pairs("through", self.through))
-        _set(self, points=points, through=through, own=None if self.own is None else _number("own", self.own))
+        line = _pairs("through", self.through)
+        through = tuple((checks.real("through", a), checks.real("through", b)) for a, b in line)
+        _set(self, points=points, through=through, own=None if self.own is None else checks.real("own", self.own))
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +236,7 @@ def unpack(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Paylo
         return kind(**{name: _unpacked(value, tensors) for name, value in fields.items() if name in known})
     except RequestError:
         raise
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
         got = str(fields.get("title"))
         raise checks.fail(f"a payload of kind {kind.__name__}", "payload", got, f"mend its fields: {error}") from error
 

@@ -1,5 +1,6 @@
 """What the built-in panels draw of payloads, whichever game keeps them."""
 
+import math
 import re
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from robustsuite.core.intervals import rate
-from robustsuite.core.payloads import Images, Scores, pack
+from robustsuite.core.metric import Metric
+from robustsuite.core.payloads import Images, Scores, Sweep, pack
 from robustsuite.plugins import registry
 from robustsuite.report.files import write
 
@@ -109,6 +111,16 @@ def test_a_rule_of_any_game_makes_a_sweep(maker):
         ("5.0", "0.001"), ("40.0", "0.01"), ("95.0", "0.1"),
     ]  # fmt: skip
     assert drawn.count('class="guide"') == 1
+
+
+def test_a_figure_that_is_not_finite_leaves_a_gap(maker):
+    points = ((0.1, Metric(math.nan, unit="l2")), (0.2, Metric(1.5, unit="l2")), (0.4, Metric(math.inf, unit="l2")))
+    described, _ = pack([Sweep("distance", "fraction", points), Sweep("gone", "fraction", points[:1])])
+    maker.add("none", "x", "y", payloads=described)
+    drawn = section(page_of(maker), "sweeps")
+    assert re.findall(r"<title>(.*?)</title>", drawn) == ["none: 1.5 at fraction 0.2"]
+    assert "Gone" not in drawn
+    assert "nan" not in drawn
 
 
 def test_images_that_are_shared_are_shown_once(maker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Sweeps:
         """A section for each figure and quantity."""
         kinds: dict[tuple[str, str], list[Swept]] = {}
         for exhibit in exhibits:
-            if exhibit.payload.points:
+            if any(math.isfinite(figure.value) for _, figure in exhibit.payload.points):
                 kinds.setdefault((exhibit.payload.title, exhibit.payload.over), []).append(exhibit)
         return [_section(same) for same in kinds.values()]
 
@@ -72,7 +73,7 @@ def _up(sweep: Sweep, points: Sequence[Point]) -> Axis:
 
 def _points(sweep: Sweep) -> Iterator[Point]:
     over = sweep.over.partition(" (")[0]
-    for at, m in sweep.points:
+    for at, m in ((at, m) for at, m in sweep.points if math.isfinite(m.value)):
         figure = f"{words.figure(m.value, m.unit)} {words.suffix(m.unit)}".strip()
         told = f"{figure} {words.interval(m.low, m.high, m.unit)}".strip() + f" at {over} {at:g}"
         yield Point(at, m.value, m.low, m.high, f"{told}, n = {m.n}" if m.n else told)
