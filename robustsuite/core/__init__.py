@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robustsuite.core.errors import BudgetError, ModelError, NotApplicableError, RequestError, RobustsuiteError
     from robustsuite.core.gate import Gate
     from robustsuite.core.metric import Metric, Metrics
+    from robustsuite.core.payloads import Cost, History, Images, Scores, Sweep
     from robustsuite.core.samples import Batch, Samples
     from robustsuite.core.splits import Splits
     from robustsuite.core.streams import Streams
@@ -23,8 +24,11 @@ else:
             "Ball": ".ball",
             "Batch": ".samples",
             "BudgetError": ".errors",
+            "Cost": ".payloads",
             "Deployed": ".deployed",
             "Gate": ".gate",
+            "History": ".payloads",
+            "Images": ".payloads",
             "Metric": ".metric",
             "Metrics": ".metric",
             "ModelError": ".errors",
@@ -33,10 +37,12 @@ else:
             "RequestError": ".errors",
             "RobustsuiteError": ".errors",
             "Samples": ".samples",
+            "Scores": ".payloads",
             "Served": ".deployed",
             "Splits": ".splits",
             "Streams": ".streams",
             "Suspicion": ".suspicions",
+            "Sweep": ".payloads",
             "Threat": ".ball",
         },
     )
@@ -45,8 +51,11 @@ __all__ = [
     "Ball",
     "Batch",
     "BudgetError",
+    "Cost",
     "Deployed",
     "Gate",
+    "History",
+    "Images",
     "Metric",
     "Metrics",
     "ModelError",
@@ -55,10 +64,12 @@ __all__ = [
     "RequestError",
     "RobustsuiteError",
     "Samples",
+    "Scores",
     "Served",
     "Splits",
     "Streams",
     "Suspicion",
+    "Sweep",
     "Threat",
 ]
 

@@ -31,9 +31,20 @@ class Metric:
     better: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """Data that the report can draw; the kinds that there are stand in `payloads`.
+
+    Args:
+        title: What they show, in a few words.
+    """
+
+    title: str
+
+
 @dataclass(frozen=True)
 class Metrics:
-    """A judgement: named figures, doubts, per-sample columns, and artefacts for the gallery.
+    """A judgement: named figures, doubts, per-sample columns, and what the report can draw.
 
     Args:
         values: Metric name -> figure; the first is the headline, which stands in the comparison table.
@@ -41,9 +52,9 @@ class Metrics:
         status: `ok` or `inconclusive`.
         message: Why, in one sentence, where the status is not ok; else what is worth a note.
         per_sample: Column name -> tensor `(N,)`; holds `id` where it is not empty.
-        artefacts: Name -> tensor, a small share kept for figures.
         cost: Counted passes: `forwards`, `backwards`, `queries`, in samples.
         facts: JSON values of trainings of the judge's, for the record beside those of the victim's.
+        payloads: What panels of the report may ask for: scores, images, sweeps.
     """
 
     values: Mapping[str, Metric]
@@ -51,6 +62,6 @@ class Metrics:
     status: str = "ok"
     message: str = ""
     per_sample: Mapping[str, Tensor] = field(default_factory=dict)
-    artefacts: Mapping[str, Tensor] = field(default_factory=dict)
     cost: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    payloads: tuple[Payload, ...] = ()

@@ -13,6 +13,7 @@ from typing import Any
 
 from robustsuite.core.errors import NotApplicableError, StorageError
 from robustsuite.core.metric import Metrics
+from robustsuite.core.payloads import pack
 from robustsuite.evaluation.records import Record, save_samples
 from robustsuite.evaluation.resolve import Game, why_not
 from robustsuite.scenarios.play import play, play_crafted
@@ -93,7 +94,8 @@ def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artef
 
 def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None) -> Record:
     path, content = "", ""
-    columns = {**metrics.per_sample, **metrics.artefacts}
+    described, tensors = pack(metrics.payloads)
+    columns = {**metrics.per_sample, **tensors}
     if folder is not None and columns:
         path, content = save_samples(folder, blank.key, columns)
     trained = victim.trained
@@ -109,4 +111,5 @@ def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None
         training={**(trained.facts if trained is not None else {}), **metrics.facts},
         samples=path,
         samples_digest=content,
+        payloads=described if path or not tensors else (),
     )

@@ -22,7 +22,7 @@ from robustsuite.storage.files import anchor, storing, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustsuite.core.metric import Metric
+    from robustsuite.core.metric import Metric, Payload
 
 VERSION: Final = 3
 """What a record says: since 2 an evasion attack's figures are its own, whatever follow-ups broke; since 3 it is in the
@@ -34,6 +34,7 @@ MEASURED: Final = ("ok", "inconclusive")
 FINISHED: Final = (*MEASURED, "not_applicable")
 RADIUS: Final = "radius"
 """The one rule over which a suite sweeps: `Record.sweep` of a point of a curve."""
+_LEFT_OUT: Final = ("sweep", "payloads")  # of a line, where they are empty
 _NOT_FINITE: Final = ("inf", "-inf", "nan")  # as `canonical.plain` writes them
 
 
@@ -78,6 +79,7 @@ class Record:
         samples_digest: SHA-256 of that file.
         data: What was judged: the set's `name` and `path`, the `digest` and number `n` of the samples, and the `seed`
             by which they were chosen, as far as they are known.
+        payloads: What panels of the report may ask for, described; their tensors stand in the per-sample file.
         version: What the figures mean, by `VERSION`; 1 where a line does not say.
     """
 
@@ -113,6 +115,7 @@ class Record:
     samples: str = ""
     samples_digest: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    payloads: tuple[Mapping[str, Any], ...] = ()
     version: int = VERSION
 
     @property
@@ -132,7 +135,8 @@ class Record:
 
     def line(self) -> str:
         """The record as one line of JSON; ends of an interval that is not there are left out."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "sweep" or self.sweep}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {name: value for name, value in fields.items() if value or name not in _LEFT_OUT}
         fields["metrics"] = {
             name: {part: value for part, value in dataclasses.asdict(metric).items() if value is not None}
             for name, metric in self.metrics.items()
@@ -150,7 +154,7 @@ class Record:
         if kept["version"] < _OWN_FIGURES and kept.get("scenario") == "evasion":
             kept["flags"] = dict.fromkeys((*kept.get("flags", ()), Suspicion.OUTDATED.value))
         kept["training"] = _numbers(kept.get("training", {}))
-        for name in ("flags", "history"):
+        for name in ("flags", "history", "payloads"):
             kept[name] = tuple(kept.get(name, ()))
         return cls(**kept)
 
@@ -298,6 +302,22 @@ def load_samples(folder: Path, record: Record) -> dict[str, Tensor]:
             f"expected {path} as its record describes it, got another digest; run the suite with --fresh"
         )
     return dict(load(content))
+
+
+def payloads_of(record: Record, folder: Path | None) -> tuple[Payload, ...]:
+    """The payloads that a record was given, whole again.
+
+    Args:
+        record: Whose.
+        folder: The run's folder; None where nothing was kept, and then those without tensors are read.
+
+    Raises:
+        RequestError: The per-sample file is not what the record describes, or a description is no payload's.
+    """
+    from robustsuite.core.payloads import unpack
+
+    tensors = load_samples(folder, record) if record.payloads and folder is not None else {}
+    return tuple(unpack(described, tensors) for described in record.payloads)
 
 
 def keys(records: Iterable[Record]) -> set[str]:

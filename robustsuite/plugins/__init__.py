@@ -8,7 +8,7 @@ from robustsuite.core.lazy import lazily
 
 if TYPE_CHECKING:
     from robustsuite.plugins.by_name import attack, defense
-    from robustsuite.plugins.registry import Entry, attacks, defenses, register
+    from robustsuite.plugins.registry import Entry, attacks, defenses, panels, register
 else:
     __getattr__ = lazily(
         __name__,
@@ -18,6 +18,7 @@ else:
             "attacks": ".registry",
             "defense": ".by_name",
             "defenses": ".registry",
+            "panels": ".registry",
             "register": ".registry",
         },
     )
@@ -28,6 +29,7 @@ __all__ = [
     "attacks",
     "defense",
     "defenses",
+    "panels",
     "register",
 ]
 

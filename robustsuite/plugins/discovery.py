@@ -17,6 +17,7 @@ from robustsuite.core.errors import RequestError
 GROUP: Final = "robustsuite.plugins"
 _SUITE: Final = "robustsuite"
 _BUILT_IN: Final = ("attacks", "defenses")
+_PANELS: Final = EntryPoint("panels", f"{_SUITE}.report.panels", GROUP)
 
 
 def import_all() -> None:
@@ -27,7 +28,7 @@ def import_all() -> None:
     """
     for name in _BUILT_IN:
         _beside(name)
-    for point in (*(EntryPoint(name, f"{_SUITE}.{name}", GROUP) for name in _BUILT_IN), *_installed()):
+    for point in (*(EntryPoint(name, f"{_SUITE}.{name}", GROUP) for name in _BUILT_IN), _PANELS, *_installed()):
         _load(point)
 
 

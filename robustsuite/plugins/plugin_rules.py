@@ -19,7 +19,7 @@ from robustsuite.core.errors import RequestError
 from robustsuite.core.renamed import ACCESSES
 
 _PLAIN: Final = (int, float, str, bool, type(None), tuple, list, dict, Any, object)
-_READ: Final = ("norms", "minimum_norm", "plugin_name")  # class attributes that the suite reads
+_READ: Final = ("norms", "minimum_norm", "plugin_name", "asks", "order")  # class attributes that the suite reads
 _WRITE: Final = "@dataclass(frozen=True, kw_only=True)"
 _MOVED: Final = (
     "import it from robustsuite.core, .access, .plugins or .training; where a module lies now is in docs/adr/0013 and "
@@ -71,7 +71,7 @@ def check_class(cls: Any, kind: str) -> None:
 
     Args:
         cls: What stands below the register line.
-        kind: `attack` or `defense`.
+        kind: `attack`, `defense` or `panel`.
 
     Raises:
         PluginError: The first thing that is wrong, with file and line.
@@ -112,6 +112,23 @@ def check_game(cls: Any, scenario: str | None, access: str | None, games: Mappin
     if access is None or (games and access not in games[scenario]):
         allowed = ", ".join(games.get(scenario, ()))
         raise place.refusal("", f"an access of {scenario} ({allowed})", f"access={access!r}", remedy)
+
+
+def check_panel(cls: Any) -> None:
+    """Refuse a panel that asks for no kind of payload, or whose place among the panels is no number.
+
+    Raises:
+        PluginError: What is missing or wrong, with file and line.
+    """
+    from robustsuite.core.payloads import KINDS
+
+    place, asks, order = _Place(cls), getattr(cls, "asks", None), getattr(cls, "order", 0)
+    if asks not in KINDS.values():
+        kinds = ", ".join(kind.__name__ for kind in KINDS.values())
+        remedy = "import it from robustsuite.core, and write asks = Scores"
+        raise place.refusal("asks", f"a kind of payload ({kinds})", f"asks={asks!r}", remedy)
+    if type(order) is not int:
+        raise place.refusal("order", "a whole number", f"order={order!r}", "write order = 100")
 
 
 def no_function(name: str, key: str, value: Any, described: str) -> None:
@@ -179,6 +196,8 @@ def _check_calls(cls: type[Any], kind: str, place: _Place) -> None:
     wanted = {"__call__": ("view", "streams"), "check": ("terms",)}
     if kind == "defense":
         wanted = {"__call__": ("recipe",), "check": ("recipe", "terms")}
+    if kind == "panel":
+        wanted = {"__call__": ("exhibits",)}
     for name, given in wanted.items():
         method = next((vars(base)[name] for base in cls.__mro__[:-1] if name in vars(base)), None)
         expected = f"def {name}(self, {', '.join(given)})"

@@ -1,4 +1,4 @@
-"""Names to plug-ins: `register.attack`, `register.defense`, and how they are found.
+"""Names to plug-ins: `register.attack`, `register.defense`, `register.panel`, and how they are found.
 
 Built-ins and installed packages are found as entry points of the group `robustsuite.plugins` (`discovery`), and single
 files through `load_file`.
@@ -26,7 +26,7 @@ from robustsuite.core.errors import RequestError, UnknownPluginError
 from robustsuite.core.renamed import ATTACKS
 from robustsuite.plugins.discovery import import_all
 from robustsuite.plugins.docstrings import parse_docstring
-from robustsuite.plugins.plugin_rules import check_class, check_game, no_function, raised, refusal
+from robustsuite.plugins.plugin_rules import check_class, check_game, check_panel, no_function, raised, refusal
 from robustsuite.storage.files import absent
 
 T = TypeVar("T")
@@ -42,9 +42,9 @@ class Entry:
 
     Args:
         name: Its name in suite files.
-        kind: `attack` or `defense`.
+        kind: `attack`, `defense` or `panel`.
         cls: The frozen dataclass.
-        scenario: The game that an attack plays; empty for a defence.
+        scenario: The game that an attack plays; empty for others.
         access: The knowledge that an attack asks for.
         resolves: Flags that this attack can resolve.
         taxonomy: Ids in NIST AI 100-2, MITRE ATLAS or OWASP ML Top 10.
@@ -212,10 +212,11 @@ class Registry:
 
 attacks = Registry("attack")
 defenses = Registry("defense")
+panels = Registry("panel")
 
 
 class _Register:
-    """The two decorators."""
+    """The decorators."""
 
     @staticmethod
     def attack(
@@ -252,6 +253,26 @@ class _Register:
 
         def add(cls: type[T]) -> type[T]:
             defenses.add(Entry(_claim(name, cls, "defense"), "defense", cls, taxonomy=taxonomy))
+            return cls
+
+        return add
+
+    @staticmethod
+    def panel(name: str) -> Callable[[type[T]], type[T]]:
+        """Register a frozen dataclass `exhibits -> sections` as a panel of the report.
+
+        Its class says by `asks` which kind of payload it is given, and by `order` (100 where it does not say) where it
+        stands. It is called with every `Exhibit` of that kind, where there are any, and returns a `Section`, several,
+        or None.
+
+        Raises:
+            PluginError: What is missing or wrong, with file and line.
+        """
+
+        def add(cls: type[T]) -> type[T]:
+            claimed = _claim(name, cls, "panel")
+            check_panel(cls)
+            panels.add(Entry(claimed, "panel", cls))
             return cls
 
         return add
@@ -301,12 +322,12 @@ def load_file(path: str | Path) -> None:
         raise RequestError(f"expected an importable file, got plugin={str(path)!r}; check its name")
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
     try:
-        with attacks.adding() as made, defenses.adding() as defended:
+        with attacks.adding() as made, defenses.adding() as defended, panels.adding() as drawn:
             sys.modules[name] = module
             spec.loader.exec_module(module)
-            if not made and not defended:
-                remedy = "decorate a frozen dataclass with @register.attack(...) or @register.defense(...)"
-                raise refusal(file, 1, "an attack or a defence", "a file that registers none", remedy)
+            if not (made or defended or drawn):
+                remedy = "decorate a frozen dataclass with @register.attack(...), .defense(...) or .panel(...)"
+                raise refusal(file, 1, "an attack, a defence or a panel", "a file that registers none", remedy)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a stranger's file may raise anything, and even ask to exit

@@ -1,5 +1,8 @@
 """One self-contained page for a run: tables, figures, galleries, details, provenance.
 
+The page draws what is known of every run: summary, gates, comparison, records, provenance. Between them stand the
+panels, whichever are registered.
+
 The page loads nothing. Everything from records is escaped by the template, and a content security policy by hash lets
 only the page's own style and script act, so that a name in a record could do nothing even if it were not escaped.
 """
@@ -15,11 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.evaluation.records import Record
-from robustsuite.report.panels import charts, cost_and_training, summary
-from robustsuite.report.panels.details import command, details, provenance
-from robustsuite.report.panels.galleries import galleries
-from robustsuite.report.panels.passes import against_passes
-from robustsuite.report.panels.radius import against_radius
+from robustsuite.report import details, drawing, summary, trade_off
+from robustsuite.report.exhibits import exhibits
+from robustsuite.report.panels import charts
 from robustsuite.results import followed_up, words
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def page(folder: Path, results: Results, judged: Iterable[Verdict] = ()) -> str:
         judged: Verdicts on the gates that the run was asked to pass.
     """
     ordered, joined, table = results.records, results.joined, results.comparison
-    under = cost_and_training.robust_column(table)
-    look = cost_and_training.looks([record.defense for record in ordered])
+    under = trade_off.robust_column(table)
+    look = trade_off.looks([record.defense for record in ordered])
+    environment = _environment()
     style, script = _asset("report.css"), _asset("report.js")
     known: dict[str, Any] = {
         "title": ordered[0].suite or "robustness report",
@@ -55,22 +57,19 @@ def page(folder: Path, results: Results, judged: Iterable[Verdict] = ()) -> str:
         "families": _families(table),
         "firsts": _firsts(table),
         "robust_under": under.title if under is not None else "",
-        "look": look,
-        "radius": against_radius(joined, folder, look),
-        "passes": against_passes(ordered, folder, look),
-        "galleries": galleries(ordered, folder),
-        "costs": cost_and_training.costs(table, ordered, look),
-        "histories": cost_and_training.histories(ordered, look),
-        "details": details(ordered),
-        "provenance": provenance(ordered),
-        "command": command(folder),
+        "look": tuple(look.items()),
+        "costs": trade_off.costs(table, ordered, look),
+        "panels": drawing.drawn(exhibits(ordered, joined, folder, look), environment),
+        "details": details.details(ordered),
+        "provenance": details.provenance(ordered),
+        "command": details.command(folder),
         "suite": _suite(folder),
         "style": style,
         "script": script,
         "style_hash": _hash(style),
         "script_hash": _hash(script),
     }
-    return _environment().get_template("report.html.j2").render(**known)
+    return environment.get_template("report.html.j2").render(**known)
 
 
 @cache
@@ -86,7 +85,6 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.globals.update(WIDTH=charts.WIDTH, HEIGHT=charts.HEIGHT, SHAPES=charts.SHAPES, LOOKS=charts.LOOKS)
-    environment.filters["family"] = words.family
     environment.filters["joints"] = _joints
     return environment
 

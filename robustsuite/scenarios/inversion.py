@@ -16,6 +16,7 @@ from robustsuite.core.deployed import ask
 from robustsuite.core.errors import BudgetError, RequestError
 from robustsuite.core.intervals import median, rate
 from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.payloads import Images
 from robustsuite.core.samples import Samples
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.models.build import ModelSpec
@@ -171,10 +172,12 @@ class Inversion(Scenario[Classes, Tensor]):
         }
         flags = (Suspicion.EVALUATOR_WEAK,) if competence.value < _WEAK_EVALUATOR else ()
         columns = {"id": view.ids, "predicted": top[:, 0], "recognised": top[:, 0] == labels, "counted": counted}
-        gallery = {"reconstruction": made[:_GALLERY], "class_mean": means[:_GALLERY], "labels": labels[:_GALLERY]}
+        rows = (("reconstruction", shown[:_GALLERY]), ("class mean", means[:_GALLERY]))
+        captions = tuple(str(label) for label in labels[:_GALLERY].tolist())
+        images = Images("reconstructions", rows, captions, bounds=train.bounds)
         meter = view.meter
         cost = {"forwards": meter.forwards, "backwards": meter.backwards, "queries": 0}
-        return Metrics(values, flags, per_sample=columns, artefacts=gallery, cost=cost)
+        return Metrics(values, flags, per_sample=columns, cost=cost, payloads=(images,))
 
     def jobs(self, case: Case) -> Iterator[Job]:
         """The evaluator: another architecture than the victim's, by plain training on the judge's data."""

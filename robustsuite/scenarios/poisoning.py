@@ -16,12 +16,14 @@ from robustsuite.core.errors import BudgetError
 from robustsuite.core.intervals import least_rate, rate
 from robustsuite.core.metric import Metric, Metrics
 from robustsuite.core.paired import paired_interval
+from robustsuite.core.payloads import Images, Scores
 from robustsuite.core.samples import Samples
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios.protocol import Case, Scenario, Terms
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
 from robustsuite.training.jobs import Job
+from robustsuite.training.trained import Trained
 
 Trigger = Callable[[Tensor], Tensor]
 """Raw inputs `(n, …)` to inputs that carry the trigger."""
@@ -179,12 +181,12 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         right, before = twin.correct, victim.correct
         values: dict[str, Metric] = {}
         columns = {"id": victim.test.ids, "label": victim.test.y, "clean_correct": before, "poisoned_correct": right}
-        artefacts: dict[str, Tensor] = {}
+        images: tuple[Images, ...] = ()
         if poison.trigger is not None and poison.target is not None:
             seen, figures = _backdoor(twin, victim, poison.trigger, poison.target)
             values.update(figures)
             columns["hit"], columns["counted"] = seen, victim.test.y != poison.target
-            artefacts = _gallery(victim.test, poison.trigger)
+            images = (_gallery(victim.test, poison.trigger),)
         values["accuracy_drop"] = _drop(before, right)
         values["clean_accuracy"] = rate(right, "higher")
         values["recall_worst_class"] = _worst_recall(victim.test.y, right)
@@ -192,9 +194,9 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         values["poisoned"] = Metric(float(count), len(train), unit="count")
         flags = tuple(f for f in trained.flags) + ((Suspicion.FEW_SAMPLES,) if len(victim.test) < 100 else ())
         message = self._shortfall(train, poison, count)
-        artefacts |= {f"poisoned {name}": column for name, column in trained.scores.items()}
         facts = {"poisoned": dict(trained.facts)}
-        return Metrics(values, flags, message=message, per_sample=columns, artefacts=artefacts, facts=facts)
+        payloads = (*images, *_suspects(trained, train.ids[poison.index]))
+        return Metrics(values, flags, message=message, per_sample=columns, payloads=payloads, facts=facts)
 
     def _apply(self, train: Samples, poison: Poison) -> Samples:
         """The poisoned set of a poison that was checked.
@@ -319,6 +321,18 @@ def _backdoor(twin: Victim, victim: Victim, trigger: Trigger, target: int) -> tu
     return seen, figures
 
 
+def _suspects(trained: Trained, poisoned: Tensor) -> tuple[Scores, ...]:
+    """What filters and other stages scored training samples by, with which of these were poisoned."""
+    found = []
+    for name, scores in trained.scores.items():
+        stage, _, column = name.rpartition(" ")
+        if column != "ids" and scores.is_floating_point():
+            positive = torch.isin(trained.scores[f"{stage} ids"], poisoned)
+            title = f"{column} of poisoned samples ({stage})"
+            found.append(Scores(title=title, scores=scores, positive=positive, positives="poisoned", negatives="clean"))
+    return tuple(found)
+
+
 def _drop(before: Tensor, after: Tensor) -> Metric:
     """Difference of two accuracies on the same samples, with the score interval of pairs."""
     lost, mended = int((before & ~after).sum()), int((after & ~before).sum())
@@ -331,7 +345,9 @@ def _worst_recall(y: Tensor, right: Tensor) -> Metric:
     return least_rate([right[y == label] for label in torch.unique(y)], "higher")
 
 
-def _gallery(test: Samples, trigger: Trigger) -> dict[str, Tensor]:
+def _gallery(test: Samples, trigger: Trigger) -> Images:
     batch = test.batch(slice(0, _GALLERY))
     moved = triggered(trigger, batch.x, test.bounds)
-    return {"clean": batch.x.float(), "triggered": moved.float(), "labels": batch.y}
+    rows = (("clean", batch.x.float()), ("triggered", moved.float()))
+    captions = tuple(str(label) for label in batch.y.tolist())
+    return Images("the trigger", rows, captions, bounds=test.bounds, shared=True)

@@ -74,7 +74,7 @@ WRONG = {
     "tabs": (STEPS, "\tsteps: int = 3\n", 11, "expected Python, got "),
     "twice": ("", GOOD, 18, "expected one attack called 'mine', got it twice"),
     "a built-in's name": ('"mine"', '"pgd"', 6, "expected one attack called 'pgd', got it from"),
-    "nothing": (GOOD, "steps = 3\n", 1, "expected an attack or a defence, got a file that registers none"),
+    "nothing": (GOOD, "steps = 3\n", 1, "expected an attack, a defence or a panel, got a file that registers none"),
     "no call": ("__call__", "call", 8, "expected def __call__(self, view, streams), got none in Mine"),
     "another call": ("(self, view, streams)", "(self, view)", 14, "got def __call__(self, view); take 2 beside self"),
     "asks to exit": (STEPS, STEPS + "    raise SystemExit(0)\n", 12, "got SystemExit: 0"),

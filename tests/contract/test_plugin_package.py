@@ -57,6 +57,20 @@ print(json.dumps([registry.attacks.get("constant-shift").cls.__module__, len(law
     assert laws >= 12
 
 
+def test_its_panel_is_in_the_report(installed, tmp_path):
+    code = f"""
+import robustsuite as rs
+import torch
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+report = rs.evaluate(model, (torch.rand(20, 1, 2, 2), torch.arange(20) % 2), ["constant-shift"], ("linf", 0.1))
+print(report.save({str(tmp_path / "run")!r}))
+"""
+    run(installed, code)
+    html = (tmp_path / "run" / "report.html").read_text()
+    drawn = html.split('<section id="panel-forward-passes">', 1)[1].split("</section>", 1)[0]
+    assert "<td>constant-shift</td><td>" in drawn
+
+
 def test_a_broken_attack_is_caught():
     """The kit itself: an attack that leaves the ball and one that writes to the model are both caught."""
     from dataclasses import dataclass

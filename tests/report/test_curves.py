@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from robustsuite.core.intervals import interval, rate
+from robustsuite.core.payloads import Cost
+from robustsuite.report.exhibits import exhibits
 from robustsuite.report.files import write
-from robustsuite.report.panels.passes import against_passes
-from robustsuite.report.panels.radius import against_radius
+from robustsuite.report.panels.passes import PassesToBreak
+from robustsuite.report.panels.sweeps import Sweeps
+from robustsuite.report.pieces import Exhibit
+from robustsuite.report.swept import swept
 from robustsuite.results.break_radius import BreakRadii
 from robustsuite.results.worst_case import with_worst_cases, worst_cases
 from robustsuite.runner.plan import plan
@@ -42,7 +46,14 @@ def played(maker, radius, standing, attack="pgd", **fields):
 
 def radii(maker):
     joined = with_worst_cases(maker.records, maker.folder)
-    return {chart.title: chart for chart in against_radius(joined, maker.folder, LOOK)}
+    shown = [Exhibit(record, sweep, LOOK[record.defense]) for record, sweep in swept(joined, maker.folder)]
+    return {chart.title: chart for section in Sweeps()(shown) for chart in section.parts[0].charts}
+
+
+def passes(maker):
+    found = exhibits(maker.records, maker.records, maker.folder, LOOK)
+    section = PassesToBreak()([exhibit for exhibit in found if isinstance(exhibit.payload, Cost)])
+    return section.parts[0].charts if section else ()
 
 
 def told(chart):
@@ -203,7 +214,7 @@ PASSES = torch.tensor([0, 1, 3, 3, 9, 20, 41, 81, 81, 81])
 def test_passes_by_hand(maker):
     stands = torch.tensor([i >= 7 for i in range(10)])
     nearest(maker, attack="pgd", minimum_norm=False, robust=stands, extra={"passes": PASSES})
-    (chart,) = against_passes(maker.records, maker.folder, LOOK)
+    (chart,) = passes(maker)
     assert chart.title == "pgd"
     assert {p: y for p, (y, *_) in told(chart).items()} == {
         1: 20, 2: 20, 5: 40, 10: 50, 20: 60, 50: 70, 81: 70,
@@ -224,7 +235,7 @@ def test_only_white_box_attacks_of_many_passes_at_the_suites_radius(maker):
     nearest(maker, attack="mi-fgsm", extra=extra, radius=0.1)
     lost = nearest(maker, attack="lost", extra=extra)
     (maker.folder / lost.samples).unlink()
-    charts = against_passes(maker.records, maker.folder, LOOK)
+    charts = passes(maker)
     assert [chart.title for chart in charts] == ["pgd"]
     write(maker.folder)
     assert (maker.folder / "report.html").read_text().count("Attack success against compute") == 1

@@ -7,6 +7,7 @@ import torch
 
 from robustsuite.core.ball import poison_budget
 from robustsuite.core.errors import BudgetError, NotApplicableError, RequestError, RobustsuiteError
+from robustsuite.core.payloads import pack
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
 from robustsuite.plugins.registry import attacks
@@ -57,7 +58,9 @@ def test_badnets_succeeds_on_others_and_not_on_the_twin():
     assert success.n == twin.n == others
     hits = result.per_sample["hit"][result.per_sample["counted"]]
     assert (len(hits), float(hits.float().mean())) == (success.n, pytest.approx(success.value))
-    assert not set(result.per_sample) & set(result.artefacts)  # they share a file
+    (images,) = result.payloads
+    assert ([name for name, _ in images.rows], images.shared) == (["clean", "triggered"], True)
+    assert not set(result.per_sample) & set(pack(result.payloads)[1])  # they share a file
 
 
 def test_badnets_pixels_and_labels_differ_exactly_where_claimed():

@@ -15,7 +15,7 @@ from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 from robustsuite.evaluation.records import Record
-from robustsuite.report.panels import details
+from robustsuite.report import details
 from robustsuite.results import words
 from robustsuite.results.deciding import Outcome, Verdict
 from robustsuite.results.frame import one_line

@@ -11,7 +11,7 @@ from robustsuite.core.canonical import digest
 from robustsuite.core.errors import RequestError
 from robustsuite.core.intervals import over_repeats
 from robustsuite.evaluation.records import Record
-from robustsuite.report.panels import details
+from robustsuite.report import details
 from robustsuite.suite import yaml_lines
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from robustsuite.core import flags as doubts
 from robustsuite.core.canonical import digest, plain
 from robustsuite.core.version import __version__
+from robustsuite.report import details
 from robustsuite.report.export.sarif_places import Places
 from robustsuite.report.export.sarif_rules import Rules, describe
-from robustsuite.report.panels import details
 from robustsuite.results import gates, words
 from robustsuite.results.cells import Column, TableCell
 from robustsuite.results.deciding import Outcome, Verdict

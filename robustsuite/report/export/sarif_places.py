@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import Gate
-from robustsuite.report.panels.details import shown_folder
+from robustsuite.report.details import shown_folder
 from robustsuite.suite import yaml_lines
 from robustsuite.suite.gates import read_gates
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from robustsuite.evaluation.records import Record
+from robustsuite.report import summary
+from robustsuite.report.details import shown_folder
 from robustsuite.report.export.markup import escape_markdown, markdown, pipes
-from robustsuite.report.panels import summary
-from robustsuite.report.panels.details import shown_folder
 from robustsuite.results import gates
 from robustsuite.results.deciding import Outcome, Verdict
 from robustsuite.results.frame import one_line

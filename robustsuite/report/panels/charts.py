@@ -108,6 +108,7 @@ class Chart:
     guide: float | None
     guide_label: str
     note: str = ""
+    diagonal: str = ""
     box: tuple[float, float, float, float] = (_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM)
 
 
@@ -120,6 +121,7 @@ def draw(
     joined: bool = True,
     guide: tuple[float, str] | None = None,
     note: str = "",
+    diagonal: bool = False,
 ) -> Chart:
     """Place everything.
 
@@ -131,6 +133,7 @@ def draw(
         joined: Whether points of a series are joined by a line.
         guide: A vertical line and its label.
         note: What else must be known to read it.
+        diagonal: Whether to draw where both axes have the same value.
     """
     lines = tuple(_line(s, x, y, joined) for s in series if s.points)
     told = "; ".join(f"{s.name}: {', '.join(p.label for p in s.points)}" for s in series if s.points)
@@ -145,6 +148,7 @@ def draw(
         guide=None if guide is None else _across(x, guide[0]),
         guide_label="" if guide is None else guide[1],
         note=note,
+        diagonal=_diagonal(x, y) if diagonal else "",
     )
 
 
@@ -175,6 +179,11 @@ def _line(series: Series, x: Axis, y: Axis, joined: bool) -> Line:
     way = [(_across(x, a), _down(y, b)) for a, b in series.through] or [(m.x, m.y) for m in marks]
     path = "M" + "L".join(f"{a:g} {b:g}" for a, b in way) if joined and len(way) > 1 else ""
     return Line(series.name, series.look % LOOKS, SHAPES[series.look % len(SHAPES)], path, marks)
+
+
+def _diagonal(x: Axis, y: Axis) -> str:
+    ends = max(x.low, y.low), min(x.high, y.high)
+    return "M" + "L".join(f"{_across(x, end):g} {_down(y, end):g}" for end in ends)
 
 
 def _across(x: Axis, value: float) -> float:

@@ -2,75 +2,89 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from robustsuite.core.errors import RequestError
-from robustsuite.evaluation.records import Record, load_samples
+from robustsuite.core.payloads import Cost
+from robustsuite.plugins import register
 from robustsuite.report.panels.charts import Axis, Chart, Point, Series, draw
+from robustsuite.report.pieces import Charts, Exhibit, Section, key
 from robustsuite.results import words
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FEW: Final = 10  # passes up to which an attack is no search, and its curve no curve
 _FINE: Final = 80  # steps of a line
 _MARKS: Final = (1.0, 2.0, 5.0)  # of each power of ten, where an interval is drawn
+_LEAD: Final = (
+    "Share of samples that were broken after a number of forward and backward passes per sample, within the suite's "
+    "radius. Where a line still rises at its end, a longer attack would break more; bars are 95 % confidence intervals."
+)
 
-PassesToBreak = list[float]
-"""Passes after which each judged sample was broken: 0 where it was wrong at once, infinite where it is robust."""
 
+@register.panel("passes")
+@dataclass(frozen=True, kw_only=True)
+class PassesToBreak:
+    """One chart per white-box attack of many passes, at the suite's own rules.
 
-def against_passes(records: Sequence[Record], folder: Path, look: Mapping[str, int]) -> list[Chart]:
-    """One chart per white-box evasion attack of many passes, at the suite's radius.
-
-    Records without a sound per-sample file, or whose attack's passes cannot be told apart by sample, are left out.
-
-    Args:
-        records: Records of the run, in plan order.
-        folder: The run's folder.
-        look: Number of each defence's colour and shape.
+    An attack whose passes cannot be told apart by sample is left out.
     """
-    runs: dict[str, dict[str, dict[int, Record]]] = {}
-    for record in records:
-        if record.scenario == "evasion" and record.knowledge == "white-box" and not record.sweep:
-            runs.setdefault(record.attack, {}).setdefault(record.defense, {}).setdefault(record.repeat, record)
-    charts = []
-    for attack, defended in runs.items():
-        read = {d: [broken for r in same.values() if (broken := _read(r, folder))] for d, same in defended.items()}
-        last = max((most for some in read.values() for most, _ in some), default=0)
-        if last > _FEW:
-            series = [_series(d, [broken for _, broken in some], last, look[d]) for d, some in read.items() if some]
-            x = Axis("passes a sample (log scale)", 1.0, last * 1.1, log=True)
-            y = Axis("broken, %", 0.0, 1.0, percent=True)
-            charts.append(draw(attack, x, y, series))
-    return charts
+
+    asks = Cost
+    order = 20
+
+    def __call__(self, exhibits: Sequence[Exhibit[Cost]]) -> Section | None:
+        """One section with a chart for each attack."""
+        attacks: dict[str, dict[str, dict[int, Exhibit[Cost]]]] = {}
+        for exhibit in exhibits:
+            record = exhibit.record
+            if exhibit.payload.until_broken is not None and record.knowledge == "white-box" and not record.sweep:
+                attacks.setdefault(record.attack, {}).setdefault(record.defense, {}).setdefault(record.repeat, exhibit)
+        charts = [(_chart(attack, defended), defended) for attack, defended in attacks.items()]
+        drawn = tuple(chart for chart, _ in charts if chart is not None)
+        shown = [one for chart, of in charts if chart is not None for same in of.values() for one in same.values()]
+        return (
+            Section("Attack success against compute", _LEAD, (Charts(drawn, key(shown)),), "Passes") if drawn else None
+        )
 
 
-def _read(record: Record, folder: Path) -> tuple[int, PassesToBreak] | None:
-    """Most passes of a sample, and after how many each was broken."""
-    try:
-        columns = load_samples(folder, record) if record.status in ("ok", "inconclusive") else {}
-    except RequestError:
+def _chart(attack: str, defended: dict[str, dict[int, Exhibit[Cost]]]) -> Chart | None:
+    last = max(exhibit.payload.spent for same in defended.values() for exhibit in same.values())
+    if last <= _FEW:
         return None
-    if any(name not in columns for name in ("clean_correct", "robust", "passes")) or len(columns["passes"]) == 0:
-        return None
-    passes = columns["passes"].double().masked_fill(columns["robust"].bool(), math.inf)
-    return int(columns["passes"].max()), passes.masked_fill(~columns["clean_correct"].bool(), 0).tolist()
+    series = [
+        Series(
+            defense,
+            tuple(_point(passes, _runs(same)) for passes in _places(last)),
+            next(iter(same.values())).look,
+            through=_line(_runs(same), last),
+        )
+        for defense, same in defended.items()
+    ]
+    x = Axis("passes a sample (log scale)", 1.0, last * 1.1, log=True)
+    return draw(attack, x, Axis("broken, %", 0.0, 1.0, percent=True), series)
 
 
-def _series(defense: str, runs: Sequence[PassesToBreak], last: int, look: int) -> Series:
+def _runs(same: dict[int, Exhibit[Cost]]) -> list[Tensor]:
+    return [e.payload.until_broken for e in same.values() if e.payload.until_broken is not None]
+
+
+def _places(last: int) -> list[float]:
+    """Where an interval is drawn."""
     marks = [m * 10.0**power for power in range(len(str(last))) for m in _MARKS if m * 10**power < last]
-    points = tuple(_point(passes, runs) for passes in (*marks, float(last)))
-    grid = sorted({*marks, *(float(last) ** (step / _FINE) for step in range(_FINE + 1)), float(last)})
-    line = tuple((x, sum(sum(broken <= x for broken in run) / len(run) for run in runs) / len(runs)) for x in grid)
-    return Series(defense, points, look, through=line)
+    return [*marks, float(last)]
 
 
-def _point(passes: float, runs: Sequence[PassesToBreak]) -> Point:
-    import torch
+def _line(runs: Sequence[Tensor], last: int) -> tuple[tuple[float, float], ...]:
+    grid = sorted({*_places(last), *(float(last) ** (step / _FINE) for step in range(_FINE + 1))})
+    return tuple((x, sum(float((run <= x).double().mean()) for run in runs) / len(runs)) for x in grid)
 
+
+def _point(passes: float, runs: Sequence[Tensor]) -> Point:
     from robustsuite.core.intervals import over_repeats, rate
 
-    share = over_repeats([rate(torch.tensor([broken <= passes for broken in run]), "lower") for run in runs])
+    share = over_repeats([rate(run <= passes, "lower") for run in runs])
     told = f"{words.figure(share.value, 'rate')} % {words.interval(share.low, share.high, 'rate')}"
     return Point(passes, share.value, share.low, share.high, f"{told} after {passes:,.0f} passes, n = {share.n}")

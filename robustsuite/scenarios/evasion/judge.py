@@ -14,6 +14,7 @@ from robustsuite.core.deployed import ask
 from robustsuite.core.errors import BudgetError, RequestError
 from robustsuite.core.intervals import median, rate
 from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.payloads import Images, outcomes
 from robustsuite.core.radii import below_a_grey_level
 from robustsuite.core.robust import rates
 from robustsuite.core.suspicions import Suspicion
@@ -127,17 +128,24 @@ class Judge:
         passes = self._passes()
         if passes is not None:
             columns["passes"] = passes
-        artefacts: dict[str, Tensor] = {}
-        if self._gallery:
-            names = ("clean", "adversarial", "labels", "predicted")
-            artefacts = {n: torch.cat([part[i] for part in self._gallery]) for i, n in enumerate(names)}
         cost = {
             "forwards": self._meter.forwards,
             "backwards": self._meter.backwards,
             "queries": self._meter.total_queries,
         }
         values = self._values(broken, queries)
-        return Metrics(values, tuple(self._flags), status, message, columns, artefacts, cost)
+        return Metrics(values, tuple(self._flags), status, message, columns, cost, self._images())
+
+    def _images(self) -> tuple[Images, ...]:
+        """The first samples of the game, before and after."""
+        if not self._gallery:
+            return ()
+        clean, moved, labels, predicted = (torch.cat([part[i] for part in self._gallery]) for i in range(4))
+        rows = (("clean", clean), ("adversarial", moved))
+        captions, marked = outcomes(labels.tolist(), predicted.tolist())
+        return (
+            Images("adversarial inputs", rows, captions, marked, self._victim.test.bounds, ("clean", "adversarial")),
+        )
 
     def _passes(self) -> Tensor | None:
         """Passes by sample; None where some that were attacked cannot be told, as where ART calls the network."""

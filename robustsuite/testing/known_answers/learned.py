@@ -43,7 +43,7 @@ def invertible() -> Iterator[Finding]:
     public = joined(digits("adversary"), digits("judge"))
     report = evaluate(NearestMean(means), test, attacks, train=train, public=public, rules={"evaluator": "cnn"})
     inversion, ceiling, floor = report.records[1:]
-    made = column(report, inversion, "reconstruction").flatten(1)
+    made = column(report, inversion, "payload.0.reconstruction").flatten(1)
     hidden = (means - means.mean(0)).flatten(1)  # what of a class mean no softmax forgets
     alike = cosine_similarity((made - made.mean(0))[:, None], hidden[None], dim=2)
     own = alike.argmax(1) == torch.arange(len(means))

@@ -1,15 +1,17 @@
-"""An attack and a defence from elsewhere."""
+"""An attack, a defence and a panel from elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from robustsuite.access import Inputs
-from robustsuite.core import Streams
+from robustsuite.core import Cost, Streams
 from robustsuite.plugins import register
+from robustsuite.report import Exhibit, Grid, Section
 from robustsuite.training import Recipe
 
 
@@ -43,3 +45,15 @@ class LongerTraining:
     def __call__(self, recipe: Recipe) -> Recipe:
         more = recipe.training.epochs + self.epochs
         return replace(recipe, training=recipe.training.override({"epochs": more}))
+
+
+@register.panel("forward-passes")
+@dataclass(frozen=True, kw_only=True)
+class ForwardPasses:
+    """How many forward passes each cell took."""
+
+    asks = Cost
+
+    def __call__(self, exhibits: Sequence[Exhibit[Cost]]) -> Section:
+        rows = ((e.record.defense, e.record.attack, str(e.payload.counts.get("forwards", 0))) for e in exhibits)
+        return Section("Forward passes", "", (Grid(("defence", "attack", "passes"), tuple(rows)),))

@@ -1,17 +1,14 @@
-"""Charts of what robustness costs and of the histories of trainings; the look of a defence in every chart."""
+"""What robustness costs, drawn of the comparison table; the look of a defence in every chart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from robustsuite.evaluation.records import Record
 from robustsuite.report.panels.charts import Axis, Chart, Point, Series, axis, draw
 from robustsuite.results import words
 from robustsuite.results.cells import Column, ComparisonTable, TableCell
 from robustsuite.results.worst_case import WORST
-
-_PANELS: Final = 6  # charts of training histories that are shown
 
 
 def looks(defenses: Sequence[str]) -> dict[str, int]:
@@ -66,37 +63,3 @@ def _values(table: ComparisonTable, title: str) -> dict[str, float]:
         return {}
     cells: dict[str, TableCell] = {row: table.cell(row, title) for row in table.rows}
     return {row: cell.value for row, cell in cells.items() if cell.value is not None}
-
-
-def histories(records: Sequence[Record], look: Mapping[str, int]) -> list[Chart]:
-    """One chart per figure of the trainings' first repeat, a line a defence."""
-    first: dict[str, Record] = {}
-    for record in records:
-        if len(record.history) > 1 and record.repeat == 0:
-            first.setdefault(record.defense, record)
-    names = list(dict.fromkeys(name for r in first.values() for row in r.history for name in sorted(row)))
-    charts = []
-    for name in [n for n in names if n != "epoch"][:_PANELS]:
-        lines = [_history(record, name, look) for record in first.values()]
-        lines = [line for line in lines if line.points]
-        if any(point.y for line in lines for point in line.points):
-            percent = "accuracy" in name
-            y = axis(
-                "%" if percent else "loss" if "loss" in name else "",
-                [p.y for s in lines for p in s.points],
-                percent=percent,
-                from_zero=True,
-            )
-            x = axis("epoch", [p.x for s in lines for p in s.points], from_zero=True)
-            charts.append(draw(words.title(name), x, y, lines))
-    return charts
-
-
-def _history(record: Record, name: str, look: Mapping[str, int]) -> Series:
-    points = []
-    for number, row in enumerate(record.history):
-        value = float(row.get(name, "nan"))
-        if value == value and abs(value) != float("inf"):
-            epoch = float(row.get("epoch", number)) + 1
-            points.append(Point(epoch, value, label=f"{value:.4g} after epoch {epoch:g}"))
-    return Series(record.defense, tuple(points), look.get(record.defense, 0))
