@@ -244,4 +244,10 @@ def _rebuild(name: str, options: dict[str, Any]) -> ArtAttack:
     return made
 
 
-attacks.add_prefix("art", resolve, art_catalogue.offers)
+attacks.add_prefix(
+    "art",
+    resolve,
+    art_catalogue.offers,
+    scenario="evasion",
+    summary="An evasion attack of the Adversarial Robustness Toolbox; --json lists them all.",
+)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robustsuite.core.errors import BudgetError, ModelError, NotApplicableError, RequestError, RobustsuiteError
     from robustsuite.core.gate import Gate
     from robustsuite.core.metric import Metric, Metrics
+    from robustsuite.core.metrics import MetricSpec
     from robustsuite.core.samples import Batch, Samples
     from robustsuite.core.streams import Streams
     from robustsuite.core.suspicions import Suspicion
@@ -25,6 +26,7 @@ else:
             "Deployed": ".deployed",
             "Gate": ".gate",
             "Metric": ".metric",
+            "MetricSpec": ".metrics",
             "Metrics": ".metric",
             "ModelError": ".errors",
             "NotApplicableError": ".errors",
@@ -46,6 +48,7 @@ __all__ = [
     "Deployed",
     "Gate",
     "Metric",
+    "MetricSpec",
     "Metrics",
     "ModelError",
     "NotApplicableError",

@@ -8,7 +8,7 @@ from robustsuite.core.lazy import lazily
 
 if TYPE_CHECKING:
     from robustsuite.plugins.by_name import attack, defense
-    from robustsuite.plugins.registry import Entry, attacks, defenses, register
+    from robustsuite.plugins.registry import Entry, attacks, defenses, register, scenarios
 else:
     __getattr__ = lazily(
         __name__,
@@ -19,6 +19,7 @@ else:
             "defense": ".by_name",
             "defenses": ".registry",
             "register": ".registry",
+            "scenarios": ".registry",
         },
     )
 
@@ -29,6 +30,7 @@ __all__ = [
     "defense",
     "defenses",
     "register",
+    "scenarios",
 ]
 
 

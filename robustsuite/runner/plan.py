@@ -18,7 +18,6 @@ from robustsuite.plugins import provenance
 from robustsuite.runner.feasible import infeasible
 from robustsuite.runner.precision import settled_suite
 from robustsuite.runner.resolver import Cell, Resolver
-from robustsuite.scenarios import SCENARIOS
 from robustsuite.suite.plugin_options import PluginUse
 from robustsuite.suite.problems import Problem, locate
 from robustsuite.suite.recipes import is_trained, make_threat
@@ -174,7 +173,7 @@ def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
     for radius in suite.threat.curve or tuple(share * ball.radius for share in _CURVE):
         for attack in suite.attacks:
             entry = attack.entry
-            if SCENARIOS[entry.scenario].has_curve(entry.access, minimum_norm=entry.minimum_norm):
+            if entry.game.has_curve(entry.access, minimum_norm=entry.minimum_norm):
                 yield attack, make_threat(suite, radius), True
 
 
@@ -242,7 +241,9 @@ class _Layout:
         """Key of what the attack makes of the training data alone."""
         parts = [plain(game.attack), game.scenario.name, plain(game.scenario)]
         place = [self._suite.threads, self._device.partition(":")[0]]
-        return digest(["artefact", self._train.digest(), parts, self._seed(cell), place, self._code(game.attack)])
+        return digest(
+            ["artefact", self._train.digest(), parts, self._seed(cell), place, self._code(game.attack, game.scenario)]
+        )
 
     def _retraining(self, cell: Cell, recipe: Recipe) -> tuple[str, str]:
         """The artefact that all defences share, and the judge's training on it."""
@@ -264,7 +265,7 @@ class _Layout:
             "threads": self._suite.threads,
             "device": self._device.partition(":")[0],
             "samples": self._suite.threat.curve_samples if cell.curve else 0,
-            "code": self._code(game.attack, recipe),
+            "code": self._code(game.attack, game.scenario, recipe),
         }
 
     def _seed(self, cell: Cell) -> int:

@@ -8,12 +8,10 @@ from typing import Any, Final
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import SIDES, WORST, Gate
-from robustsuite.core.metrics import FOLLOWED_UP, GIVEN
+from robustsuite.core.metrics import FOLLOWED_UP, Declared
 from robustsuite.core.renamed import label_of
 from robustsuite.suite.problems import Problem, Problems, nearest, quotients, read_dataclass, shown
 
-_CLEAN: Final = ("none", "utility")
-_ROBUST: Final = "robust_accuracy"  # the metric that attacks are joined by
 _SPANS: Final = {"rate": (0.0, 1.0), "rate difference": (-1.0, 1.0)}
 
 
@@ -47,14 +45,15 @@ def places(attacks: Sequence[tuple[str, str]]) -> dict[str, str]:
     Args:
         attacks: Label and game of every attack that is played.
     """
-    joined = [(WORST, game) for _, game in attacks if _ROBUST in GIVEN.get(game, ())][:1]
-    return dict([_CLEAN, *attacks, *joined])
+    from robustsuite.scenarios import CLEAN, declared_by  # imports torch
+
+    joined = [(WORST, game) for _, game in attacks if declared_by(game).joined][:1]
+    return dict([("none", CLEAN.name), *attacks, *joined])
 
 
-def gives(game: str, label: str) -> Mapping[str, str]:
+def gives(declared: Declared, label: str) -> Mapping[str, str]:
     """The metrics of an attack -> their units; the worst case over attacks has one."""
-    known = GIVEN.get(game, {})
-    return {name: unit for name, unit in known.items() if label != WORST or name == _ROBUST}
+    return {name: s.unit for name, s in declared.metrics.items() if label != WORST or name == declared.joined}
 
 
 def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) -> Iterator[Problem]:
@@ -65,6 +64,8 @@ def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) ->
         defenses: Labels of the defences.
         attacks: As `places` makes it.
     """
+    from robustsuite.scenarios import declared_by  # imports torch
+
     gate = replace(gate, attack=label_of(gate.attack, attacks))
     for key, label, known in (("defense", gate.defense, defenses), ("attack", gate.attack, attacks)):
         if label and label not in known:
@@ -73,7 +74,7 @@ def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) ->
     if gate.attack and gate.attack not in attacks:
         return
     asked = {gate.attack: attacks[gate.attack]} if gate.attack else attacks
-    units = {name: unit for label, game in asked.items() for name, unit in gives(game, label).items()}
+    units = {name: unit for label, game in asked.items() for name, unit in gives(declared_by(game), label).items()}
     if gate.metric not in units:
         told = f"a metric of {gate.attack!r}, which plays {attacks[gate.attack]}" if gate.attack else ""
         of = told or "a metric that is measured"

@@ -29,6 +29,7 @@ class Strip:
         captions: A few words under each sample.
         broken: Which captions tell of a success of the attack.
         note: One sentence about the strip.
+        once: Whether it is the same for every defence.
     """
 
     defense: str
@@ -36,6 +37,7 @@ class Strip:
     captions: tuple[str, ...]
     broken: tuple[bool, ...]
     note: str = ""
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def galleries(records: Iterable[Record], folder: Path) -> list[Gallery]:
         if record.repeat > 0 or not record.samples or record.sweep:
             continue
         known = found.get(place, [])
-        if known and (record.scenario == "poisoning" or any(s.defense == record.defense for s in known)):
+        if any(s.once or s.defense == record.defense for s in known):
             continue
         strip = _strip(record, folder)
         if strip is not None:
@@ -99,7 +101,7 @@ def _triggered(record: Record, columns: dict[str, Tensor]) -> Strip:
     bounds = images.span(clean, shown)
     captions = tuple(str(label) for label in _integers(columns, "labels", len(clean)))
     rows = (("clean", _row(clean, bounds)), ("triggered", _row(shown, bounds)))
-    return Strip(record.defense, rows, captions, (False,) * len(captions))
+    return Strip(record.defense, rows, captions, (False,) * len(captions), once=True)
 
 
 def _reconstructed(record: Record, columns: dict[str, Tensor]) -> Strip:

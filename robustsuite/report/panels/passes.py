@@ -32,7 +32,7 @@ def against_passes(records: Sequence[Record], folder: Path, look: Mapping[str, i
     """
     runs: dict[str, dict[str, dict[int, Record]]] = {}
     for record in records:
-        if record.scenario == "evasion" and record.knowledge == "white-box" and not record.sweep:
+        if record.meaning.joined and record.knowledge == "white-box" and not record.sweep:
             runs.setdefault(record.attack, {}).setdefault(record.defense, {}).setdefault(record.repeat, record)
     charts = []
     for attack, defended in runs.items():

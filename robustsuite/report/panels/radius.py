@@ -6,20 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from robustsuite.core import metrics
 from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.robust import accuracy, at_radius, is_broken, worst
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import CLEAN, Record
 from robustsuite.report.panels.charts import Axis, Chart, Point, Series, axis, draw
 from robustsuite.results import words
 from robustsuite.results.break_radius import BreakRadii
 from robustsuite.results.frame import listed
-from robustsuite.results.worst_case import OWN, WORST
+from robustsuite.results.worst_case import WORST
 
 if TYPE_CHECKING:
     from robustsuite.core.metric import Metric
 
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the suite's radius, where no attack was played at others
 _ROBUST: Final = "robust_accuracy"
+OWN: Final = _ROBUST + metrics.OWN
 _FINE: Final = 80  # steps of a line that is known at every radius
 _APART: Final = "with follow-ups"
 _VERDICT: Final = f"Lines show the attacks alone. The verdict at the suite's radius stands apart, as “{_APART}”."
@@ -115,7 +117,7 @@ def _carried(records: Sequence[Record], broken_at: BreakRadii) -> dict[str, Metr
     """By key: robust accuracy of points of curves, once samples are out that were broken at a smaller radius."""
     curves: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
-        if record.scenario == "evasion" and record.radius is not None and not record.minimum_norm:
+        if record.meaning.joined and record.radius is not None and not record.minimum_norm:
             place = (record.suite, record.dataset, record.attack, record.defense, record.repeat, record.norm)
             curves.setdefault(place, []).append(record)
     found = {}
@@ -152,7 +154,7 @@ def _broken(radii: Mapping[int, float], radius: float) -> float:
 
 
 def _origin(joined: Sequence[Record], defense: str) -> Iterator[Point]:
-    judged = (r.figures for r in joined if r.defense == defense and r.scenario == "utility")
+    judged = (r.figures for r in joined if r.defense == defense and r.attack == CLEAN)
     clean = [figures["clean_accuracy"] for figures in judged if "clean_accuracy" in figures]
     if clean:
         yield _success(0.0, clean)
