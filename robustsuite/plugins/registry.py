@@ -146,14 +146,14 @@ class Prefix(NamedTuple):
     Attributes:
         resolve: The entry of what stands behind the prefix.
         offers: Lists what may; may import it.
-        scenario: The game that they play, where that is known beforehand.
+        scenario: The game that they play, where it is one.
         summary: One line for lists.
     """
 
     resolve: Callable[[str], Entry]
-    offers: Callable[[], Iterable[Offer]]
-    scenario: str
-    summary: str
+    offers: Callable[[], Iterable[Offer]] = tuple
+    scenario: str = ""
+    summary: str = ""
 
 
 class Registry:
@@ -199,25 +199,9 @@ class Registry:
         finally:
             self._added = before
 
-    def add_prefix(
-        self,
-        prefix: str,
-        resolve: Callable[[str], Entry],
-        offers: Callable[[], Iterable[Offer]] = tuple,
-        *,
-        scenario: str = "",
-        summary: str = "",
-    ) -> None:
-        """Resolve every name `prefix:REST` by a function of REST.
-
-        Args:
-            prefix: What stands before the colon.
-            resolve: The entry of REST.
-            offers: Lists what REST may be.
-            scenario: The game that all of them play.
-            summary: One line for lists.
-        """
-        self._prefixes[prefix] = Prefix(resolve, offers, scenario, summary)
+    def add_prefix(self, prefix: str, stands_for: Prefix) -> None:
+        """Resolve every name `prefix:REST` so."""
+        self._prefixes[prefix] = stands_for
 
     @property
     def prefixes(self) -> Mapping[str, Prefix]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from robustsuite.core.flags import believable, concerning
 from robustsuite.core.intervals import over_repeats
 from robustsuite.core.paired import crossed, mcnemar, paired_interval
+from robustsuite.evaluation.rules import other_rules
 from robustsuite.results.changes import Change, Gap, Row
 from robustsuite.results.frame import one_line
 from robustsuite.results.pairing import RATES, Outcomes, Place, Run, Unpaired, gap, measured, pair
@@ -290,18 +291,7 @@ def incomparable(old: Record, new: Record) -> str:
         return "other samples: as many as before, with other inputs or labels"
     if old.knowledge != new.knowledge:
         return f"other threat: {old.knowledge or 'no knowledge'}, now {new.knowledge or 'no knowledge'}"
-    rules = _changed(old.rules, new.rules) if old.rules and new.rules else ""  # records of 0.1.0 do not tell them
-    attack = _changed(old.attack_parameters, new.attack_parameters)
-    return sentence(f"other rules ({rules})" if rules else "", f"the attack differs ({attack})" if attack else "")
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What was set to something else."""
-    return "; ".join(
-        f"{name} {old.get(name, 'unset')}, now {new.get(name, 'unset')}"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
-    )
+    return other_rules(old, new)
 
 
 def _ball(place: Place) -> str:

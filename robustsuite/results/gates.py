@@ -18,6 +18,7 @@ from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.renamed import label_of
 from robustsuite.core.suspicions import RESOLVED, Suspicion
 from robustsuite.evaluation.records import CLEAN
+from robustsuite.evaluation.rules import mixed_rules
 from robustsuite.results.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import main_records
@@ -182,6 +183,8 @@ def _verdict(gate: Gate, where: str, records: Sequence[Record], repeats: int) ->
     if not gate.own and _lost(gate, measured, followed_up):
         lost = f"{gate.attack} was followed up, and what is left then is not told of every repeat"
         lacking = "; ".join(part for part in (lacking, lost) if part)
+    if others := mixed_rules(measured):
+        lacking = "; ".join(part for part in (lacking, f"repeats were played by different rules: {others}") if part)
     merged = over_repeats(metrics)
     codes = [code for record in measured for code in record.flags]
     flags = concerning(codes, gate.metric, {name for record in records for name in listed(record)})
