@@ -62,7 +62,7 @@ class Column:
     @property
     def heading(self) -> str:
         """Title and subtitle on one line."""
-        joint = ": " if self.attack and self.subtitle else " "
+        joint = ": " if self.attack and self.subtitle and not self.further else " "
         return f"{self.title}{joint}{self.subtitle}".strip()
 
 

@@ -164,7 +164,7 @@ def _attacks(gate: Gate, beside: Mapping[str, Sequence[Record]]) -> tuple[str, .
 
 
 def _gives(records: Sequence[Record], metric: str, attack: str) -> bool:
-    return metric in gives(records[0].meaning, attack) or any(metric in listed(record) for record in records)
+    return any(metric in gives(record.meaning, attack) or metric in listed(record) for record in records)
 
 
 def _unknown(gate: Gate, why: str) -> Verdict:

@@ -136,10 +136,10 @@ def test_the_worst_case_needs_an_evasion_attack():
     with pytest.raises(RequestError, match="attack='worst-case'; allowed: none, badnets"):
         load(HEAD.replace("fgsm, pgd, badnets", "badnets") + "  - worst-case:robust_accuracy>=0.2\n")
     assert places([("a", "evasion"), ("b", "evasion")]) == {
-        "none": "utility",
-        "a": "evasion",
-        "b": "evasion",
-        "worst-case": "evasion",
+        "none": ("utility",),
+        "a": ("evasion",),
+        "b": ("evasion",),
+        "worst-case": ("evasion",),
     }
 
 

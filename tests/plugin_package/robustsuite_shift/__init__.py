@@ -1,4 +1,4 @@
-"""An attack and a defence from elsewhere."""
+"""An attack, a defence and a scenario from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from robustsuite.access import Inputs
 from robustsuite.core import Streams
 from robustsuite.plugins import register
 from robustsuite.training import Recipe
+from robustsuite_shift import guessing as guessing
 
 
 @register.attack("constant-shift", scenario="evasion", access="blind")
