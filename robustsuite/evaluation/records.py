@@ -65,7 +65,7 @@ class Record:
         message: Why, where the status is not ok; a traceback for an error.
         flags: Short codes of doubts.
         metrics: Metric name -> figure.
-        headline: Name of the metric that stands in the comparison table.
+        headline: Name of the metric that stands in the comparison table; `headlines` are all that do.
         cost: Counted passes: forwards, backwards, queries.
         seconds: Wall time of the cell; trainings that it shares with others stand apart.
         attack_parameters: The attack, resolved.
