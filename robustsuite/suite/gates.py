@@ -47,7 +47,7 @@ def places(attacks: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
     """
     from robustsuite.scenarios import CLEAN, declared_by  # imports torch
 
-    found = {"none": (CLEAN.name,), **{label: (game,) for label, game in attacks}}
+    found: dict[str, tuple[str, ...]] = {"none": (CLEAN.name,), **{label: (game,) for label, game in attacks}}
     joined = tuple(dict.fromkeys(game for _, game in attacks if declared_by(game).joined))
     return {**found, WORST: joined} if joined else found
 
