@@ -24,6 +24,7 @@ from robustsuite.core import BudgetError, RequestError, Streams, checks
 from robustsuite.core.ball import NORMS
 from robustsuite.core.isolation import differentiable, untouched
 from robustsuite.plugins import Entry, attacks
+from robustsuite.plugins.registry import Prefix
 from robustsuite.scenarios.protocol import Terms
 
 _SET_HERE: Final = frozenset(
@@ -244,4 +245,5 @@ def _rebuild(name: str, options: dict[str, Any]) -> ArtAttack:
     return made
 
 
-attacks.add_prefix("art", resolve, art_catalogue.offers)
+_SUMMARY: Final = "An evasion attack of the Adversarial Robustness Toolbox; --json lists them all."
+attacks.add_prefix("art", Prefix(resolve, art_catalogue.offers, "evasion", _SUMMARY))

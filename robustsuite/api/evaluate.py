@@ -21,7 +21,6 @@ from robustsuite.evaluation.judge import judge
 from robustsuite.evaluation.records import Record
 from robustsuite.evaluation.resolve import CLEAN, AttackLike, Game, arrange_all, ask_for_what_is_missing
 from robustsuite.evaluation.user_model import existing
-from robustsuite.plugins.registry import DEFAULT_ATTACKS
 from robustsuite.report.report import Report
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.precision import settled
@@ -31,7 +30,7 @@ from robustsuite.training.recipe import Recipe
 def evaluate(
     model: nn.Module | Deployed,
     data: Any,
-    attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
+    attacks: AttackLike | Sequence[AttackLike] | None = None,
     threat: BallLike | Threat | None = None,
     *,
     seed: int = 0,

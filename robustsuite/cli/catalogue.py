@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robustsuite.plugins.registry import Entry
 
 Row = dict[str, Any]
+_CALLED: Final = {"rules": "rules of its game that a suite may set", "default": "attack where none is named"}
 
 
 def _plugins(entries: tuple[Entry, ...]) -> list[Row]:
@@ -36,32 +37,36 @@ def _plugins(entries: tuple[Entry, ...]) -> list[Row]:
 def _attacks() -> list[Row]:
     from robustsuite.plugins import registry
 
-    row = {
-        "name": "art:NAME",
-        "scenario": "evasion",
-        "access": "by attack",
-        "summary": "An evasion attack of the Adversarial Robustness Toolbox; --json lists them all.",
-        "taxonomy": [],
-    }
-    return [*_plugins(registry.attacks.all()), row]
+    further = [
+        {
+            "name": f"{prefix}:NAME",
+            "scenario": of.scenario,
+            "access": "by attack",
+            "summary": of.summary,
+            "taxonomy": [],
+        }
+        for prefix, of in registry.attacks.prefixes.items()
+    ]
+    return [*_plugins(registry.attacks.all()), *further]
 
 
 def _attacks_in_full() -> list[Row]:
     """Every attack with the norms that it plays in and what it needs, ART's by name; imports ART."""
     from robustsuite.plugins import registry
-    from robustsuite.scenarios import SCENARIOS
 
     offers = registry.attacks.offers()
-    found = [(entry, SCENARIOS[entry.scenario].needs) for entry in registry.attacks.all()]
+    found = [(entry, entry.game.needs) for entry in registry.attacks.all()]
     found += [(registry.attacks.get(offer.name), offer.needs) for offer in offers if not offer.refused]
     rows = []
     for entry, needs in found:
-        norms = list(entry.norms) if SCENARIOS[entry.scenario].needs_threat else []
+        norms = list(entry.norms) if entry.game.needs_threat else []
         rows += [{**row, "norms": norms, "needs": list(needs), "refused": ""} for row in _plugins((entry,))]
-    blank: Row = {"scenario": "evasion", "access": "", "taxonomy": [], "norms": [], "needs": []}
+    blank: Row = {"access": "", "taxonomy": [], "norms": [], "needs": []}
     for name, _, why in offers:
         if why:
-            rows.append({"name": name, **blank, "summary": f"Cannot be played: {why}.", "refused": why})
+            scenario = registry.attacks.prefixes[name.partition(":")[0]].scenario
+            told = f"Cannot be played: {why}."
+            rows.append({"name": name, "scenario": scenario, **blank, "summary": told, "refused": why})
     return rows
 
 
@@ -180,10 +185,9 @@ def _print_item(item: Row) -> None:
 
     console = results()
     console.print(f"[bold]{escape(item['name'])}[/bold] ({item['kind']})")
-    for key in ("scenario", "access", "needs", "taxonomy", "rules"):
+    for key in ("scenario", "access", "needs", "taxonomy", "rules", "metrics", "default"):
         if item.get(key):
-            words = "rules of its game that a suite may set" if key == "rules" else key
-            console.print(f"{words}: {escape(item[key])}", highlight=False)
+            console.print(f"{_CALLED.get(key, key)}: {escape(item[key])}", highlight=False)
     console.print(f"\n{escape(item['description'])}\n", highlight=False)
     if item["parameters"]:
         table = Table(box=None, pad_edge=False, header_style="bold")

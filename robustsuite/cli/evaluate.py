@@ -13,7 +13,6 @@ from robustsuite.cli.ending import leave, say_errors, show
 from robustsuite.cli.given import dataset_spec, declared, read_ball, read_gates, refuse_other_bounds
 from robustsuite.cli.options import AsJson, Device, Plugins, Quiet, Verbose
 from robustsuite.cli.progress import progress_on
-from robustsuite.plugins.registry import DEFAULT_ATTACKS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +27,7 @@ _Attacks = Annotated[
     typer.Option(
         "--attack",
         help="NAME or 'NAME(key=value, ...)', such as 'art:HopSkipJump(max_iter=10)'; repeatable.",
-        show_default=", ".join(DEFAULT_ATTACKS),
+        show_default="the standard ensemble",
     ),
 ]
 _Mean = Annotated[str | None, typer.Option(help="What the model wants subtracted: one number, or one per channel.")]
@@ -74,11 +73,12 @@ def evaluate(
     from robustsuite.core import checks
     from robustsuite.evaluation.as_suite import Request, write_where_possible
     from robustsuite.evaluation.environment import resolve_device
+    from robustsuite.scenarios import STANDARD
 
     load_plugins(plugins)
     checks.integer("samples", samples, low=1)
     checks.integer("seed", seed, low=0)
-    chosen = list(attacks or DEFAULT_ATTACKS)
+    chosen = list(attacks or (STANDARD.default_attack,))
     ball = read_ball(norm, radius, chosen)
     asked = read_gates(gates or (), chosen, ball)
     block: dict[str, Any] = {"factory": target, **({} if checkpoint is None else {"checkpoint": checkpoint})}

@@ -115,9 +115,8 @@ def read_ball(norm: str | None, radius: str | None, attacks: Sequence[str]) -> B
 def _needs_ball(attack: str) -> bool:
     from robustsuite.plugins import registry
     from robustsuite.plugins.expressions import parse_call
-    from robustsuite.scenarios import SCENARIOS
 
-    return SCENARIOS[registry.attacks.get(parse_call(attack)[0]).scenario].needs_threat
+    return bool(registry.attacks.get(parse_call(attack)[0]).game.needs_threat)
 
 
 def read_gates(texts: Iterable[str], attacks: Sequence[str], ball: Ball | None) -> tuple[Gate, ...]:

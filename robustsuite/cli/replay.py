@@ -33,6 +33,9 @@ def replay(
 ) -> None:
     """Repeat one cell of a run and say whether it agrees: exit 0 where it does, 1 where it differs.
 
+    Where the suite sets other rules of the game by now, or other options of the attack, they are named, and it is
+    inconclusive: exit 3.
+
     Metrics (times aside), flags, status and every per-sample column must come out the same. The run's folder and the
     cache stay as they are. Of the code that its suite names nothing runs but what --trust and --plugin name.
     """
@@ -54,7 +57,7 @@ def replay(
     else:
         _tell(found, retrain=retrain)
     if not found.agrees:
-        raise typer.Exit(1)
+        raise typer.Exit(3 if found.rules else 1)
 
 
 def _tell(found: Replay, *, retrain: bool) -> None:
@@ -62,10 +65,13 @@ def _tell(found: Replay, *, retrain: bool) -> None:
     if found.trained:
         why = "" if retrain else ", for want of the run's weights"
         typer.echo(f"trained again{why}: {found.trained}")
+    if found.rules:
+        typer.echo(f"inconclusive, for it is another game: {found.rules}")
     if found.agrees:
         samples = ", every sample" if record.samples else ""
         typer.echo(f"agrees: status {record.status}, {len(record.metrics)} metrics, {len(record.flags)} flags{samples}")
         return
-    typer.echo("differs:")
+    if found.differences:
+        typer.echo("differs:")
     for difference in found.differences:
         typer.echo(f"  {difference}")

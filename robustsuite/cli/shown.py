@@ -40,7 +40,6 @@ def _all_names() -> set[str]:
 
 def _plugins(name: str) -> Iterator[Row]:
     from robustsuite.plugins import registry
-    from robustsuite.scenarios import SCENARIOS
 
     for kind, known in (("attack", registry.attacks), ("defense", registry.defenses)):
         names = [entry.name for entry in known.all()]
@@ -48,7 +47,7 @@ def _plugins(name: str) -> Iterator[Row]:
             entry = known.get(name)
             facts = {"scenario": entry.scenario, "access": entry.access, "taxonomy": ", ".join(entry.taxonomy)}
             if kind == "attack":
-                facts["rules"] = ", ".join(sorted(SCENARIOS[entry.scenario].options))
+                facts["rules"] = ", ".join(sorted(entry.game.options))
             yield described(kind, name, entry.cls, facts)
 
 
@@ -57,7 +56,14 @@ def _scenarios(name: str) -> Iterator[Row]:
 
     if name in SCENARIOS:
         game = SCENARIOS[name]
-        yield described("scenario", name, game, {"access": ", ".join(game.accesses), "needs": ", ".join(game.needs)})
+        facts = {
+            "access": ", ".join(game.accesses),
+            "needs": ", ".join(game.needs),
+            "rules": ", ".join(game.options),
+            "metrics": ", ".join(game.metrics),
+            "default": game.default_attack,
+        }
+        yield described("scenario", name, game, facts)
 
 
 def _datasets(name: str) -> Iterator[Row]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robustsuite.core.errors import BudgetError, ModelError, NotApplicableError, RequestError, RobustsuiteError
     from robustsuite.core.gate import Gate
     from robustsuite.core.metric import Metric, Metrics
+    from robustsuite.core.metrics import MetricSpec
     from robustsuite.core.payloads import Cost, History, Images, Scores, Sweep
     from robustsuite.core.samples import Batch, Samples
     from robustsuite.core.splits import Splits
@@ -30,6 +31,7 @@ else:
             "History": ".payloads",
             "Images": ".payloads",
             "Metric": ".metric",
+            "MetricSpec": ".metrics",
             "Metrics": ".metric",
             "ModelError": ".errors",
             "NotApplicableError": ".errors",
@@ -57,6 +59,7 @@ __all__ = [
     "History",
     "Images",
     "Metric",
+    "MetricSpec",
     "Metrics",
     "ModelError",
     "NotApplicableError",

@@ -47,7 +47,8 @@ class Metrics:
     """A judgement: named figures, doubts, per-sample columns, and what the report can draw.
 
     Args:
-        values: Metric name -> figure; the first is the headline, which stands in the comparison table.
+        values: Metric name -> figure; the first is the headline, which stands in the comparison table, where none was
+            measured that the scenario declares to be one.
         flags: Short codes of doubts.
         status: `ok` or `inconclusive`.
         message: Why, in one sentence, where the status is not ok; else what is worth a note.

@@ -49,17 +49,6 @@ def accuracy(robust: Robust) -> Metric:
     return rate(torch.tensor(list(robust.values()), dtype=torch.bool), "higher")
 
 
-def robust_to(columns: Mapping[str, Tensor], *, followed_up: bool) -> dict[int, bool]:
-    """Which samples are robust to an attack.
-
-    Args:
-        columns: A per-sample file with `id` and `robust`.
-        followed_up: Whether its follow-up attacks count, where there were any.
-    """
-    held = columns[VERDICT] if followed_up and VERDICT in columns else columns["robust"]
-    return dict(zip(columns["id"].tolist(), held.bool().tolist(), strict=True))
-
-
 def worst(attacks: Sequence[Robust], broken: Container[int] = ()) -> dict[int, bool]:
     """Which samples are robust to all of several attacks, of those that every one of them was judged on.
 

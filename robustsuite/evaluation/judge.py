@@ -98,14 +98,14 @@ def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None
     columns = {**metrics.per_sample, **tensors}
     if folder is not None and columns:
         path, content = save_samples(folder, blank.key, columns)
-    trained = victim.trained
+    trained, declared = victim.trained, [name for name in blank.meaning.headlines if name in metrics.values]
     return replace(
         blank,
         status=metrics.status,
         message="; ".join(part for part in (metrics.message, blank.message) if part),
         flags=tuple(dict.fromkeys((*metrics.flags, *(trained.flags if trained is not None else ())))),
         metrics={name: value for name, value in metrics.values.items() if not math.isnan(value.value)},
-        headline=next(iter(metrics.values), ""),
+        headline=next(iter([*declared, *metrics.values]), ""),
         cost=dict(metrics.cost),
         history=tuple(trained.history) if trained is not None else (),
         training={**(trained.facts if trained is not None else {}), **metrics.facts},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError
+from robustsuite.core.metrics import Declared
 from robustsuite.core.renamed import ATTACKS, SINCE, current, labels_of
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.storage.files import anchor, storing, write_atomically
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 
     from robustsuite.core.metric import Metric, Payload
 
-VERSION: Final = 3
-"""What a record says: since 2 an evasion attack's figures are its own, whatever follow-ups broke; since 3 it is in the
-words of now (`core.renamed`)."""
-_OWN_FIGURES: Final = 2
+VERSION: Final = 4
+"""What a record says: since 2 an attack's figures are its own, whatever follow-ups broke; since 3 it is in the words of
+now (`core.renamed`) and tells the rules of its game; since 4 it says what its figures are."""
+_RULES: Final = 3
+CLEAN: Final = "none"
+"""The label of the clean evaluation, and of the undefended model."""
 EVALUATION: Final = "evaluate"
 """What the suite of an evaluation is called; its labels are made of names and options."""
 MEASURED: Final = ("ok", "inconclusive")
@@ -63,7 +66,7 @@ class Record:
         message: Why, where the status is not ok; a traceback for an error.
         flags: Short codes of doubts.
         metrics: Metric name -> figure.
-        headline: Name of the metric that stands in the comparison table.
+        headline: Name of the metric that stands in the comparison table; `headlines` are all that do.
         cost: Counted passes: forwards, backwards, queries.
         seconds: Wall time of the cell; trainings that it shares with others stand apart.
         attack_parameters: The attack, resolved.
@@ -80,6 +83,8 @@ class Record:
         data: What was judged: the set's `name` and `path`, the `digest` and number `n` of the samples, and the `seed`
             by which they were chosen, as far as they are known.
         payloads: What panels of the report may ask for, described; their tensors stand in the per-sample file.
+        means: What its figures are, as its game declares them, for those who read it without the plug-in; None in older
+            records.
         version: What the figures mean, by `VERSION`; 1 where a line does not say.
     """
 
@@ -116,12 +121,33 @@ class Record:
     samples_digest: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     payloads: tuple[Mapping[str, Any], ...] = ()
+    means: Declared | None = None
     version: int = VERSION
 
     @property
     def measured(self) -> bool:
         """Whether it was played to its end, so that its metrics stand."""
         return self.status in MEASURED
+
+    @property
+    def meaning(self) -> Declared:
+        """What its figures are: as it says itself, else as its game does where that is known here."""
+        if self.means is not None:
+            return self.means
+        from robustsuite.scenarios import declared_by
+
+        return declared_by(self.scenario)
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """Names of its columns in the comparison table: its headline, and others that its game declares."""
+        further = [name for name in self.meaning.headlines if name in self.metrics]
+        return tuple(dict.fromkeys((self.headline, *further)))
+
+    @property
+    def tells_rules(self) -> bool:
+        """Whether the rules of its game that are not there were not set; those of older records are not known."""
+        return bool(self.rules) or self.version >= _RULES
 
     @property
     def figures(self) -> dict[str, Metric]:
@@ -137,6 +163,8 @@ class Record:
         """The record as one line of JSON; ends of an interval that is not there are left out."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields = {name: value for name, value in fields.items() if value or name not in _LEFT_OUT}
+        if self.means is not None:
+            fields["means"] = self.means.written()
         fields["metrics"] = {
             name: {part: value for part, value in dataclasses.asdict(metric).items() if value is not None}
             for name, metric in self.metrics.items()
@@ -151,12 +179,24 @@ class Record:
         kept = {"version": 1, **{name: value for name, value in values.items() if name in known}}
         kept["metrics"] = {name: _metric(figures) for name, figures in kept.get("metrics", {}).items()}
         kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
-        if kept["version"] < _OWN_FIGURES and kept.get("scenario") == "evasion":
+        if _is_outdated(kept["version"], kept.get("scenario", "")):
             kept["flags"] = dict.fromkeys((*kept.get("flags", ()), Suspicion.OUTDATED.value))
         kept["training"] = _numbers(kept.get("training", {}))
+        if kept.get("means") is not None:
+            kept["means"] = Declared.read(kept["means"])
         for name in ("flags", "history", "payloads"):
             kept[name] = tuple(kept.get(name, ()))
         return cls(**kept)
+
+
+def _is_outdated(version: int, scenario: str) -> bool:
+    """Whether figures of that version of this game cannot be believed as they stand."""
+    if version >= VERSION:
+        return False
+    from robustsuite.plugins import registry
+
+    known = registry.scenarios.find(scenario)
+    return known is not None and version < known.game.sound_since
 
 
 def _metric(figures: Mapping[str, Any]) -> Metric:

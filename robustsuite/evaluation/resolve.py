@@ -14,15 +14,14 @@ from robustsuite.core.renamed import options_of
 from robustsuite.plugins import registry
 from robustsuite.plugins.expressions import parse_call
 from robustsuite.plugins.registry import Entry
-from robustsuite.scenarios import SCENARIOS, game, sort_options
+from robustsuite.scenarios import STANDARD, game, sort_options
 from robustsuite.scenarios.protocol import Attack, Scenario
 from robustsuite.scenarios.refusing import check
 from robustsuite.scenarios.victim import Victim
 
 AttackLike = str | Attack[Any, Any]
 CLEAN: Final = "none"
-# What records say elsewhere (ball, knowledge, follow-up attacks), and what is about speed.
-_NO_RULES: Final = ("is", "ball", "access", "minimum_norm", "follow_up", "precision", "batch_size")
+_NO_RULES: Final = ("is", "ball", "access")  # records say them elsewhere
 _CALLED: Final = {
     "train": "training data",
     "judge": "public data",
@@ -63,18 +62,19 @@ def resolve(item: AttackLike) -> tuple[Entry, dict[str, Any]]:
 
 
 def arrange_all(
-    attacks: AttackLike | Sequence[AttackLike], threat: BallLike | Threat | None, rules: Mapping[str, Any]
+    attacks: AttackLike | Sequence[AttackLike] | None, threat: BallLike | Threat | None, rules: Mapping[str, Any]
 ) -> list[Game]:
     """The clean evaluation, then a game for every attack that is asked for.
 
     Args:
-        attacks: One or more.
+        attacks: One or more; None for the one that plays the standard game where none is named.
         threat: The ball of evasion attacks, or the whole threat model.
         rules: Rules of the games; each must be one of some game that is asked for.
 
     Raises:
         RequestError: No attack, an unknown one, an unknown option or rule, or evasion without a ball.
     """
+    attacks = STANDARD.default_attack if attacks is None else attacks
     listed = list(attacks) if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
     if not listed:
         raise checks.fail("at least one attack", "attacks", listed, "name one, such as 'pgd'")
@@ -91,7 +91,7 @@ def _arrange(item: AttackLike, threat: Threat | None, rules: Mapping[str, Any]) 
     entry, options = resolve(item)
     own, written = sort_options(entry, options)
     made = entry.make(own) if isinstance(item, str) else checks.settled(item)
-    kind = SCENARIOS[entry.scenario]
+    kind = entry.game
     if threat is None and kind.needs_threat:
         remedy = "add threat=('linf', 8 / 255), say"
         raise checks.fail(f"a ball for the {kind.name} attack {entry.name!r}", "threat", None, remedy)
@@ -127,7 +127,7 @@ def why_not(error: NotApplicableError) -> str:
 def facts_of(game: Game) -> dict[str, Any]:
     """What a record says of a game before it is played, by the record's fields.
 
-    Of the rules it says only what differs from nothing; ball, knowledge and follow-up attacks have fields of their own.
+    Of the rules it says only what differs from nothing; ball and knowledge have fields of their own.
 
     Example:
         >>> facts_of(arrange_all("label-flip", None, {"fraction": 0.05})[1])["rules"]
@@ -135,8 +135,9 @@ def facts_of(game: Game) -> dict[str, Any]:
     """
     scenario = game.scenario
     told: dict[str, Any] = plain(scenario) if dataclasses.is_dataclass(scenario) else {}
-    rules = {name: value for name, value in told.items() if name not in _NO_RULES and value is not None}
-    facts = {"rules": rules, "attack_parameters": plain(game.attack)}
+    silent = (*_NO_RULES, *scenario.unruled)
+    rules = {name: value for name, value in told.items() if name not in silent and value is not None}
+    facts = {"rules": rules, "attack_parameters": plain(game.attack), "means": scenario.declared()}
     ball = getattr(scenario, "ball", None)
     if ball is not None:
         facts |= {"norm": ball.norm, "radius": ball.radius, "minimum_norm": getattr(scenario, "minimum_norm", False)}

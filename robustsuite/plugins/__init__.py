@@ -8,7 +8,7 @@ from robustsuite.core.lazy import lazily
 
 if TYPE_CHECKING:
     from robustsuite.plugins.by_name import attack, defense
-    from robustsuite.plugins.registry import Entry, attacks, defenses, panels, register
+    from robustsuite.plugins.registry import Entry, attacks, defenses, panels, register, scenarios
 else:
     __getattr__ = lazily(
         __name__,
@@ -20,6 +20,7 @@ else:
             "defenses": ".registry",
             "panels": ".registry",
             "register": ".registry",
+            "scenarios": ".registry",
         },
     )
 
@@ -31,6 +32,7 @@ __all__ = [
     "defenses",
     "panels",
     "register",
+    "scenarios",
 ]
 
 

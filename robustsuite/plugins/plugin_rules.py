@@ -16,10 +16,12 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 from robustsuite.core.ball import NORMS
 from robustsuite.core.errors import RequestError
+from robustsuite.core.metrics import MetricSpec
 from robustsuite.core.renamed import ACCESSES
 
 _PLAIN: Final = (int, float, str, bool, type(None), tuple, list, dict, Any, object)
 _READ: Final = ("norms", "minimum_norm", "plugin_name", "asks", "order")  # class attributes that the suite reads
+_GAME: Final = ("arrange", "require", "views", "score", "review", "accesses", "options", "sweeps", "metrics")
 _WRITE: Final = "@dataclass(frozen=True, kw_only=True)"
 _MOVED: Final = (
     "import it from robustsuite.core, .access, .plugins or .training; where a module lies now is in docs/adr/0013 and "
@@ -71,7 +73,7 @@ def check_class(cls: Any, kind: str) -> None:
 
     Args:
         cls: What stands below the register line.
-        kind: `attack`, `defense` or `panel`.
+        kind: `attack`, `defense`, `scenario` or `panel`.
 
     Raises:
         PluginError: The first thing that is wrong, with file and line.
@@ -85,7 +87,10 @@ def check_class(cls: Any, kind: str) -> None:
     if not cls.__doc__ or cls.__doc__.startswith(f"{cls.__name__}("):  # what dataclasses write themselves
         raise place.refusal("", "a docstring", f"none in {cls.__name__}", "say what it does in one line")
     _check_attributes(cls, place)
-    _check_fields(cls, fields, place)
+    if kind == "scenario":
+        _check_scenario(cls, place)  # whose fields need not be plain: a ball is one
+    else:
+        _check_fields(cls, fields, place)
     _check_calls(cls, kind, place)
     named = list(place.losses())
     if not named:
@@ -106,11 +111,13 @@ def check_game(cls: Any, scenario: str | None, access: str | None, games: Mappin
     """
     place = _Place(cls)
     now = f"{access!r} is {ACCESSES[access]!r} now; " if access in ACCESSES else ""
-    remedy = f'{now}write @register.attack("name", scenario="evasion", access="white-box"), say'
-    if scenario is None or (games and scenario not in games):
-        raise place.refusal("", f"a scenario ({', '.join(games)})", f"scenario={scenario!r}", remedy)
-    if access is None or (games and access not in games[scenario]):
-        allowed = ", ".join(games.get(scenario, ()))
+    example = scenario if scenario is not None and scenario in games else max(games, key=lambda name: len(games[name]))
+    remedy = f'{now}write @register.attack("name", scenario="{example}", access="{games[example][0]}"), say'
+    if scenario is None or scenario not in games:
+        other = "" if scenario is None else "; import the module that registers a game of your own before"
+        raise place.refusal("", f"a scenario ({', '.join(games)})", f"scenario={scenario!r}", remedy + other)
+    if access is None or access not in games[scenario]:
+        allowed = ", ".join(games[scenario])
         raise place.refusal("", f"an access of {scenario} ({allowed})", f"access={access!r}", remedy)
 
 
@@ -191,13 +198,39 @@ def _check_fields(cls: type[Any], fields: list[dataclasses.Field[Any]], place: _
             raise place.refusal(field.name, "a plain default", got, remedy)
 
 
+def _check_scenario(cls: type[Any], place: _Place) -> None:
+    """A whole game, whose declarations agree with each other."""
+    base = "derive it from robustsuite.scenarios.Scenario"
+    if any(not hasattr(cls, name) for name in _GAME):
+        raise place.refusal("", "a scenario", _named(cls), base)
+    left = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+    if left:
+        raise place.refusal("", f"a scenario with {left}", f"none in {cls.__name__}", "add it")
+    if not cls.accesses or isinstance(cls.accesses, str):
+        remedy = "write accesses: ClassVar[tuple[str, ...]] = (...)"
+        raise place.refusal("accesses", "kinds of knowledge to hand out", f"accesses={cls.accesses!r}", remedy)
+    for name, spec in cls.metrics.items():
+        if not isinstance(spec, MetricSpec):
+            remedy = "write a robustsuite.core.MetricSpec for each"
+            raise place.refusal("metrics", "a MetricSpec", f"{name}={spec!r}", remedy)
+    if cls.joined and cls.joined not in cls.metrics:
+        raise place.refusal("joined", "one of its metrics", f"joined={cls.joined!r}", "declare it in metrics")
+    rules = (*cls.options, *(("radius",) if cls.needs_threat else ()))
+    for name in cls.sweeps:
+        if name not in rules:
+            remedy = "declare it in options"
+            raise place.refusal("sweeps", f"rules to sweep ({', '.join(rules)})", f"sweeps={name!r}", remedy)
+
+
 def _check_calls(cls: type[Any], kind: str, place: _Place) -> None:
     """`__call__`, and `check` where there is one, take what they are called with."""
     wanted = {"__call__": ("view", "streams"), "check": ("terms",)}
     if kind == "defense":
         wanted = {"__call__": ("recipe",), "check": ("recipe", "terms")}
-    if kind == "panel":
+    elif kind == "panel":
         wanted = {"__call__": ("exhibits",)}
+    elif kind == "scenario":
+        wanted = {"views": ("victim",), "score": ("victim", "moves"), "check": ("terms",)}
     for name, given in wanted.items():
         method = next((vars(base)[name] for base in cls.__mro__[:-1] if name in vars(base)), None)
         expected = f"def {name}(self, {', '.join(given)})"

@@ -1,4 +1,4 @@
-"""Names to plug-ins: `register.attack`, `register.defense`, `register.panel`, and how they are found.
+"""Names to plug-ins: `register.attack`, `.defense`, `.scenario` and `.panel`, and how they are found.
 
 Built-ins and installed packages are found as entry points of the group `robustsuite.plugins` (`discovery`), and single
 files through `load_file`.
@@ -12,8 +12,8 @@ import importlib.util
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -30,10 +30,7 @@ from robustsuite.plugins.plugin_rules import check_class, check_game, check_pane
 from robustsuite.storage.files import absent
 
 T = TypeVar("T")
-GAMES: dict[str, tuple[str, ...]] = {}
-"""Names of the games and what knowledge each hands out; the scenarios write it."""
 FILES: Final = "robustsuite_plugin_"  # what modules of single files are called, before the file's own name
-DEFAULT_ATTACKS: Final = ("cascade",)  # where nobody asks for an attack, in Python and on the command line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Entry:
 
     Args:
         name: Its name in suite files.
-        kind: `attack`, `defense` or `panel`.
+        kind: `attack`, `defense`, `scenario` or `panel`.
         cls: The frozen dataclass.
         scenario: The game that an attack plays; empty for others.
         access: The knowledge that an attack asks for.
@@ -64,6 +61,11 @@ class Entry:
     def summary(self) -> str:
         """First line of the docstring."""
         return (inspect.getdoc(self.cls) or "").splitlines()[0]
+
+    @property
+    def game(self) -> type[Any]:
+        """The class of the scenario that an attack plays, or of a scenario itself."""
+        return self.cls if self.kind == "scenario" else scenarios.get(self.scenario).cls
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -135,14 +137,30 @@ class Offer(NamedTuple):
     refused: str = ""
 
 
+class Prefix(NamedTuple):
+    """What names that begin with a prefix stand for.
+
+    Attributes:
+        resolve: The entry of what stands behind the prefix.
+        offers: Lists what may; may import it.
+        scenario: The game that they play, where it is one.
+        summary: One line for lists.
+    """
+
+    resolve: Callable[[str], Entry]
+    offers: Callable[[], Iterable[Offer]] = tuple
+    scenario: str = ""
+    summary: str = ""
+
+
 class Registry:
     """Names to entries of one kind, filled on first look-up."""
 
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
+    def __init__(self, kind: str, package: str = "") -> None:
+        self._kind, self._package = kind, package
         self._entries: dict[str, Entry] = {}
         self._added: list[str] | None = None
-        self._prefixes: dict[str, tuple[Callable[[str], Entry], Callable[[], Iterable[Offer]]]] = {}
+        self._prefixes: dict[str, Prefix] = {}
 
     def add(self, entry: Entry) -> None:
         """Register; a collision names both modules."""
@@ -178,23 +196,37 @@ class Registry:
         finally:
             self._added = before
 
-    def add_prefix(
-        self, prefix: str, resolve: Callable[[str], Entry], offers: Callable[[], Iterable[Offer]] = tuple
-    ) -> None:
-        """Resolve every name `prefix:REST` by a function of REST; `offers` lists what REST may be."""
-        self._prefixes[prefix] = resolve, offers
+    def add_prefix(self, prefix: str, stands_for: Prefix) -> None:
+        """Resolve every name `prefix:REST` so."""
+        self._prefixes[prefix] = stands_for
+
+    @property
+    def prefixes(self) -> Mapping[str, Prefix]:
+        """What names that begin so stand for."""
+        discover()
+        return self._prefixes
 
     def offers(self) -> list[Offer]:
         """Every name behind a prefix; may import what it stands for."""
-        discover()
-        return [o._replace(name=f"{prefix}:{o.name}") for prefix, (_, f) in self._prefixes.items() for o in f()]
+        return [o._replace(name=f"{prefix}:{o.name}") for prefix, of in self.prefixes.items() for o in of.offers()]
+
+    def present(self) -> Mapping[str, Entry]:
+        """What its own package registers and has been registered besides; nothing else is imported for it."""
+        importlib.import_module(self._package)
+        return self._entries
+
+    def find(self, name: str) -> Entry | None:
+        """The entry of this name, None where there is none; others are imported only where it is not at hand."""
+        if name not in self.present():
+            discover()
+        return self._entries.get(name)
 
     def get(self, name: str) -> Entry:
         """The entry of this name; an unknown name lists the near matches."""
         discover()
         prefix, colon, rest = name.partition(":")
         if colon and prefix in self._prefixes:
-            return self._prefixes[prefix][0](rest)
+            return self._prefixes[prefix].resolve(rest)
         if name not in self._entries and self._kind == "attack" and name in ATTACKS:
             name = ATTACKS[name]
         if name not in self._entries:
@@ -210,6 +242,7 @@ class Registry:
         return tuple(self._entries[name] for name in sorted(self._entries))
 
 
+scenarios = Registry("scenario", "robustsuite.scenarios")
 attacks = Registry("attack")
 defenses = Registry("defense")
 panels = Registry("panel")
@@ -230,15 +263,33 @@ class _Register:
     ) -> Callable[[type[T]], type[T]]:
         """Register a frozen dataclass `(view, streams) -> artefact` as an attack of this scenario and access.
 
+        The scenario is registered before, in the same file or in a module that this one imports.
+
         Raises:
             PluginError: What is missing or wrong, with file and line.
         """
 
         def add(cls: type[T]) -> type[T]:
             claimed = _claim(name, cls, "attack")
-            check_game(cls, scenario, access, GAMES)
+            check_game(cls, scenario, access, {name: e.cls.accesses for name, e in scenarios.present().items()})
             entry = Entry(claimed, "attack", cls, scenario or "", access or "", resolves, taxonomy, control)
             attacks.add(entry)
+            return cls
+
+        return add
+
+    @staticmethod
+    def scenario(name: str) -> Callable[[type[T]], type[T]]:
+        """Register a frozen dataclass that is a `Scenario` as a game; its `name` is set to this one.
+
+        Raises:
+            PluginError: What is missing or wrong, with file and line.
+        """
+
+        def add(cls: type[T]) -> type[T]:
+            claimed = _claim(name, cls, "scenario")
+            cls.name = claimed  # type: ignore[attr-defined]  # checked above
+            scenarios.add(Entry(claimed, "scenario", cls))
             return cls
 
         return add
@@ -297,6 +348,7 @@ def discover() -> None:
             return
         _found = True
         try:
+            scenarios.present()
             import_all()
         except BaseException:
             _found = False
@@ -322,12 +374,13 @@ def load_file(path: str | Path) -> None:
         raise RequestError(f"expected an importable file, got plugin={str(path)!r}; check its name")
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
     try:
-        with attacks.adding() as made, defenses.adding() as defended, panels.adding() as drawn:
+        with ExitStack() as adding:
+            kinds = [adding.enter_context(of.adding()) for of in (scenarios, attacks, defenses, panels)]
             sys.modules[name] = module
             spec.loader.exec_module(module)
-            if not (made or defended or drawn):
-                remedy = "decorate a frozen dataclass with @register.attack(...), .defense(...) or .panel(...)"
-                raise refusal(file, 1, "an attack, a defence or a panel", "a file that registers none", remedy)
+            if not any(kinds):
+                remedy = "decorate a frozen dataclass with @register.attack(...), .defense, .scenario or .panel"
+                raise refusal(file, 1, "a plug-in", "a file that registers none", remedy)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a stranger's file may raise anything, and even ask to exit

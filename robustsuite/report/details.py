@@ -48,9 +48,10 @@ def details(records: Sequence[Record]) -> list[tuple[str, list[Detail]]]:
 
 
 def _detail(record: Record, shared: bool) -> Detail:
+    told = record.meaning
     metrics = tuple(
-        (words.title(name), *_figures(record.metrics[name]))
-        for name in sorted(record.metrics, key=lambda n: (n != record.headline, words.place(n)))
+        (words.title(name, told), *_figures(record.metrics[name]))
+        for name in sorted(record.metrics, key=lambda n: (n != record.headline, words.place(n, told)))
     )
     ball = f"{record.norm} {record.radius:g}" if record.radius is not None else ""
     parts = [record.scenario, record.knowledge, ball, f"repeat {record.repeat}", f"seed {record.seed}"]

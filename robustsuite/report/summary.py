@@ -47,7 +47,7 @@ def tiles(table: ComparisonTable) -> list[Tile]:
             bare = table.cell("none", column.title) if "none" in table.rows and place != "none" else None
             found.append(
                 Tile(
-                    words.title(column.metric),
+                    column.called,
                     column.title if column.attack else "",
                     with_unit(cell),
                     cell.interval + cell.mark,
@@ -103,7 +103,7 @@ def sentences(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
 
 
 def _robustness(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
-    evasion = [c for c in table.columns if c.metric == "robust_accuracy" and c.attack]
+    evasion = [c for c in table.columns if c.joined]
     if not evasion:
         return []
     column = next((c for c in evasion if c.attack == WORST), evasion[-1])

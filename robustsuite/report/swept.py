@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from robustsuite.core import metrics
 from robustsuite.core.intervals import over_repeats
 from robustsuite.core.metric import Metric
 from robustsuite.core.metrics import FOLLOWED_UP
@@ -19,10 +20,11 @@ from robustsuite.evaluation.records import RADIUS, Record
 from robustsuite.results import words
 from robustsuite.results.break_radius import BreakRadii
 from robustsuite.results.frame import listed
-from robustsuite.results.worst_case import OWN, WORST
+from robustsuite.results.worst_case import WORST
 
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the suite's radius, where no attack was played at others
 _ROBUST: Final = "robust_accuracy"
+OWN: Final = _ROBUST + metrics.OWN
 _SUCCESS: Final = "attack success"
 _FINE: Final = 80  # steps of a line that is known at every radius
 _CLEAN: Final = "none"  # the label of the clean evaluation

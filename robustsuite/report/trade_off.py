@@ -53,7 +53,7 @@ def _scatter(
 
 def robust_column(table: ComparisonTable) -> Column | None:
     """The worst case where there is one, else the evasion attack that leaves least."""
-    evasion = [column for column in table.columns if column.metric == "robust_accuracy"]
+    evasion = [column for column in table.columns if column.joined]
     joined = next((column for column in evasion if column.attack == WORST), None)
     return joined or min(evasion, key=lambda c: sum(_values(table, c.title).values()), default=None)
 

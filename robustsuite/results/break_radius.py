@@ -35,7 +35,7 @@ class BreakRadii:
         return frozenset(i for r in records for i, least in self.radii(r).items() if is_broken(least, radius))
 
     def _read(self, record: Record) -> Mapping[int, float]:
-        if record.scenario != "evasion" or not record.measured or record.radius is None:
+        if not record.measured or record.radius is None:
             return {}
         try:
             columns = load_samples(self._folder, record)

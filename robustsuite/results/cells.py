@@ -27,6 +27,9 @@ class Column:
         unit: Its unit.
         better: `higher`, `lower` or empty.
         scenario: The game, by which columns are grouped.
+        words: What the metric is called; empty for its name.
+        further: Whether another column before it is headed by this attack.
+        joined: Whether it is the rate by which attacks of its game are joined into the verdict.
     """
 
     attack: str
@@ -34,23 +37,32 @@ class Column:
     unit: str
     better: str
     scenario: str
+    words: str = ""
+    further: bool = False
+    joined: bool = False
+
+    @property
+    def called(self) -> str:
+        """The metric in words."""
+        return self.words or words.title(self.metric)
 
     @property
     def title(self) -> str:
-        """What heads the column: the attack, or the metric where nobody attacks."""
-        return words.attack(self.attack) or words.title(self.metric)
+        """What heads the column: the attack, or the metric where nobody attacks; no other column has it."""
+        label = words.attack(self.attack)
+        return f"{label}, {self.called}" if label and self.further else label or self.called
 
     @property
     def subtitle(self) -> str:
         """What is measured, its unit, and an arrow towards the better side."""
         arrow = {"higher": "↑", "lower": "↓"}.get(self.better, "")
-        name = words.title(self.metric) if self.attack and self.metric else ""
+        name = self.called if self.attack and self.metric and not self.further else ""
         return " ".join(part for part in (name, words.suffix(self.unit), arrow) if part)
 
     @property
     def heading(self) -> str:
         """Title and subtitle on one line."""
-        joint = ": " if self.attack and self.subtitle else " "
+        joint = ": " if self.attack and self.subtitle and not self.further else " "
         return f"{self.title}{joint}{self.subtitle}".strip()
 
 

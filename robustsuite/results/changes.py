@@ -76,6 +76,7 @@ class Row:
         withheld: Whether a doubt forbids believing the old and the new figure.
         message: What else has to be said.
         found: What `repeats_needed` is worked out from; in no table.
+        words: What the figure is called; empty for its name; in no table.
     """
 
     defense: str
@@ -107,3 +108,4 @@ class Row:
     withheld: tuple[bool, bool] = (False, False)
     message: str = ""
     found: Difference | None = None
+    words: str = ""

@@ -13,7 +13,7 @@ from robustsuite.core import checks
 from robustsuite.core.paired import holm, repeats_needed
 from robustsuite.results.changes import Change, Gap, Row
 from robustsuite.results.differences import sentence
-from robustsuite.results.pairing import EVASION, Run, measured
+from robustsuite.results.pairing import Run, measured
 from robustsuite.results.results import Results
 from robustsuite.results.sweeps import several_suites
 from robustsuite.results.worst_case import WORST
@@ -148,7 +148,8 @@ class Comparison:
         }
 
 
-_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Row) if field.name not in ("withheld", "found"))
+_IN_NO_TABLE: Final = ("withheld", "found", "words")
+_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Row) if field.name not in _IN_NO_TABLE)
 
 
 def _plain(row: Row, *, joined: bool = False) -> dict[str, Any]:
@@ -310,8 +311,8 @@ def _notes(old: Run, new: Run) -> list[str]:
     if changed:
         told.append(f"versions: {'; '.join(changed)}")
     sides = [("old", [r for r in old.records if measured(r)]), ("new", [r for r in new.records if measured(r)])]
-    silent = [side for side, found in sides if not any(record.rules for record in found)]
-    if len(silent) == 1 and all(any(r.scenario == EVASION for r in found) for _, found in sides):
+    silent = [side for side, found in sides if not all(record.tells_rules for record in found)]
+    if len(silent) == 1:
         told.append(f"records of the {silent[0]} run do not tell the rules of their games, so those are not compared")
     left = old.left_out + new.left_out
     if left:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from robustsuite.core.flags import believable, concerning
 from robustsuite.core.intervals import over_repeats
 from robustsuite.core.paired import crossed, mcnemar, paired_interval
+from robustsuite.evaluation.rules import other_rules
 from robustsuite.results.changes import Change, Gap, Row
 from robustsuite.results.frame import one_line
-from robustsuite.results.pairing import EVASION, RATES, Outcomes, Place, Run, Unpaired, gap, measured, pair
+from robustsuite.results.pairing import RATES, Outcomes, Place, Run, Unpaired, gap, measured, pair
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
 
-GUARANTEES: Final = ("epsilon", "delta")  # accounted, not estimated: no test is needed to see that one got weaker
 _SLACK: Final = 0.01  # relative change of a guarantee that is rounding
 _SIDES: Final = ("higher", "lower")
 Joined = tuple["Record", "Record"]
@@ -65,7 +65,7 @@ def _figures(
         return
     for metric in dict.fromkeys([first.headline, *(name for both in joined for side in both for name in side.metrics)]):
         if metric:
-            accounted = metric in GUARANTEES
+            accounted = any(side.meaning.spec(metric).accounted for side in joined[0])
             row = _guarantee(place, metric, joined) if accounted else _figure(place, metric, joined, old, new, told)
             yield replace(row, gap=row.gap | _lost(metric, joined) | _newly_withheld(row))
 
@@ -158,6 +158,7 @@ def blank_row(place: Place, metric: str, joined: Sequence[Joined], told: str = "
         flags_gone=tuple(code for code in before if code not in after),
         withheld=(_withheld(before, joined, 0), _withheld(after, joined, 1)),
         message=told,
+        words=joined[0][0].meaning.spec(metric).words,
     )
 
 
@@ -220,13 +221,15 @@ def _one_sided(
     own, other = (old, new) if before else (new, old)
     label = (place.defense, place.attack, place.scenario)
     elsewhere = [ball for ball in other.balls.get(label, ()) if Place(*label, *ball) not in own.cells]
-    if place.scenario == EVASION and elsewhere and not (before and after):
+    if elsewhere and not (before and after):
         if before:
             told = f"other threat: {_ball(place)}, now {_ball(Place(*label, *elsewhere[0]))}"
             known = next((r for r in before.values() if measured(r)), None)
             lost = Gap.INCOMPARABLE if known is not None else Gap.NONE
-            for metric in _named(known or next(iter(before.values())), metrics):
-                yield Row(*place, metric, verdict=Change.NOT_COMPARABLE, gap=lost, message=told)
+            like = known or next(iter(before.values()))
+            for metric in _named(like, metrics):
+                called = like.meaning.spec(metric).words
+                yield Row(*place, metric, verdict=Change.NOT_COMPARABLE, gap=lost, message=told, words=called)
         return
     side = before or after
     record = next((r for r in side.values() if measured(r)), next(iter(side.values())))
@@ -264,7 +267,8 @@ def _unmeasured(
     reason = next((one_line(r) for r in (new, old) if not r.measured and one_line(r)), "")
     known = next((r for r in (*before.values(), *after.values()) if measured(r)), old)
     for metric in _named(known, metrics):
-        yield Row(*place, metric, verdict=verdict, gap=lost, message=sentence(told, reason))
+        called = known.meaning.spec(metric).words
+        yield Row(*place, metric, verdict=verdict, gap=lost, message=sentence(told, reason), words=called)
 
 
 def _unmatched(before: Mapping[int, Record], after: Mapping[int, Record], joined: int) -> str:
@@ -287,18 +291,7 @@ def incomparable(old: Record, new: Record) -> str:
         return "other samples: as many as before, with other inputs or labels"
     if old.knowledge != new.knowledge:
         return f"other threat: {old.knowledge or 'no knowledge'}, now {new.knowledge or 'no knowledge'}"
-    rules = _changed(old.rules, new.rules) if old.rules and new.rules else ""  # records of 0.1.0 do not tell them
-    attack = _changed(old.attack_parameters, new.attack_parameters)
-    return sentence(f"other rules ({rules})" if rules else "", f"the attack differs ({attack})" if attack else "")
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What was set to something else."""
-    return "; ".join(
-        f"{name} {old.get(name, 'unset')}, now {new.get(name, 'unset')}"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
-    )
+    return other_rules(old, new)
 
 
 def _ball(place: Place) -> str:

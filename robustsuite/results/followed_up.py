@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.suspicions import RESOLVED
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import CLEAN, Record
 
 HEADINGS: Final = (
     "defence", "attack", "clean", "attack alone", "with follow-ups", "undefended", "status", "flags", "broken by",
@@ -15,7 +15,7 @@ HEADINGS: Final = (
 
 
 class FollowUpRow(NamedTuple):
-    """One evasion cell, as text; rates in percent.
+    """One cell of attacks that are joined, as text; rates in percent.
 
     `own` is what the attack alone left robust, `followed_up` what its follow-up attacks left too; `undefended` is the
     latter of the model without a defence.
@@ -38,9 +38,9 @@ def rows(records: Iterable[Record]) -> list[FollowUpRow]:
     Records of other models, and those that no suspicion was raised about, are left out unless some record was
     followed up.
     """
-    cells = [r for r in records if r.scenario == "evasion" and "robust_accuracy" in r.metrics]
+    cells = [r for r in records if r.meaning.joined in r.metrics]
     touched = {(r.attack, r.norm, r.radius) for r in cells if r.review.get("played")}
-    twins = {(r.attack, r.radius, r.repeat): r for r in cells if r.defense == "none"}
+    twins = {(r.attack, r.radius, r.repeat): r for r in cells if r.defense == CLEAN}
     return [
         _row(r, twins.get((r.attack, r.radius, r.repeat))) for r in cells if (r.attack, r.norm, r.radius) in touched
     ]
@@ -51,13 +51,14 @@ def _row(record: Record, twin: Record | None) -> FollowUpRow:
     steps = [step for step in record.review.get("played", ()) if step.get("broke")]
     found = max(steps, key=lambda step: int(step["broke"]), default=None)
     how = "" if found is None else found["attack"] + (f" through {found['through']}" if found.get("through") else "")
+    joined = record.meaning.joined
     return FollowUpRow(
         record.defense,
         record.attack,
         _rate(record, "clean_accuracy"),
-        _rate(record, "robust_accuracy"),
-        _rate(record, "robust_accuracy" + FOLLOWED_UP),
-        "" if twin is None else _rate(twin, "robust_accuracy" + FOLLOWED_UP),
+        _rate(record, joined),
+        _rate(record, joined + FOLLOWED_UP),
+        "" if twin is None else _rate(twin, joined + FOLLOWED_UP),
         record.status,
         ", ".join(doubts),
         how,

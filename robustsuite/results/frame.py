@@ -58,9 +58,9 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def listed(record: Record) -> list[str]:
-    """Names of a record's figures: the headline first (also where it has no value), then as they are documented."""
-    figures = record.figures
-    names = sorted(figures, key=words.place)
+    """Names of a record's figures: the headline first (also where it has no value), then as its game declares them."""
+    figures, meaning = record.figures, record.meaning
+    names = sorted(figures, key=lambda name: words.place(name, meaning))
     headed = record.headline in figures or record.headline or not figures
     return list(dict.fromkeys([record.headline, *names] if headed else names))
 

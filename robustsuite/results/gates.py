@@ -17,6 +17,8 @@ from robustsuite.core.metric import Metric
 from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.renamed import label_of
 from robustsuite.core.suspicions import RESOLVED, Suspicion
+from robustsuite.evaluation.records import CLEAN
+from robustsuite.evaluation.rules import mixed_rules
 from robustsuite.results.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import main_records
@@ -35,10 +37,6 @@ MEANINGS: Final = {
     3: "the measurement does not support a verdict on every gate",
 }
 URGENCY: Final = (Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.PASSED)
-_CLEAN: Final = "none"
-_UNTOUCHED: Final = ("clean_accuracy", "rejection_rate_clean")  # no attack takes part in them
-_ROBUST: Final = "robust_accuracy"  # asked for without an attack, it is the verdict's
-_OPEN: Final = ("distance_median", "queries_median", "rejection_rate_attack")  # doubts may move them either way
 
 
 class FigurePlace(NamedTuple):
@@ -155,18 +153,18 @@ def _verdicts(gate: Gate, cells: Mapping[FigurePlace, Sequence[Record]], repeats
 def _attacks(gate: Gate, beside: Mapping[str, Sequence[Record]]) -> tuple[str, ...]:
     """The attacks that the gate is about: the one it names, the clean evaluation, or all that give its metric.
 
-    Robust accuracy without an attack is that of the verdict, wherever there is one.
+    The rate by which attacks are joined is, without an attack, that of the verdict, wherever there is one.
     """
     if gate.attack:
         return (label_of(gate.attack, beside),)
-    if gate.metric == _ROBUST and WORST in beside:
+    if any(gate.metric == record.meaning.joined for record in beside.get(WORST, ())):
         return (WORST,)
     giving = tuple(attack for attack, records in beside.items() if _gives(records, gate.metric, attack))
-    return (_CLEAN,) if _CLEAN in giving else giving
+    return (CLEAN,) if CLEAN in giving else giving
 
 
 def _gives(records: Sequence[Record], metric: str, attack: str) -> bool:
-    return metric in gives(records[0].scenario, attack) or any(metric in listed(record) for record in records)
+    return any(metric in gives(record.meaning, attack) or metric in listed(record) for record in records)
 
 
 def _unknown(gate: Gate, why: str) -> Verdict:
@@ -185,15 +183,18 @@ def _verdict(gate: Gate, where: str, records: Sequence[Record], repeats: int) ->
     if not gate.own and _lost(gate, measured, followed_up):
         lost = f"{gate.attack} was followed up, and what is left then is not told of every repeat"
         lacking = "; ".join(part for part in (lacking, lost) if part)
+    if others := mixed_rules(measured):
+        lacking = "; ".join(part for part in (lacking, f"repeats were played by different rules: {others}") if part)
     merged = over_repeats(metrics)
     codes = [code for record in measured for code in record.flags]
     flags = concerning(codes, gate.metric, {name for record in records for name in listed(record)})
-    if gate.metric in _UNTOUCHED and records[0].scenario == "evasion":
+    spec = measured[0].meaning.spec(gate.metric)
+    if spec.untouched:
         flags = tuple(flag for flag in flags if flag == Suspicion.NONDETERMINISTIC)
     told = (one_line(record) for record in measured if record.status == "inconclusive")
     doubt = "; ".join(dict.fromkeys(filter(None, told)))
     found = decide(
-        replace(merged, better="") if gate.metric in _OPEN else merged,  # a doubt tells nothing of its direction
+        replace(merged, better="") if spec.undirected else merged,  # a doubt tells nothing of its direction
         gate.at_least,
         at_most=gate.at_most,
         name=f"{where}{gate.place}{': ' if gate.place else ''}{gate.metric}{_whose(gate, own, metrics)}",
@@ -214,7 +215,7 @@ def _followed_up(gate: Gate, records: Sequence[Record]) -> list[Metric]:
 
 def _lost(gate: Gate, measured: Sequence[Record], followed_up: Sequence[Metric]) -> bool:
     """Whether a figure with follow-up attacks is missing where such attacks were played."""
-    if gate.attack == WORST or gate.metric + FOLLOWED_UP not in gives(measured[0].scenario, gate.attack):
+    if gate.attack == WORST or gate.metric + FOLLOWED_UP not in gives(measured[0].meaning, gate.attack):
         return False
     settled = any(code.startswith(RESOLVED) for record in measured for code in record.flags)
     return len(followed_up) != len(measured) and (bool(followed_up) or settled)
@@ -239,7 +240,7 @@ def _whose(gate: Gate, own: Sequence[Metric], judged: Sequence[Metric]) -> str:
 
 def _lacking(gate: Gate, records: Sequence[Record], measured: Sequence[Record], repeats: int) -> str:
     """Which of the records that the gate is about have no figure, and why; empty where none lacks."""
-    name = "the clean evaluation" if gate.attack == _CLEAN else gate.attack or gate.metric
+    name = "the clean evaluation" if gate.attack == CLEAN else gate.attack or gate.metric
     if not records:
         return f"no record of {name}" if gate.attack else "no attack gives it"
     got = {record.repeat for record in measured}

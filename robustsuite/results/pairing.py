@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from robustsuite.core.errors import RequestError
@@ -11,7 +11,7 @@ from robustsuite.core.robust import VERDICT, worst
 from robustsuite.evaluation.records import Record, load_samples
 from robustsuite.results.changes import Gap
 from robustsuite.results.sweeps import defense_name
-from robustsuite.results.worst_case import own_balls
+from robustsuite.results.worst_case import is_harm, own_balls
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,19 +19,8 @@ if TYPE_CHECKING:
 
     from robustsuite.results.results import Results
 
-EVASION: Final = "evasion"
-ROBUST: Final = "robust_accuracy"
 RATES: Final = ("rate", "rate difference")
 _OVERLAP: Final = 0.5  # share of the larger side's samples that must be on both sides
-# Where the outcomes of a rate stand, and the column that says which of them count; else a column of the metric's name.
-_COLUMNS: Final = {
-    ("utility", "clean_accuracy"): ("clean_correct", ""),
-    ("evasion", "robust_accuracy"): ("robust", ""),
-    ("poisoning", "clean_accuracy"): ("poisoned_correct", ""),
-    ("poisoning", "backdoor_success_rate"): ("hit", "counted"),
-    ("inversion", "inversion_accuracy"): ("recognised", "counted"),
-}
-_ONCE_ALL: Final = (("inversion", "inversion_accuracy"),)  # of which older records count every one
 _LABEL: Final = "label"
 
 
@@ -128,8 +117,8 @@ class Run:
 
     def _place(self, record: Record) -> Place:
         ball = record.norm, record.radius
-        if record.scenario == EVASION and record.radius is None:  # it failed before it knew its ball
-            ball = self._balls.get((record.suite, record.dataset), ball)
+        if record.radius is None:  # it failed before it knew its ball, where its game has one
+            ball = self._balls.get((record.suite, record.dataset, record.scenario), ball)
         return Place(defense_name(record, self._several), record.attack, record.scenario, *ball)
 
     def outcomes(self, record: Record, metric: str, column: str = "") -> Outcomes:
@@ -143,11 +132,9 @@ class Run:
         Raises:
             Unpaired: There are none at hand.
         """
-        name, counted = _COLUMNS.get((record.scenario, metric), (metric, ""))
-        columns = self._columns(record)
-        name = column if column in columns else name
-        if counted not in columns and (record.scenario, metric) in _ONCE_ALL:
-            counted = ""
+        spec, columns = record.meaning.spec(metric), self._columns(record)
+        name = column if column in columns else spec.outcome or metric
+        counted = "" if spec.all_before and spec.counted not in columns else spec.counted
         if name not in columns or (counted and counted not in columns):
             raise Unpaired("no outcomes per sample were stored")
         keep = columns[counted] if counted else slice(None)
@@ -156,7 +143,7 @@ class Run:
 
     def counts(self, record: Record, metric: str) -> bool:
         """Whether this is a rate whose outcomes are stored, or should be."""
-        if (record.scenario, metric) in _COLUMNS:
+        if record.meaning.spec(metric).outcome:
             return True
         try:
             column = self._columns(record).get(metric)
@@ -165,20 +152,29 @@ class Run:
             return bool(record.samples) and metric in record.metrics and record.metrics[metric].unit in RATES
         return column is not None and column.dtype == bool
 
-    def robust_to_all(self, records: Iterable[Record]) -> Outcomes:
-        """Which samples are robust to all of these evasion attacks and what followed them up, where all were judged.
+    def joined(self, records: Sequence[Record]) -> Outcomes:
+        """What is left of each sample by all of these attacks and what followed them up, where all were judged.
+
+        Args:
+            records: Of one game, whose attacks are joined.
 
         Raises:
             Unpaired: Outcomes of one are not at hand.
         """
         import numpy as np
 
-        found = [self.outcomes(record, ROBUST, VERDICT) for record in records]
+        found = [self._left(record) for record in records]
         robust = worst([dict(zip(side.ids.tolist(), side.holds.tolist(), strict=True)) for side in found])
         ids, labels = found[0].ids, found[0].labels
         common = np.isin(ids, list(robust))
-        holds = np.array(list(robust.values()), dtype=bool)
+        holds = np.array(list(robust.values()), dtype=bool) ^ is_harm(records[0].meaning)
         return Outcomes(ids[common], holds, None if labels is None else labels[common])
+
+    def _left(self, record: Record) -> Outcomes:
+        """Which samples an attack and its follow-ups left unharmed."""
+        found = self.outcomes(record, record.meaning.joined, VERDICT)
+        told = VERDICT in self._columns(record)
+        return found if told else replace(found, holds=found.holds ^ is_harm(record.meaning))
 
     def followed_up(self, record: Record) -> bool:
         """Whether the record tells the attack's own number from the worst case with its follow-up attacks."""

@@ -90,15 +90,15 @@ def _not_run(records: Sequence[Record], defense: str, attack: Use, repeat: int) 
     )
     if like is None:
         return known
-    same = {field: getattr(like, field) for field in ("scenario", "knowledge", "norm", "radius", "headline")}
+    same = {field: getattr(like, field) for field in ("scenario", "knowledge", "norm", "radius", "headline", "means")}
     return replace(known, **same)
 
 
 def _scenario(name: str) -> str:
     from robustsuite.plugins import registry
-    from robustsuite.scenarios import Evasion
+    from robustsuite.scenarios import STANDARD
 
     try:
         return registry.attacks.get(name).scenario
     except RobustsuiteError:
-        return Evasion.name  # whatever it is: an attack that nobody here knows must not be left out of the verdict
+        return STANDARD.name  # whatever it is: an attack that nobody here knows must not be left out of the verdict

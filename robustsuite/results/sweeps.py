@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import CLEAN, Record
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Played:
 
 def attack_name(record: Record) -> str:
     """The attack's label, or what people call the cell without one."""
-    return record.attack if record.scenario != "utility" else "clean evaluation"
+    return record.attack if record.attack != CLEAN else "clean evaluation"
 
 
 def sort_out(records: Iterable[Record]) -> dict[str, list[Played]]:

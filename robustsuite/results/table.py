@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from robustsuite.core import flags as doubts
 from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.suspicions import Suspicion
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import CLEAN, Record
+from robustsuite.results import words
 from robustsuite.results.cells import Column, ComparisonTable, TableCell
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import defense_name, main_records, several_suites
@@ -18,18 +19,19 @@ from robustsuite.results.worst_case import WORST
 if TYPE_CHECKING:
     from robustsuite.core.metric import Metric
 
-_UTILITY: Final = "utility"
-_EVASION: Final = "evasion"
 _WHITE: Final = "white-box"
 _PASSES: Final = ("forwards", "backwards")
+_SPENT: Final = "passes_per_sample"
+_CLEAN_ACCURACY: Final = "clean_accuracy"  # stands in every table, whoever measured it
 
 
 def comparison(records: Iterable[Record]) -> ComparisonTable:
     """Build the table from records and their worst cases.
 
-    Clean accuracy, epsilon where any defence has one, and counted passes come first; then the verdict on evasion (the
-    worst case over all attacks and their follow-ups) and a column for each attack in plan order, which holds the
-    attack's own result, under the first metric of its records. Points of a curve have no column. Repeats are merged by
+    Headlines of the clean evaluation (clean accuracy, and epsilon where any defence has one) and counted passes come
+    first; then, for each game, the verdict (the worst case over all attacks and their follow-ups, where they are
+    joined) and for each attack in plan order a column for each headline, which holds the attack's own result. Points of
+    a curve have no column. Repeats are merged by
     `statistics.over_repeats`. The best of a white-box attack's column is the best once follow-up attacks and the
     verdict are counted: no defence is called best for masking its gradient.
 
@@ -49,31 +51,43 @@ def comparison(records: Iterable[Record]) -> ComparisonTable:
 
 
 def _columns(records: Sequence[Record]) -> list[Column]:
-    """Utility first, then attacks by plan order, the verdict first in its family."""
-    heads: dict[tuple[str, str], Column] = {}
+    """The clean evaluation first, then attacks by plan order, the verdict first in its family."""
+    heads: dict[tuple[str, str], list[Column]] = {}
     for record in [*filter(_has_head, records), *records]:  # a record with a value says what its column is about
-        heads.setdefault((record.scenario, record.attack), _column(record))
+        columns = heads.setdefault((record.scenario, record.attack), [_column(record, listed(record)[0])])
+        known = [column.metric for column in columns]
+        columns += [_column(record, n) for n in record.headlines[1:] if n in record.figures and n not in known]
     places = dict.fromkeys((record.scenario, record.attack) for record in records)
-    attacks = [heads[place] for place in places if place[0] != _UTILITY]
+    attacks = [column for place in places if place[1] != CLEAN for column in heads[place]]
     order = {scenario: i for i, scenario in enumerate(dict.fromkeys(column.scenario for column in attacks))}
     attacks.sort(key=lambda column: (order[column.scenario], column.attack != WORST))
-    found = [Column("", "clean_accuracy", "rate", "higher", _UTILITY)]
-    if any(record.scenario == _UTILITY and "epsilon" in record.figures for record in records):
-        found.append(Column("", "epsilon", "nats", "lower", _UTILITY))
-    if any(record.scenario == _EVASION and not record.figures.keys().isdisjoint(_PASSES) for record in records):
-        found.append(Column("", "passes_per_sample", "passes per sample", "", _UTILITY))
-    return [*found, *attacks] if records else []
+    clean = next((record.scenario for record in records if record.attack == CLEAN), "")
+    found = [column for place in places if place[1] == CLEAN for column in heads[place] if column.metric]
+    if all(column.metric != _CLEAN_ACCURACY for column in found):
+        found.insert(0, Column("", _CLEAN_ACCURACY, "rate", "higher", clean))
+    if any(record.meaning.joined and not record.figures.keys().isdisjoint(_PASSES) for record in records):
+        found.append(Column("", _SPENT, "passes per sample", "", clean))
+    return _apart([*(replace(column, attack="") for column in found), *attacks]) if records else []
 
 
 def _has_head(record: Record) -> bool:
     return listed(record)[0] in record.figures
 
 
-def _column(record: Record) -> Column:
-    name = listed(record)[0]
-    metric = record.figures.get(name)
+def _column(record: Record, name: str) -> Column:
+    metric, told = record.figures.get(name), record.meaning
     unit, better = ("", "") if metric is None else (metric.unit, metric.better)
-    return Column(record.attack, name, unit, better, record.scenario)
+    called = words.title(name, told)
+    return Column(record.attack, name, unit, better, record.scenario, called, joined=bool(name) and name == told.joined)
+
+
+def _apart(columns: Iterable[Column]) -> list[Column]:
+    """The columns, each told from those before that the same attack heads."""
+    found: dict[str, Column] = {}
+    for column in columns:
+        told = replace(column, further=True) if column.title in found else column
+        found[told.title] = told
+    return list(found.values())
 
 
 @dataclass
@@ -86,20 +100,20 @@ class _Defended:
         self.records.setdefault((record.scenario, record.attack), []).append(record)
 
     def cell(self, column: Column, repeats: int) -> TableCell:
-        if column.metric == "passes_per_sample":
+        if column.metric == _SPENT:
             return self._passes()
         if column.attack:
             cell = _merged(self.records.get((column.scenario, column.attack), []), column, repeats)
             return replace(cell, judged=self._judged(column, cell.value))
-        found = [record for (scenario, _), some in self.records.items() if scenario == _UTILITY for record in some]
-        if not found and column.metric == "clean_accuracy":
-            # Without a clean evaluation every evasion record still says how many were robust.
-            found = next(iter(self._evasion()), [])
+        found = [record for (_, attack), some in self.records.items() if attack == CLEAN for record in some]
+        if not found and column.metric == _CLEAN_ACCURACY:
+            # Without a clean evaluation the records of an attack that is joined still say how many it began with.
+            found = next(iter(self._joined()), [])
         return _merged(found, column, repeats)
 
-    def _evasion(self) -> list[list[Record]]:
-        """Of every evasion attack, its records."""
-        return [some for (game, name), some in self.records.items() if game == _EVASION and name != WORST]
+    def _joined(self) -> list[list[Record]]:
+        """Of every attack that is joined with others, its records."""
+        return [some for (_, name), some in self.records.items() if name != WORST and some[0].meaning.joined]
 
     def _judged(self, column: Column, own: float | None) -> float | None:
         """The worst of a white-box attack's own figure, that with its follow-up attacks, and the verdict."""
@@ -111,9 +125,9 @@ class _Defended:
         return max(known) if column.better == "lower" else min(known)
 
     def _passes(self) -> TableCell:
-        """Forward and backward passes of all evasion attacks together, per sample judged."""
-        records = [record for some in self._evasion() for record in some]
-        robust = ((record.repeat, figure.n) for record in records for figure in _of([record], "robust_accuracy"))
+        """Forward and backward passes of all attacks that are joined together, per sample judged."""
+        records = [record for some in self._joined() for record in some]
+        robust = ((record.repeat, figure.n) for record in records for figure in _of([record], record.meaning.joined))
         judged = {repeat: n for repeat, n in robust if n}
         spent = sum(figure.value for name in _PASSES for figure in _of(records, name))
         if not judged:

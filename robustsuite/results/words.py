@@ -6,51 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-TITLES: Final = {
-    "clean_accuracy": "clean accuracy",
-    "robust_accuracy": "robust accuracy",
-    "robust_accuracy_followed_up": "robust accuracy with follow-up attacks",
-    "robust_accuracy_own": "robust accuracy without follow-up attacks",
-    "attack_success_rate": "attack success",
-    "attack_success_rate_followed_up": "attack success with follow-up attacks",
-    "attack_success_rate_all": "robust error",
-    "attack_success_rate_all_followed_up": "robust error with follow-up attacks",
-    "target_hit_rate": "target hits",
-    "target_hit_rate_followed_up": "target hits with follow-up attacks",
-    "distance_median": "median distance",
-    "queries_median": "median queries",
-    "rejection_rate_clean": "rejected clean inputs",
-    "rejection_rate_attack": "rejected attacks",
-    "backdoor_success_rate": "backdoor success",
-    "backdoor_success_rate_clean_twin": "trigger effect on the clean twin",
-    "accuracy_drop": "accuracy drop",
-    "recall_worst_class": "recall of the worst class",
-    "poisoned": "poisoned samples",
-    "inversion_accuracy": "inversion accuracy",
-    "inversion_accuracy_top5": "inversion accuracy, top 5",
-    "inversion_ssim": "similarity to class means",
-    "inversion_distance_members": "distance to members",
-    "evaluator_accuracy": "accuracy of the evaluator",
-    "membership_auc": "membership AUC",
-    "membership_tpr_at_fpr_0.001": "membership TPR at 0.1 % FPR",
-    "membership_tpr_at_fpr_0.01": "membership TPR at 1 % FPR",
-    "epsilon": "epsilon",
-    "delta": "delta",
-    "epsilon_lower_bound": "epsilon, lower bound",
-    "certified_accuracy": "certified accuracy",
-    "precision_macro": "precision",
-    "recall_macro": "recall",
-    "f1_macro": "F1",
-    "expected_calibration_error": "calibration error",
-    "train_seconds": "training time",
-    "latency_ms": "latency",
-    "parameters": "parameters",
+from robustsuite.core.metrics import Declared
+
+_NOTHING: Final = Declared()
+_COSTS: Final = {
     "forwards": "forward passes",
     "backwards": "backward passes",
     "queries": "queries",
     "passes_per_sample": "attack passes",
 }
-_ORDER: Final = {name: place for place, name in enumerate(TITLES)}
 _SUFFIXES: Final = {
     "rate": "%",
     "rate difference": "points",
@@ -66,14 +30,20 @@ def attack(label: str) -> str:
     return "verdict" if label == "worst-case" else label
 
 
-def title(metric: str) -> str:
-    """The metric in words."""
-    return TITLES.get(metric, metric.replace("_", " "))
+def title(metric: str, meaning: Declared = _NOTHING) -> str:
+    """The metric in words.
+
+    Args:
+        metric: Its name.
+        meaning: What a record says of its figures.
+    """
+    return meaning.words(metric) if metric in meaning.metrics else _COSTS.get(metric, metric.replace("_", " "))
 
 
-def place(metric: str) -> tuple[int, str]:
-    """By what metrics are sorted: as they are documented, others behind those by name."""
-    return _ORDER.get(metric, len(_ORDER)), metric
+def place(metric: str, meaning: Declared) -> tuple[int, int, str]:
+    """By what metrics are sorted: as their game declares them, then what they cost, others behind those by name."""
+    costs = list(_COSTS)
+    return meaning.place(metric), costs.index(metric) if metric in costs else len(costs), metric
 
 
 def family(scenario: str) -> str:

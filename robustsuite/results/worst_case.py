@@ -1,4 +1,4 @@
-"""The verdict on evasion: a sample is robust only where no attack and no follow-up attack broke it."""
+"""The verdict on a game whose attacks are joined: a sample is robust only where nothing that was played broke it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core.canonical import digest
 from robustsuite.core.errors import RequestError
 from robustsuite.core.flags import believable
-from robustsuite.core.metrics import FOLLOWED_UP
-from robustsuite.core.robust import Robust, accuracy, robust_to, worst
+from robustsuite.core.metric import Metric
+from robustsuite.core.metrics import FOLLOWED_UP, OWN, Declared
+from robustsuite.core.robust import VERDICT, Robust, worst
 from robustsuite.evaluation.records import Record, load_samples
 from robustsuite.results.break_radius import BreakRadii
 
-WORST: Final = "worst-case"
-OWN: Final = "robust_accuracy_own"
-"""Of a verdict: what is left under the attacks that were asked for, without their follow-up attacks."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-_METRIC: Final = "robust_accuracy"
+WORST: Final = "worst-case"
 
 
 def with_worst_cases(records: Iterable[Record], folder: Path | str | None) -> list[Record]:
@@ -38,7 +38,7 @@ def with_worst_cases(records: Iterable[Record], folder: Path | str | None) -> li
 
 
 def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
-    """One derived record for each suite, data set, defence, repeat and ball with an evasion attack.
+    """One derived record for each suite, data set, defence, repeat, game and ball with attacks that are joined.
 
     Each stands behind (has the order of) the last record that it joins. At a suite's own radius it is the verdict:
     follow-up attacks take part, and its `review["path"]` counts by whom samples were broken. At the radii of a
@@ -53,31 +53,31 @@ def worst_cases(records: Iterable[Record], folder: Path) -> list[Record]:
         folder: The run's folder, which holds the per-sample files.
     """
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
-    evasion = [r for r in records if r.scenario == "evasion"]
+    able = [r for r in records if r.meaning.joined]
     broken_at = BreakRadii(folder)
-    balls = own_balls(evasion)
-    for record in evasion:
-        suite, ball = (record.suite, record.dataset), (record.norm, record.radius)
-        ball = ball if record.radius is not None else balls.get(suite, ball)  # it failed before it knew its ball
-        group = groups.setdefault((*suite, record.defense, record.repeat, *ball), {})
+    balls = own_balls(able)
+    for record in able:
+        game, ball = (record.suite, record.dataset, record.scenario), (record.norm, record.radius)
+        ball = ball if record.radius is not None else balls.get(game, ball)  # it failed before it knew its ball
+        group = groups.setdefault((*game, record.defense, record.repeat, *ball), {})
         group.setdefault(record.attack, record)  # a curve may visit the suite's own radius again, on fewer samples
     joined = []
     for place, group in groups.items():
         own = any(not record.sweep for record in group.values())
-        others = [] if own else [r for r in evasion if _place(r) == place[:-1] and _tells(r, place[-1])]
+        others = [] if own else [r for r in able if _place(r) == place[:-1] and _tells(r, place[-1])]
         if own or len(group) >= 2 or any(r.minimum_norm for r in others):
             joined.append(_join(list(group.values()), others, folder, broken_at))
     return joined
 
 
-def own_balls(records: Iterable[Record]) -> dict[tuple[str, str], tuple[str, float | None]]:
-    """Suite and data set -> norm and radius at which evasion is compared, as far as any record of it knows."""
-    known = [r for r in records if r.scenario == "evasion" and r.radius is not None and not r.sweep]
-    return {(record.suite, record.dataset): (record.norm, record.radius) for record in reversed(known)}
+def own_balls(records: Iterable[Record]) -> dict[tuple[str, str, str], tuple[str, float | None]]:
+    """Suite, data set and game -> norm and radius at which it is compared, as far as any record of it knows."""
+    known = [r for r in records if r.radius is not None and not r.sweep]
+    return {(r.suite, r.dataset, r.scenario): (r.norm, r.radius) for r in reversed(known)}
 
 
 def _place(record: Record) -> tuple[object, ...]:
-    return record.suite, record.dataset, record.defense, record.repeat, record.norm
+    return record.suite, record.dataset, record.scenario, record.defense, record.repeat, record.norm
 
 
 def _tells(record: Record, radius: object) -> bool:
@@ -87,6 +87,7 @@ def _tells(record: Record, radius: object) -> bool:
 
 def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, broken_at: BreakRadii) -> Record:
     known = next((r for r in records if r.radius is not None), records[0])
+    meaning = known.meaning
     blank = Record(
         key=digest(["worst-case", *(r.key for r in (*records, *others))]),
         order=records[-1].order,
@@ -95,14 +96,15 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, bro
         model=known.model,
         defense=known.defense,
         attack=WORST,
-        scenario="evasion",
+        scenario=known.scenario,
         knowledge="+".join(dict.fromkeys(r.knowledge for r in records if r.knowledge)),
         norm=known.norm,
         radius=known.radius,
         sweep="" if any(not r.sweep for r in records) else known.sweep,
         repeat=known.repeat,
         seed=known.seed,
-        headline=_METRIC,
+        headline=meaning.joined,
+        means=meaning.with_own(),
         version=min(r.version for r in records),
     )
     columns, failures = _read(records, folder)
@@ -143,7 +145,7 @@ class _Column:
         finder = {i: f"{named[at - 1]} after {record.attack}" for i, at in zip(ids, found, strict=True) if at > 0}
         right = table["clean_correct"].bool().tolist() if "clean_correct" in table else [True] * len(ids)
         wrong = frozenset(i for i, is_right in zip(ids, right, strict=True) if not is_right)
-        own, verdict = (robust_to(table, followed_up=followed_up) for followed_up in (False, True))
+        own, verdict = (_robust_to(record.meaning, table, followed_up=followed_up) for followed_up in (False, True))
         return cls(record.attack, own, verdict, finder, wrong)
 
     def broken_by(self, sample: int) -> str:
@@ -197,7 +199,7 @@ def _read(records: Sequence[Record], folder: Path) -> tuple[list[_Column], list[
         except RequestError as error:
             failures.append(f"{record.attack} is not part of it ({error})")
             continue
-        if "id" in table and "robust" in table:
+        if "id" in table and outcome_column(record.meaning) in table:
             columns.append(_Column.read(record, table))
         else:
             failures.append(f"{record.attack} is not part of it (no per-sample verdicts)")
@@ -221,7 +223,7 @@ def _judged(blank: Record, records: Sequence[Record], verdict: _Verdict, failure
         status="inconclusive" if doubted or failures else "ok",
         message="; ".join(messages),
         flags=tuple(dict.fromkeys(flags)),
-        metrics={_METRIC: accuracy(verdict.robust), OWN: accuracy(verdict.own)} if verdict.robust else {},
+        metrics=_figures(blank.meaning, verdict) if verdict.robust else {},
         review={"path": verdict.path},
     )
 
@@ -232,6 +234,43 @@ def _is_settled(record: Record) -> bool:
 
 
 def _left(record: Record) -> float:
-    """Robust accuracy under an attack and its follow-ups."""
-    figure = record.metrics.get(f"{_METRIC}{FOLLOWED_UP}") or record.metrics.get(_METRIC)
-    return 1.0 if figure is None else figure.value
+    """The share of samples that an attack and its follow-ups left unharmed."""
+    joined = record.meaning.joined
+    figure = record.metrics.get(joined + FOLLOWED_UP) or record.metrics.get(joined)
+    if figure is None:
+        return 1.0
+    return 1 - figure.value if is_harm(record.meaning) else figure.value
+
+
+def is_harm(meaning: Declared) -> bool:
+    """Whether the rate by which attacks are joined counts samples that were harmed."""
+    return meaning.spec(meaning.joined).better == "lower"
+
+
+def outcome_column(meaning: Declared) -> str:
+    """The per-sample column that says of each sample what the joined rate counts."""
+    return meaning.spec(meaning.joined).outcome or meaning.joined
+
+
+def _robust_to(meaning: Declared, table: Mapping[str, Tensor], *, followed_up: bool) -> Robust:
+    """Which of the samples that count an attack left unharmed, by itself or with its follow-ups."""
+    counted, column = meaning.spec(meaning.joined).counted, outcome_column(meaning)
+    told = followed_up and VERDICT in table
+    left = table[VERDICT].bool() if told else table[column].bool() ^ is_harm(meaning)
+    keep = table[counted].bool() if counted in table else left.new_ones(len(left))
+    return dict(zip(table["id"][keep].tolist(), left[keep].tolist(), strict=True))
+
+
+def _figures(meaning: Declared, verdict: _Verdict) -> dict[str, Metric]:
+    """The joined rate with and without follow-up attacks."""
+    sides = {meaning.joined: verdict.robust, meaning.joined + OWN: verdict.own}
+    return {name: _rate(meaning, left) for name, left in sides.items()}
+
+
+def _rate(meaning: Declared, left: Robust) -> Metric:
+    import torch
+
+    from robustsuite.core.intervals import rate
+
+    held = torch.tensor(list(left.values()), dtype=torch.bool)
+    return rate(held ^ is_harm(meaning), meaning.spec(meaning.joined).better)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustsuite.results.changes import Change, Gap, Row
 from robustsuite.results.differences import blank_row, cell, incomparable, sentence, tested
-from robustsuite.results.pairing import EVASION, ROBUST, Place, Run, Unpaired, gap, measured, order
+from robustsuite.results.pairing import Place, Run, Unpaired, gap, measured, order
 from robustsuite.results.worst_case import WORST
 
 if TYPE_CHECKING:
@@ -33,23 +33,33 @@ def rows(old: Run, new: Run, metrics: Collection[str] = (), *, allow_missing: bo
 
 
 def _worst_cases(places: Sequence[Place], old: Run, new: Run, allow_missing: bool) -> Iterator[tuple[float, Row]]:
-    """One row per defence and ball."""
-    groups: dict[tuple[Any, ...], list[tuple[int, Place]]] = {}
+    """One row per defence, game whose attacks are joined, and ball."""
+    groups: dict[Place, list[tuple[int, Place]]] = {}
+    metrics: dict[Place, str] = {}
     for position, place in enumerate(places):
-        if place.scenario == EVASION:
-            groups.setdefault((place.defense, place.norm, place.radius), []).append((position, place))
-    for (defense, norm, radius), members in groups.items():
-        group = _Group(Place(defense, WORST, EVASION, norm, radius), [place for _, place in members], old, new)
+        joined = _joined(place, old, new)
+        if joined:
+            name = place._replace(attack=WORST)
+            groups.setdefault(name, []).append((position, place))
+            metrics[name] = joined
+    for name, members in groups.items():
+        group = _Group(name, metrics[name], [place for _, place in members], old, new)
         row = group.row(allow_missing)
         if row is not None:
             yield max(position for position, place in members if place in group.kept) + 0.5, row
 
 
-class _Group:
-    """The evasion attacks of one defence in one ball."""
+def _joined(place: Place, *runs: Run) -> str:
+    """The rate by which the attacks of this cell's game are joined, as its records say; empty where they are not."""
+    records = (record for run in runs for record in run.cells.get(place, {}).values())
+    return next((record.meaning.joined for record in records if record.meaning.joined), "")
 
-    def __init__(self, name: Place, places: Sequence[Place], old: Run, new: Run) -> None:
-        self._name, self._places, self._old, self._new = name, places, old, new
+
+class _Group:
+    """The attacks of one game on one defence in one ball."""
+
+    def __init__(self, name: Place, metric: str, places: Sequence[Place], old: Run, new: Run) -> None:
+        self._name, self._metric, self._places, self._old, self._new = name, metric, places, old, new
         shared = {place: self._shared(place) for place in places}
         self.kept = [place for place in places if shared[place]]
         self._repeats = sorted(set.intersection(*(shared[place] for place in self.kept))) if self.kept else []
@@ -61,7 +71,7 @@ class _Group:
         joined = [(self._old.cells[p][r], self._new.cells[p][r]) for r in self._repeats for p in self.kept]
         names = ", ".join(place.attack for place in self.kept)
         told = f"over {names} only, which both runs judged" if len(self.kept) < len(self._judged()) else ""
-        blank = replace(blank_row(self._name, ROBUST, joined, told), repeats=len(self._repeats))
+        blank = replace(blank_row(self._name, self._metric, joined, told), repeats=len(self._repeats))
         lost = self._lost()
         if lost and not (allow_missing and lost is Gap.MISSING):
             without = [place.attack for place in self._places if self._is_lost(place)]
@@ -75,7 +85,7 @@ class _Group:
             return _refused(blank, Gap.INCOMPARABLE, str(reason))
 
     def _side(self, run: Run) -> list[Any]:
-        return [run.robust_to_all(run.cells[place][repeat] for place in self.kept) for repeat in self._repeats]
+        return [run.joined([run.cells[place][repeat] for place in self.kept]) for repeat in self._repeats]
 
     def _joins(self) -> bool:
         """Whether the worst case can be something else than the figure of a single attack."""

@@ -19,7 +19,6 @@ from robustsuite.plugins import provenance
 from robustsuite.runner.feasible import infeasible
 from robustsuite.runner.precision import settled_suite
 from robustsuite.runner.resolver import Cell, Resolver
-from robustsuite.scenarios import SCENARIOS
 from robustsuite.scenarios.protocol import Case
 from robustsuite.suite.plugin_options import PluginUse
 from robustsuite.suite.problems import Problem, locate
@@ -179,7 +178,7 @@ def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
     for radius in suite.threat.curve or tuple(share * ball.radius for share in _CURVE):
         for attack in suite.attacks:
             entry = attack.entry
-            if SCENARIOS[entry.scenario].has_curve(entry.access, minimum_norm=entry.minimum_norm):
+            if entry.game.has_curve(entry.access, minimum_norm=entry.minimum_norm):
                 yield attack, make_threat(suite, radius), True
 
 
@@ -257,7 +256,8 @@ class _Layout:
         parts = [plain(game.attack), game.scenario.name, plain(game.scenario), trial, *given]
         place = [self._suite.threads, self._device.partition(":")[0]]
         known = [self._train.digest(), *self._digests(game.scenario.needs)]
-        return digest(["artefact", *known, parts, self._seed(cell), place, self._code(game.attack)])
+        code = self._code(game.attack, game.scenario)
+        return digest(["artefact", *known, parts, self._seed(cell), place, code])
 
     def _retraining(self, cell: Cell, recipe: Recipe, trial: int) -> str:
         """The judge's training on an artefact that all defences share."""
@@ -283,7 +283,7 @@ class _Layout:
             "threads": self._suite.threads,
             "device": self._device.partition(":")[0],
             "samples": self._suite.threat.curve_samples if cell.curve else 0,
-            "code": self._code(game.attack, recipe),
+            "code": self._code(game.attack, game.scenario, recipe),
         }
 
     def _seed(self, cell: Cell) -> int:

@@ -17,7 +17,9 @@ from robustsuite.core.errors import RequestError
 from robustsuite.data.catalogue import load
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.environment import environment, resolve_device
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import VERSION, Record
+from robustsuite.evaluation.resolve import facts_of
+from robustsuite.evaluation.rules import other_rules
 from robustsuite.plugins.trust import Trust
 from robustsuite.runner.engine import local
 from robustsuite.runner.plan import Plan, plan
@@ -75,6 +77,7 @@ class Replay:
         differences: In what the two differ, times aside; empty where they agree.
         trained: Trainings done again, because they were asked for or their weights are not there.
         notes: What went wrong on the way and was mended.
+        rules: Which rules of the game are others now, by name and value: then nothing follows from a difference.
     """
 
     recorded: Record
@@ -83,11 +86,12 @@ class Replay:
     differences: tuple[Deviation, ...]
     trained: int
     notes: tuple[str, ...] = ()
+    rules: str = ""
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing but times differs."""
-        return not self.differences
+        """Whether the same game gives the same again, times aside."""
+        return not self.differences and not self.rules
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON holds."""
@@ -99,6 +103,7 @@ class Replay:
             "differences": [asdict(difference) for difference in self.differences],
             "trained": self.trained,
             "notes": self.notes,
+            "rules": self.rules,
         }
         return dict(plain(told))
 
@@ -142,7 +147,9 @@ def _replayed(
     splits = load(suite.dataset, seed=suite.seed)
     layout = plan(suite, where, splits)
     cell = _planned(layout, record, folder)
-    changed = tuple(_changes(record, cell, environment(where, layout.suite.threads)))
+    others = other_rules(record, replace(record, **facts_of(layout.resolver.game(cell)), version=VERSION))
+    rules = others if cell.key != record.key else ""  # of one key there is one game: then the record is wrong
+    changed = (*_changes(record, cell, environment(where, layout.suite.threads)), *([rules] if rules else []))
     if announce is not None:
         announce(record, changed)
     with tempfile.TemporaryDirectory(prefix="robustsuite-replay-") as scratch:
@@ -155,8 +162,10 @@ def _replayed(
         (repeated,) = outcome.records
         weights = (file for file in (room / MODELS).glob("*.json") if not file.is_symlink())
         trained = sum(file.name not in copied for file in weights)
-        differences = (*_unequal(_figures(record), _figures(repeated)), *_samples(folder, record, room, repeated))
-    return Replay(record, repeated, changed, differences, trained, outcome.mishaps)
+        wrong = [Deviation("rules", record.rules, others)] if others and not rules else []
+        figures = _unequal(_figures(record), _figures(repeated))
+        differences = (*wrong, *figures, *_samples(folder, record, room, repeated))
+    return Replay(record, repeated, changed, differences, trained, outcome.mishaps, rules)
 
 
 def find(records: Sequence[Record], key: str, folder: Path) -> Record:

@@ -173,6 +173,7 @@ class Worker:
             attack=cell.attack.label,
             scenario=entry.scenario,
             knowledge="" if entry.access == "none" else entry.access,
+            means=entry.game.declared(),
             sweep=RADIUS if cell.curve else "",
             repeat=cell.repeat,
             seed=repeat_seed(self.suite.seed, cell.repeat),

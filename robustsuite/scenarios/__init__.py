@@ -2,29 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from robustsuite.core import checks
 from robustsuite.core.ball import Threat
+from robustsuite.core.metrics import Declared
 from robustsuite.core.renamed import options_of
-from robustsuite.plugins.registry import GAMES, Entry
+from robustsuite.plugins import registry
+from robustsuite.plugins.registry import Entry
+from robustsuite.scenarios.bench import Bench
 from robustsuite.scenarios.evasion.scenario import Evasion
 from robustsuite.scenarios.inversion import Inversion
 from robustsuite.scenarios.poisoning import Poisoning
-from robustsuite.scenarios.protocol import Attack, Scenario
+from robustsuite.scenarios.protocol import Attack, Scenario, Terms
 from robustsuite.scenarios.utility import Utility
+from robustsuite.scenarios.victim import Victim
 
-SCENARIOS: dict[str, type[Scenario[Any, Any]]] = {s.name: s for s in (Utility, Evasion, Poisoning, Inversion)}
-GAMES.update({name: kind.accesses for name, kind in SCENARIOS.items()})
 
-__all__ = ["SCENARIOS", "Evasion", "Inversion", "Poisoning", "Utility", "arrange", "game", "sort_options"]
+class _Registered(Mapping[str, type[Scenario[Any, Any]]]):
+    """Every registered game's class by its name; an unknown name lists the near matches."""
+
+    def __getitem__(self, name: str) -> type[Scenario[Any, Any]]:
+        kind: type[Scenario[Any, Any]] = registry.scenarios.get(name).cls
+        return kind
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known in self)
+
+    def __iter__(self) -> Iterator[str]:
+        return (entry.name for entry in registry.scenarios.all())
+
+    def __len__(self) -> int:
+        return len(registry.scenarios.all())
+
+
+SCENARIOS: Final = _Registered()
+CLEAN: Final[type[Scenario[Any, Any]]] = Utility
+"""The game without an adversary, which every defence is judged by as well."""
+STANDARD: Final[type[Scenario[Any, Any]]] = Evasion
+"""The game that is meant where nobody names an attack."""
+
+__all__ = [
+    "CLEAN",
+    "SCENARIOS",
+    "STANDARD",
+    "Bench",
+    "Evasion",
+    "Inversion",
+    "Poisoning",
+    "Scenario",
+    "Terms",
+    "Utility",
+    "Victim",
+    "arrange",
+    "declared_by",
+    "game",
+    "sort_options",
+]
+
+
+def declared_by(scenario: str) -> Declared:
+    """What the game of this name declares of its figures; nothing where it is not installed here."""
+    entry = registry.scenarios.find(scenario)
+    return Declared() if entry is None else entry.game.declared()
 
 
 def sort_options(entry: Entry, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split a suite's options into the attack's own and the rules of its game (budgets, evaluators)."""
-    rules = SCENARIOS[checks.one_of("scenario", entry.scenario, SCENARIOS)].options
+    rules = entry.game.options
     own = {f.name for f in entry.parameters}
     options = options_of(options, own)
     theirs = {k: v for k, v in options.items() if k in rules and k not in own}
@@ -51,8 +98,12 @@ def game(entry: Entry, threat: Threat | None, rules: Mapping[str, Any]) -> Scena
         RequestError: An impossible rule, a threat model that the game needs and lacks, or a norm that the attack does
             not have.
     """
-    kind = SCENARIOS[entry.scenario]
-    return evasion_game(entry, threat, rules) if kind is Evasion else kind.arrange(entry.access, threat, rules)
+    if entry.game is Evasion:
+        return evasion_game(entry, threat, rules)
+    if threat is not None:
+        has_norm(entry, threat.ball.norm)
+    made: Scenario[Any, Any] = entry.game.arrange(entry.access, threat, rules)
+    return made
 
 
 def evasion_game(entry: Entry, threat: Threat | None, rules: Mapping[str, Any]) -> Evasion:
@@ -72,7 +123,7 @@ def expect_evasion(entry: Entry, remedy: str) -> None:
     Raises:
         RequestError: With this remedy.
     """
-    if SCENARIOS[entry.scenario] is not Evasion:
+    if entry.game is not Evasion:
         raise checks.fail("an evasion attack", "attack", entry.name, remedy)
 
 
@@ -82,6 +133,6 @@ def has_norm(entry: Entry, norm: str) -> None:
     Raises:
         RequestError: The norms that it has.
     """
-    if SCENARIOS[entry.scenario].needs_threat and norm not in entry.norms:
+    if entry.game.needs_threat and norm not in entry.norms:
         had = " or ".join(entry.norms)
         raise checks.fail(f"a norm that {entry.name} has ({had})", "norm", norm, f"play {entry.name} in {had}")

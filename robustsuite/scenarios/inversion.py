@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
 from robustsuite.access.meter import Counted, Meter
 from robustsuite.core import checks
-from robustsuite.core.ball import Threat
 from robustsuite.core.deployed import ask
 from robustsuite.core.errors import BudgetError, RequestError
 from robustsuite.core.intervals import median, rate
 from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.metrics import MetricSpec
 from robustsuite.core.payloads import Images
 from robustsuite.core.samples import Samples
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.bench import Laws
+from robustsuite.scenarios.inversion_laws import LAWS
 from robustsuite.scenarios.protocol import Case, Scenario, Terms
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
@@ -30,6 +33,20 @@ from robustsuite.training.settings import Training
 from robustsuite.training.trained import Trained
 
 ACCESSES: Final = ("white-box", "score-based", "members", "population", "blind")
+METRICS: Final = {
+    "inversion_accuracy": MetricSpec(
+        words="inversion accuracy",
+        better="lower",
+        headline=True,
+        outcome="recognised",
+        counted="counted",
+        all_before=True,
+    ),
+    "inversion_accuracy_top5": MetricSpec(words="inversion accuracy, top 5", better="lower"),
+    "inversion_ssim": MetricSpec(words="similarity to class means", unit="ssim", better="lower"),
+    "inversion_distance_members": MetricSpec(words="distance to members", unit="l2", better="higher"),
+    "evaluator_accuracy": MetricSpec(words="accuracy of the evaluator", better="higher"),
+}
 _WEAK_EVALUATOR: Final = 0.9  # below this accuracy the evaluator's word is doubted
 _GALLERY: Final = 10
 
@@ -66,6 +83,7 @@ class Classes:
     dtype: torch.dtype = torch.float32
 
 
+@register.scenario("inversion")
 @dataclass(frozen=True, kw_only=True)
 class Inversion(Scenario[Classes, Tensor]):
     """Rules and judge of the inversion game.
@@ -84,10 +102,12 @@ class Inversion(Scenario[Classes, Tensor]):
         classes: How many classes to reconstruct, the first ones; None for all.
     """
 
-    name: ClassVar[str] = "inversion"
     accesses: ClassVar[tuple[str, ...]] = ACCESSES
     options: ClassVar[tuple[str, ...]] = ("evaluator", "classes")
     needs: ClassVar[tuple[str, ...]] = ("train", "trainer", "judge")
+    metrics: ClassVar[Mapping[str, MetricSpec]] = METRICS
+    default_attack: ClassVar[str] = "model-inversion"
+    quick: ClassVar[Mapping[str, Any]] = {"evaluator": "logistic"}
 
     access: str = "white-box"
     evaluator: str | None = None
@@ -99,9 +119,9 @@ class Inversion(Scenario[Classes, Tensor]):
             checks.integer("classes", self.classes, low=1)
 
     @classmethod
-    def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:  # noqa: ARG003
-        """The game with the suite's evaluator."""
-        return cls(access=access, **options)
+    def laws(cls) -> Laws:
+        """Reconstructions are inputs."""
+        return LAWS
 
     def check(self, terms: Terms) -> None:
         """Refuse an evaluator that there is not, or that cannot take such inputs, and classes without samples."""

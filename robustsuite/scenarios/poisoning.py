@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
 from robustsuite.core import checks
-from robustsuite.core.ball import Threat, poison_budget
+from robustsuite.core.ball import poison_budget
 from robustsuite.core.deployed import ask
 from robustsuite.core.errors import BudgetError
 from robustsuite.core.intervals import least_rate, rate
 from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.metrics import MetricSpec
 from robustsuite.core.paired import paired_interval
 from robustsuite.core.payloads import Images, Scores
 from robustsuite.core.samples import Samples
 from robustsuite.core.suspicions import Suspicion
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.bench import Laws
+from robustsuite.scenarios.poisoning_laws import LAWS
 from robustsuite.scenarios.protocol import Case, Scenario, Terms
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
@@ -28,6 +32,17 @@ from robustsuite.training.trained import Trained
 Trigger = Callable[[Tensor], Tensor]
 """Raw inputs `(n, …)` to inputs that carry the trigger."""
 
+METRICS: Final = {
+    "clean_accuracy": MetricSpec(words="clean accuracy", better="higher", outcome="poisoned_correct"),
+    "rejection_rate_attack": MetricSpec(words="rejected attacks", better="higher", undirected=True),
+    "backdoor_success_rate": MetricSpec(
+        words="backdoor success", better="lower", headline=True, outcome="hit", counted="counted"
+    ),
+    "backdoor_success_rate_clean_twin": MetricSpec(words="trigger effect on the clean twin"),
+    "accuracy_drop": MetricSpec(words="accuracy drop", unit="rate difference", better="lower"),
+    "recall_worst_class": MetricSpec(words="recall of the worst class", better="higher"),
+    "poisoned": MetricSpec(words="poisoned samples", unit="count"),
+}
 _GALLERY: Final = 8
 
 
@@ -97,6 +112,7 @@ class Poison:
     target: int | None = None
 
 
+@register.scenario("poisoning")
 @dataclass(frozen=True, kw_only=True)
 class Poisoning(Scenario[TrainingSet, Poison]):
     """Rules and judge of the poisoning game.
@@ -110,11 +126,13 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         fraction: Share of the training set that may be changed, in [0, 1].
     """
 
-    name: ClassVar[str] = "poisoning"
     accesses: ClassVar[tuple[str, ...]] = ("training-set",)
     options: ClassVar[tuple[str, ...]] = ("fraction",)
+    sweeps: ClassVar[tuple[str, ...]] = ("fraction",)
     needs: ClassVar[tuple[str, ...]] = ("recipe", "train", "trainer")
     shared: ClassVar[bool] = True
+    metrics: ClassVar[Mapping[str, MetricSpec]] = METRICS
+    default_attack: ClassVar[str] = "badnets"
 
     fraction: float = 0.01
     access: str = field(default="training-set", repr=False)
@@ -123,9 +141,9 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         checks.real("fraction", self.fraction, low=0.0, high=1.0)
 
     @classmethod
-    def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:  # noqa: ARG003
-        """The game with the suite's fraction."""
-        return cls(access=access, **options)
+    def laws(cls) -> Laws:
+        """A poison changes what it says, and nothing else."""
+        return LAWS
 
     def check(self, terms: Terms) -> None:
         """Refuse a fraction that changes nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from robustsuite.core.ball import Threat
 from robustsuite.core.metric import Metrics
+from robustsuite.core.metrics import Declared, MetricSpec
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
+from robustsuite.scenarios.bench import Laws
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.context import PartOf, no_part
 from robustsuite.training.jobs import Job
@@ -101,23 +104,57 @@ class Reviewed(NamedTuple):
 
 
 class Scenario(ABC, Generic[V, A]):
-    """The rules of one game: it makes the views and judges the artefacts; a frozen dataclass."""
+    """The rules of one game: it makes the views and judges the artefacts; a frozen dataclass.
 
-    #: The family's name, as in `register.attack(scenario=...)`.
+    What differs between games is said here and nowhere else. Suites, runner, table, gates, comparisons and the
+    conformance kit read it; a class overrides what its game has, each with its type and `ClassVar`.
+    """
+
+    #: The family's name, as in `register.attack(scenario=...)`; `register.scenario` sets it.
     name: ClassVar[str]
     #: Kinds of knowledge that this game can hand out, strongest first.
     accesses: ClassVar[tuple[str, ...]] = ()
     #: Rules that a suite may set beside an attack's own options; the attack never sees them.
     options: ClassVar[tuple[str, ...]] = ()
+    #: Which of its rules a suite may sweep; `radius` is that of the ball.
+    sweeps: ClassVar[tuple[str, ...]] = ()
+    #: Fields that are no rules of the game: what records say elsewhere, and what is about speed.
+    unruled: ClassVar[tuple[str, ...]] = ()
     #: Fields of the victim without which the game cannot be played.
     needs: ClassVar[tuple[str, ...]] = ()
     #: Whether it is played under a threat model, whose ball the attacks must have the norm of.
     needs_threat: ClassVar[bool] = False
+    #: Every figure that the judge may measure, in the order in which they are shown.
+    metrics: ClassVar[Mapping[str, MetricSpec]] = {}
+    #: The rate whose outcomes are joined per sample over all attacks into the worst case; empty where they are not.
+    joined: ClassVar[str] = ""
+    #: The attack that plays it where none is named.
+    default_attack: ClassVar[str] = ""
+    #: The first version of records whose figures of this game can be believed as they stand; earlier are `outdated`.
+    sound_since: ClassVar[int] = 1
+    #: Rules by which the conformance kit plays it, where its own would take long.
+    quick: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
-    @abstractmethod
+    def laws(cls) -> Laws:
+        """What must hold of every attack that plays it, beside what must hold of all attacks; nothing by default."""
+        return {}
+
+    @classmethod
+    def declared(cls) -> Declared:
+        """What it declares of its figures, as its records carry it."""
+        return Declared(cls.metrics, cls.joined)
+
+    @classmethod
     def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:
-        """The game for an adversary of this access under this threat model, with these rules."""
+        """The game for an adversary of this access under this threat model, with these rules.
+
+        By default the fields of those names, and `access` and `ball` where there are such.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # every scenario is one
+        known = {"access": access, "ball": None if threat is None else threat.ball}
+        given = {name: value for name, value in known.items() if name in fields and value is not None}
+        return cls(**{**given, **options})
 
     def check(self, terms: Terms) -> None:
         """Refuse data on which this game cannot be played, before anything is trained; nothing by default.

@@ -5,23 +5,38 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Self
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
-from robustsuite.core.ball import Threat
 from robustsuite.core.intervals import median, rate
 from robustsuite.core.metric import Metric, Metrics
+from robustsuite.core.metrics import MetricSpec
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.data.overlap import shared_inputs
+from robustsuite.plugins.registry import register
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.protocol import Scenario
 from robustsuite.scenarios.victim import Victim
 
+METRICS: Final = {
+    "clean_accuracy": MetricSpec(words="clean accuracy", better="higher", headline=True, outcome="clean_correct"),
+    "rejection_rate_clean": MetricSpec(words="rejected clean inputs", better="lower"),
+    "epsilon": MetricSpec(words="epsilon", unit="nats", better="lower", headline=True, accounted=True),
+    "delta": MetricSpec(words="delta", unit="", better="lower", accounted=True),
+    "precision_macro": MetricSpec(words="precision", better="higher"),
+    "recall_macro": MetricSpec(words="recall", better="higher"),
+    "f1_macro": MetricSpec(words="F1", better="higher"),
+    "expected_calibration_error": MetricSpec(words="calibration error", better="lower"),
+    "train_seconds": MetricSpec(words="training time", unit="seconds", better="lower"),
+    "latency_ms": MetricSpec(words="latency", unit="milliseconds", better="lower"),
+    "parameters": MetricSpec(words="parameters", unit="count"),
+}
 _TIMED: Final = 20  # single-sample calls whose median is the latency
 
 
+@register.scenario("utility")
 @dataclass(frozen=True)
 class Utility(Scenario[None, None]):
     """Clean accuracy, precision, recall, calibration, latency, and the facts of the training.
@@ -29,13 +44,9 @@ class Utility(Scenario[None, None]):
     A rejected clean input is an error. Precision, recall and F1 are macro averages over the classes that occur.
     """
 
-    name: ClassVar[str] = "utility"
     accesses: ClassVar[tuple[str, ...]] = ("none",)
-
-    @classmethod
-    def arrange(cls, access: str, threat: Threat | None, options: Mapping[str, Any]) -> Self:  # noqa: ARG003
-        """The one way to play it."""
-        return cls()
+    metrics: ClassVar[Mapping[str, MetricSpec]] = METRICS
+    default_attack: ClassVar[str] = "none"
 
     def views(self, victim: Victim) -> Iterator[None]:  # noqa: ARG002  # nobody sees anything
         """One empty view."""

@@ -8,12 +8,10 @@ from typing import Any, Final
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import SIDES, WORST, Gate
-from robustsuite.core.metrics import FOLLOWED_UP, GIVEN
+from robustsuite.core.metrics import FOLLOWED_UP, Declared
 from robustsuite.core.renamed import label_of
 from robustsuite.suite.problems import Problem, Problems, nearest, quotients, read_dataclass, shown
 
-_CLEAN: Final = ("none", "utility")
-_ROBUST: Final = "robust_accuracy"  # the metric that attacks are joined by
 _SPANS: Final = {"rate": (0.0, 1.0), "rate difference": (-1.0, 1.0)}
 
 
@@ -41,23 +39,25 @@ def _read(item: Any) -> Gate:
     return read_dataclass(Gate, quotients(item, *SIDES.values()), "a gate")
 
 
-def places(attacks: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Every label that a gate may name -> the game that is played there.
+def places(attacks: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Every label that a gate may name -> the games that are played there, of which a worst case may have several.
 
     Args:
         attacks: Label and game of every attack that is played.
     """
-    joined = [(WORST, game) for _, game in attacks if _ROBUST in GIVEN.get(game, ())][:1]
-    return dict([_CLEAN, *attacks, *joined])
+    from robustsuite.scenarios import CLEAN, declared_by  # imports torch
+
+    found: dict[str, tuple[str, ...]] = {"none": (CLEAN.name,), **{label: (game,) for label, game in attacks}}
+    joined = tuple(dict.fromkeys(game for _, game in attacks if declared_by(game).joined))
+    return {**found, WORST: joined} if joined else found
 
 
-def gives(game: str, label: str) -> Mapping[str, str]:
+def gives(declared: Declared, label: str) -> Mapping[str, str]:
     """The metrics of an attack -> their units; the worst case over attacks has one."""
-    known = GIVEN.get(game, {})
-    return {name: unit for name, unit in known.items() if label != WORST or name == _ROBUST}
+    return {name: s.unit for name, s in declared.metrics.items() if label != WORST or name == declared.joined}
 
 
-def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) -> Iterator[Problem]:
+def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
     """What this gate names that is not there, or cannot be.
 
     Args:
@@ -65,6 +65,8 @@ def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) ->
         defenses: Labels of the defences.
         attacks: As `places` makes it.
     """
+    from robustsuite.scenarios import declared_by  # imports torch
+
     gate = replace(gate, attack=label_of(gate.attack, attacks))
     for key, label, known in (("defense", gate.defense, defenses), ("attack", gate.attack, attacks)):
         if label and label not in known:
@@ -73,10 +75,12 @@ def mistakes(gate: Gate, defenses: Sequence[str], attacks: Mapping[str, str]) ->
     if gate.attack and gate.attack not in attacks:
         return
     asked = {gate.attack: attacks[gate.attack]} if gate.attack else attacks
-    units = {name: unit for label, game in asked.items() for name, unit in gives(game, label).items()}
+    told = [gives(declared_by(game), label) for label, games in asked.items() for game in games]
+    units = {name: unit for known in told for name, unit in known.items()}
     if gate.metric not in units:
-        told = f"a metric of {gate.attack!r}, which plays {attacks[gate.attack]}" if gate.attack else ""
-        of = told or "a metric that is measured"
+        of = "a metric that is measured"
+        if gate.attack:
+            of = f"a metric of {gate.attack!r}, which plays {' and '.join(attacks[gate.attack])}"
         near = nearest(gate.metric, [name for name in units if not name.endswith(FOLLOWED_UP)])
         yield Problem(("metric",), f"expected {of}, got metric={gate.metric!r}; {near}")
         return

@@ -12,7 +12,7 @@ from robustsuite.core.ball import Ball, Threat
 from robustsuite.core.errors import RequestError
 from robustsuite.core.renamed import labels_of
 from robustsuite.plugins import registry
-from robustsuite.scenarios import SCENARIOS, sort_options
+from robustsuite.scenarios import sort_options
 from robustsuite.suite.problems import Problem, Problems, locate, problems_of, shown, unknown_key
 from robustsuite.suite.yaml_lines import Path
 
@@ -187,7 +187,7 @@ def _read_attack(item: Any) -> PluginUse:
     entry, problems = registry.attacks.get(name), Problems()
     label = _label(name, options, problems)
     own, rules = sort_options(entry, options)
-    kind = SCENARIOS[entry.scenario]
+    kind = entry.game
     try:
         kind.arrange(entry.access, Threat(ball=Ball("linf", 0.0)), rules)  # the ball is the suite's affair
     except (ValueError, TypeError) as error:

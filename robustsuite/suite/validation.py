@@ -8,7 +8,7 @@ from robustsuite.core.ball import Ball
 from robustsuite.core.errors import RequestError
 from robustsuite.core.radii import refuse_vacuous
 from robustsuite.models.build import ModelSpec
-from robustsuite.scenarios import SCENARIOS, has_norm
+from robustsuite.scenarios import has_norm
 from robustsuite.suite.gates import all_mistakes
 from robustsuite.suite.plugin_options import DefenseUse
 from robustsuite.suite.problems import Problem, Problems, ProblemsError
@@ -40,7 +40,7 @@ def _of_attacks(suite: Suite, found: Problems) -> None:
         with found.below("attacks", index):
             if ball is not None:
                 has_norm(use.entry, ball.norm)
-            elif SCENARIOS[use.entry.scenario].needs_threat:
+            elif use.entry.game.needs_threat:
                 raise RequestError(
                     f"expected a threat for the {use.entry.scenario} attack {use.label!r}, got none; add a line "
                     f"`threat: {{norm: linf, radius: 8/255}}`"

@@ -141,9 +141,9 @@ def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
         prepare(given, stages.context("prepare", 0, prepare))
         require(not written(given, samples), f"{type(prepare).__name__} leaves the training data", entry.name)
     network = Trainer(0, part=part)(dataclasses.replace(recipe, serve=()), samples).model.network
-    stage: tuple[str, tuple[Any, ...], Any]
-    for stage in (("repair", recipe.repair, network), ("serve", recipe.serve, Served(network))):
-        name, parts, value = stage
+    ways: tuple[tuple[str, tuple[Any, ...], Any], ...]
+    ways = ("repair", recipe.repair, network), ("serve", recipe.serve, Served(network))
+    for name, parts, value in ways:
         for wrap in parts:
             context = stages.context(name, 0, wrap)
             before = {of: given.copy() for of, given in context.parts.items()}

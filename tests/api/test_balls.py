@@ -7,11 +7,10 @@ import pytest
 import torch
 
 import robustsuite as rs
-from robustsuite.cli.evaluate import DEFAULT_ATTACKS
 from robustsuite.core.ball import as_ball
 from robustsuite.models.build import ModelSpec
 from robustsuite.pytest_plugin.robustness import Robustness
-from robustsuite.scenarios import Evasion
+from robustsuite.scenarios import STANDARD, Evasion
 
 BALL = rs.Ball("linf", 8 / 255)
 TUPLES = [
@@ -67,7 +66,7 @@ def test_everywhere_a_ball_is_asked_for(network, digits):
 
 def test_the_command_and_python_play_the_same_where_nobody_asks(network, digits):
     _, _, x, y = digits
-    assert inspect.signature(rs.evaluate).parameters["attacks"].default is DEFAULT_ATTACKS
+    assert inspect.signature(rs.evaluate).parameters["attacks"].default is None
     report = rs.evaluate(network, (x[:20], y[:20]), threat=("linf", 0.02))
-    assert [record.attack for record in report.records] == ["none", *DEFAULT_ATTACKS]
+    assert [record.attack for record in report.records] == ["none", STANDARD.default_attack] == ["none", "cascade"]
     assert [record.status for record in report.records] == ["ok", "ok"]

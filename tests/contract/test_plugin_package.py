@@ -1,15 +1,27 @@
 """A plug-in package that is really installed: found by its entry point, and held to the same laws."""
 
+import ast
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "plugin_package"
+SUITE = """
+name: guessed
+dataset: {name: digits, train: 300, test: 60}
+model: {name: logistic}
+training: {epochs: 3, lr: 5.0e-3, batch_size: 32}
+threat: {norm: linf, radius: 0.1, curve_samples: 0}
+attacks: [noise, constant-guess, {constant-guess: {label: threes, guess: 3, slack: 2}}]
+gates: [guess_rate<=0.9, "threes:near_rate<=0.01", "worst-case:robust_accuracy>=0.0"]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +45,31 @@ def installed(tmp_path_factory):
     return target
 
 
+def command(path, *arguments, expect=0):
+    """`robustsuite` in a fresh process that finds what is installed in this folder."""
+    environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "robustsuite", *map(str, arguments)],
+        env=environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def played(installed, tmp_path_factory):
+    """What a suite with the package's scenario leaves, and what the command said."""
+    folder = tmp_path_factory.mktemp("played")
+    (folder / "s.yaml").write_text(SUITE)
+    told = command(installed, "run", folder / "s.yaml", "--out", folder / "run", expect=1)
+    return folder / "run", told
+
+
+def rows(folder, attack):
+    with (folder / "results.csv").open() as file:
+        return {row["metric"]: row for row in csv.DictReader(file) if row["attack"] == attack}
+
+
 def run(installed, code):
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -47,14 +84,91 @@ def test_is_found_and_obeys_the_laws(installed):
 import json
 from robustsuite.testing import attack_laws, defense_laws
 from robustsuite.plugins import registry
-laws = [*attack_laws("constant-shift"), *defense_laws("longer-training")]
+laws = [*attack_laws("constant-shift"), *defense_laws("longer-training"), *attack_laws("constant-guess")]
 for law in laws:
     law()
-print(json.dumps([registry.attacks.get("constant-shift").cls.__module__, len(laws)]))
+print(json.dumps([registry.attacks.get("constant-shift").cls.__module__, [law.name for law in laws]]))
 """
     module, laws = json.loads(run(installed, code))
     assert module == "robustsuite_shift"
-    assert laws >= 12
+    assert len(laws) >= 18
+    assert laws[-2:] == ["measures-what-is-declared", "never-asks"]  # the latter is its scenario's own
+
+
+def test_its_scenario_is_known_to_the_command(installed):
+    code = """
+from typer.testing import CliRunner
+from robustsuite.cli.app import app
+for words in (["list", "scenarios", "--json"], ["show", "shift-guess", "--json"], ["show", "shift-gess"]):
+    done = CliRunner().invoke(app, words)
+    print(repr((done.exit_code, done.stdout, done.stderr)))
+"""
+    listed, shown, near = map(ast.literal_eval, run(installed, code).splitlines())
+    found = {row["name"]: row for row in json.loads(listed[1])}
+    assert found.keys() == {"evasion", "inversion", "poisoning", "shift-guess", "utility"}
+    assert found["shift-guess"]["access"] == "inputs"
+    told = json.loads(shown[1])
+    assert (told["kind"], told["rules"], told["default"]) == ("scenario", "slack", "constant-guess")
+    assert told["metrics"] == "guess_rate, near_rate, guessed_labels"
+    assert near[0] == 2
+    assert "did you mean 'shift-guess'" in near[2]
+
+
+def test_its_scenario_stands_in_table_csv_and_gates(played):
+    folder, told = played
+    head = (folder / "table.md").read_text().splitlines()[0]
+    wanted = ["verdict, right guesses", "constant-guess", "constant-guess, near guesses", "threes, near guesses"]
+    assert all(title in head for title in wanted), head
+    found = rows(folder, "threes")
+    assert list(found) == ["guess_rate", "near_rate", "guessed_labels"]
+    assert (found["near_rate"]["unit"], found["near_rate"]["better"]) == ("rate", "lower")
+    # Who guesses 0 and who guesses 3 are never both right.
+    alone = [float(rows(folder, name)["guess_rate"]["value"]) for name in ("constant-guess", "threes")]
+    with (folder / "results.csv").open() as file:
+        joined = [r for r in csv.DictReader(file) if r["attack"] == "worst-case" and r["metric"] == "guess_rate"]
+    assert float(joined[0]["value"]) == pytest.approx(sum(alone))
+    assert "passed: worst-case: guess_rate" in told
+    assert "failed: threes: near_rate" in told
+    assert "passed: worst-case: robust_accuracy" in told
+    assert "near guesses" in (folder / "report.html").read_text()
+
+
+def test_its_records_are_read_where_it_is_not_installed(played, tmp_path):
+    folder, _ = played
+    assert "shift-guess" not in command(tmp_path, "list", "scenarios")
+    copied = shutil.copytree(folder, tmp_path / "run")
+    (copied / "table.md").unlink()
+    command(tmp_path, "report", copied, "--format", "md", expect=1)  # a gate failed
+    assert (copied / "table.md").read_text() == (folder / "table.md").read_text()
+    # The same run is no worse than itself, in the words that its records carry, tested by the outcomes they name.
+    told = json.loads(command(tmp_path, "compare", folder, copied, "--json"))
+    tested = {(row["attack"], row["metric"]) for row in told["rows"] if row["p"] is not None}
+    assert tested >= {("threes", "guess_rate"), ("threes", "near_rate"), ("worst-case", "guess_rate")}
+    assert told["outcome"] == "passed"
+    lines = (copied / "records.jsonl").read_text()
+    (copied / "records.jsonl").write_text(lines.replace('"rules":{"slack":2}', '"rules":{"slack":1}'))
+    other = command(tmp_path, "compare", folder, copied, expect=3)
+    assert "other rules (slack 2, now 1)" in other
+    assert "threes, right guesses" in other
+
+
+def test_a_figure_that_nobody_declared_is_caught(monkeypatch):
+    """The kit itself: a judge that measures something else than its class says breaks a law."""
+    from robustsuite.scenarios import Poisoning
+    from robustsuite.testing import LawBroken, attack_laws
+
+    (law,) = [law for law in attack_laws("label-flip") if law.name == "measures-what-is-declared"]
+    law()
+    whole = dict(Poisoning.metrics)
+    for changed in (
+        {name: spec for name, spec in whole.items() if name != "poisoned"},
+        {**whole, "poisoned": replace(whole["poisoned"], unit="rate")},
+        {**whole, "clean_accuracy": replace(whole["clean_accuracy"], better="lower")},
+        {**whole, "clean_accuracy": replace(whole["clean_accuracy"], outcome="hit")},
+    ):
+        monkeypatch.setattr(Poisoning, "metrics", changed)
+        with pytest.raises(LawBroken):
+            law()
 
 
 def test_its_panel_is_in_the_report(installed, tmp_path):

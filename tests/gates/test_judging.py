@@ -327,3 +327,11 @@ def test_a_figure_with_follow_ups_that_is_lost_leaves_the_gate_open():
         assert found.outcome is Outcome.INCONCLUSIVE
         assert "was followed up" in found.message
     assert outcomes(verdicts(Gate(**{**vars(gate), "own": True}), record(flags=flags)))[0][1] == "passed"
+
+
+def test_repeats_that_were_played_by_different_rules_are_not_merged():
+    (found,) = verdicts(FLOOR, record(rules={"draws": 1}), record(repeat=1, rules={"draws": 10}))
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert "repeats were played by different rules: draws 1, now 10" in found.message
+    (found,) = verdicts(FLOOR, record(rules={"draws": 1}), record(repeat=1, rules={"draws": 1}))
+    assert found.outcome is Outcome.PASSED

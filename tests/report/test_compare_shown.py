@@ -97,7 +97,7 @@ def test_one_repeat_is_about_these_weights_and_several_are_not(shown, scattered)
 
 
 def test_records_that_do_not_tell_their_rules_are_named(old, new):
-    old.cell("pgd", outcomes(200))
+    old.cell("pgd", outcomes(200), version=2)
     new.cell("pgd", outcomes(200), rules={"goal": "untargeted"})
     (told,) = [note for note in compare(old.folder, new.folder).notes if "rules" in note]
     assert told == "records of the old run do not tell the rules of their games, so those are not compared"

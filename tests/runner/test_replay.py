@@ -204,6 +204,32 @@ def test_a_point_of_a_curve_is_told_from_the_cell_at_the_same_radius(folder):
         assert replay(folder, record.key).agrees
 
 
+def test_other_rules_are_said_by_name_and_value_and_nothing_follows(folder):
+    path, record = folder / "suite.yaml", chosen(folder, "badnets")
+    path.write_text(path.read_text().replace("fraction: 0.1", "fraction: 0.2"))
+    found = replay(folder, record.key)
+    assert found.rules == "other rules (fraction 0.1, now 0.2)"
+    assert found.rules in found.changed
+    assert not found.agrees
+    done = invoke(folder, record.key)
+    assert done.exit_code == 3, done.output
+    assert f"inconclusive, for it is another game: {found.rules}\n" in done.stdout
+
+
+def test_a_query_budget_is_a_rule(folder):
+    path, record = folder / "suite.yaml", chosen(folder, "pgd", 0.1)
+    path.write_text(path.read_text().replace("curve_samples: 20", "curve_samples: 20\n  query_budget: 7"))
+    assert replay(folder, record.key).rules == "other rules (query_budget unset, now 7)"
+
+
+def test_rules_that_were_forged_are_a_difference(folder):
+    record = chosen(folder, "badnets")
+    rewrite(folder, record, rules={"fraction": 0.5})
+    found = replay(folder, record.key)
+    assert (found.rules, told(found)) == ("", ["rules"])
+    assert invoke(folder, record.key).exit_code == 1
+
+
 def test_other_versions_are_said_first(folder):
     record = chosen(folder, "noise", 0.1)
     versions = {**record.environment["versions"], "torch": "1.0.0"}

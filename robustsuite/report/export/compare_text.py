@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from robustsuite.evaluation.records import CLEAN
 from robustsuite.report.export.markup import escape_markdown, pipes
 from robustsuite.report.export.terminal import draw, fit, grid
 from robustsuite.results import words
@@ -74,7 +75,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.defense,
         row.attack if row.attack != "none" else "–",
-        words.title(row.metric),
+        row.words or words.title(row.metric),
         old,
         new,
         change,
@@ -99,7 +100,7 @@ def _moved(row: Row) -> bool:
     """Whether an untested figure is worth a line: its intervals lie apart, or the clean evaluation's moved."""
     if row.message:
         return row.old is not None and row.new is not None
-    if row.scenario != "utility" or not row.old or row.new is None:
+    if row.attack != CLEAN or not row.old or row.new is None:
         return False
     return abs(row.new - row.old) > _NOTABLE * abs(row.old)
 
@@ -128,5 +129,6 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
 
 
 def _named(rows: Iterable[Row]) -> str:
-    names = list(dict.fromkeys(f"{row.defense} x {row.attack}, {words.title(row.metric)}".rstrip(", ") for row in rows))
+    told = (f"{row.defense} x {row.attack}, {row.words or words.title(row.metric)}".rstrip(", ") for row in rows)
+    names = list(dict.fromkeys(told))
     return words.some(names, _NAMED, "; ")

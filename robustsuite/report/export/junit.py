@@ -135,7 +135,7 @@ def _facts(cell: Played) -> dict[str, str]:
     found = {name: str(getattr(record, name)) for name in ("key", "status", "scenario", "knowledge", "norm", "seed")}
     found["radius"] = "" if record.radius is None else f"{record.radius:g}"
     found["flags"] = ";".join(record.flags)
-    for name in sorted(record.metrics, key=words.place):
+    for name in sorted(record.metrics, key=lambda name: words.place(name, record.meaning)):
         metric = record.metrics[name]
         found[name] = _number(metric.value)
         found[f"{name}.low"], found[f"{name}.high"] = _number(metric.low), _number(metric.high)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from robustsuite.core.canonical import digest
 from robustsuite.core.errors import RequestError
 from robustsuite.core.intervals import over_repeats
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import CLEAN, Record
 from robustsuite.report import details
 from robustsuite.suite import yaml_lines
 
@@ -92,7 +92,7 @@ def figures(records: Sequence[Record]) -> dict[str, float]:
     groups: dict[tuple[str, str], list[Metric]] = {}
     for record in records:
         for metric_name, metric in record.figures.items():
-            attack = "" if record.scenario == "utility" else record.attack
+            attack = "" if record.attack == CLEAN else record.attack
             groups.setdefault((attack, metric_name), []).append(metric)
     found = {}
     for (attack, metric_name), metrics in groups.items():
@@ -108,7 +108,7 @@ def doubts(records: Sequence[Record]) -> dict[str, str]:
     """Status and flags of each attack, over all repeats and points of its curve."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
-        attack = "clean" if record.scenario == "utility" else record.attack
+        attack = "clean" if record.attack == CLEAN else record.attack
         found.setdefault(f"status.{name(attack)}", {})[record.status] = None
         if record.flags:
             found.setdefault(f"flags.{name(attack)}", {}).update(dict.fromkeys(record.flags))

@@ -135,7 +135,7 @@ def _measured(defense: str, column: Column, cell: TableCell, balls: Mapping[str,
     judged = f" on {cell.n} samples" if cell.n else ""
     whom = "the undefended model" if defense == "none" else defense
     what = f"{column.attack}{balls.get(column.attack, '')} against {whom}"
-    told = [f"{what}: {words.title(column.metric)} {figure}{judged}."]
+    told = [f"{what}: {column.called} {figure}{judged}."]
     told += [f"In doubt: {code} ({doubts.describe(code).meaning or 'see the attack'})." for code in cell.flags]
     return " ".join(told)
 

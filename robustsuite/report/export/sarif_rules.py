@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core.errors import RequestError
+from robustsuite.evaluation.records import CLEAN as _UNATTACKED
 from robustsuite.evaluation.records import Record
 from robustsuite.plugins.docstrings import parse_docstring
 from robustsuite.results import taxonomies
@@ -104,13 +105,13 @@ class Rules:
 
 
 def _rule_of(record: Record) -> str:
-    if record.scenario == "utility":
+    if record.attack == _UNATTACKED:
         return CLEAN
     return str(record.attack_parameters.get("is") or record.attack)
 
 
 def _without_record(label: str) -> str:
-    return label if label == WORST else CLEAN if label == "none" else OTHER
+    return label if label == WORST else CLEAN if label == _UNATTACKED else OTHER
 
 
 def _entry(name: str) -> Entry | None:

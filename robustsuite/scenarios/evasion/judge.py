@@ -134,7 +134,7 @@ class Judge:
             "queries": self._meter.total_queries,
         }
         values = self._values(broken, queries)
-        return Metrics(values, tuple(self._flags), status, message, columns, cost, self._images())
+        return Metrics(values, tuple(self._flags), status, message, columns, cost, payloads=self._images())
 
     def _images(self) -> tuple[Images, ...]:
         """The first samples of the game, before and after."""

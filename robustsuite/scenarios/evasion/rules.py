@@ -18,8 +18,10 @@ from robustsuite.access.views import make_view
 from robustsuite.core import checks
 from robustsuite.core.ball import Ball, Threat, as_ball
 from robustsuite.core.deployed import Served, ask
+from robustsuite.core.metrics import MetricSpec
 from robustsuite.core.samples import Batch
 from robustsuite.core.streams import Streams
+from robustsuite.scenarios.evasion.figures import METRICS, ROBUST
 from robustsuite.scenarios.protocol import Scenario
 from robustsuite.scenarios.victim import Victim
 
@@ -64,10 +66,16 @@ class EvasionRules(Scenario[Inputs, Tensor]):
         RequestError: A targeted goal without a target, an unknown access, a budget below 1.
     """
 
-    name: ClassVar[str] = "evasion"
     accesses: ClassVar[tuple[str, ...]] = ACCESSES
     options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size", "precision", "follow_up")
+    sweeps: ClassVar[tuple[str, ...]] = ("radius", "query_budget")
+    unruled: ClassVar[tuple[str, ...]] = ("minimum_norm", "follow_up", "precision", "batch_size")
     needs_threat: ClassVar[bool] = True
+    metrics: ClassVar[Mapping[str, MetricSpec]] = METRICS
+    joined: ClassVar[str] = ROBUST
+    default_attack: ClassVar[str] = "cascade"
+    sound_since: ClassVar[int] = 2  # before, an attack's figures counted what its follow-up attacks broke
+    quick: ClassVar[Mapping[str, Any]] = {"batch_size": 32}
 
     ball: Ball
     access: str = "white-box"

@@ -11,16 +11,25 @@ from robustsuite.access.inputs import Inputs
 from robustsuite.core.errors import RobustsuiteError
 from robustsuite.core.metric import Metrics
 from robustsuite.plugins import registry
+from robustsuite.plugins.registry import register
+from robustsuite.scenarios.bench import Laws
 from robustsuite.scenarios.evasion.judge import Judge
+from robustsuite.scenarios.evasion.laws import LAWS
 from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.scenarios.evasion.sanity.follow_up import followed_up
 from robustsuite.scenarios.protocol import Attack, Reviewed
 from robustsuite.scenarios.victim import Victim
 
 
+@register.scenario("evasion")
 @dataclass(frozen=True, kw_only=True)
 class Evasion(EvasionRules):
     """Find an input near a correctly classified one that the deployed model gets wrong, by the rules of the base."""
+
+    @classmethod
+    def laws(cls) -> Laws:
+        """What is returned lies in the ball, and verdicts rest on nothing but the rules."""
+        return LAWS
 
     def score(self, victim: Victim, moves: Iterable[tuple[Inputs, Tensor]]) -> Metrics:
         """Check each artefact against the ball, measure it again, and count."""

@@ -1,4 +1,4 @@
-"""An attack, a defence and a panel from elsewhere."""
+"""An attack, a defence, a scenario and a panel from elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from robustsuite.core import Cost, Streams
 from robustsuite.plugins import register
 from robustsuite.report import Exhibit, Grid, Section
 from robustsuite.training import Recipe
+from robustsuite_shift import guessing as guessing
 
 
 @register.attack("constant-shift", scenario="evasion", access="blind")
