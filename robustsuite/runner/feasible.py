@@ -13,7 +13,7 @@ from robustsuite.core.splits import Splits
 from robustsuite.data.catalogue import DatasetSpec
 from robustsuite.evaluation.resolve import Game
 from robustsuite.models.fitting import knowable, refuse_misfit
-from robustsuite.scenarios.protocol import Case
+from robustsuite.scenarios.case import Case
 from robustsuite.scenarios.refusing import check, check_defense
 from robustsuite.suite.plugin_options import DefenseUse
 from robustsuite.suite.problems import Problem, locate
@@ -62,7 +62,7 @@ def _of_attack(
     try:
         check(game.attack, scenario, splits.test, train=splits.train)
         for _, recipe in recipes:
-            for job in scenario.jobs(Case(splits.train, recipe, splits.part)):
+            for job in scenario.jobs(Case(splits.train, recipe, splits.part, test=splits.test)):
                 _fits(job.recipe, job.samples)
     except RequestError as error:
         yield Problem((use.name, *locate(error.name, {**use.options, **use.rules})), str(error), type(error))

@@ -19,7 +19,7 @@ from robustsuite.plugins import provenance
 from robustsuite.runner.feasible import infeasible
 from robustsuite.runner.precision import settled_suite
 from robustsuite.runner.resolver import Cell, Resolver
-from robustsuite.scenarios.protocol import Case
+from robustsuite.scenarios.case import Case
 from robustsuite.suite.plugin_options import PluginUse
 from robustsuite.suite.problems import Problem, locate
 from robustsuite.suite.recipes import is_trained, make_threat
@@ -219,21 +219,20 @@ class _Layout:
         needs = []
         if trained:
             needs.append(self._node(Node(training, "training", f"training {_row(cell)}", cell)))
-        case = Case(self._train, recipe if trained else None, self._splits.part, seed)
+        case = Case(self._train, recipe if trained else None, self._splits.part, seed, self._splits.test)
         jobs = tuple(game.scenario.jobs(case))
         keys = [self._training(replace(trainer, seed=job.seed), job.recipe, job.samples) for job in jobs]
         for number, (job, key) in enumerate(zip(jobs, keys, strict=True)):
             label = f"training {'an' if job.role[0] in 'aeiou' else 'a'} {job.role} for {_told(cell)}"
             needs.append(self._node(Node(key, "job", label, cell, number=number)))
-        if game.scenario.shared:
+        if game.scenario.shared and trained:
             given = tuple(key for job, key in zip(jobs, keys, strict=True) if job.role in ADVERSARYS)
             made = tuple(self._artefact(cell, game, trial, given) for trial in range(game.scenario.trials))
             cell = replace(cell, artefacts=made)
             for trial, artefact in enumerate(made):
                 needs.append(artefact)
                 self._node(Node(artefact, "artefact", f"crafting {cell.attack.label}{_nth(trial)}", cell, given, trial))
-                if trained:
-                    needs.append(self._retraining(cell, recipe, trial))
+                needs.append(self._retraining(cell, recipe, trial))
         self._cells.append((cell, tuple(dict.fromkeys(needs))))
 
     def _training(self, trainer: Trainer, recipe: Recipe, samples: Samples) -> str:

@@ -28,8 +28,9 @@ from robustsuite.evaluation.resolve import facts_of
 from robustsuite.models.output_kind import as_logits
 from robustsuite.runner.plan import Node
 from robustsuite.runner.resolver import Cell, Resolver
+from robustsuite.scenarios.case import Case
 from robustsuite.scenarios.play import craft
-from robustsuite.scenarios.protocol import Case, Scenario
+from robustsuite.scenarios.protocol import Scenario
 from robustsuite.scenarios.victim import Victim
 from robustsuite.storage.store import Store
 from robustsuite.suite.recipes import is_trained
@@ -140,7 +141,7 @@ class Worker:
     def _case(self, cell: Cell) -> Case:
         recipe = self.resolver.recipe(cell.defense)
         seed = repeat_seed(self.suite.seed, cell.repeat)
-        return Case(self.data.train, recipe if is_trained(recipe) else None, self.data.part, seed)
+        return Case(self.data.train, recipe if is_trained(recipe) else None, self.data.part, seed, self._test(cell))
 
     def _artefact(self, cell: Cell, number: int) -> Any:
         """What this attack makes of data that no victim has a share in, crafted once where it can be kept."""

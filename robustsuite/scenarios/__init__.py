@@ -17,6 +17,7 @@ from robustsuite.scenarios.evasion.scenario import Evasion
 from robustsuite.scenarios.inversion import Inversion
 from robustsuite.scenarios.poisoning import Poisoning
 from robustsuite.scenarios.protocol import Attack, Scenario, Terms
+from robustsuite.scenarios.targeted_poisoning import TargetedPoisoning
 from robustsuite.scenarios.utility import Utility
 from robustsuite.scenarios.victim import Victim
 
@@ -53,6 +54,7 @@ __all__ = [
     "Inversion",
     "Poisoning",
     "Scenario",
+    "TargetedPoisoning",
     "Terms",
     "Utility",
     "Victim",

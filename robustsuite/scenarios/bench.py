@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from robustsuite.core.metric import Metrics
     from robustsuite.core.samples import Samples
     from robustsuite.plugins.registry import Entry
+    from robustsuite.scenarios.case import Case
     from robustsuite.scenarios.victim import Victim
+    from robustsuite.training.jobs import Job
 
 
 class Bench(Protocol):
@@ -49,6 +52,14 @@ class Bench(Protocol):
 
     def samples(self, n: int, classes: int = 4) -> Samples:
         """Training data of that kind."""
+        ...
+
+    def case(self, n: int, classes: int = 4) -> Case:
+        """What is known of a cell with so many training samples, before anything is trained."""
+        ...
+
+    def train(self, job: Job) -> nn.Module:
+        """The network of a job."""
         ...
 
     def game(

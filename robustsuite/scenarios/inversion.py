@@ -23,8 +23,9 @@ from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
 from robustsuite.plugins.registry import register
 from robustsuite.scenarios.bench import Laws
+from robustsuite.scenarios.case import Case
 from robustsuite.scenarios.inversion_laws import LAWS
-from robustsuite.scenarios.protocol import Case, Scenario, Terms
+from robustsuite.scenarios.protocol import Scenario, Terms
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
 from robustsuite.training.jobs import Job
@@ -217,9 +218,8 @@ class Inversion(Scenario[Classes, Tensor]):
         yield Job.of("evaluator", recipe, samples, case.seed)
 
     def _evaluator(self, victim: Victim) -> Trained:
-        train: Samples = victim.need("train", "")
         trainer: Trainer = victim.need("trainer", "inversion is judged by an evaluator that is trained")
-        (job,) = self.jobs(Case(train, victim.recipe, victim.part, victim.seed))
+        (job,) = self.jobs(victim.case())
         return trainer.job(job)
 
 

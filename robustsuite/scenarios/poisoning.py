@@ -22,8 +22,9 @@ from robustsuite.core.samples import Samples
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.plugins.registry import register
 from robustsuite.scenarios.bench import Laws
+from robustsuite.scenarios.case import Case
 from robustsuite.scenarios.poisoning_laws import LAWS
-from robustsuite.scenarios.protocol import Case, Scenario, Terms
+from robustsuite.scenarios.protocol import Scenario, Terms
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
 from robustsuite.training.jobs import Job
@@ -174,18 +175,11 @@ class Poisoning(Scenario[TrainingSet, Poison]):
 
     def pack(self, artefact: Poison) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Rows, inputs, labels and a stamp as tensors; None where the trigger is anything but data."""
-        _well_formed(artefact)
-        trigger, tensors = artefact.trigger, {"index": artefact.index, "x": artefact.x, "y": artefact.y}
-        if isinstance(trigger, Stamp):
-            tensors |= {"mask": trigger.mask, "values": trigger.values}
-        elif trigger is not None:
-            return None
-        return tensors, {"target": artefact.target}
+        return pack(artefact)
 
     def unpack(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Poison:
         """The poison again."""
-        trigger = Stamp(tensors["mask"], tensors["values"]) if "mask" in tensors else None
-        return Poison(tensors["index"], tensors["x"], tensors["y"], trigger, facts["target"])
+        return unpack(tensors, facts)
 
     def score(self, victim: Victim, moves: Iterable[tuple[TrainingSet, Poison]]) -> Metrics:
         """Check the budget, train on the poisoned set, and compare with the clean twin."""
@@ -205,7 +199,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
             values.update(figures)
             columns["hit"], columns["counted"] = seen, victim.test.y != poison.target
             images = (_gallery(victim.test, poison.trigger),)
-        values["accuracy_drop"] = _drop(before, right)
+        values["accuracy_drop"] = drop(before, right)
         values["clean_accuracy"] = rate(right, "higher")
         values["recall_worst_class"] = _worst_recall(victim.test.y, right)
         count = int(changed(train, poisoned, poison.index).sum())
@@ -213,7 +207,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         flags = tuple(f for f in trained.flags) + ((Suspicion.FEW_SAMPLES,) if len(victim.test) < 100 else ())
         message = self._shortfall(train, poison, count)
         facts = {"poisoned": dict(trained.facts)}
-        payloads = (*images, *_suspects(trained, train.ids[poison.index]))
+        payloads = (*images, *suspects(trained, train.ids[poison.index]))
         return Metrics(values, flags, message=message, per_sample=columns, payloads=payloads, facts=facts)
 
     def _apply(self, train: Samples, poison: Poison) -> Samples:
@@ -237,6 +231,23 @@ class Poisoning(Scenario[TrainingSet, Poison]):
             return ""
         idle = f"; {same} of the {len(poison.index)} rows that it returned are as they were" if same else ""
         return f"the budget is {budget} rows, and the attack changed {count}{idle}"
+
+
+def pack(artefact: Poison) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Rows, inputs, labels and a stamp as tensors; None where the trigger is anything but data."""
+    _well_formed(artefact)
+    trigger, tensors = artefact.trigger, {"index": artefact.index, "x": artefact.x, "y": artefact.y}
+    if isinstance(trigger, Stamp):
+        tensors |= {"mask": trigger.mask, "values": trigger.values}
+    elif trigger is not None:
+        return None
+    return tensors, {"target": artefact.target}
+
+
+def unpack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Poison:
+    """What `pack` took apart, put together again."""
+    trigger = Stamp(tensors["mask"], tensors["values"]) if "mask" in tensors else None
+    return Poison(tensors["index"], tensors["x"], tensors["y"], trigger, facts["target"])
 
 
 def _well_formed(artefact: Any) -> None:
@@ -339,7 +350,7 @@ def _backdoor(twin: Victim, victim: Victim, trigger: Trigger, target: int) -> tu
     return seen, figures
 
 
-def _suspects(trained: Trained, poisoned: Tensor) -> tuple[Scores, ...]:
+def suspects(trained: Trained, poisoned: Tensor) -> tuple[Scores, ...]:
     """What filters and other stages scored training samples by, with which of these were poisoned."""
     found = []
     for name, scores in trained.scores.items():
@@ -351,7 +362,7 @@ def _suspects(trained: Trained, poisoned: Tensor) -> tuple[Scores, ...]:
     return tuple(found)
 
 
-def _drop(before: Tensor, after: Tensor) -> Metric:
+def drop(before: Tensor, after: Tensor) -> Metric:
     """Difference of two accuracies on the same samples, with the score interval of pairs."""
     lost, mended = int((before & ~after).sum()), int((after & ~before).sum())
     low, high = paired_interval(lost, mended, len(before))

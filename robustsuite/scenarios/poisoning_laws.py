@@ -15,7 +15,7 @@ _FRACTION: Final = 0.085  # of the rows below: a budget of 17
 def _poison(bench: Bench, seed: int = 0) -> tuple[Any, Any]:
     """A view of a small training set, and what the attack makes of it."""
     game = bench.entry.game.arrange(bench.entry.access, None, {"fraction": _FRACTION})
-    view = game.data_view(bench.samples(200))
+    (view,) = game.shared_views(bench.case(200), bench.train)
     return view, bench.attack()(view, Streams(seed))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 from robustsuite.core.ball import Threat
 from robustsuite.core.metric import Metrics
 from robustsuite.core.metrics import Declared, MetricSpec
-from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
 from robustsuite.scenarios.bench import Laws
+from robustsuite.scenarios.case import Case
 from robustsuite.scenarios.victim import Victim
-from robustsuite.training.context import PartOf, no_part
 from robustsuite.training.jobs import Job
 from robustsuite.training.recipe import Recipe
 
@@ -46,23 +44,6 @@ class Terms(NamedTuple):
     counts: tuple[int, ...] = ()
     norm: str = ""
     parts: Mapping[str, int] = {}  # never written to
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """What is known of one cell before anything is trained for it.
-
-    Args:
-        train: The victim's training data.
-        recipe: How the victim is trained, where that is known.
-        part: The parts of the data set beside them.
-        seed: Of the victim's training.
-    """
-
-    train: Samples
-    recipe: Recipe | None = None
-    part: PartOf = no_part
-    seed: int = 0
 
 
 class Attack(Protocol[V_contra, A_co]):

@@ -17,6 +17,7 @@ from robustsuite.core.rounding import inwards
 from robustsuite.core.samples import Samples
 from robustsuite.core.splits import RESERVED
 from robustsuite.models.probabilities import are_probabilities
+from robustsuite.scenarios.case import Case
 from robustsuite.training.cache import Trainer
 from robustsuite.training.context import PartOf, no_part
 from robustsuite.training.recipe import Recipe
@@ -62,6 +63,14 @@ class Victim:
     device: str = "cpu"
     part: PartOf = no_part
     seed: int = 0
+
+    def case(self) -> Case:
+        """What is known of it beside its model.
+
+        Raises:
+            NotApplicableError: Its training data are not.
+        """
+        return Case(self.need("train", "the game is about them"), self.recipe, self.part, self.seed, self.test)
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from robustsuite.core.ball import Ball, Threat
 from robustsuite.core.metric import Metrics
 from robustsuite.core.samples import Samples
 from robustsuite.plugins.registry import Entry
 from robustsuite.scenarios import game
+from robustsuite.scenarios.case import Case
 from robustsuite.scenarios.play import play
 from robustsuite.scenarios.protocol import Scenario
 from robustsuite.scenarios.victim import Victim
 from robustsuite.testing.law import require
-from robustsuite.testing.victims import tiny_samples, tiny_victim
+from robustsuite.testing.victims import tiny_parts, tiny_recipe, tiny_samples, tiny_victim
+from robustsuite.training.cache import Trainer
+from robustsuite.training.jobs import Job
 
 _RADII: Final = {"linf": 0.1, "l2": 0.8, "l1": 3.0}
 
@@ -52,6 +56,15 @@ class TinyBench:
     def samples(self, n: int, classes: int = 4) -> Samples:
         """Training data of that kind."""
         return tiny_samples(n, classes)
+
+    def case(self, n: int, classes: int = 4) -> Case:
+        """What is known of a cell with so many training samples, before anything is trained."""
+        test = tiny_samples(101, classes, first=10_000)
+        return Case(tiny_samples(n, classes), tiny_recipe(), tiny_parts(classes), 0, test)
+
+    def train(self, job: Job) -> nn.Module:
+        """The network of a job."""
+        return Trainer(0, part=tiny_parts()).job(job).model.network
 
     def game(
         self, victim: Victim, *, norm: str = "", scale: float = 1.0, rules: Mapping[str, Any] | None = None

@@ -141,16 +141,15 @@ def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
         prepare(given, stages.context("prepare", 0, prepare))
         require(not written(given, samples), f"{type(prepare).__name__} leaves the training data", entry.name)
     network = Trainer(0, part=part)(dataclasses.replace(recipe, serve=()), samples).model.network
-    ways: tuple[tuple[str, tuple[Any, ...], Any], ...]
-    ways = ("repair", recipe.repair, network), ("serve", recipe.serve, Served(network))
-    for name, parts, value in ways:
-        for wrap in parts:
-            context = stages.context(name, 0, wrap)
-            before = {of: given.copy() for of, given in context.parts.items()}
-            with untouched(network):
-                wrap(value, context)
-            for of, given in context.parts.items():
-                require(not written(given, before[of]), f"{type(wrap).__name__} leaves the part {of}", entry.name)
+    each: list[tuple[str, Any, Any]] = [("repair", wrap, network) for wrap in recipe.repair]
+    each += [("serve", wrap, Served(network)) for wrap in recipe.serve]
+    for name, wrap, value in each:
+        context = stages.context(name, 0, wrap)
+        before = {of: given.copy() for of, given in context.parts.items()}
+        with untouched(network):
+            wrap(value, context)
+        for of, given in context.parts.items():
+            require(not written(given, before[of]), f"{type(wrap).__name__} leaves the part {of}", entry.name)
     if not recipe.serve:
         return
     model = Trainer(0, part=part)(recipe, samples).model
