@@ -473,3 +473,14 @@ def test_a_run_says_whether_its_files_were_committed(place):
     environment.cache_clear()
     records = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
     assert all(record["environment"]["revision"].endswith("-dirty") for record in records)
+
+
+def test_what_is_wrong_behind_what_is_left_out_keeps_its_place(place):
+    listed = ["noise", place.name, {"transfer": {"networks": ["none-such"]}}]
+    place.write(
+        {"plugins": ["nets.py"], "attacks": listed, "defenses": [{"adversarial-training": {"attack": place.name}}]}
+    )
+    output = place.call("run", "suite.yaml", "--dry-run", code=2)
+    assert "attacks[2].transfer: expected a known network" in output
+    origin = load_suite("suite.yaml", trust=Trust(defers=True)).origin
+    assert [problem.path[:2] for problem in origin.unchecked] == [("plugins", 0), ("attacks", 1), ("defenses", 0)]
