@@ -135,7 +135,8 @@ def plan(suite: Suite, device: str, splits: Splits | None = None) -> Plan:
     recipes = [(defense, resolver.recipe(defense)) for defense in suite.defenses]
     firsts = {cell.attack.label: cell for cell in reversed(blanks) if not cell.curve}
     games = [resolver.game(firsts[use.label]) for use in suite.attacks]
-    problems = suite.origin.sift(infeasible(suite, splits, recipes, games))
+    origin = suite.origin
+    problems = origin.sift(origin.as_written(infeasible(suite, splits, recipes, games)))
     if problems:
         raise suite.refusal(problems)
     layout = _Layout(resolver, device, splits)

@@ -68,9 +68,9 @@ def _validated(values: dict[str, Any], origin: Origin, problems: Problems) -> Su
     suite, found = None, Problems()
     try:
         suite = Suite.model_validate(values)
-        found = found if problems else origin.sift(inconsistencies(suite))
+        found = found if problems else origin.sift(origin.as_written(inconsistencies(suite)))
     except ValidationError as error:
-        found = from_pydantic(error, Suite)
+        found = origin.as_written(from_pydantic(error, Suite))
     left = without_unknown(values, found, origin)
     if left is not None:
         return _validated(left, origin, problems)

@@ -94,6 +94,7 @@ class Origin:
         typed: Paths that the command line set -> the option as it was typed.
         trust: Which code the values may name; None where they were written in Python.
         unchecked: What a dry run could not check, since it runs no code that is not trusted.
+        gone: Where items stood in a list that a dry run left out.
     """
 
     name: str = field(compare=False)
@@ -101,11 +102,22 @@ class Origin:
     typed: Mapping[Path, str] = field(default_factory=dict, compare=False)
     trust: Trust | None = field(default=None, compare=False)
     unchecked: Problems = field(default_factory=Problems, compare=False)
+    gone: dict[str, list[int]] = field(default_factory=dict, compare=False)
 
     @property
     def defers(self) -> bool:
         """Whether code that is not trusted is left out, as by a dry run."""
         return self.trust is not None and self.trust.defers
+
+    def as_written(self, problems: Iterable[Problem]) -> Problems:
+        """The same problems, with indices as the file counts, where items of a list were left out."""
+        found = Problems()
+        for problem in problems:
+            path = problem.path
+            for index in sorted(self.gone.get(str(path[0]), ()) if len(path) > 1 else ()):
+                path = (path[0], int(path[1]) + (int(path[1]) >= index), *path[2:])
+            found.append(replace(problem, path=path))
+        return found
 
     def sift(self, problems: Iterable[Problem]) -> Problems:
         """Those that count; what hangs on code that a dry run leaves out is noted instead."""

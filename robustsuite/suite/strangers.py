@@ -114,8 +114,12 @@ def without_unknown(values: Mapping[str, Any], problems: Sequence[Problem], orig
     origin.unchecked.extend(unknown)
     left = copy.deepcopy(dict(values))
     gone = set()
-    for key, index in sorted({(str(p.path[0]), p.path[1]) for p in unknown}, reverse=True):
-        gone |= _labels(left[key].pop(index))
+    for key, index in sorted({(str(p.path[0]), int(p.path[1])) for p in unknown}, reverse=True):
+        before = origin.gone.setdefault(key, [])
+        gone |= _labels(left[key].pop(index - sum(other < index for other in before)))
+        before.append(index)
+    if not left.get("defenses", ["none"]):
+        del left["defenses"]  # the undefended model is planned then, as where none is named
     gates = left.get("gates")
     if isinstance(gates, list):
         about = [{gate.get("attack"), gate.get("defense")} if isinstance(gate, Mapping) else set() for gate in gates]

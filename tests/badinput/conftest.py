@@ -1,0 +1,28 @@
+import sys
+
+import pytest
+from strangers import SUITE, Place, written
+
+import robustsuite as rs
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    made = Place(tmp_path)
+    monkeypatch.chdir(made.here)
+    monkeypatch.setenv("HOME", str(made.there))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(made.there)])
+    before = set(sys.modules)
+    yield made
+    for name in set(sys.modules) - before:  # the next stranger's files bear the same names
+        if name.partition(".")[0] in ("evil", "link", "linked", "own", "nets", "tools", "good"):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run to put a stranger's suite into."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "s.yaml").write_text(written(SUITE))
+    rs.run(folder / "s.yaml", folder / "run")
+    return folder / "run"
