@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from robustsuite.core import checks
 from robustsuite.core.canonical import canonical_json
+from robustsuite.storage import seals
 from robustsuite.storage.files import write_atomically
 from robustsuite.storage.places import user_cache
 
@@ -67,11 +68,14 @@ class Store:
         """The entry, where there is one and it is whole."""
         facts_file, payload_file = self._files(kind, key)
         try:
-            told = json.loads(facts_file.read_bytes())
-            if told["made"] < self.since:
+            text = seals.unsealed(facts_file.read_bytes())
+            told = {} if text is None else json.loads(text)
+            if text is not None and told["made"] < self.since:
                 return None
-            payload = payload_file.read_bytes() if told["payload"] else b""
+            payload = payload_file.read_bytes() if told.get("payload") else b""
         except (FileNotFoundError, NotADirectoryError):
+            if facts_file.is_file():  # else somebody has just removed it whole
+                self._refuse(kind, key, "its content is gone")
             return None
         except OSError as error:
             self.notes.append(f"the cache entry {facts_file} could not be read: {error}; it is made again")
@@ -79,7 +83,7 @@ class Store:
         except (ValueError, TypeError, KeyError) as error:
             self._refuse(kind, key, f"{type(error).__name__}: {error}")
             return None
-        if told.get("facts_digest") != _digest(canonical_json(told.get("facts")).encode()):
+        if text is None:
             self._refuse(kind, key, "its facts are not those that were written")
             return None
         if told["payload"] and told["payload"] != _digest(payload):
@@ -100,13 +104,9 @@ class Store:
         facts_file, payload_file = self._files(kind, key)
         if payload:
             write_atomically(payload_file, payload, durable=False)
-        text = canonical_json(facts)
-        about = {
-            "facts_digest": _digest(text.encode()),
-            "payload": _digest(payload) if payload else "",
-            "made": time.time(),
-        }
-        write_atomically(facts_file, f'{{"facts":{text},{json.dumps(about)[1:]}'.encode(), durable=False)
+        about = {"payload": _digest(payload) if payload else "", "made": time.time()}
+        text = seals.sealed(f'{{"facts":{canonical_json(facts)},{json.dumps(about)[1:]}')
+        write_atomically(facts_file, text.encode(), durable=False)
 
     def offer(self, kind: str, key: str, facts: Mapping[str, Any], payload: bytes = b"") -> None:
         """As `put`, where a disk that is full or read-only costs only the entry, and a note."""
@@ -164,9 +164,10 @@ class Store:
         for file in self._files(kind, key):
             file.unlink(missing_ok=True)
 
-    def verify(self) -> list[Listed]:
-        """Read every entry and remove those that are not whole; returns them."""
-        return [entry for entry in self.entries() if self.get(entry.kind, entry.key) is None]
+    def verify(self, kind: str = "") -> list[Listed]:
+        """Read every entry (of this kind) and remove those that are not whole; returns them."""
+        wanted = (entry for entry in self.entries() if kind in ("", entry.kind))
+        return [entry for entry in wanted if self.get(entry.kind, entry.key) is None]
 
     def _files(self, kind: str, key: str) -> tuple[Path, Path]:
         facts = self.root / kind / f"{key}.json"
