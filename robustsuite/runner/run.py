@@ -22,6 +22,7 @@ from robustsuite.core.samples import Splits
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.environment import resolve_device
 from robustsuite.evaluation.records import Record
+from robustsuite.plugins import provenance
 from robustsuite.runner.engine import HANGS, broken_off, local, settled
 from robustsuite.runner.estimate import Forecast, Timings
 from robustsuite.runner.ledger import CELLS, Ledger
@@ -167,7 +168,8 @@ def run(
         write_atomically(folder / "suite.yaml", layout.suite.to_yaml().encode())
         if announce is not None:
             announce(layout)
-        worker = Worker(layout.resolver, folder, layout.device, _cache(folder, asked), splits)
+        shared, loaded = _cache(folder, asked, layout), provenance.foreign(*layout.parts())
+        worker = Worker(layout.resolver, folder, layout.device, shared, splits, foreign=loaded)
         outcome = PlanRun(layout, worker, progress, tell).play(partial(_engine, worker, asked))
         settled(folder)
         return outcome
@@ -221,7 +223,7 @@ def preview(suite: Suite, folder: Path, **options: Any) -> Preview:
     layout, _ = _plan(suite, asked)
     found = [] if asked.fresh else record_files.read(folder / "records.jsonl")
     finished = record_files.keys(found) & {cell.key for cell in layout.cells}
-    shared = _cache(folder, asked)
+    shared = _cache(folder, asked, layout)
     stores = (shared,) if asked.fresh else (Store(folder), shared)
     known = {cell.content for cell in layout.cells if shared.has(CELLS, cell.content)}
     left = [cell for cell in layout.cells if cell.key not in finished]
@@ -248,8 +250,9 @@ def outstanding(nodes: Iterable[Node], stores: Sequence[Store]) -> list[Node]:
     return [node for node in nodes if not kept(node)]
 
 
-def _cache(folder: Path, asked: Options) -> Store:
+def _cache(folder: Path, asked: Options, layout: Plan) -> Store:
     shared = cache() if asked.cached else Store(folder / ".cache")
+    shared = replace(shared, beside=provenance.foreign_digest(*layout.parts()))
     return replace(shared, since=time.time()) if asked.fresh else shared
 
 

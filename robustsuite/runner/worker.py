@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -70,6 +71,7 @@ class Worker:
         cache: What runs share.
         splits: The data; loaded on first use where they are not given.
         progress: Told after each epoch.
+        foreign: What strangers' code is loaded where it works, with digests; every record says so.
     """
 
     resolver: Resolver
@@ -78,6 +80,7 @@ class Worker:
     cache: Store
     splits: Splits | None = None
     progress: Progress | None = None
+    foreign: Mapping[str, str] = field(default_factory=dict)
     _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
     _own: Store = field(init=False, repr=False)
 
@@ -154,6 +157,7 @@ class Worker:
         """The record of a cell with everything that is known before it is played."""
         entry = cell.attack.entry
         recipe = self.resolver.recipe(cell.defense)
+        beside = {"foreign": dict(self.foreign)} if self.foreign else {}
         return Record(
             key=cell.key,
             order=cell.order,
@@ -168,7 +172,7 @@ class Worker:
             repeat=cell.repeat,
             seed=self.suite.seed + cell.repeat,
             recipe=plain(recipe.description()),
-            environment=environment(self.device, self.suite.threads),
+            environment={**environment(self.device, self.suite.threads), **beside},
             data=self._judged(cell),
         )
 

@@ -139,6 +139,10 @@ class Scenario(ABC, Generic[V, A]):
         """
         return Reviewed(metrics)
 
+    def starts(self, attack: Attack[V, A]) -> tuple[type[Any], ...]:  # noqa: ARG002
+        """Classes of the attacks that `review` may play besides: their code is part of the key; none by default."""
+        return ()
+
     def data_view(self, train: Samples) -> V | None:  # noqa: ARG002
         """The view where it holds nothing but training data, so that one artefact serves every defence; else None."""
         return None

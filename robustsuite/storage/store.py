@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -52,6 +52,9 @@ class Store:
         limit: Most bytes that `trim` leaves; None for no limit.
         since: Entries made before this time (seconds since the epoch) count as absent.
         suffix: How names of payloads end.
+        beside: Digest of the strangers' code in the processes that put entries here, empty for none: what was made
+            beside other code counts as absent, and takes no place of what was made beside none. Where it is None, all
+            entries count.
 
     Guarantees:
         `get` hands out only what digests confirm: what is torn or was changed is removed, noted, and made again. Two
@@ -62,6 +65,7 @@ class Store:
     limit: int | None = None
     since: float = 0.0
     suffix: str = ".safetensors"
+    beside: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def get(self, kind: str, key: str) -> Kept | None:
@@ -70,7 +74,7 @@ class Store:
         try:
             text = seals.unsealed(facts_file.read_bytes())
             told = {} if text is None else json.loads(text)
-            if text is not None and told["made"] < self.since:
+            if text is not None and (told["made"] < self.since or not self._trusts(told["beside"])):
                 return None
             payload = payload_file.read_bytes() if told.get("payload") else b""
         except (FileNotFoundError, NotADirectoryError):
@@ -93,18 +97,25 @@ class Store:
         return Kept(told["facts"], payload)
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether there is an entry, without reading it."""
+        """Whether there is an entry, without reading its payload."""
+        facts_file = self._files(kind, key)[0]
         try:
-            return self._files(kind, key)[0].stat().st_size > 0 and self.since == 0.0
-        except OSError:
+            there = facts_file.stat().st_size > 0 and self.since == 0.0
+            return there and (self.beside is None or self._trusts(json.loads(facts_file.read_bytes())["beside"]))
+        except (OSError, ValueError, TypeError, KeyError):
             return False
+
+    def _trusts(self, beside: str) -> bool:
+        return self.beside is None or beside in ("", self.beside)
 
     def put(self, kind: str, key: str, facts: Mapping[str, Any], payload: bytes = b"") -> None:
         """Keep an entry; one of the same key is replaced. Facts are written last: they are the sign of a whole one."""
         facts_file, payload_file = self._files(kind, key)
+        if self.beside and replace(self, beside="", since=0.0, notes=[]).get(kind, key) is not None:
+            return
         if payload:
             write_atomically(payload_file, payload, durable=False)
-        about = {"payload": _digest(payload) if payload else "", "made": time.time()}
+        about = {"beside": self.beside or "", "payload": _digest(payload) if payload else "", "made": time.time()}
         text = seals.sealed(f'{{"facts":{canonical_json(facts)},{json.dumps(about)[1:]}')
         write_atomically(facts_file, text.encode(), durable=False)
 
