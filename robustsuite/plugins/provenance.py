@@ -112,6 +112,11 @@ def foreign_digest(*parts: Any) -> str:
     return digest(loaded) if loaded else ""
 
 
+def strange(*parts: Any) -> bool:
+    """Whether strangers' code takes part in these, as for `sources`."""
+    return any(name.partition(".")[0] != _OWN for name in sources(*parts))
+
+
 def _sources(value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         value = tuple(value.values())

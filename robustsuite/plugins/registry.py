@@ -26,6 +26,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from robustsuite.core import checks
 from robustsuite.core.ball import NORMS
 from robustsuite.core.errors import RequestError
+from robustsuite.core.process_state import strangers_code
 from robustsuite.core.renamed import ATTACKS
 from robustsuite.plugins.docstrings import parse_docstring
 from robustsuite.plugins.plugin_rules import check_class, check_game, no_function, raised, refusal
@@ -308,7 +309,7 @@ def load_file(path: str | Path) -> None:
         raise RequestError(f"expected an importable file, got plugin={str(path)!r}; check its name")
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
     try:
-        with attacks.adding() as made, defenses.adding() as defended:
+        with attacks.adding() as made, defenses.adding() as defended, strangers_code(f"the plug-in file {path}"):
             sys.modules[name] = module
             spec.loader.exec_module(module)
             if not made and not defended:
@@ -330,7 +331,8 @@ def _installed(point: importlib.metadata.EntryPoint) -> None:
         RequestError: What it raised, and which package it is.
     """
     try:
-        point.load()
+        with strangers_code(f"the installed plug-in {point.name!r}"):
+            point.load()
     except Exception as error:
         remedy = f"{type(error).__name__}: {error}: mend or uninstall it"
         got = f"plugin={point.value!r} of entry point {point.name!r}"

@@ -9,6 +9,7 @@ from typing import Final
 
 from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.records import Record
 from robustsuite.runner.plan import Plan
@@ -116,7 +117,7 @@ class Ledger:
 
     def _share(self, cell: Cell, record: Record) -> None:
         """Offer a finished cell to other runs."""
-        if record.status in record_files.FINISHED:
+        if record.status in record_files.FINISHED and Suspicion.CHANGED_PROCESS not in record.flags:
             self._worker.cache.offer(CELLS, cell.content, json.loads(record.line()), self._payload(record))
             self._remark(self._worker.cache.told())
 

@@ -157,7 +157,7 @@ class Home:
         given = set() if self._shares else set(self._fetch(needs))
         started = time.time() - _COARSE
         with watched(self._scratch / HANGS / f"{node.key}.txt", self._timeout):
-            done = self._told(self._worker.perform(node))
+            done = self._told(self._worker.perform(node).unless_spoilt())
         if self._shares:
             return Answer(done)
         # Not only what is new: an answer may have been lost with what was made for it, and is asked for again.

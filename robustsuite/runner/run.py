@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from robustsuite.core import checks
+from robustsuite.core import checks, process_state
 from robustsuite.core.errors import RequestError, StorageError
 from robustsuite.core.samples import Splits
 from robustsuite.evaluation import records as record_files
@@ -284,6 +284,7 @@ class PlanRun:
         self._slots, self._waiting = 1, dict[str, Node]()
         self._looked, self._told = float("-inf"), ""
         self._ledger = Ledger(layout, worker, self._mishap, self._remark)
+        self._remark(process_state.told())
         at = broken_off(worker.folder)
         if at:
             self._mishap(f"the last run in this folder ended without a word, at: {at}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +15,15 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from robustsuite import scenarios
+from robustsuite.core import patches
 from robustsuite.core.canonical import plain
 from robustsuite.core.deployed import Deployed, Served
 from robustsuite.core.errors import NotApplicableError, StorageError
+from robustsuite.core.process_state import Aftermath, ProcessState, contained
 from robustsuite.core.samples import Samples, Splits, stratified
 from robustsuite.core.streams import Streams
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.data.catalogue import load
 from robustsuite.data.copies import lent
 from robustsuite.evaluation.environment import environment
@@ -26,6 +31,7 @@ from robustsuite.evaluation.judge import judged, recorded
 from robustsuite.evaluation.records import RADIUS, Record
 from robustsuite.evaluation.resolve import facts_of
 from robustsuite.models.output_kind import as_logits
+from robustsuite.plugins import provenance, registry
 from robustsuite.runner.plan import Node
 from robustsuite.runner.resolver import Cell, Resolver
 from robustsuite.scenarios.play import craft
@@ -51,6 +57,7 @@ class Done:
         seconds: Wall time.
         notes: What went wrong on the way and was mended.
         refused: Why the disk refuses results; no work makes sense until that is mended.
+        spoilt: What it left in its process that cannot be put back: nothing more should be done there.
     """
 
     record: Record | None = None
@@ -58,6 +65,11 @@ class Done:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     refused: str = ""
+    spoilt: str = ""
+
+    def unless_spoilt(self) -> Done:
+        """The same; failed, where its process is spoilt and has to be used further."""
+        return replace(self, record=None, failure=self.spoilt) if self.spoilt else self
 
 
 @dataclass
@@ -83,6 +95,8 @@ class Worker:
     foreign: Mapping[str, str] = field(default_factory=dict)
     _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
     _own: Store = field(init=False, repr=False)
+    _state: ProcessState | None = field(default=None, init=False, repr=False)
+    _early: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._own = Store(self.folder)
@@ -100,7 +114,38 @@ class Worker:
         return self.splits
 
     def perform(self, node: Node) -> Done:
-        """Do one piece of work; whatever happens becomes data."""
+        """Do one piece of work; whatever happens becomes data.
+
+        Where strangers' code is loaded, what the work did to the process is undone, and its record says so.
+        """
+        if not self.foreign:
+            return self._perform(node)
+        with contained(self._process()) as found:
+            done = self._perform(node)
+            with suppress(Exception):  # what could not be made left nothing to be forgotten
+                self._forget(node.cell)
+        found.changed = tuple(dict.fromkeys((*self._early, *found.changed)))
+        self._early.clear()
+        return _with_found(done, found, node.label)
+
+    def _process(self) -> ProcessState:
+        """How this process was before any work."""
+        if self._state is None:
+            self._state = ProcessState.taken(_tables())
+        return self._state
+
+    def _undo(self) -> None:
+        """Undo what making or asking a plug-in did, before others' work goes on."""
+        if self.foreign:
+            self._early += (*patches.undo(), *self._process().restore(draws=False))
+
+    def _forget(self, cell: Cell) -> None:
+        """Make anew for the next cell what a stranger's attack may have reached: models, and parts of the suite."""
+        if provenance.strange(self.resolver.game(cell).attack):
+            self._victims.clear()
+            self.resolver = Resolver(self.suite)
+
+    def _perform(self, node: Node) -> Done:
         started = time.perf_counter()
         record, failure, refused = None, "", ""
         try:
@@ -128,6 +173,7 @@ class Worker:
             trainer.fit(recipe, train)
             return
         artefact = self._artefact(cell)
+        self._undo()
         if node.kind != "artefact":
             scenario = self.resolver.game(cell).scenario
             for wanted, samples in scenario.trainings(train, recipe if is_trained(recipe) else None, artefact):
@@ -187,6 +233,7 @@ class Worker:
     def play(self, cell: Cell) -> Record:
         """Play one cell; whatever happens becomes its record."""
         game = self.resolver.game(cell)
+        self._undo()
         blank = replace(self.blank(cell), **facts_of(game))
         with recorded(blank) as sheet:
             victim = self.victim(cell)
@@ -231,6 +278,29 @@ class Worker:
 
     def _trainer(self, repeat: int) -> Trainer:
         return Trainer(self.suite.seed + repeat, self.device, (self._own, self.cache), self.progress)
+
+
+def _with_found(done: Done, found: Aftermath, label: str) -> Done:
+    """What was done, with what it did to its process, in the record too."""
+    if not found:
+        return done
+    record = done.record
+    if record is not None:
+        flags = dict.fromkeys((*record.flags, Suspicion.CHANGED_PROCESS.value))
+        message = "; ".join(part for part in (record.message, str(found)) if part)
+        record = replace(record, flags=tuple(flags), message=message)
+    spoilt = f"{label}: {found}" if found.lasting else ""
+    return replace(done, record=record, notes=(*done.notes, f"{label}: {found}"), spoilt=spoilt)
+
+
+def _tables() -> Iterator[tuple[str, MutableMapping[Any, Any]]]:
+    """What plug-ins are registered in, and the games."""
+    for title, module in (("what is registered", registry), ("the games", scenarios)):
+        for name, value in vars(module).items():
+            if name.startswith("__"):
+                continue
+            held = vars(value).values() if isinstance(value, registry.Registry) else (value,)
+            yield from ((title, table) for table in held if type(table) is dict)
 
 
 def set_threads(threads: int) -> None:
