@@ -54,7 +54,7 @@ def records(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 def in_words(line: dict[str, Any]) -> dict[str, Any]:
     """A record in the words of now; flags that a message lists by name stand in another order under other names."""
-    line = WORDS["current"](line)
+    line = {name: value for name, value in WORDS["current"](line).items() if name not in ("after", "seal")}
     line["message"] = re.sub(r"(?<=followed up \()[^)]*|(?<=unresolved: )[\w, -]*", _sorted, line["message"])
     return line
 

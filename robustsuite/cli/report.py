@@ -37,7 +37,8 @@ def report(
     terminal.
 
     Exit codes: 0 every cell was measured or could not be, and every gate passed; 1 a gate failed or a cell raised; 3 a
-    gate is inconclusive, also because a cell that the suite planned has no record.
+    gate is inconclusive, also because a cell that the suite planned has no record, or records are not as they were
+    written.
     """
     set_up()
     from robustsuite.core import checks
@@ -49,6 +50,10 @@ def report(
     codes = []
     for folder, loaded in [(folder, Report.load(folder)) for folder in folders]:
         verdicts = judged(loaded)
+        for fault in loaded.lines.faults:
+            say(f"note: {fault}; give the command of the run again")
+        if loaded.lines.unsealed:
+            say(f"note: records of {folder} carry no digests, so edits of them are not seen")
         if not (folder / "suite.yaml").is_file():
             say(f"note: {folder} has no suite.yaml, so nothing is known of its gates and of cells that were not run")
         if as_json:

@@ -59,12 +59,14 @@ def train(
 def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: bool) -> tuple[Path, dict[str, Any]]:
     """Train (or find it done), write the weights and what is known of them, and measure the clean accuracy."""
     import json
+    from dataclasses import replace
 
     from robustsuite.core import checks
     from robustsuite.core.canonical import plain
     from robustsuite.data.catalogue import load
     from robustsuite.evaluation.environment import environment, resolve_device
     from robustsuite.models.checkpoint import save
+    from robustsuite.plugins import provenance
     from robustsuite.runner.precision import settled_suite
     from robustsuite.runner.worker import set_threads
     from robustsuite.scenarios.victim import Victim
@@ -81,8 +83,10 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
         raise checks.fail("a model that is trained", "checkpoint", suite.model_for(use).checkpoint, "drop it")
     set_threads(suite.threads)
     splits = load(suite.dataset, seed=suite.seed)
+    shared = replace(cache(), beside=provenance.foreign_digest(recipe))
     with progress_on(sys.stderr, quiet=quiet) as progress:
-        trained = Trainer(suite.seed, where, (Store(folder), cache()), progress, splits.part)(recipe, splits.train)
+        trainer = Trainer(suite.seed, where, (Store(folder), shared), progress, splits.part)
+        trained = trainer(recipe, splits.train)
     victim = Victim(trained.model, splits.test, device=where)
     accuracy = float(((victim.clean.prediction == splits.test.y) & ~victim.clean.rejected).double().mean())
     noted = {"precision": notes[use.label]} if use.label in notes else {}

@@ -82,6 +82,12 @@ class Suspicion(enum.StrEnum):
         "the radius is less than half of one grey level of the inputs' range",
         "give the radius in raw input units: 8 for images in [0, 255], 8/255 for images in [0, 1]",
     )
+    CHANGED_PROCESS = (
+        "changed-process",
+        "something changed the process under this cell; what could be put back was put back afterwards",
+        "mend the plug-in that the message is about, and play the cell again",
+        Effect.WITHHOLDS,
+    )
     NONDETERMINISTIC = (
         "nondeterministic",
         "the model answers differently when queried twice",

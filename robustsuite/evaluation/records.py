@@ -1,4 +1,11 @@
-"""Records: one JSON line a judged cell, and a per-sample file beside it whose digest the line holds."""
+"""Records: one JSON line a judged cell, and a per-sample file beside it whose digest the line holds.
+
+Each line ends with a digest of itself (`storage.seals`), and names that of the line before it; the first names that of
+the `suite.yaml` beside it. A line that was changed is left out, and where lines were taken out, doubled or moved, the
+chain says so. Lines that were cut off at the end cannot be seen by it: so ends a run that was interrupted, and
+`suite.yaml` tells what it planned. All this finds accidents and careless edits; who computes the digests again is not
+found.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
@@ -16,8 +24,11 @@ from typing import TYPE_CHECKING, Any, Final
 from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError
 from robustsuite.core.metrics import Declared
-from robustsuite.core.renamed import ATTACKS, SINCE, current, labels_of
+from robustsuite.core.renamed import current
 from robustsuite.core.suspicions import Suspicion
+from robustsuite.evaluation.old_records import relabelled, swept
+from robustsuite.evaluation.record_types import checked, metric_of, numbers
+from robustsuite.storage import seals
 from robustsuite.storage.files import anchor, storing, write_atomically
 
 if TYPE_CHECKING:
@@ -27,18 +38,22 @@ if TYPE_CHECKING:
 
 VERSION: Final = 4
 """What a record says: since 2 an attack's figures are its own, whatever follow-ups broke; since 3 it is in the words of
-now (`core.renamed`) and tells the rules of its game; since 4 it says what its figures are."""
+now (`core.renamed`) and tells the rules of its game; since 4 it says what its figures are, and its line has digests."""
 _RULES: Final = 3
+_SEALED: Final = 4
 CLEAN: Final = "none"
 """The label of the clean evaluation, and of the undefended model."""
-EVALUATION: Final = "evaluate"
-"""What the suite of an evaluation is called; its labels are made of names and options."""
 MEASURED: Final = ("ok", "inconclusive")
 FINISHED: Final = (*MEASURED, "not_applicable")
+EVALUATION: Final = "evaluate"
+"""What the suite of an evaluation is called; its labels are made of names and options."""
 RADIUS: Final = "radius"
 """The one rule over which a suite sweeps: `Record.sweep` of a point of a curve."""
+AFTER: Final = "after"
+"""In a line: the digest of the line before it."""
+_SUITE: Final = "suite.yaml"
+_TAIL: Final = 4096
 _LEFT_OUT: Final = ("sweep", "payloads")  # of a line, where they are empty
-_NOT_FINITE: Final = ("inf", "-inf", "nan")  # as `canonical.plain` writes them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +188,26 @@ class Record:
 
     @classmethod
     def parse(cls, line: str) -> Record:
-        """Read a line; keys of a later version are ignored, and figures that JSON has no word for are numbers again."""
-        values = current(json.loads(line))
+        """Read a line; keys of a later version are ignored, and figures that JSON has no word for are numbers again.
+
+        Raises:
+            ValueError: It is no JSON object, or a field holds what it cannot hold.
+        """
+        read = json.loads(line)
+        if not isinstance(read, dict):
+            raise ValueError(f"expected a JSON object, got {type(read).__name__}")
+        values = current(read)
         known = {f.name for f in dataclasses.fields(cls)}
         kept = {"version": 1, **{name: value for name, value in values.items() if name in known}}
-        kept["metrics"] = {name: _metric(figures) for name, figures in kept.get("metrics", {}).items()}
-        kept["history"] = [_numbers(epoch) for epoch in kept.get("history", ())]
+        lacking = [f.name for f in dataclasses.fields(cls) if f.name in _NEEDED and f.name not in kept]
+        if lacking:
+            raise ValueError(f"expected {', '.join(lacking)}, got none")
+        checked(kept)
+        kept["metrics"] = {name: metric_of(name, figures) for name, figures in kept.get("metrics", {}).items()}
+        kept["history"] = [numbers(epoch) for epoch in kept.get("history", ())]
         if _is_outdated(kept["version"], kept.get("scenario", "")):
             kept["flags"] = dict.fromkeys((*kept.get("flags", ()), Suspicion.OUTDATED.value))
-        kept["training"] = _numbers(kept.get("training", {}))
+        kept["training"] = numbers(kept.get("training", {}))
         if kept.get("means") is not None:
             kept["means"] = Declared.read(kept["means"])
         for name in ("flags", "history", "payloads"):
@@ -199,19 +225,9 @@ def _is_outdated(version: int, scenario: str) -> bool:
     return known is not None and version < known.game.sound_since
 
 
-def _metric(figures: Mapping[str, Any]) -> Metric:
-    from robustsuite.core.metric import Metric
-
-    known = {f.name for f in dataclasses.fields(Metric)}
-    told = {name: value for name, value in _numbers(figures).items() if name in known and value is not None}
-    return Metric(**{"value": math.nan, **told})
-
-
-def _numbers(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: float(value) if isinstance(value, str) and value in _NOT_FINITE else value
-        for name, value in figures.items()
-    }
+_NEEDED: Final = tuple(
+    f.name for f in dataclasses.fields(Record) if f.default is dataclasses.MISSING is f.default_factory
+)
 
 
 def append(path: Path, record: Record) -> None:
@@ -220,11 +236,11 @@ def append(path: Path, record: Record) -> None:
     Raises:
         StorageError: The disk refuses it; the file is as it was.
     """
-    line = record.line().encode() + b"\n"
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
+            line = _line(record, _last(file, size) or _root(path)) + b"\n"
             if size > 0:
                 file.seek(-1, os.SEEK_END)
                 line = line if file.read(1) == b"\n" else b"\n" + line
@@ -238,66 +254,124 @@ def append(path: Path, record: Record) -> None:
         anchor(path.parent)
 
 
+def write(path: Path, records: Iterable[Record]) -> None:
+    """Write a file of these records anew; readers see the old file or the new one.
+
+    Raises:
+        StorageError: The disk refuses it; the old file stands.
+    """
+    lines, after = [], _root(path)
+    for record in records:
+        lines.append(_line(record, after))
+        after = seals.seal_of(lines[-1])
+    write_atomically(path, b"".join(line + b"\n" for line in lines))
+
+
+def _line(record: Record, after: str) -> bytes:
+    return seals.sealed(f'{record.line()[:-1]},"{AFTER}":"{after}"}}').encode()
+
+
+def _root(path: Path) -> str:
+    """What the first line comes after: the suite beside it, by its digest; empty where there is none."""
+    try:
+        return seals.digest_of(path.with_name(_SUITE).read_bytes())
+    except OSError:
+        return ""
+
+
+def _last(file: RawIOBase, size: int) -> str:
+    """The digest of the last whole line, which nearly always ends the file."""
+    for start in {max(0, size - _TAIL), 0}:
+        file.seek(start)
+        ends: list[bytes] = re.findall(rb',"seal":"([0-9a-f]{24})"\}\n', file.read() or b"")
+        if ends:
+            return ends[-1].decode()
+    return ""
+
+
 def _write(file: RawIOBase, content: bytes) -> None:
     """All of it: a disk that gets full takes a part first, and refuses the next."""
     while content:
         content = content[file.write(content) or 0 :]
 
 
-def read(path: Path) -> list[Record]:
-    """All whole records, in plan order; of two with one key the later one counts, and torn lines are passed over."""
-    if not path.is_file():
-        return []
-    found: dict[str, Record] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        record = _parsed(line)
-        if record is not None:
-            found[record.key] = record
-    return list(_swept(_relabelled(sorted(found.values(), key=lambda record: record.order))))
+@dataclass(frozen=True)
+class Lines:
+    """What a file of records holds.
 
-
-def _relabelled(records: Sequence[Record]) -> list[Record]:
-    """Records with the labels of now, where an attack's label was its old name."""
-    before = {new: old for old, new in ATTACKS.items()}
-    names = [r.attack_parameters.get("is", "") if r.version < SINCE else "" for r in records]
-    uses = [(r.attack, before.get(name, name)) for r, name in zip(records, names, strict=True)]
-    made = labels_of(uses, made=all(r.suite == EVALUATION for r in records))
-    return [dataclasses.replace(r, attack=label) for r, label in zip(records, made, strict=True)]
-
-
-def _swept(records: Sequence[Record]) -> Iterator[Record]:
-    """Records in plan order that say which are points of curves, also those from before records said so.
-
-    Of a suite in which none does, the first radius is its own, and of each cell only the first record stands at it,
-    since a curve may visit it again.
+    Args:
+        records: All whole ones, in plan order; of two with one key the later one counts.
+        damaged: A sentence for each line that is left out: whose it was, as far as that can be read, and why.
+        moved: A sentence for each place at which a line does not follow the one after which it was written.
+        strange: A sentence where the first line was not written beside the `suite.yaml` that is there.
+        unsealed: How many lines carry no digest, as those from before version 4; edits of them are not seen.
     """
-    said = {(record.suite, record.dataset) for record in records if record.sweep}
-    own: dict[tuple[str, str], float] = {}
-    cells: set[tuple[object, ...]] = set()
-    for record in records:
-        suite = (record.suite, record.dataset)
-        cell = (*suite, record.defense, record.attack, record.scenario, record.repeat)
-        away = record.radius is not None and record.radius != own.setdefault(suite, record.radius)
-        if suite not in said and (away or cell in cells):
-            yield dataclasses.replace(record, sweep=RADIUS)
-        else:
-            cells.add(cell)
-            yield record
+
+    records: tuple[Record, ...] = ()
+    damaged: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
+    strange: str = ""
+    unsealed: int = 0
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """All that is not as it was written, in a sentence each."""
+        return (*self.damaged, *self.moved, *filter(None, [self.strange]))
 
 
-def unreadable(path: Path) -> int:
-    """How many lines of a file hold no whole record."""
-    if not path.is_file():
-        return 0
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return sum(_parsed(line) is None for line in lines)
+def inspect(path: Path) -> Lines:
+    """Read a file of records, and look whether it is as it was written."""
+    found, damaged, moved, strange, bare = dict[str, Record](), list[str](), list[str](), "", 0
+    before: str | None = None  # what the next line should come after, where that is known
+    root = _root(path)
+    for number, line in enumerate(filter(None, path.read_bytes().split(b"\n") if path.is_file() else ())):
+        try:
+            record, after = _opened(line)
+        except ValueError as error:
+            damaged.append(f"a line of {path}, {_whose(line)}, is left out: {error}")
+            before = None
+            continue
+        here = f"{record.defense} x {record.attack}"
+        if number == 0 and root and after and after != root:
+            strange = f"{path} was not written beside the {_SUITE} that is there, or lines before {here} are gone"
+        if before is not None and after is not None and after != before:
+            moved.append(f"lines of {path} before {here} were taken out, doubled or moved")
+        bare += after is None
+        found[record.key] = record
+        before = seals.seal_of(line) if after is not None else None
+    ordered = sorted(found.values(), key=lambda record: record.order)
+    return Lines(tuple(swept(relabelled(ordered, EVALUATION), RADIUS)), tuple(damaged), tuple(moved), strange, bare)
 
 
-def _parsed(line: str) -> Record | None:
+def read(path: Path) -> list[Record]:
+    """All whole records of a file, in plan order."""
+    return list(inspect(path).records)
+
+
+def _opened(line: bytes) -> tuple[Record, str | None]:
+    """The record of a line, and what it comes after; None of a line without digest.
+
+    Raises:
+        ValueError: It is not what was written.
+    """
+    text = seals.unsealed(line)
     try:
-        return Record.parse(line)
-    except (json.JSONDecodeError, TypeError, AttributeError):
-        return None
+        values = json.loads(line)
+    except ValueError:
+        raise ValueError("it is torn") from None
+    if text is None:
+        version = values.get("version", 1) if isinstance(values, dict) else None
+        if version is None or not isinstance(version, int) or version >= _SEALED or {seals.SEAL, AFTER} & set(values):
+            raise ValueError("it is not what was written")
+        return Record.parse(line.decode()), None
+    return Record.parse(line.decode()), str(values.get(AFTER, ""))
+
+
+def _whose(line: bytes) -> str:
+    """Defence and attack of a line that is damaged, as far as they can be read."""
+    text = line.decode(errors="replace")
+    names = [re.search(rf'"{part}":\s?"([^"]*)"', text) for part in ("defense", "attack")]
+    return " x ".join(name[1] if name is not None else "?" for name in names)
 
 
 def samples_path(key: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from robustsuite.core import checks
 from robustsuite.core.errors import RequestError
+from robustsuite.core.process_state import strangers_code
 
 GROUP: Final = "robustsuite.plugins"
 _SUITE: Final = "robustsuite"
@@ -28,8 +29,11 @@ def import_all() -> None:
     """
     for name in _BUILT_IN:
         _beside(name)
-    for point in (*(EntryPoint(name, f"{_SUITE}.{name}", GROUP) for name in _BUILT_IN), _PANELS, *_installed()):
+    for point in (*(EntryPoint(name, f"{_SUITE}.{name}", GROUP) for name in _BUILT_IN), _PANELS):
         _load(point)
+    for point in _installed():
+        with strangers_code(f"the installed plug-in {point.name!r}"):
+            _load(point)
 
 
 def _load(point: EntryPoint) -> None:

@@ -199,10 +199,13 @@ def _from_package(place: str, target: str) -> ModuleType:
 @contextmanager
 def _fresh_code() -> Iterator[None]:
     """Write no bytecode of a user's files: Python takes it for current where an edit keeps second and size."""
+    from robustsuite.core.process_state import strangers_code
+
     before = sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     try:
-        yield
+        with strangers_code("a factory"):
+            yield
     finally:
         sys.dont_write_bytecode = before
 

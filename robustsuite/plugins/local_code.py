@@ -1,8 +1,9 @@
-"""Which files a user's code consists of: a file and all that it imports from outside Python and installed packages."""
+"""Which files a plug-in's or a user's code consists of: a file and all that it imports, but what keys hold anyway."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import sys
@@ -12,15 +13,21 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
-_OWN: Final = "robustsuite"  # its code is part of every key already
+_OWN: Final = "robustsuite"  # its code is part of every key already, but for its plug-ins
+PLUGINS: Final = (f"{_OWN}.attacks", f"{_OWN}.defenses")
 _BY_NAME: Final = ("import_module", "__import__")
+_REGISTRIES: Final = ("attacks", "defenses")
 
 
-def followed(file: str | Path) -> dict[Path, str]:
+def followed(file: str | Path, *, plugins: bool = False) -> dict[Path, str]:
     """A file and what it imports, directly or through others, anywhere in its code.
 
     What is installed beside other packages is left out, and so are Python's own modules and this suite; of an
     installed file only its own package is followed.
+
+    Args:
+        file: Where to start.
+        plugins: Whether the suite's own attacks and defences are followed too.
 
     Returns:
         File -> the name under which it was imported first, empty for the file itself.
@@ -29,16 +36,55 @@ def followed(file: str | Path) -> dict[Path, str]:
     found, waiting = {start: ""}, [start]
     while waiting:
         for name, path in _imports(waiting.pop(), _package(start)):
-            if path not in found:
+            if path not in found and (plugins or not built_in(path)):
                 found[path] = name
                 waiting.append(path)
     return found
 
 
 def code_digest(file: str | Path) -> str:
-    """24 hexadecimal digits over a file and all that it imports, wherever they lie."""
+    """24 hexadecimal digits over a file and all that it imports, the suite's own plug-ins too, wherever they lie."""
     start = Path(file).resolve()
-    return _installed_digest(start) if installed(start) else _digest(start)
+    return _installed_digest(start) if installed(start) or built_in(start) else _digest(start)
+
+
+def looked_up(file: str | Path) -> tuple[tuple[str, str], ...]:
+    """Plug-ins that a file, or what it imports, gets from the registry by a name that is written there.
+
+    Returns:
+        Pairs such as `("attacks", "fab")` for each `attacks.get("fab")`.
+    """
+    start = Path(file).resolve()
+    return _installed_look_ups(start) if installed(start) or built_in(start) else _look_ups(start)
+
+
+@cache
+def _installed_look_ups(file: Path) -> tuple[tuple[str, str], ...]:
+    return _look_ups(file)
+
+
+def _look_ups(file: Path) -> tuple[tuple[str, str], ...]:
+    found: dict[tuple[str, str], None] = {}
+    for path in followed(file, plugins=True):
+        with contextlib.suppress(OSError, SyntaxError, ValueError):
+            found.update(dict.fromkeys(_look_ups_in(path.read_bytes())))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1024)
+def _look_ups_in(content: bytes) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (node.func.value.attr, node.args[0].value)
+        for node in ast.walk(ast.parse(content))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "get"
+        and isinstance(node.func.value, ast.Attribute)
+        and node.func.value.attr in _REGISTRIES
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
+    )
 
 
 @cache  # what is installed does not change under a running process
@@ -47,7 +93,7 @@ def _installed_digest(file: Path) -> str:
 
 
 def _digest(file: Path) -> str:
-    parts = sorted((name, _content(path)) for path, name in followed(file).items())
+    parts = sorted((name, _content(path)) for path, name in followed(file, plugins=True).items())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
@@ -76,7 +122,7 @@ def _imports(file: Path, package: Path | None) -> Iterator[tuple[str, Path]]:
     for name, level in names:
         for path in _files(name, level, file):
             inside = package is not None and path.is_relative_to(package)
-            if inside or not installed(path):
+            if inside or not installed(path) or built_in(path):
                 yield f"{'.' * level}{name} {path.name}", path
 
 
@@ -104,7 +150,14 @@ def _files(name: str, level: int, importer: Path) -> Iterator[Path]:
     first, *rest = name.split(".")
     if level:
         places, rest = [importer.parents[min(level, len(importer.parents)) - 1]], [first, *rest]
-    elif first == _OWN or first in sys.builtin_module_names or first in sys.stdlib_module_names:
+    elif first == _OWN:
+        package = ".".join([first, *rest[:1]])
+        if package not in PLUGINS:
+            return
+        (file, places), rest = _top(package), rest[1:]
+        if file is not None:
+            yield file.resolve()
+    elif first in sys.builtin_module_names or first in sys.stdlib_module_names:
         return
     else:
         file, places = _top(first)
@@ -130,6 +183,16 @@ def _top(name: str) -> tuple[Path | None, list[Path]]:
         return None, []
     file = Path(spec.origin) if spec.has_location and spec.origin else None
     return file, [Path(place) for place in spec.submodule_search_locations or ()]
+
+
+@cache
+def _plugin_folders() -> tuple[Path, ...]:
+    return tuple(place.resolve() for package in PLUGINS for place in _top(package)[1])
+
+
+def built_in(file: Path) -> bool:
+    """Whether a file is one of the suite's own attacks or defences."""
+    return any(file.is_relative_to(place) for place in _plugin_folders())
 
 
 @cache

@@ -1,7 +1,15 @@
-"""What code a result came from: the suite's own, a stranger's plug-ins and factories, and the libraries below."""
+"""What code a result came from: the suite's core, the plug-ins that made it, built in or a stranger's, and libraries.
+
+A key holds the core once (`code`), and of plug-ins and factories the files of those that take part (`sources`), so
+that an attack that is added or edited makes no other result new. What remains outside of keys: plug-ins that are looked
+up by a name that is computed, files that a plug-in reads as it runs, and libraries but for the few in `LIBRARIES`. What
+a stranger's code does to the process that it is loaded in is no part of keys either: it is undone between nodes, and
+records and what runs share say which was loaded (`foreign`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -14,7 +22,9 @@ from types import CodeType, ModuleType
 from typing import Any, Final
 
 from robustsuite.core.canonical import digest
+from robustsuite.core.errors import RequestError
 from robustsuite.plugins.loading import factory_digest, load_factory, source_digest
+from robustsuite.plugins.local_code import PLUGINS, looked_up
 
 LIBRARIES: Final = ("torch", "torchvision", "adversarial-robustness-toolbox", "opacus", "numpy")
 _OWN: Final = "robustsuite"
@@ -34,12 +44,23 @@ def version(package: str) -> str:
 
 @cache
 def code() -> str:
-    """A digest of the suite's code that results depend on, and of the versions of the libraries below it.
+    """A digest of the suite's core that every result depends on, and of the versions of the libraries below it.
 
-    It is part of every key: a result of other code is made again, never shown as if nothing had changed.
+    It is part of every key: a result of other code is made again, never shown as if nothing had changed. Attacks and
+    defences are no part of it; see `sources`.
     """
+    return _digest_of(_OWN)
+
+
+@cache
+def all_code() -> str:
+    """As `code`, with all built-in plug-ins: what machines that work on one run must have alike."""
+    return _digest_of(_OWN, *PLUGINS)
+
+
+def _digest_of(*packages: str) -> str:
     found = hashlib.sha256()
-    for name in (_OWN, f"{_OWN}.attacks", f"{_OWN}.defenses"):
+    for name in packages:
         for folder in sys.modules[_OWN].__path__ if name == _OWN else _folders(name):
             for file in sorted(Path(folder).rglob("*.py")):
                 place = file.relative_to(folder)
@@ -58,15 +79,42 @@ def _folders(package: str) -> list[str]:
 
 
 def sources(*parts: Any) -> dict[str, str]:
-    """Digests of the files of strangers' code in these parts: plug-in classes, and factories named as text.
+    """Digests of the files of plug-ins in these parts, built in or a stranger's, and of factories named as text.
 
     Args:
-        *parts: Dataclasses, containers of them, or anything else, which is passed over.
+        *parts: Dataclasses, classes, containers of them, or anything else, which is passed over.
 
     Returns:
-        Class or factory name -> digest of its file and of what that imports of the user's own.
+        Class or factory name -> digest of its file and of what that imports of the user's own and of plug-ins.
     """
     return dict(sorted(set(_sources(parts))))
+
+
+def foreign(*parts: Any) -> dict[str, str]:
+    """What strangers' code this process has loaded: plug-ins that are registered, and what these parts hold.
+
+    Args:
+        *parts: As for `sources`.
+
+    Returns:
+        Class or factory name -> digest of its file and of what that imports.
+    """
+    from robustsuite.plugins import registry
+
+    entries = [entry.cls for known in (registry.attacks, registry.defenses) for entry in known.all()]
+    found = sources([cls for cls in entries if cls.__module__.partition(".")[0] != _OWN], *parts)
+    return {name: at for name, at in found.items() if name.partition(".")[0] != _OWN}
+
+
+def foreign_digest(*parts: Any) -> str:
+    """One digest over `foreign`, empty where no strangers' code is loaded."""
+    loaded = foreign(*parts)
+    return digest(loaded) if loaded else ""
+
+
+def strange(*parts: Any) -> bool:
+    """Whether strangers' code takes part in these, as for `sources`."""
+    return any(name.partition(".")[0] != _OWN for name in sources(*parts))
 
 
 def _sources(value: Any) -> Iterator[tuple[str, str]]:
@@ -75,16 +123,38 @@ def _sources(value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, (list, tuple)):
         for item in value:
             yield from _sources(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kind = type(value)
-        if kind.__module__.partition(".")[0] != _OWN:
-            yield f"{kind.__module__}.{kind.__qualname__}", source_digest(kind) or _typed_digest(kind)
+    elif isinstance(value, type):
+        yield from _of_class(value)
+    elif dataclasses.is_dataclass(value):
+        yield from _of_class(type(value))
         for field in dataclasses.fields(value):
             given = getattr(value, field.name)
             if field.name == "factory" and isinstance(given, str):
                 yield given, factory_digest(given) or _typed_digest(load_factory(given))
             else:
                 yield from _sources(given)
+
+
+def _of_class(kind: type) -> Iterator[tuple[str, str]]:
+    """A class that is no part of the core, and the plug-ins that its file looks up by name."""
+    if kind.__module__.partition(".")[0] == _OWN and not kind.__module__.startswith(PLUGINS):
+        return
+    yield f"{kind.__module__}.{kind.__qualname__}", source_digest(kind) or _typed_digest(kind)
+    from robustsuite.plugins import registry
+
+    for which, name in _look_ups(kind):
+        known = registry.attacks if which == "attacks" else registry.defenses
+        with contextlib.suppress(RequestError):
+            cls = known.get(name).cls
+            yield f"{cls.__module__}.{cls.__qualname__}", source_digest(cls) or _typed_digest(cls)
+
+
+def _look_ups(kind: type) -> tuple[tuple[str, str], ...]:
+    try:
+        file = inspect.getsourcefile(kind)
+    except (TypeError, OSError):
+        return ()
+    return looked_up(file) if file is not None and Path(file).is_file() else ()
 
 
 def _typed_digest(thing: Any) -> str:

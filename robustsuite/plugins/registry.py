@@ -23,6 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from robustsuite.core import checks
 from robustsuite.core.ball import NORMS
 from robustsuite.core.errors import RequestError, UnknownPluginError
+from robustsuite.core.process_state import strangers_code
 from robustsuite.core.renamed import ATTACKS
 from robustsuite.plugins.discovery import import_all
 from robustsuite.plugins.docstrings import parse_docstring
@@ -376,6 +377,7 @@ def load_file(path: str | Path) -> None:
     try:
         with ExitStack() as adding:
             kinds = [adding.enter_context(of.adding()) for of in (scenarios, attacks, defenses, panels)]
+            adding.enter_context(strangers_code(f"the plug-in file {path}"))
             sys.modules[name] = module
             spec.loader.exec_module(module)
             if not any(kinds):

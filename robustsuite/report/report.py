@@ -65,9 +65,7 @@ class Report(Results):
             for name in ("suite.yaml", "gates.json"):
                 if (self.folder / name).is_file():
                     write_atomically(target / name, (self.folder / name).read_bytes())
-        played = (record for record in self.records if record.status != "not_run")
-        lines = "".join(record.line() + "\n" for record in played)
-        write_atomically(target / "records.jsonl", lines.encode())
+        store.write(target / "records.jsonl", (record for record in self.records if record.status != "not_run"))
 
     def __repr__(self) -> str:
         head = f"Report({len(self.records)} records)"

@@ -39,6 +39,7 @@ class Comparison:
         min_effect: Least worsening that counts, as a rate.
         notes: What holds for all rows.
         allow_missing: Whether figures that are missing in the new run are excused.
+        faults: What of either run's records is not as it was written; nothing passes then.
     """
 
     rows: tuple[Row, ...]
@@ -46,6 +47,7 @@ class Comparison:
     min_effect: float = MIN_EFFECT
     notes: tuple[str, ...] = ()
     allow_missing: bool = False
+    faults: tuple[str, ...] = ()
 
     @property
     def regressions(self) -> tuple[Row, ...]:
@@ -79,10 +81,13 @@ class Comparison:
 
     @property
     def outcome(self) -> str:
-        """`failed` with a regression; else `inconclusive` with a gap, a row undecided or none tested; else `passed`."""
+        """`failed` with a regression; else `inconclusive` with a gap, a fault, a row undecided or none tested; else
+        `passed`.
+        """
         if self.regressions:
             return "failed"
-        return "passed" if self.tested and not self.undecided and not self.gaps else "inconclusive"
+        open_ = self.undecided or self.gaps or self.faults
+        return "passed" if self.tested and not open_ else "inconclusive"
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -98,6 +103,8 @@ class Comparison:
         else:
             counts = [_count(self.regressions, "regression"), _count(self.improvements, "improvement")]
             told = [f"{' and '.join(counts)} among {_count(self.tested, 'tested figure')}."]
+        if self.faults:
+            told.append(f"{_count(self.faults, 'fault')} in records as they stand; the first: {self.faults[0]}.")
         told += filter(None, [self._gaps_told(), self._undecided_told(), self._not_excluded()])
         if any(row.repeats == 1 for row in self.tested):
             told.append("With one repeat this is about these trained models (these weights), not about their training.")
@@ -143,6 +150,7 @@ class Comparison:
             "alpha": self.alpha,
             "min_effect": self.min_effect,
             "allow_missing": self.allow_missing,
+            "faults": list(self.faults),
             "notes": list(self.notes),
             "rows": [_plain(row) for row in self.rows],
         }
@@ -191,7 +199,8 @@ def compare(
 
     It fails closed: a figure that the old run measured and that is missing now, that was measured under other rules
     (ball, knowledge, settings of the attack or of the game, follow-up attacks), whose per-sample files are lost or were
-    changed, or that is newly withheld, makes the outcome inconclusive.
+    changed, or that is newly withheld, makes the outcome inconclusive; and so does a file of records that is not as it
+    was written.
 
     Args:
         old: The released run, or its folder.
@@ -218,8 +227,9 @@ def compare(
     for name in metrics:
         checks.one_of("metric", name, known)
     found = found_rows(before, after, metrics, allow_missing=allow_missing)
-    notes = tuple(_notes(before, after))
-    return Comparison(tuple(judged(found, alpha, min_effect)), alpha, min_effect, notes, allow_missing)
+    faults = tuple(fault for report in reports for fault in report.lines.faults)
+    notes = (*faults, *_notes(before, after), *_bare(*reports))
+    return Comparison(tuple(judged(found, alpha, min_effect)), alpha, min_effect, notes, allow_missing, faults)
 
 
 def judged(found: Sequence[Row], alpha: float, min_effect: float) -> list[Row]:
@@ -285,7 +295,7 @@ def _name(row: Row) -> str:
     return f"{row.defense} x {row.attack}, {row.metric}"
 
 
-def _count(rows: Sequence[Row], word: str) -> str:
+def _count(rows: Sequence[object], word: str) -> str:
     return f"{len(rows)} {word}{'s' * (len(rows) != 1)}"
 
 
@@ -298,6 +308,12 @@ def _worst_end(row: Row) -> float:
     """The largest worsening that the interval holds."""
     low, high = (0.0 if end is None else end for end in (row.low, row.high))
     return -low if row.better == "higher" else high
+
+
+def _bare(old: Results, new: Results) -> list[str]:
+    """That records from before lines carried digests cannot be checked."""
+    sides = [name for name, report in (("old", old), ("new", new)) if report.lines.unsealed]
+    return [f"records of the {side} run carry no digests, so edits of them are not seen" for side in sides]
 
 
 def _notes(old: Run, new: Run) -> list[str]:

@@ -112,10 +112,21 @@ def judge(gates: Iterable[Gate], report: Results) -> tuple[Verdict, ...]:
 def judged(report: Results) -> tuple[Verdict, ...]:
     """Verdicts on the gates that the report's folder was asked to pass; none where it was asked for none.
 
+    None passes where the folder's records are not as they were written.
+
     Raises:
         RequestError: Its file of gates has been changed to something else.
     """
-    return () if report.folder is None else judge(load(report.folder), report)
+    verdicts = () if report.folder is None else judge(load(report.folder), report)
+    faults = report.lines.faults
+    return tuple(_doubted(verdict, faults[0]) for verdict in verdicts) if faults else verdicts
+
+
+def _doubted(verdict: Verdict, fault: str) -> Verdict:
+    if verdict.outcome is not Outcome.PASSED:
+        return verdict
+    told = f"inconclusive: {verdict.measured}; {fault}: give the command of the run again"
+    return replace(verdict, outcome=Outcome.INCONCLUSIVE, message=told)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Outcome | None:

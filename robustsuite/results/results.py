@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from robustsuite.core import checks
 from robustsuite.evaluation import records as store
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation.records import Lines, Record
 from robustsuite.results.frame import tidy
 from robustsuite.results.planned import complete
 from robustsuite.results.table import comparison
@@ -32,18 +32,24 @@ class Results:
     def __init__(self, records: Iterable[Record], folder: Path | str | None = None) -> None:
         self.records = tuple(sorted(records, key=lambda record: record.order))
         self.folder = None if folder is None else Path(folder)
+        self.lines = Lines()
+        """How they stood in the folder: what was left out because it is not as it was written."""
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
-        """Read a run's folder; cells that its suite has planned and that have no record count as `not_run`.
+        """Read a run's folder; cells that its suite has planned and that have no whole record count as `not_run`.
 
         Raises:
             RequestError: It holds no records.
         """
-        found = complete(store.read(Path(folder) / "records.jsonl"), Path(folder))
+        lines = store.inspect(Path(folder) / "records.jsonl")
+        found = complete(lines.records, Path(folder))
         if not found:
-            raise checks.fail("a folder with records.jsonl", "folder", str(folder), "name the folder of a run")
-        return cls(found, folder)
+            remedy = lines.faults[0] if lines.faults else "name the folder of a run"
+            raise checks.fail("a folder with records.jsonl", "folder", str(folder), remedy)
+        loaded = cls(found, folder)
+        loaded.lines = lines
+        return loaded
 
     @cached_property
     def joined(self) -> tuple[Record, ...]:

@@ -36,7 +36,7 @@ class Here:
         future: Future[Done] = Future()
         try:
             with _marked(self._worker.folder / _AT, node.label):
-                done = self._worker.perform(node)
+                done = self._worker.perform(node).unless_spoilt()
             future.set_result(done)
         except KeyboardInterrupt as error:
             future.set_exception(error)

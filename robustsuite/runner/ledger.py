@@ -9,6 +9,7 @@ from typing import Final
 
 from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.records import Record
 from robustsuite.runner.plan import Plan
@@ -16,6 +17,8 @@ from robustsuite.runner.resolver import Cell
 from robustsuite.runner.schedule import Note
 from robustsuite.runner.worker import Done, Worker, placed
 from robustsuite.storage.files import anchor, write_atomically
+from robustsuite.storage.store import Store
+from robustsuite.training.cache import KIND as MODELS
 
 CELLS: Final = "cells"
 
@@ -48,12 +51,15 @@ class Ledger:
         return [cell for cell in self._plan.cells if cell.key not in self._records]
 
     def resume(self) -> int:
-        """Take in what the folder holds; what belongs to no cell of the plan is set aside, not lost."""
-        found = {record.key: record for record in record_files.read(self._path)}
-        torn = record_files.unreadable(self._path)
-        if torn:
-            told = "1 line of" if torn == 1 else f"{torn} lines of"
-            self._mishap(f"{told} {self._path} cannot be read; what stood there is made again")
+        """Take in what the folder holds; what belongs to no cell of the plan is set aside, not lost.
+
+        What is not as it was written is named, and its cell is among those that are left. A suite beside it that was
+        changed since is no damage here: the run has just written its own.
+        """
+        held = record_files.inspect(self._path)
+        found = {record.key: record for record in held.records}
+        for fault in (*held.damaged, *held.moved):
+            self._mishap(f"{fault}; what has no whole line is played again")
         finished = record_files.keys(found.values())
         cells = {cell.key: cell for cell in self._plan.cells}
         kept = {
@@ -65,11 +71,17 @@ class Ledger:
             if found[key].status != "error":
                 record_files.append(self._folder / "records.old.jsonl", found[key])
         if self._path.is_file():
-            lines = [record.line() for record in sorted(kept.values(), key=lambda record: record.order)]
-            write_atomically(self._path, "".join(f"{line}\n" for line in lines).encode())
+            record_files.write(self._path, sorted(kept.values(), key=lambda record: record.order))
             anchor(self._folder)  # what is appended from now on must not go to a file that is forgotten
         self._records = kept
         return len(kept)
+
+    def lost(self) -> bool:
+        """Whether weights that the folder kept are not what was written; they are removed and named."""
+        own = Store(self._folder)
+        damaged = own.verify(MODELS)
+        self._remark(own.told())
+        return bool(damaged)
 
     def recall(self) -> int:
         """Take from the cache what other runs have finished."""
@@ -105,7 +117,7 @@ class Ledger:
 
     def _share(self, cell: Cell, record: Record) -> None:
         """Offer a finished cell to other runs."""
-        if record.status in record_files.FINISHED:
+        if record.status in record_files.FINISHED and Suspicion.CHANGED_PROCESS not in record.flags:
             self._worker.cache.offer(CELLS, cell.content, json.loads(record.line()), self._payload(record))
             self._remark(self._worker.cache.told())
 

@@ -88,6 +88,11 @@ class Plan:
                 wanted.update(node.needs)
         return tuple(node for node in self.nodes if node.key in wanted)
 
+    def parts(self) -> tuple[Any, ...]:
+        """Every recipe and every attack that takes part."""
+        attacks = (self.resolver.game(cell).attack for cell in self.cells)
+        return (*map(self.resolver.recipe, self.suite.defenses), *attacks)
+
     def describe(self) -> str:
         """A few lines for people."""
         suite = self.suite
@@ -283,7 +288,7 @@ class _Layout:
             "threads": self._suite.threads,
             "device": self._device.partition(":")[0],
             "samples": self._suite.threat.curve_samples if cell.curve else 0,
-            "code": self._code(game.attack, game.scenario, recipe),
+            "code": self._code(game.attack, game.scenario, recipe, game.scenario.starts(game.attack)),
         }
 
     def _seed(self, cell: Cell) -> int:

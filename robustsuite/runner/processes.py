@@ -138,6 +138,9 @@ class _Slot:
             raise LostError(reason, again=False) from error
         if answer is None:
             raise self._lost(node, self._process)
+        if answer.spoilt:  # no other work may rest on what this process has become
+            self._process.kill()
+            self.end()
         return answer
 
     def _answer(self, pipe: Connection[Any, Any], process: SpawnProcess) -> Done | None:

@@ -110,7 +110,7 @@ def agree(seen: Iterable[tuple[str, Seen]], device: str) -> None:
             for k, v in own.items()
             if node.versions[k] != v
         ]
-        if node.code != provenance.code():
+        if node.code != provenance.all_code():
             what = ", ".join(other) or "another state of robustsuite's code"
             raise RequestError(
                 f"expected the driver's versions on every node, got {what} on {address}; install the same there"

@@ -122,7 +122,7 @@ class Cluster:
         self._carries = not share
         worker = self._worker
         sent = replace(worker, splits=worker.data, progress=None, device=worker.device.partition(":")[0])
-        parcel = Parcel(self._token, sent, Carried.of(worker.suite), provenance.code(), self._timeout, share)
+        parcel = Parcel(self._token, sent, Carried.of(worker.suite), provenance.all_code(), self._timeout, share)
         self._parcel = self._ray.put(parcel)
         # Lost work is tried again by the schedule, which tells the user.
         self._perform = self._ray.remote(**self._needs, max_retries=0)(ray_tasks.perform)

@@ -99,7 +99,7 @@ def probe(token: str, places: Sequence[Path]) -> Seen:
     import torch
 
     versions = {name: provenance.version(name) for name in ("robustsuite", *provenance.LIBRARIES)}
-    return Seen(provenance.code(), versions, _shares(token, places), bool(torch.version.cuda or torch.version.hip))
+    return Seen(provenance.all_code(), versions, _shares(token, places), bool(torch.version.cuda or torch.version.hip))
 
 
 def perform(parcel: Sequence[Any], token: str, node: Node, needs: Sequence[Any]) -> Answer:
@@ -136,7 +136,7 @@ class Home:
     """What one process of a node keeps for one run."""
 
     def __init__(self, parcel: Parcel) -> None:
-        if provenance.code() != parcel.code:
+        if provenance.all_code() != parcel.code:
             raise RequestError("expected the driver's code on every node, got other code; install the same versions")
         set_threads(parcel.worker.suite.threads)  # before anything is computed here
         _reap(parcel.token)
@@ -157,7 +157,7 @@ class Home:
         given = set() if self._shares else set(self._fetch(needs))
         started = time.time() - _COARSE
         with watched(self._scratch / HANGS / f"{node.key}.txt", self._timeout):
-            done = self._told(self._worker.perform(node))
+            done = self._told(self._worker.perform(node).unless_spoilt())
         if self._shares:
             return Answer(done)
         # Not only what is new: an answer may have been lost with what was made for it, and is asked for again.

@@ -16,12 +16,13 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from robustsuite.core import checks
+from robustsuite.core import checks, process_state
 from robustsuite.core.errors import RequestError, StorageError
 from robustsuite.core.splits import Splits
 from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.environment import resolve_device
 from robustsuite.evaluation.records import Record
+from robustsuite.plugins import provenance
 from robustsuite.runner.engine import HANGS, broken_off, local, settled
 from robustsuite.runner.estimate import Forecast, Timings
 from robustsuite.runner.ledger import CELLS, Ledger
@@ -179,7 +180,8 @@ def _run(
         write_atomically(folder / "suite.yaml", layout.suite.to_yaml().encode())
         if announce is not None:
             announce(layout)
-        worker = Worker(layout.resolver, folder, layout.device, _cache(folder, asked), splits)
+        shared, loaded = _cache(folder, asked, layout), provenance.foreign(*layout.parts())
+        worker = Worker(layout.resolver, folder, layout.device, shared, splits, foreign=loaded)
         outcome = PlanRun(layout, worker, progress, tell).play(partial(_engine, worker, asked))
         settled(folder)
         return outcome
@@ -238,11 +240,11 @@ def preview(suite: Suite, folder: Path, **options: Any) -> Preview | Sketch:
         layout, _ = _plan(suite, asked)
     found = [] if asked.fresh else record_files.read(folder / "records.jsonl")
     finished = record_files.keys(found) & {cell.key for cell in layout.cells}
-    shared = _cache(folder, asked)
+    shared = _cache(folder, asked, layout)
     stores = (shared,) if asked.fresh else (Store(folder), shared)
     known = {cell.content for cell in layout.cells if shared.has(CELLS, cell.content)}
     left = [cell for cell in layout.cells if cell.key not in finished]
-    todo = outstanding(layout, [cell for cell in left if cell.content not in known], stores)
+    todo = outstanding(layout.within(cell for cell in left if cell.content not in known), stores)
     forecast = Timings(layout, shared.root).forecast(todo, asked.workers or 1)
     return Preview(layout, tuple(todo), len(finished), sum(cell.content in known for cell in left), forecast)
 
@@ -255,18 +257,19 @@ def _plan(suite: Suite, asked: Options) -> tuple[Plan, Splits]:
     return plan(suite, where, splits), splits
 
 
-def outstanding(layout: Plan, cells: Iterable[Cell], stores: Sequence[Store]) -> list[Node]:
-    """What has to be done for these cells: they themselves, and what they need and no store has."""
+def outstanding(nodes: Iterable[Node], stores: Sequence[Store]) -> list[Node]:
+    """Those of these nodes that have to be done: cells, and what no store has."""
 
     def kept(node: Node) -> bool:
         kind = {"training": MODELS, "job": MODELS, "artefact": ARTEFACTS}.get(node.kind)
         return kind is not None and any(store.has(kind, node.key) for store in stores)
 
-    return [node for node in layout.within(cells) if not kept(node)]
+    return [node for node in nodes if not kept(node)]
 
 
-def _cache(folder: Path, asked: Options) -> Store:
+def _cache(folder: Path, asked: Options, layout: Plan) -> Store:
     shared = cache() if asked.cached else Store(folder / ".cache")
+    shared = replace(shared, beside=provenance.foreign_digest(*layout.parts()))
     return replace(shared, since=time.time()) if asked.fresh else shared
 
 
@@ -298,33 +301,38 @@ class PlanRun:
         self._slots, self._waiting = 1, dict[str, Node]()
         self._looked, self._told = float("-inf"), ""
         self._ledger = Ledger(layout, worker, self._mishap, self._remark)
+        self._remark(process_state.told())
         at = broken_off(worker.folder)
         if at:
             self._mishap(f"the last run in this folder ended without a word, at: {at}")
-        self._reused = self._ledger.resume()
+        self._reused, self._again = self._ledger.resume(), self._ledger.lost()
         self._recalled = self._ledger.recall()
 
     def play(self, engine: Callable[[], Engine]) -> RunOutcome:
         """Play what is left, and keep each record as soon as it is there."""
         left, folder = self._ledger.left(), self._worker.folder
         stores = (Store(folder), self._worker.cache)
-        self._waiting = {node.key: node for node in outstanding(self._plan, left, stores)}
+        nodes = self._plan.within(left)
+        if self._again:  # which training made what is lost is for the trainers to say: all others are recalled
+            needed, whole = {node.key for node in nodes}, self._plan.within(self._plan.cells)
+            nodes = tuple(node for node in whole if node.kind != "cell" or node.key in needed)
+        self._waiting = {node.key: node for node in outstanding(nodes, stores)}
         self._note("starting" if len(left) == len(self._plan.cells) else "going on with what is left")
-        if left:
-            self._drive(engine(), left)
+        if nodes:
+            self._drive(engine(), nodes, left)
         self._worker.cache.trim()
         self._remark(self._worker.cache.told())
         ordered, mishaps = self._ledger.ordered(), tuple(self._mishaps)
         return RunOutcome(ordered, folder, len(left), self._reused, self._recalled, mishaps)
 
-    def _drive(self, engine: Engine, left: list[Cell]) -> None:
+    def _drive(self, engine: Engine, nodes: Sequence[Node], left: list[Cell]) -> None:
         same: dict[str, list[Cell]] = {}
         for cell in left:
             same.setdefault(cell.content, []).append(cell)
         at_once = True
         self._slots = engine.slots
         try:
-            for node, done in Schedule(self._plan.within(left), engine, self._note, self._mishap, self._tell).run():
+            for node, done in Schedule(nodes, engine, self._note, self._mishap, self._tell).run():
                 self._remark(done.notes)
                 if done.refused:
                     raise StorageError(done.refused)

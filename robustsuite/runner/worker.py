@@ -6,6 +6,8 @@ import itertools
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,18 +16,23 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from robustsuite import scenarios
+from robustsuite.core import patches
 from robustsuite.core.canonical import plain
 from robustsuite.core.deployed import Deployed
 from robustsuite.core.errors import NotApplicableError, StorageError
+from robustsuite.core.process_state import Aftermath, ProcessState, contained
 from robustsuite.core.samples import Samples, stratified
 from robustsuite.core.splits import Splits
 from robustsuite.core.streams import Streams
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.data.catalogue import load
 from robustsuite.evaluation.environment import environment
 from robustsuite.evaluation.judge import judged, recorded
 from robustsuite.evaluation.records import RADIUS, Record
 from robustsuite.evaluation.resolve import facts_of
 from robustsuite.models.output_kind import as_logits
+from robustsuite.plugins import provenance, registry
 from robustsuite.runner.plan import Node
 from robustsuite.runner.resolver import Cell, Resolver
 from robustsuite.scenarios.case import Case
@@ -53,6 +60,7 @@ class Done:
         seconds: Wall time.
         notes: What went wrong on the way and was mended.
         refused: Why the disk refuses results; no work makes sense until that is mended.
+        spoilt: What it left in its process that cannot be put back: nothing more should be done there.
     """
 
     record: Record | None = None
@@ -60,6 +68,11 @@ class Done:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     refused: str = ""
+    spoilt: str = ""
+
+    def unless_spoilt(self) -> Done:
+        """The same; failed, where its process is spoilt and has to be used further."""
+        return replace(self, record=None, failure=self.spoilt) if self.spoilt else self
 
 
 @dataclass
@@ -73,6 +86,7 @@ class Worker:
         cache: What runs share.
         splits: The data; loaded on first use where they are not given.
         progress: Told after each epoch.
+        foreign: What strangers' code is loaded where it works, with digests; every record says so.
     """
 
     resolver: Resolver
@@ -81,8 +95,11 @@ class Worker:
     cache: Store
     splits: Splits | None = None
     progress: Progress | None = None
+    foreign: Mapping[str, str] = field(default_factory=dict)
     _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
     _own: Store = field(init=False, repr=False)
+    _state: ProcessState | None = field(default=None, init=False, repr=False)
+    _early: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._own = Store(self.folder)
@@ -100,7 +117,38 @@ class Worker:
         return self.splits
 
     def perform(self, node: Node) -> Done:
-        """Do one piece of work; whatever happens becomes data."""
+        """Do one piece of work; whatever happens becomes data.
+
+        Where strangers' code is loaded, what the work did to the process is undone, and its record says so.
+        """
+        if not self.foreign:
+            return self._perform(node)
+        with contained(self._process()) as found:
+            done = self._perform(node)
+            with suppress(Exception):  # what could not be made left nothing to be forgotten
+                self._forget(node.cell)
+        found.changed = tuple(dict.fromkeys((*self._early, *found.changed)))
+        self._early.clear()
+        return _with_found(done, found, node.label)
+
+    def _process(self) -> ProcessState:
+        """How this process was before any work."""
+        if self._state is None:
+            self._state = ProcessState.taken(_tables())
+        return self._state
+
+    def _undo(self) -> None:
+        """Undo what making or asking a plug-in did, before others' work goes on."""
+        if self.foreign:
+            self._early += (*patches.undo(), *self._process().restore(draws=False))
+
+    def _forget(self, cell: Cell) -> None:
+        """Make anew for the next cell what a stranger's attack may have reached: models, and parts of the suite."""
+        if provenance.strange(self.resolver.game(cell).attack):
+            self._victims.clear()
+            self.resolver = Resolver(self.suite)
+
+    def _perform(self, node: Node) -> Done:
         started = time.perf_counter()
         record, failure, refused = None, "", ""
         try:
@@ -129,10 +177,10 @@ class Worker:
         elif node.kind == "job":
             job = tuple(self._scenario(cell).jobs(self._case(cell)))[node.number]
             replace(trainer, seed=job.seed).fit(job.recipe, job.samples)
-        elif node.kind == "artefact":
-            self._artefact(cell, node.number)
         else:
-            for job in self._scenario(cell).jobs_after(self._case(cell), self._artefact(cell, node.number)):
+            artefact = self._artefact(cell, node.number)
+            self._undo()
+            for job in self._scenario(cell).jobs_after(self._case(cell), artefact) if node.kind != "artefact" else ():
                 replace(trainer, seed=job.seed).fit(job.recipe, job.samples)
 
     def _scenario(self, cell: Cell) -> Scenario[Any, Any]:
@@ -164,6 +212,7 @@ class Worker:
         """The record of a cell with everything that is known before it is played."""
         entry = cell.attack.entry
         recipe = self.resolver.recipe(cell.defense)
+        beside = {"foreign": dict(self.foreign)} if self.foreign else {}
         return Record(
             key=cell.key,
             order=cell.order,
@@ -179,7 +228,7 @@ class Worker:
             repeat=cell.repeat,
             seed=repeat_seed(self.suite.seed, cell.repeat),
             recipe=plain(recipe.description()),
-            environment=environment(self.device, self.suite.threads),
+            environment={**environment(self.device, self.suite.threads), **beside},
             data=self._judged(cell),
         )
 
@@ -194,6 +243,7 @@ class Worker:
     def play(self, cell: Cell) -> Record:
         """Play one cell; whatever happens becomes its record."""
         game = self.resolver.game(cell)
+        self._undo()
         blank = replace(self.blank(cell), **facts_of(game))
         with recorded(blank) as sheet:
             victim = self.victim(cell)
@@ -239,6 +289,29 @@ class Worker:
     def _trainer(self, cell: Cell) -> Trainer:
         seed, stores = repeat_seed(self.suite.seed, cell.repeat), (self._own, self.cache)
         return Trainer(seed, self.device, stores, self.progress, self.data.part)
+
+
+def _with_found(done: Done, found: Aftermath, label: str) -> Done:
+    """What was done, with what it did to its process, in the record too."""
+    if not found:
+        return done
+    record = done.record
+    if record is not None:
+        flags = dict.fromkeys((*record.flags, Suspicion.CHANGED_PROCESS.value))
+        message = "; ".join(part for part in (record.message, str(found)) if part)
+        record = replace(record, flags=tuple(flags), message=message)
+    spoilt = f"{label}: {found}" if found.lasting else ""
+    return replace(done, record=record, notes=(*done.notes, f"{label}: {found}"), spoilt=spoilt)
+
+
+def _tables() -> Iterator[tuple[str, MutableMapping[Any, Any]]]:
+    """What plug-ins are registered in, and the games."""
+    for title, module in (("what is registered", registry), ("the games", scenarios)):
+        for name, value in vars(module).items():
+            if name.startswith("__"):
+                continue
+            held = vars(value).values() if isinstance(value, registry.Registry) else (value,)
+            yield from ((title, table) for table in held if type(table) is dict)
 
 
 def set_threads(threads: int) -> None:

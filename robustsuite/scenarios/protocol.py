@@ -177,6 +177,10 @@ class Scenario(ABC, Generic[V, A]):
         """
         return Reviewed(metrics)
 
+    def starts(self, attack: Attack[V, A]) -> tuple[type[Any], ...]:  # noqa: ARG002
+        """Classes of the attacks that `review` may play besides: their code is part of the key; none by default."""
+        return ()
+
     #: Whether its views hold nothing of the victim, so that one artefact serves every defence (`shared_views`).
     shared: ClassVar[bool] = False
 

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from robustsuite.core import checks
 from robustsuite.core.canonical import canonical_json
+from robustsuite.storage import seals
 from robustsuite.storage.files import write_atomically
 from robustsuite.storage.places import user_cache
 
@@ -51,6 +52,9 @@ class Store:
         limit: Most bytes that `trim` leaves; None for no limit.
         since: Entries made before this time (seconds since the epoch) count as absent.
         suffix: How names of payloads end.
+        beside: Digest of the strangers' code in the processes that put entries here, empty for none: what was made
+            beside other code counts as absent, and takes no place of what was made beside none. Where it is None, all
+            entries count.
 
     Guarantees:
         `get` hands out only what digests confirm: what is torn or was changed is removed, noted, and made again. Two
@@ -61,17 +65,21 @@ class Store:
     limit: int | None = None
     since: float = 0.0
     suffix: str = ".safetensors"
+    beside: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def get(self, kind: str, key: str) -> Kept | None:
         """The entry, where there is one and it is whole."""
         facts_file, payload_file = self._files(kind, key)
         try:
-            told = json.loads(facts_file.read_bytes())
-            if told["made"] < self.since:
+            text = seals.unsealed(facts_file.read_bytes())
+            told = {} if text is None else json.loads(text)
+            if text is not None and (told["made"] < self.since or not self._trusts(told["beside"])):
                 return None
-            payload = payload_file.read_bytes() if told["payload"] else b""
+            payload = payload_file.read_bytes() if told.get("payload") else b""
         except (FileNotFoundError, NotADirectoryError):
+            if facts_file.is_file():  # else somebody has just removed it whole
+                self._refuse(kind, key, "its content is gone")
             return None
         except OSError as error:
             self.notes.append(f"the cache entry {facts_file} could not be read: {error}; it is made again")
@@ -79,7 +87,7 @@ class Store:
         except (ValueError, TypeError, KeyError) as error:
             self._refuse(kind, key, f"{type(error).__name__}: {error}")
             return None
-        if told.get("facts_digest") != _digest(canonical_json(told.get("facts")).encode()):
+        if text is None:
             self._refuse(kind, key, "its facts are not those that were written")
             return None
         if told["payload"] and told["payload"] != _digest(payload):
@@ -89,24 +97,27 @@ class Store:
         return Kept(told["facts"], payload)
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether there is an entry, without reading it."""
+        """Whether there is an entry, without reading its payload."""
+        facts_file = self._files(kind, key)[0]
         try:
-            return self._files(kind, key)[0].stat().st_size > 0 and self.since == 0.0
-        except OSError:
+            there = facts_file.stat().st_size > 0 and self.since == 0.0
+            return there and (self.beside is None or self._trusts(json.loads(facts_file.read_bytes())["beside"]))
+        except (OSError, ValueError, TypeError, KeyError):
             return False
+
+    def _trusts(self, beside: str) -> bool:
+        return self.beside is None or beside in ("", self.beside)
 
     def put(self, kind: str, key: str, facts: Mapping[str, Any], payload: bytes = b"") -> None:
         """Keep an entry; one of the same key is replaced. Facts are written last: they are the sign of a whole one."""
         facts_file, payload_file = self._files(kind, key)
+        if self.beside and replace(self, beside="", since=0.0, notes=[]).get(kind, key) is not None:
+            return
         if payload:
             write_atomically(payload_file, payload, durable=False)
-        text = canonical_json(facts)
-        about = {
-            "facts_digest": _digest(text.encode()),
-            "payload": _digest(payload) if payload else "",
-            "made": time.time(),
-        }
-        write_atomically(facts_file, f'{{"facts":{text},{json.dumps(about)[1:]}'.encode(), durable=False)
+        about = {"beside": self.beside or "", "payload": _digest(payload) if payload else "", "made": time.time()}
+        text = seals.sealed(f'{{"facts":{canonical_json(facts)},{json.dumps(about)[1:]}')
+        write_atomically(facts_file, text.encode(), durable=False)
 
     def offer(self, kind: str, key: str, facts: Mapping[str, Any], payload: bytes = b"") -> None:
         """As `put`, where a disk that is full or read-only costs only the entry, and a note."""
@@ -164,9 +175,10 @@ class Store:
         for file in self._files(kind, key):
             file.unlink(missing_ok=True)
 
-    def verify(self) -> list[Listed]:
-        """Read every entry and remove those that are not whole; returns them."""
-        return [entry for entry in self.entries() if self.get(entry.kind, entry.key) is None]
+    def verify(self, kind: str = "") -> list[Listed]:
+        """Read every entry (of this kind) and remove those that are not whole; returns them."""
+        wanted = (entry for entry in self.entries() if kind in ("", entry.kind))
+        return [entry for entry in wanted if self.get(entry.kind, entry.key) is None]
 
     def _files(self, kind: str, key: str) -> tuple[Path, Path]:
         facts = self.root / kind / f"{key}.json"

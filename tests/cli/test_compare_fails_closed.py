@@ -13,6 +13,7 @@ import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.core.intervals import rate
 from robustsuite.evaluation.records import Record, append, read, save_samples
+from robustsuite.evaluation.records import write as rewritten
 from robustsuite.pytest_plugin.robustness import Robustness
 from robustsuite.results.deciding import GateFailure, Outcome
 
@@ -73,7 +74,7 @@ def change(folder, keep=lambda record: True, **fields):
     """Write the records anew: without those that are not kept; `fields` give new values of a record's own."""
     kept = [record for record in read(folder / "records.jsonl") if keep(record)]
     made = [replace(r, **{name: give(r) for name, give in fields.items()}) for r in kept]
-    (folder / "records.jsonl").write_text("".join(record.line() + "\n" for record in made))
+    rewritten(folder / "records.jsonl", made)
 
 
 def by_command(home, *options):

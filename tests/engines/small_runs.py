@@ -131,7 +131,8 @@ def facts(folder):
     """Every record but for what is measured in seconds, in plan order."""
     found = sorted(lines(folder), key=lambda record: record["order"])
     for record in found:
-        del record["seconds"]
+        for name in ("seconds", "after", "seal"):
+            del record[name]
         for name in TIMES:
             record["metrics"].pop(name, None)
     return found

@@ -155,13 +155,13 @@ def test_no_room_names_what_there_is():
 
 def test_other_versions_are_refused():
     versions = {"torch": provenance.version("torch")}
-    ray_cluster.agree([("10.0.0.1", Seen(provenance.code(), versions, True, False))], "cpu")
+    ray_cluster.agree([("10.0.0.1", Seen(provenance.all_code(), versions, True, False))], "cpu")
     with pytest.raises(RequestError, match=r"got torch 1\.0 instead of .* on 10\.0\.0\.2"):
         ray_cluster.agree([("10.0.0.2", Seen("other", {"torch": "1.0"}, True, False))], "cpu")
     with pytest.raises(RequestError, match="another state of robustsuite's code on"):
         ray_cluster.agree([("10.0.0.2", Seen("other", versions, True, False))], "cpu")
     with pytest.raises(RequestError, match="expected torch built for GPUs"):
-        ray_cluster.agree([("10.0.0.2", Seen(provenance.code(), versions, True, False))], "cuda")
+        ray_cluster.agree([("10.0.0.2", Seen(provenance.all_code(), versions, True, False))], "cuda")
 
 
 def test_without_ray(monkeypatch):

@@ -86,8 +86,9 @@ def test_a_damaged_line_costs_its_cell_and_nothing_else(folder, straight, damage
     assert table(folder) == straight
     assert len(lines(folder)) == len(straight)
     assert sum(before[key] != seconds for key, seconds in times(folder).items()) == lost
-    named = "cannot be read; what stood there is made again" in log(folder)
+    named = "is left out: it is" in log(folder)
     assert named == (damage not in (repeat_all, forget_the_last_line_break))
+    assert ("were taken out, doubled or moved" in log(folder)) == (damage is repeat_all)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
@@ -217,3 +218,19 @@ def test_a_folder_of_another_suite_keeps_what_it_held(folder, straight):
     aside = record_files.read(folder / "records.old.jsonl")
     assert sorted(record.key for record in aside) == sorted(row[0] for row in straight)
     assert len(load().attacks) == 4
+
+
+@pytest.mark.parametrize("damage", ["facts", "weights", "gone"])
+def test_weights_of_a_finished_run_are_looked_at_and_made_again(folder, straight, damage):
+    """No cell needs them any more, but the folder keeps them for whoever uses the models."""
+    kept = {path.name: path.read_bytes() for path in _weights(folder)}
+    path = _weights(folder)[0]
+    if damage == "gone":
+        path.unlink()
+    else:
+        flip(path.with_suffix(".json") if damage == "facts" else path)
+    outcome = play(folder, cached=False)
+    assert (outcome.ran, outcome.reused) == (0, len(straight))
+    assert f"models/{path.stem}" in log(folder)
+    assert table(folder) == straight
+    assert {path.name: path.read_bytes() for path in _weights(folder)} == kept

@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 import junitparser
 import pytest
 import xmlschema
+from two_runs import add_to_suite
 
 from robustsuite.report.export.junit import junit
 from robustsuite.report.files import write
@@ -22,8 +23,7 @@ NASTY = "a\x00b\x1b[31m\x0b\ud800\ufffe<&>\"'\n\U0001f600"
 
 @pytest.fixture
 def gated(run):
-    suite = run.folder / "suite.yaml"
-    suite.write_text(suite.read_text() + GATES)
+    add_to_suite(run.folder, GATES)
     return run
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from two_runs import add_to_suite
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.metric import Metric
@@ -43,8 +44,7 @@ def checked(text):
 
 @pytest.fixture
 def gated(run):
-    suite = run.folder / "suite.yaml"
-    suite.write_text(suite.read_text() + GATES)
+    add_to_suite(run.folder, GATES)
     return run
 
 
@@ -80,8 +80,7 @@ def test_only_gates_that_did_not_pass_are_results(gated):
 
 
 def test_gates_that_all_pass_leave_no_result(run):
-    suite = run.folder / "suite.yaml"
-    suite.write_text(suite.read_text() + "\n".join(GATES.splitlines()[:2]) + "\n")
+    add_to_suite(run.folder, "\n".join(GATES.splitlines()[:2]) + "\n")
     assert read(run.folder)["runs"][0]["results"] == []
 
 
@@ -189,9 +188,7 @@ def test_fingerprints_are_made_of_labels_alone(gated):
 
 
 def test_two_floors_for_one_figure_are_two_results_in_every_run(gated):
-    suite = gated.folder / "suite.yaml"
-    more = "- {defense: none, attack: pgd, metric: robust_accuracy, at_least: 0.25}\n"
-    suite.write_text(suite.read_text() + more)
+    add_to_suite(gated.folder, "- {defense: none, attack: pgd, metric: robust_accuracy, at_least: 0.25}\n")
 
     def prints():
         results = read(gated.folder)["runs"][0]["results"]
@@ -203,6 +200,7 @@ def test_two_floors_for_one_figure_are_two_results_in_every_run(gated):
     assert first[1] != second[1]
     assert prints() == [first, second]
     # Another order in the file, and so other lines, change nothing.
+    suite = gated.folder / "suite.yaml"
     head, _, listed = suite.read_text().partition("gates:\n")
     suite.write_text(f"{head}gates:\n{''.join(reversed(listed.splitlines(keepends=True)))}")
     assert sorted(prints()) == sorted([first, second])

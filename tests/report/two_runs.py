@@ -6,7 +6,7 @@ import torch
 
 from robustsuite.core.intervals import interval
 from robustsuite.core.metric import Metric
-from robustsuite.evaluation.records import Record, append, save_samples
+from robustsuite.evaluation.records import Record, append, read, save_samples, write
 
 N = 400
 
@@ -71,3 +71,10 @@ def only(comparison, metric="robust_accuracy", attack=None):
 
 def verdicts(comparison):
     return {(row.attack, row.metric): row.verdict for row in comparison.rows}
+
+
+def add_to_suite(folder, text):
+    """As a run does whose suite has got more: write the suite, and then the records beside it."""
+    path = folder / "suite.yaml"
+    path.write_text(path.read_text() + text)
+    write(folder / "records.jsonl", read(folder / "records.jsonl"))

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,11 +60,7 @@ def chosen(folder, attack, radius=None):
 def rewrite(folder, record, **changes):
     """Forge one line of the records."""
     path = folder / "records.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines:
-        if line["key"] == record.key:
-            line.update(changes)
-    path.write_text("".join(json.dumps(line, default=asdict) + "\n" for line in lines))
+    record_files.write(path, [replace(r, **changes) if r.key == record.key else r for r in record_files.read(path)])
 
 
 def told(found):

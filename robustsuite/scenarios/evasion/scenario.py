@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from robustsuite.scenarios.bench import Laws
 from robustsuite.scenarios.evasion.judge import Judge
 from robustsuite.scenarios.evasion.laws import LAWS
 from robustsuite.scenarios.evasion.rules import EvasionRules
-from robustsuite.scenarios.evasion.sanity.follow_up import followed_up
+from robustsuite.scenarios.evasion.sanity.follow_up import followed_up, startable
 from robustsuite.scenarios.protocol import Attack, Reviewed
 from robustsuite.scenarios.victim import Victim
 
@@ -46,6 +47,10 @@ class Evasion(EvasionRules):
         if not self._is_examined(attack) or "robust" not in metrics.per_sample:
             return Reviewed(metrics)
         return followed_up(metrics, attack, self, victim, seed=seed)
+
+    def starts(self, attack: Attack[Inputs, Tensor]) -> tuple[type[Any], ...]:
+        """What may follow this attack up."""
+        return startable(self) if self._is_examined(attack) else ()
 
     def _is_examined(self, attack: object) -> bool:
         if not self.follow_up or self.access != "white-box" or self.ball.radius == 0:

@@ -81,6 +81,12 @@ def followed_up(
     return follow_up.judged(checked, spent)
 
 
+def startable(game: EvasionRules) -> tuple[type[Any], ...]:
+    """Classes of the registered attacks that some doubt could start in this game."""
+    entries = (entry for entry in registry.attacks.all() if entry.scenario == game.name and entry.resolves)
+    return tuple(entry.cls for entry in entries if game.ball.norm in entry.norms)
+
+
 def rules() -> str:
     """What decides which follow-up attacks are played, as a short digest; under other rules verdicts do not compare."""
     resolving = sorted((e.name, sorted(e.resolves)) for e in registry.attacks.all() if e.resolves)

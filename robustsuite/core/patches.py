@@ -1,0 +1,126 @@
+"""Functions of torch, NumPy, Python and this suite that a stranger's code has replaced are put back.
+
+A plug-in may patch `torch.relu` for its own purposes; every later figure of the process would rest on the patch. So
+what stands in these modules and classes is remembered before a stranger's code is loaded, and compared by identity,
+which takes some milliseconds. What is beneath Python is not seen: kernels that were registered by `torch.library`, and
+memory that was written to through pointers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MethodDescriptorType, ModuleType
+from types import WrapperDescriptorType as SlotType
+from typing import Any, Final
+
+import torch
+
+_MODULES: Final = (
+    *("builtins", "random", "time", "math", "os", "io", "json", "hashlib", "copy", "pickle", "threading", "numpy"),
+    *("numpy.random", "numpy.linalg", "torch", "torch._C", "torch._C._nn", "torch.functional", "torch.random"),
+    *("torch._tensor", "torch.linalg", "torch.special", "torch.fft", "torch.overrides", "safetensors.torch"),
+)
+_FAMILIES: Final = ("robustsuite.", "torch.nn.", "torch.optim.", "torch.autograd.", "torch.utils.data.")
+_LOADED: Final = ("robustsuite_plugin_", "robustsuite_file_")  # a stranger's own
+_PARTS: Final = (
+    *(FunctionType, BuiltinFunctionType, MethodDescriptorType, SlotType, GetSetDescriptorType, staticmethod),
+    *(classmethod, property, cached_property),
+)
+_CONSTANTS: Final = (bool, int, float, str, bytes, tuple, frozenset)
+_ABSENT: Final = object()
+_BY_TORCH: Final = ("torch.manual_seed", "torch.Storage")  # by its compiler when it is imported; by the default dtype
+
+_kept: dict[int, tuple[str, Any, dict[str, Any], frozenset[str]]] = {}
+_code: dict[int, tuple[FunctionType, tuple[Any, Any, Any]]] = {}
+_modules: dict[str, ModuleType] = {}
+
+
+def remember() -> None:
+    """Take note of what is there now; what was noted before is left as it was."""
+    for name, module in list(sys.modules.items()):
+        if name in _modules or not isinstance(module, ModuleType) or not _ours(name):
+            continue
+        _modules[name] = module
+        _note(name, module)
+        for value in list(vars(module).values()):
+            if isinstance(value, type) and _ours(value.__module__) and id(value) not in _kept:
+                _note(f"{value.__module__}.{value.__qualname__}", value)
+    if id(torch._C.TensorBase) not in _kept:
+        _note("torch.Tensor", torch._C.TensorBase)
+
+
+def undo() -> tuple[str, ...]:
+    """Put back what is no longer what was remembered; returns its names.
+
+    Raises:
+        TypeError: Something cannot be put back.
+    """
+    changed = [name for name, module in _modules.items() if sys.modules.get(name) is not module]
+    for name in changed:
+        sys.modules[name] = _modules[name]
+    for title, owner, before, names in list(_kept.values()):
+        changed += [f"{title}.{name}" for name in _put_back(owner, before, names)]
+    for function, inside in _code.values():
+        if any(now is not then for now, then in zip(_inside(function), inside, strict=True)):
+            function.__code__, function.__defaults__, function.__kwdefaults__ = inside
+            changed.append(f"{function.__module__}.{function.__qualname__}")
+    return tuple(name for name in changed if name not in _BY_TORCH)
+
+
+def remembered() -> bool:
+    """Whether a stranger's code may have been loaded since."""
+    return bool(_kept)
+
+
+def _inside(function: FunctionType) -> tuple[Any, Any, Any]:
+    return function.__code__, function.__defaults__, function.__kwdefaults__
+
+
+def _put_back(owner: Any, before: dict[str, Any], names: frozenset[str]) -> Iterator[str]:
+    now = vars(owner)
+    wrong = [name for name, value in before.items() if now.get(name, _ABSENT) is not value]
+    added = [name for name in now.keys() - names if _shadows(owner, name, now[name])]
+    for name in wrong:
+        if not _is_hooked(owner, name, before[name]):
+            setattr(owner, name, before[name])
+            yield name
+    for name in added:
+        delattr(owner, name)
+        yield name
+
+
+def _is_hooked(owner: Any, name: str, before: Any) -> bool:
+    """Whether torch has wrapped this step of an optimizer itself, as it does when the first one is made."""
+    step = vars(owner).get(name)
+    wrapper = torch.optim.Optimizer.profile_hook_step
+    known = isinstance(step, FunctionType) and any(step.__code__ is part for part in wrapper.__code__.co_consts)
+    return known and getattr(step, "__wrapped__", None) is before
+
+
+def _shadows(owner: Any, name: str, value: Any) -> bool:
+    """Whether what was added hides something: a method of a base class, or a name that every module has."""
+    if isinstance(owner, type):
+        return isinstance(value, _PARTS) and any(name in vars(base) for base in owner.__mro__[1:])
+    python = vars(_modules["builtins"])
+    return callable(value) and python.get(name, value) is not value
+
+
+def _note(title: str, owner: Any) -> None:
+    module = isinstance(owner, ModuleType)
+    held = {name: value for name, value in vars(owner).items() if _counts(name, value, module=module)}
+    _kept[id(owner)] = title, owner, held, frozenset(vars(owner))
+    for value in held.values():
+        if isinstance(value, FunctionType):
+            _code.setdefault(id(value), (value, _inside(value)))
+
+
+def _counts(name: str, value: Any, *, module: bool) -> bool:
+    if not module:
+        return isinstance(value, _PARTS)
+    return callable(value) or isinstance(value, ModuleType) or (isinstance(value, _CONSTANTS) and name.isupper())
+
+
+def _ours(name: str) -> bool:
+    return not name.startswith(_LOADED) and (name in _MODULES or f"{name}.".startswith(_FAMILIES))
