@@ -29,9 +29,10 @@ from robustsuite.evaluation.user_model import existing
 from robustsuite.pytest_plugin.joining import joined
 from robustsuite.pytest_plugin.sequential import InterimLook, looks
 from robustsuite.report.report import Report
+from robustsuite.scenarios import STANDARD
 from robustsuite.scenarios.victim import CleanAnswers, Victim
 
-METRIC: Final = "robust_accuracy"
+METRIC: Final = STANDARD.joined
 
 
 class Measurement(NamedTuple):
