@@ -280,9 +280,13 @@ def test_training_data_and_recipe_let_other_games_be_played():
     from robustsuite.testing import tiny_network, tiny_samples
 
     network, train, test = tiny_network(), tiny_samples(320), tiny_samples(60, first=10_000)
-    report = rs.evaluate(network, test, ["class-mean"], train=train)
-    assert report.records[1].status == "ok", report.records[1].message
-    assert report.records[1].scenario == "inversion"
+    public = tiny_samples(200, first=20_000)
+    report = rs.evaluate(network, test, ["class-mean", "nearest-held-out"], train=train, public=public)
+    for record in report.records[1:]:
+        assert record.status == "ok", record.message
+        assert record.scenario == "inversion"
+    with pytest.raises(rs.RequestError, match=r"expected a model with its public data .* got judge=None"):
+        rs.evaluate(network, test, ["class-mean"], train=train)
 
 
 @pytest.mark.parametrize(

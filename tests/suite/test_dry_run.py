@@ -95,7 +95,7 @@ def test_networks_on_data_of_every_kind(kind, tmp_path):
 
 SUITE = """\
 name: s
-dataset: {{name: npz, path: data.npz, classes: 4}}
+dataset: {{name: npz, path: data.npz, classes: 4{sizes}}}
 model: {model}
 training: {{epochs: 1, batch_size: 8, validation: {validation}}}
 threat: {{norm: linf, radius: 0.05, curve_samples: 0}}
@@ -106,7 +106,7 @@ attacks:
   - noise
   - {attack}
 """
-PLAIN = {"model": "mlp", "validation": 0.1, "defense": "adversarial-training", "attack": "fgsm"}
+PLAIN = {"sizes": "", "model": "mlp", "validation": 0.1, "defense": "adversarial-training", "attack": "fgsm"}
 REFUSED = [
     ("tabular", "attack", "badnets", 11, "attacks[1].badnets: expected images (channels, height, width) for a patch"),
     ("tabular", "attack", "mi-fgsm: {diversity: 0.5}", 11, "attacks[1].mi-fgsm.diversity: expected images"),
@@ -119,13 +119,13 @@ REFUSED = [
     ("digits-like", "model", "alexnet", 3, "model: expected images that alexnet can take, got shape=(1, 8, 8)"),
     ("digits-like", "attack", "badnets: {target: 4}", 11, "attacks[1].badnets.target: expected an integer in [0, 3]"),
     ("digits-like", "attack", "badnets: {size: 9}", 11, "attacks[1].badnets.size: expected a patch of at most 8 pixel"),
-    ("digits-like", "attack", "badnets: {fraction: 0}", 11, "attacks[1].badnets.fraction: expected a fraction of 60 t"),
+    ("digits-like", "attack", "badnets: {fraction: 0}", 11, "attacks[1].badnets.fraction: expected a fraction of 43 t"),
     ("digits-like", "attack", "label-flip: {source: 4}", 11, "attacks[1].label-flip.source: expected an integer in [0"),
     ("digits-like", "attack", "label-flip: {target: 4}", 11, "attacks[1].label-flip.target: expected an integer in [0"),
-    ("digits-like", "defense", "dp-sgd: {delta: 0.02}", 8, "defenses[1].dp-sgd.delta: expected a delta below 1 / 60"),
+    ("digits-like", "defense", "dp-sgd: {delta: 0.03}", 8, "defenses[1].dp-sgd.delta: expected a delta below 1 / 43"),
     ("digits-like", "defense", "dp-sgd: {delta: 0.001, training: {batch_size: 61}}", 8,
-     "defenses[1].dp-sgd.training.batch_size: expected a batch_size of at most the 60 private training samples"),
-    ("digits-like", "defense", "input-validation", 8, "defenses[1]: expected at least 39 held-out samples"),
+     "defenses[1].dp-sgd.training.batch_size: expected a batch_size of at most the 43 private training samples"),
+    ("digits-like", "defense", "input-validation", 2, "dataset.calibration: expected at least 39 samples"),
     ("tabular", "defense", "input-validation: {median_window: 3, false_alarm_rate: 0.5, neighbours: 1}", 8,
      "defenses[1].input-validation.median_window: expected images of at least 3 x 3"),
     ("tabular", "defense", "broken: {kind: jpeg}", 8, "defenses[1].broken.kind: expected images"),
@@ -198,7 +198,7 @@ def test_one_sample_too_many_for_a_batch_normalisation(tmp_path):
 
 
 def test_the_smallest_counts_that_do_run(tmp_path, monkeypatch):
-    """delta just below 1 / N, batch = N, 19 held-out samples for two detectors at 0.1: each bound is met exactly."""
+    """delta just below 1 / N, batch = N, 19 samples to calibrate two detectors at 0.1: each bound is met exactly."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     y = np.arange(60) % 4
@@ -208,9 +208,10 @@ def test_the_smallest_counts_that_do_run(tmp_path, monkeypatch):
         ("dp-sgd: {delta: 0.01666, training: {batch_size: 60}}", True),
         ("dp-sgd: {delta: 0.01667}", False),
     ):
-        (tmp_path / "s.yaml").write_text(SUITE.format(**{**PLAIN, "defense": f"{{{name}}}"}))
+        (tmp_path / "s.yaml").write_text(SUITE.format(**{**PLAIN, "sizes": ", train: 60", "defense": f"{{{name}}}"}))
         assert (CliRunner().invoke(app, ["run", "s.yaml", "--dry-run"]).exit_code == 0) is ok
     two = "{input-validation: {false_alarm_rate: 0.1}}"
-    for share, ok in ((19 / 60, True), (18 / 60, False)):
-        (tmp_path / "s.yaml").write_text(SUITE.format(**{**PLAIN, "defense": two, "validation": share}))
+    for count, ok in ((19, True), (18, False)):
+        sizes = f", train: 30, calibration: {count}"
+        (tmp_path / "s.yaml").write_text(SUITE.format(**{**PLAIN, "sizes": sizes, "defense": two}))
         assert (CliRunner().invoke(app, ["run", "s.yaml", "--dry-run"]).exit_code == 0) is ok
