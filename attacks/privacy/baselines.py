@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from robustsuite.core import Streams, checks
 from robustsuite.plugins import register
-from robustsuite.scenarios.inversion import Classes, class_means
+from robustsuite.scenarios.inversion import Classes, class_means, typical
 
 
 @register.attack("class-mean", scenario="inversion", access="members", control=True)
@@ -42,11 +41,7 @@ class NearestHeldOut:
         """Held-out inputs `(K, …)`."""
         if view.population is None:
             raise checks.fail("a view with a population", "population", None, "play with access='population'")
-        known, made = view.population, []
-        for label in view.labels.tolist():
-            mine = known.inputs(known.y == label if bool((known.y == label).any()) else slice(None))
-            made.append(mine[(mine - mine.mean(0)).flatten(1).norm(dim=1).argmin()])
-        return torch.stack(made).to(view.device, view.dtype)
+        return typical(view.population, view.labels.cpu()).to(view.device, view.dtype)
 
 
 @register.attack("inversion-noise", scenario="inversion", access="blind", control=True)

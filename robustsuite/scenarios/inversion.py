@@ -18,6 +18,7 @@ from robustsuite.core.metric import Metric, Metrics
 from robustsuite.core.metrics import MetricSpec
 from robustsuite.core.payloads import Images
 from robustsuite.core.samples import Samples
+from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.models.build import ModelSpec
 from robustsuite.models.fitting import refuse_misfit
@@ -46,8 +47,12 @@ METRICS: Final = {
     "inversion_accuracy_top5": MetricSpec(words="inversion accuracy, top 5", better="lower"),
     "inversion_ssim": MetricSpec(words="similarity to class means", unit="ssim", better="lower"),
     "inversion_distance_members": MetricSpec(words="distance to members", unit="l2", better="higher"),
+    "held_out_recognised": MetricSpec(words="held-out photos recognised", headline=True),
+    "class_mean_recognised": MetricSpec(words="class means recognised"),
+    "noise_recognised": MetricSpec(words="noise recognised"),
     "evaluator_accuracy": MetricSpec(words="accuracy of the evaluator", better="higher"),
 }
+_BASELINES: Final = ("members", "population", "blind")  # accesses of baselines: a ceiling, a control, a floor
 _WEAK_EVALUATOR: Final = 0.9  # below this accuracy the evaluator's word is doubted
 _GALLERY: Final = 10
 
@@ -92,7 +97,9 @@ class Inversion(Scenario[Classes, Tensor]):
     The artefact is one reconstruction per class. An evaluator of another architecture, trained by the judge on data
     that the victim never saw and from a seed of its own, says which class each one shows; its own accuracy on test
     samples stands beside its word. One that had learnt the victim's own data would recognise
-    what is peculiar to them. Only classes that the training set has samples of are counted: of the others there is
+    what is peculiar to them. Beside what it recognises stand what it recognises of class means of the training set (a
+    ceiling), of held-out inputs (what knowing the class is worth, without any memory of the training set) and of noise
+    (a floor). Only classes that the training set has samples of are counted: of the others there is
     nothing to reconstruct.
 
     Args:
@@ -191,6 +198,10 @@ class Inversion(Scenario[Classes, Tensor]):
             "inversion_distance_members": _nearest(shown, labels.cpu(), train),
             "evaluator_accuracy": competence,
         }
+        for name, baseline in self._baselines(victim, view).items():
+            with torch.no_grad():
+                seen = ask(judge.model, baseline.to(victim.device, evaluator.dtype)).logits.argmax(1)
+            values[f"{name}_recognised"] = rate((seen == labels).cpu()[counted], "")
         flags = (Suspicion.EVALUATOR_WEAK,) if competence.value < _WEAK_EVALUATOR else ()
         columns = {"id": view.ids, "predicted": top[:, 0], "recognised": top[:, 0] == labels, "counted": counted}
         rows = (("reconstruction", shown[:_GALLERY]), ("class mean", means[:_GALLERY]))
@@ -199,6 +210,18 @@ class Inversion(Scenario[Classes, Tensor]):
         meter = view.meter
         cost = {"forwards": meter.forwards, "backwards": meter.backwards, "queries": 0}
         return Metrics(values, flags, per_sample=columns, cost=cost, payloads=(images,))
+
+    def _baselines(self, victim: Victim, view: Classes) -> dict[str, Tensor]:
+        """What any attack is to be compared with `(K, …)`; nothing where it is one of them itself."""
+        if self.access in _BASELINES:
+            return {}
+        labels, (low, high) = view.labels.cpu(), view.bounds
+        noise = Streams(victim.seed).child("noise").uniform(view.ids.cpu(), view.shape)
+        made = {"class_mean": class_means(victim.need("train", ""))[labels]}
+        population = victim.part("adversary")
+        if population is not None:
+            made["held_out"] = typical(population, labels)
+        return {**made, "noise": low + (high - low) * noise}
 
     def jobs(self, case: Case) -> Iterator[Job]:
         """The evaluator: another architecture than the victim's, by plain training on the judge's data."""
@@ -229,6 +252,21 @@ def class_means(samples: Samples) -> Tensor:
     total = torch.zeros(samples.classes, *samples.shape, dtype=torch.float32).index_add(0, samples.y, x)
     counts = torch.bincount(samples.y, minlength=samples.classes).clamp_min(1)
     return total / counts.reshape(-1, *[1] * len(samples.shape))
+
+
+def typical(samples: Samples, labels: Tensor) -> Tensor:
+    """Of each class the input that is nearest to its mean `(K, …)`; of a class without samples the nearest to all.
+
+    Args:
+        samples: Whose inputs.
+        labels: Classes `(K,)`.
+    """
+    found = []
+    for label in labels.tolist():
+        own = samples.y == label
+        x = samples.inputs(own if bool(own.any()) else slice(None)).float()
+        found.append(x[(x - x.mean(0)).flatten(1).norm(dim=1).argmin()])
+    return torch.stack(found)
 
 
 def _well_formed(view: Classes, made: Tensor) -> None:
