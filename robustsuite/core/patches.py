@@ -20,6 +20,7 @@ import torch
 _MODULES: Final = (
     *("builtins", "random", "time", "math", "os", "io", "json", "hashlib", "copy", "pickle", "threading", "numpy"),
     *("numpy.random", "numpy.linalg", "torch", "torch._C", "torch._C._nn", "torch.functional", "torch.random"),
+    *("warnings", "traceback", "shutil", "pathlib", "tempfile", "contextlib", "functools", "itertools", "dataclasses"),
     *("torch._tensor", "torch.linalg", "torch.special", "torch.fft", "torch.overrides", "safetensors.torch"),
 )
 _FAMILIES: Final = ("robustsuite.", "torch.nn.", "torch.optim.", "torch.autograd.", "torch.utils.data.")

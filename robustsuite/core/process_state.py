@@ -32,7 +32,7 @@ _FLAGS: Final = (
     *(("products on CUDA", torch.backends.cuda.matmul, name) for name in ("allow_tf32", "fp32_precision")),
 )
 _DRAWS: Final = "random numbers"
-_told: list[str] = []
+_told: list[tuple[str, tuple[str, ...]]] = []
 Part = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
@@ -129,26 +129,35 @@ def contained(state: ProcessState) -> Iterator[Aftermath]:
 
 @contextmanager
 def strangers_code(what: str) -> Iterator[None]:
-    """Load or ask a stranger's code in this block: what it does to the process is undone, and told by `told`.
+    """Load or ask a stranger's code in this block: what it does to the process is undone at once, and told by `told`.
 
     Args:
         what: Whose code.
     """
     patches.remember()
-    state = ProcessState.taken()
+    state, pid = ProcessState.taken(), os.getpid()
     try:
         yield
     finally:
+        if os.getpid() != pid:
+            os._exit(0)  # a copy of this process that the code made, and that must not go on with its work
         changed = (*patches.undo(), *state.restore(draws=False))
         if changed:
-            _told.append(f"{what} changed {', '.join(changed)}, which was put back")
+            _told.append((what, changed))
 
 
 def told() -> tuple[str, ...]:
-    """What was undone since this was asked last."""
-    notes = tuple(dict.fromkeys(_told))
+    """What was undone since this or `undone` was asked last, in a sentence each."""
+    notes = dict.fromkeys(f"{what} changed {', '.join(changed)}, which was put back" for what, changed in _told)
     _told.clear()
-    return notes
+    return tuple(notes)
+
+
+def undone() -> tuple[str, ...]:
+    """Names of what was undone since this or `told` was asked last."""
+    names = dict.fromkeys(name for _, changed in _told for name in changed)
+    _told.clear()
+    return tuple(names)
 
 
 def _ended(before: set[threading.Thread]) -> list[threading.Thread]:

@@ -16,11 +16,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from robustsuite import scenarios
-from robustsuite.core import patches
 from robustsuite.core.canonical import plain
 from robustsuite.core.deployed import Deployed, Served
 from robustsuite.core.errors import NotApplicableError, StorageError
-from robustsuite.core.process_state import Aftermath, ProcessState, contained
+from robustsuite.core.process_state import Aftermath, ProcessState, contained, undone
 from robustsuite.core.samples import Samples, Splits, stratified
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
@@ -96,7 +95,6 @@ class Worker:
     _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
     _own: Store = field(init=False, repr=False)
     _state: ProcessState | None = field(default=None, init=False, repr=False)
-    _early: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._own = Store(self.folder)
@@ -124,8 +122,7 @@ class Worker:
             done = self._perform(node)
             with suppress(Exception):  # what could not be made left nothing to be forgotten
                 self._forget(node.cell)
-        found.changed = tuple(dict.fromkeys((*self._early, *found.changed)))
-        self._early.clear()
+        found.changed = tuple(dict.fromkeys((*undone(), *found.changed)))
         return _with_found(done, found, node.label)
 
     def _process(self) -> ProcessState:
@@ -133,11 +130,6 @@ class Worker:
         if self._state is None:
             self._state = ProcessState.taken(_tables())
         return self._state
-
-    def _undo(self) -> None:
-        """Undo what making or asking a plug-in did, before others' work goes on."""
-        if self.foreign:
-            self._early += (*patches.undo(), *self._process().restore(draws=False))
 
     def _forget(self, cell: Cell) -> None:
         """Make anew for the next cell what a stranger's attack may have reached: models, and parts of the suite."""
@@ -173,7 +165,6 @@ class Worker:
             trainer.fit(recipe, train)
             return
         artefact = self._artefact(cell)
-        self._undo()
         if node.kind != "artefact":
             scenario = self.resolver.game(cell).scenario
             for wanted, samples in scenario.trainings(train, recipe if is_trained(recipe) else None, artefact):
@@ -233,7 +224,6 @@ class Worker:
     def play(self, cell: Cell) -> Record:
         """Play one cell; whatever happens becomes its record."""
         game = self.resolver.game(cell)
-        self._undo()
         blank = replace(self.blank(cell), **facts_of(game))
         with recorded(blank) as sheet:
             victim = self.victim(cell)
