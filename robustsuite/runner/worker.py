@@ -7,7 +7,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,10 +132,13 @@ class Worker:
         return self._state
 
     def _forget(self, cell: Cell) -> None:
-        """Make anew for the next cell what a stranger's attack may have reached: models, and parts of the suite."""
+        """Make anew for the next cell what a stranger's attack may have reached: models, parts of the suite, data."""
         if provenance.strange(self.resolver.game(cell).attack):
             self._victims.clear()
             self.resolver = Resolver(self.suite)
+            parts = (getattr(self.splits, place.name) for place in fields(Splits)) if self.splits is not None else ()
+            if not all(part.intact() for part in parts if isinstance(part, Samples)):
+                self.splits = None
 
     def _perform(self, node: Node) -> Done:
         started = time.perf_counter()
