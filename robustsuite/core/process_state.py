@@ -32,6 +32,7 @@ _FLAGS: Final = (
     *(("products on CUDA", torch.backends.cuda.matmul, name) for name in ("allow_tf32", "fp32_precision")),
 )
 _DRAWS: Final = "random numbers"
+_depth = 0
 _told: list[tuple[str, tuple[str, ...]]] = []
 Part = tuple[Callable[[], Any], Callable[[Any], Any]]
 
@@ -111,9 +112,9 @@ def contained(state: ProcessState) -> Iterator[Aftermath]:
         state: How the process is to be.
     """
     found, pid, before = Aftermath(), os.getpid(), set(threading.enumerate())
-    patches.remember()
     try:
-        yield found
+        with _noted():
+            yield found
     finally:
         if os.getpid() != pid:
             os._exit(0)  # a copy of this process that the block made, and that must not go on with its work
@@ -134,16 +135,30 @@ def strangers_code(what: str) -> Iterator[None]:
     Args:
         what: Whose code.
     """
-    patches.remember()
     state, pid = ProcessState.taken(), os.getpid()
     try:
-        yield
+        with _noted():
+            yield
     finally:
         if os.getpid() != pid:
             os._exit(0)  # a copy of this process that the code made, and that must not go on with its work
         changed = (*patches.undo(), *state.restore(draws=False))
         if changed:
             _told.append((what, changed))
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """Note which functions are there; within another such block, those of before it stay what shall be."""
+    global _depth
+    patches.remember()
+    if _depth == 0:
+        patches.accept()
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
 
 
 def told() -> tuple[str, ...]:
@@ -224,6 +239,7 @@ def _quiet() -> dict[str, Part]:
         f"{_DRAWS} of NumPy": (_numpy_state, np.random.set_state),
         f"{_DRAWS} of torch": (lambda: torch.get_rng_state().numpy().tobytes(), _set_rng),
         "errors of NumPy": (np.geterr, lambda kept: np.seterr(**kept)),
+        "what warns": _attribute(warnings, "warn"),
         "warnings": (lambda: list(warnings.filters), _set_filters),
         "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
         "the working folder": (os.getcwd, os.chdir),
