@@ -20,6 +20,7 @@ import torch
 _MODULES: Final = (
     *("builtins", "random", "time", "math", "os", "io", "json", "hashlib", "copy", "pickle", "threading", "numpy"),
     *("numpy.random", "numpy.linalg", "torch", "torch._C", "torch._C._nn", "torch.functional", "torch.random"),
+    *("traceback", "shutil", "pathlib", "tempfile", "contextlib", "functools", "itertools", "dataclasses"),
     *("torch._tensor", "torch.linalg", "torch.special", "torch.fft", "torch.overrides", "safetensors.torch"),
 )
 _FAMILIES: Final = ("robustsuite.", "torch.nn.", "torch.optim.", "torch.autograd.", "torch.utils.data.")
@@ -30,9 +31,13 @@ _PARTS: Final = (
 )
 _CONSTANTS: Final = (bool, int, float, str, bytes, tuple, frozenset)
 _ABSENT: Final = object()
-_BY_TORCH: Final = ("torch.manual_seed", "torch.Storage")  # by its compiler when it is imported; by the default dtype
+_BY_TORCH: Final = (
+    "torch.manual_seed",
+    "torch.compile",
+    "torch.Storage",
+)  # when its compiler is imported; by the dtype
 
-_kept: dict[int, tuple[str, Any, dict[str, Any], frozenset[str]]] = {}
+_kept: dict[int, tuple[str, Any, dict[str, Any], set[str]]] = {}
 _code: dict[int, tuple[FunctionType, tuple[Any, Any, Any]]] = {}
 _modules: dict[str, ModuleType] = {}
 
@@ -49,6 +54,22 @@ def remember() -> None:
                 _note(f"{value.__module__}.{value.__qualname__}", value)
     if id(torch._C.TensorBase) not in _kept:
         _note("torch.Tensor", torch._C.TensorBase)
+
+
+def accept() -> None:
+    """Take what is there now for what shall be: whoever changed it since, it was no stranger's code."""
+    for _, owner, before, names in _kept.values():
+        now = vars(owner)
+        names.update(now)
+        for name in [name for name, value in before.items() if now.get(name, _ABSENT) is not value]:
+            if name in now:
+                before[name] = now[name]
+            else:
+                del before[name]
+    for key, (function, _) in _code.items():
+        _code[key] = function, _inside(function)
+    for name in _modules:
+        _modules[name] = sys.modules.get(name, _modules[name])
 
 
 def undo() -> tuple[str, ...]:
@@ -78,7 +99,7 @@ def _inside(function: FunctionType) -> tuple[Any, Any, Any]:
     return function.__code__, function.__defaults__, function.__kwdefaults__
 
 
-def _put_back(owner: Any, before: dict[str, Any], names: frozenset[str]) -> Iterator[str]:
+def _put_back(owner: Any, before: dict[str, Any], names: set[str]) -> Iterator[str]:
     now = vars(owner)
     wrong = [name for name, value in before.items() if now.get(name, _ABSENT) is not value]
     added = [name for name in now.keys() - names if _shadows(owner, name, now[name])]
@@ -110,7 +131,7 @@ def _shadows(owner: Any, name: str, value: Any) -> bool:
 def _note(title: str, owner: Any) -> None:
     module = isinstance(owner, ModuleType)
     held = {name: value for name, value in vars(owner).items() if _counts(name, value, module=module)}
-    _kept[id(owner)] = title, owner, held, frozenset(vars(owner))
+    _kept[id(owner)] = title, owner, held, set(vars(owner))
     for value in held.values():
         if isinstance(value, FunctionType):
             _code.setdefault(id(value), (value, _inside(value)))

@@ -32,7 +32,8 @@ _FLAGS: Final = (
     *(("products on CUDA", torch.backends.cuda.matmul, name) for name in ("allow_tf32", "fp32_precision")),
 )
 _DRAWS: Final = "random numbers"
-_told: list[str] = []
+_depth = 0
+_told: list[tuple[str, tuple[str, ...]]] = []
 Part = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
@@ -111,9 +112,9 @@ def contained(state: ProcessState) -> Iterator[Aftermath]:
         state: How the process is to be.
     """
     found, pid, before = Aftermath(), os.getpid(), set(threading.enumerate())
-    patches.remember()
     try:
-        yield found
+        with _noted():
+            yield found
     finally:
         if os.getpid() != pid:
             os._exit(0)  # a copy of this process that the block made, and that must not go on with its work
@@ -129,26 +130,49 @@ def contained(state: ProcessState) -> Iterator[Aftermath]:
 
 @contextmanager
 def strangers_code(what: str) -> Iterator[None]:
-    """Load or ask a stranger's code in this block: what it does to the process is undone, and told by `told`.
+    """Load or ask a stranger's code in this block: what it does to the process is undone at once, and told by `told`.
 
     Args:
         what: Whose code.
     """
+    state, pid = ProcessState.taken(), os.getpid()
+    try:
+        with _noted():
+            yield
+    finally:
+        if os.getpid() != pid:
+            os._exit(0)  # a copy of this process that the code made, and that must not go on with its work
+        changed = (*patches.undo(), *state.restore(draws=False))
+        if changed:
+            _told.append((what, changed))
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """Note which functions are there; within another such block, those of before it stay what shall be."""
+    global _depth
     patches.remember()
-    state = ProcessState.taken()
+    if _depth == 0:
+        patches.accept()
+    _depth += 1
     try:
         yield
     finally:
-        changed = (*patches.undo(), *state.restore(draws=False))
-        if changed:
-            _told.append(f"{what} changed {', '.join(changed)}, which was put back")
+        _depth -= 1
 
 
 def told() -> tuple[str, ...]:
-    """What was undone since this was asked last."""
-    notes = tuple(dict.fromkeys(_told))
+    """What was undone since this or `undone` was asked last, in a sentence each."""
+    notes = dict.fromkeys(f"{what} changed {', '.join(changed)}, which was put back" for what, changed in _told)
     _told.clear()
-    return notes
+    return tuple(notes)
+
+
+def undone() -> tuple[str, ...]:
+    """Names of what was undone since this or `told` was asked last."""
+    names = dict.fromkeys(name for _, changed in _told for name in changed)
+    _told.clear()
+    return tuple(names)
 
 
 def _ended(before: set[threading.Thread]) -> list[threading.Thread]:
@@ -215,6 +239,7 @@ def _quiet() -> dict[str, Part]:
         f"{_DRAWS} of NumPy": (_numpy_state, np.random.set_state),
         f"{_DRAWS} of torch": (lambda: torch.get_rng_state().numpy().tobytes(), _set_rng),
         "errors of NumPy": (np.geterr, lambda kept: np.seterr(**kept)),
+        "what warns": _attribute(warnings, "warn"),
         "warnings": (lambda: list(warnings.filters), _set_filters),
         "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
         "the working folder": (os.getcwd, os.chdir),

@@ -95,7 +95,11 @@ class Entry:
         for key, value in options.items():
             no_function(self.name, key, value, parse_docstring(self.cls).arguments.get(key, ""))
         try:
-            return self.cls(**{key: self._coerce(key, value) for key, value in options.items()})
+            given = {key: self._coerce(key, value) for key, value in options.items()}
+            if self.cls.__module__.startswith("robustsuite."):
+                return self.cls(**given)
+            with strangers_code(f"{self.kind}={self.name!r}, as it was made,"):
+                return self.cls(**given)
         except TypeError as error:
             raise RequestError(f"expected all required options of {self.name}, got {options!r}; {error}") from error
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from robustsuite.core import patches
 from robustsuite.core.ball import Threat
+from robustsuite.core.process_state import strangers_code
 from robustsuite.evaluation.resolve import Game
 from robustsuite.scenarios import arrange
 from robustsuite.suite.plugin_options import DefenseUse, PluginUse
@@ -65,7 +68,8 @@ class Resolver:
     def recipe(self, defense: DefenseUse) -> Recipe:
         """The suite's recipe, changed by every part of the defence from left to right."""
         if defense.label not in self._recipes:
-            self._recipes[defense.label] = make_recipe(self.suite, defense)
+            with _made(f"defense={defense.label!r}"):
+                self._recipes[defense.label] = make_recipe(self.suite, defense)
         return self._recipes[defense.label]
 
     def game(self, cell: Cell) -> Game:
@@ -79,5 +83,11 @@ class Resolver:
         if place not in self._games:
             use, alone = cell.attack, {"follow_up": False} if cell.curve else {}
             entry = use.entry
-            self._games[place] = Game(entry, *arrange(entry, {**use.options, **use.rules, **alone}, cell.threat))
+            with _made(f"attack={cell.attack.label!r}"):
+                self._games[place] = Game(entry, *arrange(entry, {**use.options, **use.rules, **alone}, cell.threat))
         return self._games[place]
+
+
+def _made(what: str) -> AbstractContextManager[None]:
+    """Undo at once what a plug-in does to the process as it is made, where strangers' code is loaded."""
+    return strangers_code(f"{what}, as it was made,") if patches.remembered() else nullcontext()

@@ -8,7 +8,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +17,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from robustsuite import scenarios
-from robustsuite.core import patches
 from robustsuite.core.canonical import plain
 from robustsuite.core.deployed import Deployed
 from robustsuite.core.errors import NotApplicableError, StorageError
-from robustsuite.core.process_state import Aftermath, ProcessState, contained
+from robustsuite.core.process_state import Aftermath, ProcessState, contained, undone
 from robustsuite.core.samples import Samples, stratified
 from robustsuite.core.splits import Splits
 from robustsuite.core.streams import Streams
@@ -99,7 +98,6 @@ class Worker:
     _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
     _own: Store = field(init=False, repr=False)
     _state: ProcessState | None = field(default=None, init=False, repr=False)
-    _early: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._own = Store(self.folder)
@@ -127,8 +125,7 @@ class Worker:
             done = self._perform(node)
             with suppress(Exception):  # what could not be made left nothing to be forgotten
                 self._forget(node.cell)
-        found.changed = tuple(dict.fromkeys((*self._early, *found.changed)))
-        self._early.clear()
+        found.changed = tuple(dict.fromkeys((*undone(), *found.changed)))
         return _with_found(done, found, node.label)
 
     def _process(self) -> ProcessState:
@@ -137,16 +134,14 @@ class Worker:
             self._state = ProcessState.taken(_tables())
         return self._state
 
-    def _undo(self) -> None:
-        """Undo what making or asking a plug-in did, before others' work goes on."""
-        if self.foreign:
-            self._early += (*patches.undo(), *self._process().restore(draws=False))
-
     def _forget(self, cell: Cell) -> None:
-        """Make anew for the next cell what a stranger's attack may have reached: models, and parts of the suite."""
+        """Make anew for the next cell what a stranger's attack may have reached: models, parts of the suite, data."""
         if provenance.strange(self.resolver.game(cell).attack):
             self._victims.clear()
             self.resolver = Resolver(self.suite)
+            parts = (getattr(self.splits, place.name) for place in fields(Splits)) if self.splits is not None else ()
+            if not all(part.intact() for part in parts if isinstance(part, Samples)):
+                self.splits = None
 
     def _perform(self, node: Node) -> Done:
         started = time.perf_counter()
@@ -179,7 +174,6 @@ class Worker:
             replace(trainer, seed=job.seed).fit(job.recipe, job.samples)
         else:
             artefact = self._artefact(cell, node.number)
-            self._undo()
             for job in self._scenario(cell).jobs_after(self._case(cell), artefact) if node.kind != "artefact" else ():
                 replace(trainer, seed=job.seed).fit(job.recipe, job.samples)
 
@@ -243,7 +237,6 @@ class Worker:
     def play(self, cell: Cell) -> Record:
         """Play one cell; whatever happens becomes its record."""
         game = self.resolver.game(cell)
-        self._undo()
         blank = replace(self.blank(cell), **facts_of(game))
         with recorded(blank) as sheet:
             victim = self.victim(cell)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
+from robustsuite.core import patches
 from robustsuite.core.isolation import out_of_memory, seeded, untouched, weights_lent
 from robustsuite.core.metric import Metrics
+from robustsuite.core.process_state import strangers_code
 from robustsuite.core.samples import Samples
 from robustsuite.core.splits import RESERVED
 from robustsuite.core.streams import Streams
@@ -30,8 +32,14 @@ def craft(attack: Attack[V, A], view: V, *, seed: int, trial: int = 0) -> A:
     """
     streams = _trial(Streams(seed).child("attack"), trial)
     lendings = [value for value in getattr(view, "__dict__", {}).values() if isinstance(value, Samples)]
-    with torch.inference_mode(False), lent(f"attack={_name(attack)!r}", *lendings), seeded(streams.key):
+    fence = lent(f"attack={_name(attack)!r}", *lendings)
+    with torch.inference_mode(False), fence, seeded(streams.key), _watched(attack):
         return attack(shown(view), streams)
+
+
+def _watched(attack: object) -> AbstractContextManager[None]:
+    """Undo at once what an attack does to the process, where strangers' code is loaded: the judge comes next."""
+    return strangers_code(f"attack={_name(attack)!r}") if patches.remembered() else nullcontext()
 
 
 def _name(attack: object) -> str:
@@ -115,7 +123,8 @@ def moves(
         notes: Where it is written down, as a key, that memory ran out.
     """
     try:
-        artefact = attack(shown(view), streams)
+        with _watched(attack):
+            artefact = attack(shown(view), streams)
     except (RuntimeError, MemoryError) as error:
         halve = getattr(view, "halves", None)
         parts = halve() if halve is not None and out_of_memory(error) else ()
