@@ -127,10 +127,8 @@ def _read_training(values: Any) -> Training | OwnTraining:
     if not isinstance(values, Mapping) or "factory" not in values:
         return read_dataclass(Training, values, "training")
     own = read_dataclass(OwnTraining, values, "training by a factory, whose settings are its options")
-    if not isinstance(own.factory, str):
-        raise ProblemsError([Problem(("factory",), f"expected text, got factory={own.factory!r}; write train.py:fit")])
     try:
-        load_factory(own.factory)
+        load_factory(str(own.factory))
     except RequestError as error:
         raise ProblemsError(problems_of(error, values)) from error
     return own
@@ -214,8 +212,8 @@ class Suite(BaseModel):
         """The training settings of this defence, or the function that trains it."""
         if not defense.training:
             return self.training
-        replaced = _is_own(defense.training) and not isinstance(self.training, OwnTraining)
-        return _read_training({**({} if replaced else dataclasses.asdict(self.training)), **defense.training})
+        shared = {} if _is_own(defense.training) else dataclasses.asdict(self.training)
+        return _read_training({**shared, **defense.training})
 
     def model_for(self, defense: DefenseUse) -> NetworkSpec:
         """The network of this defence."""

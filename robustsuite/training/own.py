@@ -7,7 +7,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -58,10 +58,10 @@ class HiddenNetwork:
 class OwnTraining:
     """A function that trains: `fit(samples, seed, device) -> nn.Module`, whatever framework is inside.
 
-    It may ask for `samples` (a copy of the training samples, raw inputs as networks see them, with `classes` and
-    `bounds`), `seed` (below 2**32), `device` and `build` (makes the network that the recipe names, untrained) by name,
-    and for its options. Python's, NumPy's and torch's generators are seeded around it; what it changes of them, of
-    torch's default dtype and device and of its threads is put back. Validation is its own affair: nothing is held out.
+    It may ask by name for `samples` (a copy: `x` as networks see it, `y`, `classes`, `bounds`), `seed` (below 2**32),
+    `device`, `build` (makes the network that the recipe names, untrained) and its options. Python's, NumPy's and
+    torch's generators are seeded around it; what it changes of them, of torch's default dtype and device and of its
+    threads is put back. Validation is its own affair: nothing is held out.
 
     Args:
         factory: `package.module:function` or `path/to/file.py:function`; in Python the function itself.
@@ -147,7 +147,9 @@ class OwnTraining:
         given = seed % _SEEDS
         streams = Streams(seed).child("training", "own")
         with _settings_put_back(), single_precision(), differentiable(), seeded(streams.key):
-            offered = {"samples": samples.copy(), "seed": given, "device": device, **({BUILD: build} if build else {})}
+            shown = samples.copy()
+            shown = replace(shown, x=shown.inputs())  # stored bytes are no raw inputs, and would train another network
+            offered = {"samples": shown, "seed": given, "device": device, **({BUILD: build} if build else {})}
             options = copy.deepcopy(self.options) if self.is_kept else self.options  # keys are made of them
             made = call_factory(self.name, self._function(), offered, options)
             network = self._checked(made, samples, device)

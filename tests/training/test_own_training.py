@@ -50,6 +50,14 @@ def test_the_function_is_given_a_copy_and_trains_what_is_deployed():
     assert not trained.model.network.training
 
 
+def test_stored_bytes_are_given_as_the_raw_inputs_that_networks_see():
+    stored = rs.Samples((SAMPLES.x * 255).round().to(torch.uint8), SAMPLES.y, 4, bounds=(-1.0, 1.0))
+    Trainer(0)(Recipe.by(own.loop), stored)
+    given = own.CALLS[0][0]
+    assert torch.equal(given.x, stored.inputs())
+    assert given.x.min() < -0.25
+
+
 def test_preparing_repairing_and_serving_act_around_it():
     def without_a_class(samples, context):
         return Produced(samples.take(samples.y != 0), {"left": "all but 0"})
