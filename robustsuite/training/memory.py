@@ -9,7 +9,7 @@ from typing import Final
 
 from robustsuite.training.fit import Fitted
 
-_MOST: Final = 16  # networks; victims and judges of a few defences, and no more memory than they took at once before
+_MOST: Final = 16  # networks: the victim and the judges' of five defences under two attacks
 
 
 class Memory:

@@ -18,8 +18,9 @@ from robustsuite.core.errors import RequestError
 from robustsuite.evaluation import records as record_files
 from robustsuite.runner.plan import plan
 from robustsuite.runner.run import preview, run
+from robustsuite.storage.store import Store
 from robustsuite.suite.load import load_suite
-from robustsuite.training import Recipe
+from robustsuite.training import Job, Recipe, Trainer
 
 TRAIN = """
 import os
@@ -353,3 +354,20 @@ def test_a_function_that_fails_in_python_is_an_error_record_and_no_figure():
         (record,) = (r for r in report.records if r.attack == "label-flip")
         assert (record.status, record.metrics) == ("error", {})
         assert told in record.message
+
+
+def test_shadow_models_are_trained_by_the_users_function_too(folder):
+    train, test = digits()
+    samples, judged = rs.Samples(*train, classes=10), rs.Samples(*test, classes=10)
+    loops = [Job.of("shadow", Recipe.by("train.py:loop"), samples, 0, number) for number in range(3)]
+    halves = [samples.take(slice(start, start + 250)) for start in (0, 250)]  # its loss is convex: only data tell them apart
+    lines = [Job.of("shadow", Recipe.by("train.py:pipeline"), half, 0, n) for n, half in enumerate(halves)]
+    trainer = Trainer(0, stores=(Store(folder / "kept"),))
+    answers = [trainer.job(job).model(judged.x).logits for job in (*loops, *lines)]
+    assert len({job.seed for job in loops} | {0}) == 4
+    assert all(not torch.equal(a, b) for i, a in enumerate(answers) for b in answers[:i])
+    assert all(float((a.argmax(1) == judged.y).float().mean()) > 0.8 for a in answers)
+    assert len(calls()) == 5
+    again = [trainer.job(job).model(judged.x).logits for job in (*loops, *lines)]
+    assert all(map(torch.equal, again, answers))
+    assert calls() == []
