@@ -117,20 +117,17 @@ def _read_threat(values: Any) -> ThreatSpec:
 
 
 def _read_training(values: Any) -> Training | OwnTraining:
-    """The `training` block: settings, or a function of the user's own.
+    """The `training` block, read as data: settings, or a function of the user's own, which is not loaded.
 
     Raises:
-        RequestError: Settings that there are not, a function that there is not, or both at once.
+        RequestError: Settings that there are not, or a function and settings at once.
     """
-    if isinstance(values, OwnTraining):
-        return values
-    if not isinstance(values, Mapping) or "factory" not in values:
+    if not _is_own(values):
         return read_dataclass(Training, values, "training")
     own = read_dataclass(OwnTraining, values, "training by a factory, whose settings are its options")
-    try:
-        load_factory(str(own.factory))
-    except RequestError as error:
-        raise ProblemsError(problems_of(error, values)) from error
+    if not isinstance(own.factory, str):
+        remedy = "write path/to/file.py:function, so that a file can say it and a key hold it"
+        raise checks.fail("the place of a training function in a suite", "factory", own.name, remedy)
     return own
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from robustsuite.core.ball import Ball
@@ -11,7 +12,7 @@ from robustsuite.models.build import ModelSpec
 from robustsuite.scenarios import SCENARIOS, has_norm
 from robustsuite.suite.gates import all_mistakes
 from robustsuite.suite.plugin_options import DefenseUse
-from robustsuite.suite.problems import Problem, Problems, ProblemsError
+from robustsuite.suite.problems import Problem, Problems, ProblemsError, problems_of
 from robustsuite.suite.recipes import is_trained, make_recipe
 from robustsuite.suite.schema import NetworkSpec
 from robustsuite.suite.yaml_lines import Path
@@ -28,10 +29,11 @@ def inconsistencies(suite: Suite) -> Problems:
     _of_attacks(suite, found)
     _vacuous(suite, suite.threat.ball(), ("threat", "radius"), found)
     _bounds(suite, found)
-    _unasked(suite.training, suite.model, ("model",), found)
+    sound = _own(suite, found)
     for index, use in enumerate(suite.defenses):
-        with found.below("defenses", index):
-            _of_defense(suite, use)
+        if sound or use.training:  # what is said of the suite's training need not be said of each defence
+            with found.below("defenses", index):
+                _of_defense(suite, use)
     attacks = [(use.label, use.entry.scenario) for use in suite.attacks]
     found.extend(all_mistakes(suite.gates, [use.label for use in suite.defenses], attacks))
     return found
@@ -70,6 +72,20 @@ def _bounds(suite: Suite, found: Problems) -> None:
             f"mean and std take inputs to what the network wants"
         )
         found.append(Problem(("model", "bounds"), message))
+
+
+def _own(suite: Suite, found: Problems) -> bool:
+    """Whether the suite's own training function, where it names one, can be called as it says."""
+    training, before = suite.training, len(found)
+    if isinstance(training, OwnTraining):
+        with found.below("training"):
+            try:
+                training.check(named=bool(suite.model.values))
+            except RequestError as error:
+                raise ProblemsError(problems_of(error, dataclasses.asdict(training))) from error
+    if len(found) == before:
+        _unasked(training, suite.model, ("model",), found)
+    return len(found) == before
 
 
 def _unasked(training: Training | OwnTraining, model: NetworkSpec, path: Path, found: Problems) -> None:

@@ -78,6 +78,20 @@ def pipeline(samples, seed, device):
     return Scored(model.fit(samples.x.flatten(1).numpy(), samples.y.numpy()))
 
 
+def careless(samples, seed, device):
+    net = loop(samples, seed, device)
+    samples.x.zero_()
+    samples.y.zero_()
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.manual_seed(1)
+    return net.train()
+
+
+def nonsense(samples, seed, device):
+    return "a network"
+
+
 def fails(samples, seed, device):
     with open("calls.txt") as file:
         before = file.read()
@@ -180,9 +194,9 @@ def test_what_it_hides_is_refused_by_name_before_anything_is_trained(folder):
     ("changes", "told"),
     [
         (["training.epochs=3"], "training.epochs: expected a key of training by a factory, whose settings are its"),
-        (["training.factory=train.py:lop"], "did you mean loop"),
+        (["training.factory=train.py:lop"], "training.factory: expected a function in train.py, got"),
         (["training.factory=3"], "training.factory: expected a valid string, got factory=3"),
-        (["training.options={epochs: 3}"], "expected a parameter of train.py:loop, got epochs=3"),
+        (["training.options={epochs: 3}"], "training.options.epochs: expected a parameter of train.py:loop, got"),
         (["training.cache=maybe"], "training.cache: expected"),
         (["training.factory=train.py:tuned"], "a model for train.py:tuned, which asks for build"),
         (["model=mlp"], "model: expected no model beside train.py:loop, which hides its network"),
@@ -194,7 +208,7 @@ def test_a_block_that_cannot_be_is_an_error_with_its_place(changes, told):
     with pytest.raises(RequestError) as error:
         suite("loop", *changes)
     assert told in str(error.value)
-    assert "nothing was started" in str(error.value)
+    assert "own.yaml has 1 problem; nothing was started" in str(error.value)
     assert calls() == []
 
 
@@ -306,6 +320,25 @@ def test_a_function_that_raises_makes_error_records_and_the_rest_goes_on(folder)
     assert {r.attack: r.status for r in outcome.records} == {"none": "ok", "label-flip": "error", "badnets": "error"}
     assert all("the second training fails" in r.message for r in outcome.records[1:])
     assert all(not r.metrics for r in outcome.records[1:])
+
+
+def test_a_careless_function_gives_the_figures_of_a_careful_one(folder):
+    more = "attacks=[label-flip: {fraction: 0.3}, badnets: {fraction: 0.1}, fgsm]"
+    threat = "threat={norm: linf, radius: 0.1, curve_samples: 0}"
+    careful, careless = (run(suite(name, more, threat), folder / name) for name in ("loop", "careless"))
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    for one, other in zip(careful.records, careless.records, strict=True):
+        assert (one.status, one.flags, one.cost) == (other.status, other.flags, other.cost)
+        taken = [n for n, m in one.metrics.items() if m.unit not in ("seconds", "milliseconds")]
+        assert {n: one.metrics[n] for n in taken} == {n: other.metrics[n] for n in taken}
+
+
+def test_what_is_no_network_gives_errors_and_no_figures(folder):
+    outcome = run(suite("nonsense"), folder / "run")
+    assert [r.status for r in outcome.records] == ["error"] * 6
+    assert all("it returned str: return the trained network" in r.message for r in outcome.records)
+    assert not any(r.metrics for r in outcome.records)
 
 
 # --- in Python ---
