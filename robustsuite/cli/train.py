@@ -74,6 +74,7 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     from robustsuite.storage.store import Store, cache
     from robustsuite.suite.recipes import is_trained, make_recipe
     from robustsuite.training.cache import Trainer
+    from robustsuite.training.own import HiddenNetwork
 
     where = resolve_device(device)
     suite, notes = settled_suite(suite, where)
@@ -81,6 +82,9 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     recipe = make_recipe(suite, use)
     if not is_trained(recipe):
         raise checks.fail("a model that is trained", "checkpoint", suite.model_for(use).checkpoint, "drop it")
+    if recipe.own is not None and isinstance(recipe.build, HiddenNetwork):
+        remedy = f"{recipe.own.name} hides it: name a model, and let that function ask for `build`"
+        raise checks.fail("a network whose weights can be loaded again", "model", None, remedy)
     set_threads(suite.threads)
     splits = load(suite.dataset, seed=suite.seed)
     shared = replace(cache(), beside=provenance.foreign_digest(recipe))

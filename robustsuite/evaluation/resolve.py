@@ -31,7 +31,8 @@ _CALLED: Final = {
 _GIVEN_BY: Final = {
     "train": "train=(x, y) in Python or --train-data",
     **dict.fromkeys(("judge", "adversary"), "public=(x, y) in Python or --public-data, which it was not trained on"),
-    "recipe": "recipe=rs.Recipe(...) in Python, or all of it as a suite file for `robustsuite run`",
+    "recipe": "recipe=rs.Recipe.by(fit) with your training function, or rs.Recipe(...), in Python, or all of it as a "
+    "suite file for `robustsuite run`",
 }
 _OPTIONS: Final = {
     "train": "--train-data",

@@ -22,11 +22,12 @@ from robustsuite.core.samples import Samples, spread
 from robustsuite.core.streams import Streams
 from robustsuite.data.coerce import to_samples
 from robustsuite.evaluation.environment import resolve_device
+from robustsuite.models.answers import judgeable
 from robustsuite.models.digest import network_digest
 from robustsuite.models.output_kind import as_logits
 from robustsuite.models.probabilities import are_probabilities
 from robustsuite.models.wrap import Wrapped
-from robustsuite.scenarios.victim import Victim, judgeable
+from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
 from robustsuite.training.precision import settled
 from robustsuite.training.recipe import Recipe

@@ -89,7 +89,7 @@ class Timings:
         if node.kind == "cell":
             return max(1, min(test, suite.threat.curve_samples) if node.cell.curve else test)
         if node.kind in ("training", "retraining"):
-            return max(1, train * suite.training_for(node.cell.defense).epochs)
+            return max(1, train * getattr(suite.training_for(node.cell.defense), "epochs", 1))
         return max(1, train)
 
     def _kin(self, node: Node) -> tuple[str, ...]:

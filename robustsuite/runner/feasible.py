@@ -101,8 +101,7 @@ def _fits(recipe: Recipe, train: Samples) -> None:
 
 def _smallest(recipe: Recipe, n: int) -> int:
     """Size of the smallest batch; 0 where nothing is trained, or by another update, which minds its batches itself."""
-    if not isinstance(recipe.update, GradientDescent) or (
-        getattr(recipe.build, "checkpoint", None) is not None and recipe.training.init != "checkpoint"
-    ):
+    loaded = getattr(recipe.build, "checkpoint", None) is not None and recipe.training.init != "checkpoint"
+    if recipe.own is not None or loaded or not isinstance(recipe.update, GradientDescent):
         return 0
     return min(batch_sizes(n - round(recipe.training.validation * n), recipe.training.batch_size))

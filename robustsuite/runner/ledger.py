@@ -87,7 +87,7 @@ class Ledger:
         """Take from the cache what other runs have finished."""
         recalled = 0
         for cell in self.left():
-            kept = self._worker.cache.get(CELLS, cell.content)
+            kept = None if not cell.shared else self._worker.cache.get(CELLS, cell.content)
             if kept is None:
                 continue
             record = self._placed(Record.parse(canonical_json(kept.facts)), cell, kept.payload)
@@ -117,7 +117,8 @@ class Ledger:
 
     def _share(self, cell: Cell, record: Record) -> None:
         """Offer a finished cell to other runs."""
-        if record.status in record_files.FINISHED and Suspicion.CHANGED_PROCESS not in record.flags:
+        honest = Suspicion.CHANGED_PROCESS not in record.flags
+        if record.status in record_files.FINISHED and cell.shared and honest:
             self._worker.cache.offer(CELLS, cell.content, json.loads(record.line()), self._payload(record))
             self._remark(self._worker.cache.told())
 

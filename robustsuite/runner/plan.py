@@ -27,6 +27,7 @@ from robustsuite.suite.schema import Suite
 from robustsuite.training.built import built_digest
 from robustsuite.training.cache import Trainer
 from robustsuite.training.jobs import ADVERSARYS, repeat_seed
+from robustsuite.training.own import OwnTraining
 from robustsuite.training.recipe import Recipe
 
 KINDS: Final = ("training", "job", "artefact", "retraining", "cell")
@@ -104,7 +105,7 @@ class Plan:
         retrained = count["retraining"] + count["job"]
         notes = "".join(f"\n  {label}: {note}" for label, note in self.notes.items())
         return (
-            f"suite {suite.name}: {suite.dataset.name}, {suite.model.label}, seed {suite.seed}, "
+            f"suite {suite.name}: {suite.dataset.name}, {_trained_as(suite)}, seed {suite.seed}, "
             f"{plural(suite.repeats, 'repeat')}\n"
             f"  {table}: {plural(len(self.cells), 'cell')}{curves}\n"
             f"  {plural(count['training'], 'training')} of victims, {retrained} beside them, on {self.device}, "
@@ -228,6 +229,7 @@ class _Layout:
         case = Case(self._train, recipe if trained else None, self._splits.part, seed, self._splits.test)
         jobs = tuple(game.scenario.jobs(case))
         keys = [self._training(replace(trainer, seed=job.seed), job.recipe, job.samples) for job in jobs]
+        cell = replace(cell, shared=all(map(_is_shared, (recipe, *(job.recipe for job in jobs)))))
         for number, (job, key) in enumerate(zip(jobs, keys, strict=True)):
             label = f"training {'an' if job.role[0] in 'aeiou' else 'a'} {job.role} for {_told(cell)}"
             needs.append(self._node(Node(key, "job", label, cell, number=number)))
@@ -301,6 +303,20 @@ class _Layout:
     def _node(self, node: Node) -> str:
         self._nodes.setdefault(node.key, node)
         return node.key
+
+
+def _trained_as(suite: Suite) -> str:
+    """What the suite calls its network, and the user's function where one trains it."""
+    own = suite.training
+    if not isinstance(own, OwnTraining):
+        return suite.model.label
+    kept = "" if own.is_kept else " (cache: false: what this folder has finished stays, and no other run shares it)"
+    return f"{suite.model.label or 'a network'} trained by {own.name}{kept}"
+
+
+def _is_shared(recipe: Recipe) -> bool:
+    """Whether what comes of this recipe may serve another run."""
+    return recipe.own is None or recipe.own.is_kept
 
 
 def _row(cell: Cell) -> str:

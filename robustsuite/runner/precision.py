@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from robustsuite.suite.schema import Suite
+from robustsuite.training.own import OwnTraining
 from robustsuite.training.precision import settled
 
 
@@ -21,11 +22,15 @@ def settled_suite(suite: Suite, device: str) -> tuple[Suite, dict[str, str]]:
     notes: dict[str, str] = {}
     uses = []
     for use in suite.defenses:
-        training, note = settled(suite.training_for(use), device)
+        asked = suite.training_for(use)
+        if isinstance(asked, OwnTraining):  # its precision is its own affair
+            uses.append(use)
+            continue
+        training, note = settled(asked, device)
         if note:
             notes[use.label] = note
         if note and "precision" in use.training:
             use = replace(use, training={**use.training, "precision": training.precision})
         uses.append(use)
-    training, _ = settled(suite.training, device)
-    return suite.model_copy(update={"training": training, "defenses": tuple(uses)}), notes
+    shared = suite.training if isinstance(suite.training, OwnTraining) else settled(suite.training, device)[0]
+    return suite.model_copy(update={"training": shared, "defenses": tuple(uses)}), notes

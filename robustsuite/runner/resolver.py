@@ -33,6 +33,7 @@ class Cell:
         training: Key of the victim's training, under which its weights are kept; empty where nothing is trained.
         curve: Whether this cell is a point of a curve, played on fewer samples.
         artefacts: Keys of the artefacts, one a view, where they serve every defence; else none.
+        shared: Whether runs share its result: not where a user's training reads what no key knows.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Cell:
     training: str
     curve: bool = False
     artefacts: tuple[str, ...] = ()
+    shared: bool = True
 
 
 class Resolver:

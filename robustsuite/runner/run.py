@@ -242,7 +242,7 @@ def preview(suite: Suite, folder: Path, **options: Any) -> Preview | Sketch:
     finished = record_files.keys(found) & {cell.key for cell in layout.cells}
     shared = _cache(folder, asked, layout)
     stores = (shared,) if asked.fresh else (Store(folder), shared)
-    known = {cell.content for cell in layout.cells if shared.has(CELLS, cell.content)}
+    known = {cell.content for cell in layout.cells if cell.shared and shared.has(CELLS, cell.content)}
     left = [cell for cell in layout.cells if cell.key not in finished]
     todo = outstanding(layout.within(cell for cell in left if cell.content not in known), stores)
     forecast = Timings(layout, shared.root).forecast(todo, asked.workers or 1)

@@ -44,6 +44,7 @@ from robustsuite.suite.schema import Suite
 from robustsuite.training.cache import Trainer
 from robustsuite.training.fit import Fitted, Progress, make_network
 from robustsuite.training.jobs import repeat_seed
+from robustsuite.training.memory import Memory
 
 ARTEFACTS: Final = "artefacts"
 _KEPT: Final = 4  # victims kept in memory by each worker
@@ -98,6 +99,7 @@ class Worker:
     _victims: OrderedDict[tuple[str, int, bool], Victim] = field(default_factory=OrderedDict, init=False, repr=False)
     _own: Store = field(init=False, repr=False)
     _state: ProcessState | None = field(default=None, init=False, repr=False)
+    _memory: Memory = field(default_factory=Memory, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._own = Store(self.folder)
@@ -188,13 +190,13 @@ class Worker:
     def _artefact(self, cell: Cell, number: int) -> Any:
         """What this attack makes of data that no victim has a share in, crafted once where it can be kept."""
         _, attack, scenario = self.resolver.game(cell)
-        kept = self.cache.get(ARTEFACTS, cell.artefacts[number])
+        kept = self.cache.get(ARTEFACTS, cell.artefacts[number]) if cell.shared else None
         if kept is not None:
             return scenario.unpack(load_tensors(kept.payload), kept.facts)
         case, trainer = self._case(cell), self._trainer(cell)
         views = scenario.shared_views(case, lambda job: trainer.job(job).model.network)
         made = craft(attack, next(itertools.islice(views, number, None)), seed=case.seed, trial=number)
-        packed = scenario.pack(made)
+        packed = scenario.pack(made) if cell.shared else None
         if packed is not None:
             tensors, facts = packed
             # Cloned, because safetensors refuses tensors that share memory.
@@ -281,7 +283,7 @@ class Worker:
 
     def _trainer(self, cell: Cell) -> Trainer:
         seed, stores = repeat_seed(self.suite.seed, cell.repeat), (self._own, self.cache)
-        return Trainer(seed, self.device, stores, self.progress, self.data.part)
+        return Trainer(seed, self.device, stores, self.progress, self.data.part, self._memory)
 
 
 def _with_found(done: Done, found: Aftermath, label: str) -> Done:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from robustsuite.core.deployed import Deployed, ask
 from robustsuite.core.door import working
-from robustsuite.core.errors import ModelError, NotApplicableError
+from robustsuite.core.errors import NotApplicableError
 from robustsuite.core.isolation import untouched
 from robustsuite.core.rounding import inwards
 from robustsuite.core.samples import Samples
 from robustsuite.core.splits import RESERVED
-from robustsuite.models.probabilities import are_probabilities
+from robustsuite.models.answers import judgeable
 from robustsuite.scenarios.case import Case
 from robustsuite.training.cache import Trainer
 from robustsuite.training.context import PartOf, no_part
@@ -134,34 +134,3 @@ class Victim:
         if value is None:
             raise NotApplicableError(f"expected a victim with {name}, got {name}=None; {purpose}", name=name)
         return value
-
-
-def judgeable(logits: Tensor, classes: int) -> None:
-    """Refuse answers `(n, k)` that cannot be judged as logits: too few of them, non-finite numbers, probabilities.
-
-    Raises:
-        ModelError: With the wrap that mends it.
-    """
-    if logits.shape[1] == 1:
-        raise ModelError(
-            f"expected logits of shape (N, {classes}), got shape={tuple(logits.shape)}; a model with one logit is "
-            f'declared by rs.wrap(model, output="binary-logit"), one with one probability by output="probabilities"'
-        )
-    if logits.shape[1] < classes:
-        raise ModelError(
-            f"expected logits of shape (N, {classes}), got shape={tuple(logits.shape)}; the model must score every "
-            f"class that the labels name"
-        )
-    bad = ~torch.isfinite(logits)
-    if bad.any():
-        index = [int(i) for i in bad.nonzero()[0]]
-        raise ModelError(
-            f"expected finite logits, got logits{index}={float(logits[tuple(index)])}; look for NaN "
-            f"weights or an overflow"
-        )
-    if are_probabilities(logits):
-        total = float(logits[0].double().sum())
-        raise ModelError(
-            f"expected logits, got rows in [0, 1] that sum to 1, or round to that (first row sums to {total:.6f}): "
-            f'probabilities hide gradients; declare rs.wrap(model, output="probabilities")'
-        )

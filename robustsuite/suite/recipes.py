@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from robustsuite.core.ball import Threat
+from robustsuite.core.errors import RequestError
 from robustsuite.models.build import ModelSpec
 from robustsuite.suite.plugin_options import DefenseUse
-from robustsuite.suite.schema import Suite
+from robustsuite.suite.schema import NetworkSpec, Suite
+from robustsuite.training.own import HiddenNetwork, OwnTraining
+from robustsuite.training.parts import Build
 from robustsuite.training.recipe import Recipe
 
 
 def make_recipe(suite: Suite, defense: DefenseUse) -> Recipe:
-    """The suite's recipe, changed by every part of the defence from left to right."""
+    """The suite's recipe, changed by every part of the defence from left to right.
+
+    Raises:
+        RequestError: Parts that do not compose, or that replace what the user's own training hides.
+    """
     threat = make_threat(suite)
-    recipe = Recipe(
-        build=ModelSpec.parse(suite.model_for(defense).written()),
-        training=suite.training_for(defense),
-        threat=None if threat is None else threat.ball,
-    )
+    ball = None if threat is None else threat.ball
+    training, model = suite.training_for(defense), suite.model_for(defense)
+    if isinstance(training, OwnTraining):
+        recipe = Recipe(build=_build(training, model), own=training, threat=ball)
+    else:
+        recipe = Recipe(build=ModelSpec.parse(model.written()), training=training, threat=ball)
     for part in defense.parts:
-        recipe = part.make()(recipe)
+        try:
+            recipe = part.make()(recipe)
+        except RequestError as error:
+            if recipe.own is None:
+                raise
+            told = f"expected a defence that {recipe.own.name} leaves room for, got {part.name}: {error}"
+            raise RequestError(told, name=error.name) from error
     return recipe
+
+
+def _build(own: OwnTraining, model: NetworkSpec) -> Build:
+    """What builds the network of the user's own training: the suite's model where the function asks for it."""
+    own.check(named=bool(model.values))
+    return ModelSpec.parse(model.written()) if model.values and own.asks_for_build() else HiddenNetwork(own.name)
 
 
 def make_threat(suite: Suite, radius: float | None = None) -> Threat | None:
@@ -33,6 +53,8 @@ def make_threat(suite: Suite, radius: float | None = None) -> Threat | None:
 
 
 def is_trained(recipe: Recipe) -> bool:
-    """Whether this recipe trains: always, but for a checkpoint that is used as it is."""
+    """Whether this recipe trains: always, but for a checkpoint that is used as it is by what says nothing else."""
+    if recipe.own is not None:
+        return True
     has_checkpoint = getattr(recipe.build, "checkpoint", None) is not None
     return not has_checkpoint or recipe.training.init == "checkpoint"

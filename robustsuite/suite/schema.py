@@ -21,6 +21,7 @@ from robustsuite.suite import yaml_lines
 from robustsuite.suite.gates import read_gates
 from robustsuite.suite.plugin_options import DefenseUse, PluginUse, read_attacks, read_defenses
 from robustsuite.suite.problems import Origin, Problem, ProblemsError, problems_of, quotients, read_dataclass, shown
+from robustsuite.training.own import OwnTraining
 from robustsuite.training.settings import Training
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -80,15 +81,16 @@ class NetworkSpec:
     """The `model` block: a reference network by name, or the user's own.
 
     Args:
-        values: `name` or `factory`, `checkpoint`, and the network's parameters.
+        values: `name` or `factory`, `checkpoint`, and the network's parameters; empty where the user's own training
+            hides the network.
     """
 
     values: dict[str, Any]
 
     @property
     def label(self) -> str:
-        """What records and plans call it."""
-        return str(self.values.get("name") or self.values.get("factory"))
+        """What records and plans call it; empty where the user's own training hides it."""
+        return str(self.values.get("name") or self.values.get("factory") or "")
 
     @property
     def checkpoint(self) -> str | None:
@@ -114,8 +116,19 @@ def _read_threat(values: Any) -> ThreatSpec:
     return read_dataclass(ThreatSpec, quotients(values, "radius", "curve"), "threat")
 
 
-def _read_training(values: Any) -> Training:
-    return read_dataclass(Training, values, "training")
+def _read_training(values: Any) -> Training | OwnTraining:
+    """The `training` block, read as data: settings, or a function of the user's own, which is not loaded.
+
+    Raises:
+        RequestError: Settings that there are not, or a function and settings at once.
+    """
+    if not _is_own(values):
+        return read_dataclass(Training, values, "training")
+    own = read_dataclass(OwnTraining, values, "training by a factory, whose settings are its options")
+    if not isinstance(own.factory, str):
+        remedy = "write path/to/file.py:function, so that a file can say it and a key hold it"
+        raise checks.fail("the place of a training function in a suite", "factory", own.name, remedy)
+    return own
 
 
 def _read_dataset(values: Any) -> DatasetSpec:
@@ -149,8 +162,8 @@ class Suite(BaseModel):
         repeats: Independent trainings, at least 1.
         threads: Threads per worker, at least 1; part of every key.
         dataset: What is trained and tested on.
-        model: The network.
-        training: Settings of every training that a defence does not override.
+        model: The network; may be left out where the user's own training hides it.
+        training: Settings of every training that a defence does not override, or a function of the user's own.
         threat: What the adversary of evasion games may do.
         defenses: Rows of the comparison.
         attacks: Columns of the comparison; the clean evaluation is always there and not listed.
@@ -167,7 +180,7 @@ class Suite(BaseModel):
     plugins: tuple[str, ...] = ()
     dataset: Annotated[DatasetSpec, BeforeValidator(_read_dataset)]
     model: Annotated[NetworkSpec, BeforeValidator(read_model)]
-    training: Annotated[Training, BeforeValidator(_read_training)] = Training()
+    training: Annotated[Training | OwnTraining, BeforeValidator(_read_training)] = Training()
     threat: Annotated[ThreatSpec, BeforeValidator(_read_threat)] = ThreatSpec()
     defenses: Annotated[tuple[DefenseUse, ...], BeforeValidator(read_defenses)] = (DefenseUse(),)
     attacks: Annotated[tuple[PluginUse, ...], BeforeValidator(read_attacks)] = ()
@@ -177,7 +190,10 @@ class Suite(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _plain_numbers(cls, values: Any) -> Any:
-        return checks.plain_numbers(values)
+        values = checks.plain_numbers(values)
+        if isinstance(values, Mapping) and "model" not in values and _is_own(values.get("training")):
+            return {**values, "model": NetworkSpec({})}
+        return values
 
     @field_validator("name")
     @classmethod
@@ -187,10 +203,12 @@ class Suite(BaseModel):
             raise ValueError(f"expected {wish}, got name={shown(name)}; type another folder as --out DIR")
         return name
 
-    def training_for(self, defense: DefenseUse) -> Training:
-        """The training settings of this defence."""
-        changed = {**dataclasses.asdict(self.training), **defense.training}
-        return read_dataclass(Training, changed, "training") if defense.training else self.training
+    def training_for(self, defense: DefenseUse) -> Training | OwnTraining:
+        """The training settings of this defence, or the function that trains it."""
+        if not defense.training:
+            return self.training
+        shared = {} if _is_own(defense.training) else dataclasses.asdict(self.training)
+        return _read_training({**shared, **defense.training})
 
     def model_for(self, defense: DefenseUse) -> NetworkSpec:
         """The network of this defence."""
@@ -221,7 +239,7 @@ class Suite(BaseModel):
             **simple,
             **({"plugins": list(self.plugins)} if self.plugins else {}),
             "dataset": _settings(self.dataset),
-            "model": self.model.written(),
+            **({"model": self.model.written()} if self.model.values else {}),
             "training": _settings(self.training),
             "threat": _settings(self.threat),
             "defenses": [use.written() for use in self.defenses],
@@ -232,6 +250,11 @@ class Suite(BaseModel):
     def to_yaml(self) -> str:
         """YAML that `load_suite` reads back as an equal suite; running it reproduces the run."""
         return yaml_lines.dump(self.values())
+
+
+def _is_own(training: Any) -> bool:
+    """Whether a `training` block names a function of the user's own."""
+    return isinstance(training, OwnTraining) or (isinstance(training, Mapping) and "factory" in training)
 
 
 def _settings(block: Any) -> dict[str, Any]:

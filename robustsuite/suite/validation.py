@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from robustsuite.core.ball import Ball
@@ -11,9 +12,12 @@ from robustsuite.models.build import ModelSpec
 from robustsuite.scenarios import has_norm
 from robustsuite.suite.gates import all_mistakes
 from robustsuite.suite.plugin_options import DefenseUse
-from robustsuite.suite.problems import Problem, Problems, ProblemsError
+from robustsuite.suite.problems import Problem, Problems, ProblemsError, problems_of
 from robustsuite.suite.recipes import is_trained, make_recipe
+from robustsuite.suite.schema import NetworkSpec
 from robustsuite.suite.yaml_lines import Path
+from robustsuite.training.own import OwnTraining
+from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
     from robustsuite.suite.schema import Suite
@@ -25,9 +29,11 @@ def inconsistencies(suite: Suite) -> Problems:
     _of_attacks(suite, found)
     _vacuous(suite, suite.threat.ball(), ("threat", "radius"), found)
     _bounds(suite, found)
+    sound = _own(suite, found)
     for index, use in enumerate(suite.defenses):
-        with found.below("defenses", index):
-            _of_defense(suite, use)
+        if sound or use.training:  # what is said of the suite's training need not be said of each defence
+            with found.below("defenses", index):
+                _of_defense(suite, use)
     attacks = [(use.label, use.entry.scenario) for use in suite.attacks]
     found.extend(all_mistakes(suite.gates, [use.label for use in suite.defenses], attacks))
     return found
@@ -57,6 +63,8 @@ def _vacuous(suite: Suite, ball: Ball | None, path: Path, found: Problems) -> No
 
 def _bounds(suite: Suite, found: Problems) -> None:
     """A model that declares other bounds than its data, as far as the data set's name tells."""
+    if not suite.model.values:
+        return
     known, declared = suite.dataset.expected_inputs(), ModelSpec.parse(suite.model.written()).bounds
     if known is not None and declared is not None and declared != known[0]:
         message = (
@@ -64,6 +72,30 @@ def _bounds(suite: Suite, found: Problems) -> None:
             f"mean and std take inputs to what the network wants"
         )
         found.append(Problem(("model", "bounds"), message))
+
+
+def _own(suite: Suite, found: Problems) -> bool:
+    """Whether the suite's own training function, where it names one, can be called as it says."""
+    training, before = suite.training, len(found)
+    if isinstance(training, OwnTraining):
+        with found.below("training"):
+            try:
+                training.check(named=bool(suite.model.values))
+            except RequestError as error:
+                raise ProblemsError(problems_of(error, dataclasses.asdict(training))) from error
+    if len(found) == before:
+        _unasked(training, suite.model, ("model",), found)
+    return len(found) == before
+
+
+def _unasked(training: Training | OwnTraining, model: NetworkSpec, path: Path, found: Problems) -> None:
+    """A network that the user's own training would not use."""
+    with found.below(*path):
+        if isinstance(training, OwnTraining) and model.values and not training.asks_for_build():
+            raise RequestError(
+                f"expected no model beside {training.name}, which hides its network, got model={model.written()}; drop "
+                f"it, or let that function ask for `build`, which makes this network"
+            )
 
 
 def _of_defense(suite: Suite, use: DefenseUse) -> None:
@@ -77,8 +109,12 @@ def _of_defense(suite: Suite, use: DefenseUse) -> None:
         with found.below(*use.inside, key):
             read(use)
     found.refuse()
+    training = suite.training_for(use)
+    _unasked(training, NetworkSpec(use.model), (*use.inside, "model"), found)
+    found.refuse()
     try:
-        if suite.training_for(use).init == "checkpoint" and suite.model_for(use).checkpoint is None:
+        init = "fresh" if isinstance(training, OwnTraining) else training.init
+        if init == "checkpoint" and suite.model_for(use).checkpoint is None:
             raise RequestError(
                 "expected model.checkpoint beside init='checkpoint', got none; add checkpoint: FILE to the model"
             )

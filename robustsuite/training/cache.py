@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.core.canonical import digest
+from robustsuite.core.deployed import Served, ask
 from robustsuite.core.errors import TamperingError
+from robustsuite.core.isolation import seeded, untouched
 from robustsuite.core.samples import Samples
 from robustsuite.data.copies import lent
 from robustsuite.models.digest import network_digest
@@ -24,11 +26,14 @@ from robustsuite.training.built import built_digest
 from robustsuite.training.context import PartOf, named, no_part
 from robustsuite.training.fit import Fitted, Progress, fit, make_network
 from robustsuite.training.jobs import Job
+from robustsuite.training.memory import Memory
+from robustsuite.training.own import HiddenNetwork
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.stages import Stages
 from robustsuite.training.trained import Trained
 
 KIND = "models"
+_ASKED: Final = 32  # samples on which a user's network is compared with what is kept of it
 _SCORES: Final = "scores of "  # no state dict has such a name: a module's has no blank
 
 
@@ -42,6 +47,7 @@ class Trainer:
         stores: Where weights (safetensors) and facts (JSON) are kept, the run's own first; none trains each time.
         progress: Told after each epoch.
         part: The parts of the data set beside the training samples.
+        memory: What no store can keep; shared by the trainers of one process.
     """
 
     seed: int
@@ -49,6 +55,7 @@ class Trainer:
     stores: tuple[Store, ...] = ()
     progress: Progress | None = None
     part: PartOf = no_part
+    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
     def key(self, recipe: Recipe, samples: Samples, threads: int | None = None) -> str:
         """Digest of everything that determines the weights; `threads` are torch's where they are not given."""
@@ -113,7 +120,7 @@ class Trainer:
         Raises:
             TamperingError: The samples were written to, by now or by a part of the recipe; nothing is kept then.
         """
-        if not self.stores:
+        if not self.stores or (recipe.own is not None and not isinstance(recipe.own.factory, str)):
             return self._fresh(recipe, samples, "")
         if not samples.intact():
             raise TamperingError(
@@ -121,13 +128,21 @@ class Trainer:
                 f"were written to since; make new Samples of what shall be trained on"
             )
         key = self.key(recipe, samples)
+        remembered = self.memory.get(key)
+        if remembered is not None:
+            return remembered
+        if recipe.own is not None and not recipe.own.is_kept:
+            fitted = self._fresh(recipe, samples, "")
+            self.memory.put(key, fitted)
+            return fitted
         # Two workers that need one training do it once: the second waits here and then reads it.
         with self._locked(key):
             found = self._recall(key, lambda: self._network(recipe, samples))
             if found is not None:
                 return found
             fitted = self._fresh(recipe, samples, key)
-            self._keep(key, fitted, lambda: self._network(recipe, samples))
+            if not self._keep(key, fitted, recipe, samples):
+                self.memory.put(key, fitted)
             return fitted
 
     @contextmanager
@@ -155,20 +170,27 @@ class Trainer:
         with lent(_who(recipe), samples, *(self.part(name) for name in recipe.trains_with)):
             return fit(recipe, samples, self.seed, **given, part=self.part, also=self._also)
 
-    def _keep(self, key: str, fitted: Fitted, build: Callable[[], nn.Module]) -> None:
+    def _keep(self, key: str, fitted: Fitted, recipe: Recipe, samples: Samples) -> bool:
         """Keep a training, where a network that is built anew and gets the kept state is the trained one."""
         from safetensors.torch import save
 
+        if recipe.own is not None and isinstance(recipe.build, HiddenNetwork):
+            self.stores[0].notes.append(
+                f"what {recipe.own.name} trains is not kept, for it alone knows its network: each process trains what "
+                f"it needs; to keep it name the network as model, and let the function ask for `build`"
+            )
+            return False
         tensors, values = captured(fitted.network)
-        fresh = build().to(self.device)
+        fresh = self._network(recipe, samples).to(self.device)
         start = captured(fresh).values
         values = {name: value for name, value in values.items() if name not in start or start[name] != value}
-        if not _same(fresh, fitted.network, tensors, values):
+        same = _same(fresh, fitted.network, tensors, values)
+        if not same or not (recipe.own is None or _alike(fresh, fitted.network, samples, self.device)):
             self.stores[0].notes.append(
                 f"the training {key} is not kept: {type(fitted.network).__name__} holds state that is neither tensor, "
-                f"number nor text, or is another network than was built; it is trained again wherever it is needed"
+                f"number nor text, or is another network than was built; each process that needs it trains it again"
             )
-            return
+            return False
         facts = {"history": fitted.history, "facts": fitted.facts, "flags": fitted.flags}
         facts = {**facts, "attributes": values} if values else facts
         facts = {**facts, "scores": sorted(fitted.scores)} if fitted.scores else facts
@@ -178,6 +200,7 @@ class Trainer:
         for shared in self.stores[1:]:
             shared.offer(KIND, key, facts, content)
             shared.trim()
+        return True
 
     def _recall(self, key: str, build: Callable[[], nn.Module]) -> Fitted | None:
         from safetensors.torch import load
@@ -209,7 +232,21 @@ def _same(fresh: nn.Module, trained: nn.Module, tensors: Mapping[str, Tensor], v
     return network_digest(fresh) == network_digest(trained)
 
 
+def _alike(one: nn.Module, other: nn.Module, samples: Samples, device: str) -> bool:
+    """Whether two networks answer a few samples alike: a user's may hold more than can be seen."""
+
+    def answers(network: nn.Module) -> Tensor:
+        model = Served(network.eval())
+        x = samples.batch(slice(0, _ASKED), device).x.to(model.dtype)
+        with untouched(network), torch.no_grad(), seeded(0):
+            return ask(model, x).logits
+
+    before, after = answers(one), answers(other)
+    return before.shape == after.shape and torch.allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
 def _who(recipe: Recipe) -> str:
     """The parts of a recipe that a defence may have brought along."""
-    parts = (*recipe.prepare, *recipe.augment, recipe.objective, recipe.update, *recipe.repair, *recipe.serve)
-    return f"a recipe of {', '.join(named(part) for part in parts)}"
+    inside = (*recipe.augment, recipe.objective, recipe.update) if recipe.own is None else ()
+    names = [named(part) for part in (*recipe.prepare, *inside, *recipe.repair, *recipe.serve)]
+    return f"a recipe of {', '.join(names if recipe.own is None else [recipe.own.name, *names])}"

@@ -25,6 +25,7 @@ from robustsuite.models.state import State, captured, put_back
 from robustsuite.training.checkpoints import Checkpoint
 from robustsuite.training.context import PartOf, named, no_part
 from robustsuite.training.descent import batch_sizes
+from robustsuite.training.own import HiddenNetwork
 from robustsuite.training.parts import Step, Updater, training_loss
 from robustsuite.training.recipe import GradientDescent, Recipe
 from robustsuite.training.stages import Also, Stages
@@ -78,15 +79,20 @@ def divide(samples: Samples, share: float, streams: Streams) -> tuple[Samples, S
 def make_network(recipe: Recipe, samples: Samples, seed: int) -> nn.Module:
     """Build and admit the network with seeded weights and set its normalisation."""
     with seeded(Streams(seed).child("build").key):
-        network = recipe.build(samples.classes, samples.shape, samples.bounds)
-        normalise = getattr(network, "normalise", None)
-        if not isinstance(normalise, Normalise):  # a factory's network may call something else so
-            return recipe.update.admit(network)
-        if recipe.training.normalise == "data":
-            normalise.fit(samples.copy())
-        elif recipe.training.normalise == "bounds":
-            normalise.from_bounds(samples.bounds)
+        return _drawn(recipe, samples)
+
+
+def _drawn(recipe: Recipe, samples: Samples) -> nn.Module:
+    """The network with weights from the global generators."""
+    network = recipe.build(samples.classes, samples.shape, samples.bounds)
+    normalise = getattr(network, "normalise", None)
+    if not isinstance(normalise, Normalise):  # a factory's network may call something else so
         return recipe.update.admit(network)
+    if recipe.training.normalise == "data":
+        normalise.fit(samples.copy())
+    elif recipe.training.normalise == "bounds":
+        normalise.from_bounds(samples.bounds)
+    return recipe.update.admit(network)
 
 
 def fit(
@@ -117,13 +123,19 @@ def fit(
 
     Raises:
         NotApplicableError: A part of the data set that the recipe needs is empty.
-        RequestError: The network cannot train on a batch of one sample, and there would be one.
+        RequestError: The network cannot train on a batch of one sample, and there would be one; or the user's own
+            training returned no network.
+        ModelError: What the user's own training returned answers no logits.
         RobustsuiteError: The loss became NaN or infinite.
     """
     started = time.perf_counter()
     streams = Streams(seed).child("training")
     stages = Stages(recipe, samples, seed, device, part, also or partial(_trained, device=device, part=part))
     whole = stages.prepared(samples)
+    if recipe.own is not None:
+        build = None if isinstance(recipe.build, HiddenNetwork) else partial(_drawn, recipe, whole)
+        network, told = recipe.own.train(whole, seed, device, build)
+        return _fitted(stages, network, started, told)
     train, held_out = divide(whole, recipe.training.validation, streams)
     if train is samples:
         train = samples.copy()  # parts of a recipe may come from anywhere, and others train on these too
@@ -143,12 +155,25 @@ def fit(
         run.epochs(Checkpoint(checkpoint), progress)
     with seeded(streams.child("finish").key):
         updater.finish()
-    network = stages.repaired(network).eval()
-    for parameter in network.parameters():
-        parameter.grad = None
+    network = _finished(stages, network)
     qualified, doubts = update.qualify(recipe, updater.facts())
     facts = {**qualified, **stages.facts, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
     return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts, *stages.flags), stages.scores)
+
+
+def _fitted(stages: Stages, network: nn.Module, started: float, told: Mapping[str, Any]) -> Fitted:
+    """What a training by the user's own function gives."""
+    network = _finished(stages, network)
+    facts = {**told, **stages.facts, "train_seconds": time.perf_counter() - started}
+    return Fitted(network, (), facts, stages.flags, stages.scores)
+
+
+def _finished(stages: Stages, network: nn.Module) -> nn.Module:
+    """The network after every repair, in eval mode and without gradients."""
+    network = stages.repaired(network).eval()
+    for parameter in network.parameters():
+        parameter.grad = None
+    return network
 
 
 def _trained(recipe: Recipe, samples: Samples, seed: int, *, device: str, part: PartOf) -> nn.Module:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
@@ -14,13 +14,17 @@ from robustsuite.core.canonical import digest, plain
 from robustsuite.core.errors import RequestError
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
-from robustsuite.training.context import needs
+from robustsuite.training.context import named, needs
 from robustsuite.training.descent import DescentUpdater
+from robustsuite.training.own import HiddenNetwork, OwnTraining
 from robustsuite.training.parts import Augment, Build, CleanLoss, Objective, Prepare, Repair, Serve, Updater
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+_HIDDEN: Final = Training(validation=0.0)  # what a user's function hides; nothing is held out
 
 
 class Update(ABC):
@@ -70,6 +74,11 @@ class Recipe:
         repair: Network -> network, applied in order.
         serve: Deployed model -> deployed model, applied in order.
         threat: The ball that the defender expects; no part of the key, defences copy from it what they use.
+        own: The user's own training, which hides settings, augmentation, objective and update, and where it does not
+            ask for it the network.
+
+    Raises:
+        RequestError: A part that the user's own training hides is given beside it, or was replaced by a defence.
     """
 
     build: Build
@@ -81,10 +90,51 @@ class Recipe:
     repair: tuple[Repair, ...] = ()
     serve: tuple[Serve, ...] = ()
     threat: Ball | None = None
+    own: OwnTraining | None = None
 
     def __post_init__(self) -> None:
         if self.threat is not None:
             object.__setattr__(self, "threat", as_ball(self.threat, "threat"))
+        if self.own is not None:
+            self._refuse_replaced(self.own)
+            object.__setattr__(self, "training", _HIDDEN)
+
+    @classmethod
+    def by(
+        cls,
+        fit: str | Callable[..., nn.Module],
+        build: Build | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        cache: bool = True,
+        threat: Ball | None = None,
+    ) -> Recipe:
+        """The recipe of who has a training function: `fit(samples, seed, device) -> nn.Module`.
+
+        Args:
+            fit: The function, or where it stands: `path/to/file.py:function`.
+            build: Builds its network, where it asks for `build` by name.
+            options: What else it is given, by name.
+            cache: As in `OwnTraining`.
+            threat: The ball that the defender expects.
+
+        Raises:
+            RequestError: There is no such function, or it asks for what nobody gives.
+        """
+        own = OwnTraining(factory=fit, options=dict(options or {}), cache=cache)
+        own.check(named=build is not None)
+        return cls(build=build or HiddenNetwork(own.name), own=own, threat=threat)
+
+    def _refuse_replaced(self, own: OwnTraining) -> None:
+        """Refuse what stands where the user's function has something of its own, which nobody can replace."""
+        for name, default in _INSIDE.items():
+            if (given := getattr(self, name)) != default:
+                raise _hidden(own, name, ", ".join(map(named, given if isinstance(given, tuple) else (given,))))
+        if self.training not in (Training(), _HIDDEN):
+            settings = [(f.name, getattr(self.training, f.name), getattr(_HIDDEN, f.name)) for f in fields(Training)]
+            raise _hidden(own, "training", {name: value for name, value, hidden in settings if value != hidden})
+        if not isinstance(self.build, HiddenNetwork) and not own.asks_for_build():
+            raise _hidden(own, "build", named(self.build))
 
     @property
     def trains_with(self) -> tuple[str, ...]:
@@ -107,7 +157,10 @@ class Recipe:
     def description(self) -> dict[str, Any]:
         """The recipe as JSON values."""
         parts = ("build", "training", "prepare", "augment", "objective", "update", "repair", "serve")
-        return {name: plain(getattr(self, name)) for name in parts}
+        if self.own is None:
+            return {name: plain(getattr(self, name)) for name in parts}
+        told = {name: plain(getattr(self, name)) for name in parts if name not in _INSIDE}
+        return {**told, "training": self.own.described()}
 
     def with_objective(self, objective: Objective) -> Recipe:
         """The recipe with its objective replaced; a second replacement is refused."""
@@ -146,3 +199,20 @@ class Recipe:
     def with_serve(self, serve: Serve) -> Recipe:
         """The recipe with one more wrapper around the deployed model."""
         return replace(self, serve=(*self.serve, serve))
+
+
+_INSIDE: Final[dict[str, Any]] = {"augment": (), "objective": CleanLoss(), "update": GradientDescent()}
+_CALLED: Final = {
+    "augment": "batches",
+    "objective": "loss",
+    "update": "optimizer",
+    "training": "settings",
+    "build": "network",
+}
+
+
+def _hidden(own: OwnTraining, part: str, given: object) -> RequestError:
+    return RequestError(
+        f"expected a training whose {_CALLED[part]} can be replaced, got {part}={given} where {own.name} trains, which "
+        f"hides its {_CALLED[part]}; drop what replaces it, or train by settings (epochs, lr) and not by a function"
+    )

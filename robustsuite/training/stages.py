@@ -94,5 +94,6 @@ class Stages:
         """A network of the bare recipe, seeded by how many were asked for before."""
         asked.append(None)
         bare = self._recipe.bare()
-        recipe = replace(bare, build=build or bare.build, training=training or bare.training)
+        recipe = bare if training is None else replace(bare, own=None, training=training)
+        recipe = recipe if build is None else replace(recipe, build=build)
         return self._also(recipe, samples, streams.child(len(asked)).key)
