@@ -5,7 +5,7 @@ from __future__ import annotations
 from robustsuite.core.ball import Threat
 from robustsuite.core.errors import RequestError
 from robustsuite.models.build import ModelSpec
-from robustsuite.suite.plugin_options import DefenseUse
+from robustsuite.suite.plugin_options import DefenseUse, PluginUse
 from robustsuite.suite.schema import NetworkSpec, Suite
 from robustsuite.training.own import HiddenNetwork, OwnTraining
 from robustsuite.training.parts import Build
@@ -26,14 +26,25 @@ def make_recipe(suite: Suite, defense: DefenseUse) -> Recipe:
     else:
         recipe = Recipe(build=ModelSpec.parse(model.written()), training=training, threat=ball)
     for part in defense.parts:
-        try:
-            recipe = part.make()(recipe)
-        except RequestError as error:
-            if recipe.own is None:
-                raise
-            told = f"expected a defence that {recipe.own.name} leaves room for, got {part.name}: {error}"
-            raise RequestError(told, name=error.name) from error
+        recipe = _defended(recipe, part)
     return recipe
+
+
+def _defended(recipe: Recipe, part: PluginUse) -> Recipe:
+    """The recipe changed by one defence, which must leave the user's own training where it is."""
+    own = recipe.own
+    if own is None:
+        made: Recipe = part.make()(recipe)
+        return made
+    name = None
+    try:
+        made = part.make()(recipe)
+        if made.own == own:
+            return made
+        told = "its recipe trains without that function"
+    except RequestError as error:
+        told, name = str(error), error.name
+    raise RequestError(f"expected a defence that {own.name} leaves room for, got {part.name}: {told}", name=name)
 
 
 def _build(own: OwnTraining, model: NetworkSpec) -> Build:

@@ -16,6 +16,7 @@ from torch import nn
 import robustsuite as rs
 from robustsuite.core.errors import RequestError
 from robustsuite.evaluation import records as record_files
+from robustsuite.plugins import registry
 from robustsuite.runner.plan import plan
 from robustsuite.runner.run import preview, run
 from robustsuite.storage.store import Store
@@ -188,6 +189,39 @@ def test_what_it_hides_is_refused_by_name_before_anything_is_trained(folder):
     ):
         assert told in str(error.value)
     assert calls() == []
+
+
+DROPS = """
+from dataclasses import dataclass
+
+from robustsuite import Recipe, Training, register
+
+
+@register.defense("drops-the-function")
+@dataclass(frozen=True, kw_only=True)
+class Drops:
+    \"\"\"Train by a recipe of its own.\"\"\"
+
+    def __call__(self, recipe):
+        return Recipe(build=recipe.build, training=Training(epochs=1))
+"""
+
+
+@pytest.fixture
+def registered():
+    """The defences as before, whatever a test registers."""
+    registry.discover()
+    known = dict(registry.defenses._entries)
+    yield
+    registry.defenses._entries.clear()
+    registry.defenses._entries.update(known)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_defence_that_trains_without_the_function_is_refused(folder):
+    (folder / "drops.py").write_text(DROPS)
+    with pytest.raises(RequestError, match="got drops-the-function: its recipe trains without that function"):
+        suite("tuned", "model=logistic", "defenses=[drops-the-function]", plugins=["drops.py"])
 
 
 @pytest.mark.parametrize(
