@@ -12,7 +12,7 @@ from robustsuite.plugins.loading import load_factory
 from robustsuite.suite.problems import Origin, Problem, Problems, shown
 from robustsuite.suite.yaml_lines import Path
 
-_FACTORIES: Final = (("model", "factory"), ("dataset", "factory"))
+_FACTORIES: Final = (("model", "factory"), ("dataset", "factory"), ("training", "factory"))
 
 
 def typed_texts(values: Any, paths: Iterable[Path]) -> Iterator[str]:
