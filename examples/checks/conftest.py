@@ -37,6 +37,14 @@ def train_data(pytestconfig):
     return load(pytestconfig, "train", None)
 
 
+@pytest.fixture(scope="session")
+def public_data(pytestconfig):
+    """Such data that it was not trained on: for surrogates, and for a judge's own network."""
+    from robustsuite.data.sources import joined
+
+    return joined(*(load(pytestconfig, part, None) for part in ("adversary", "judge")))
+
+
 def load(config, part, samples):
     import robustsuite as rs
 

@@ -6,10 +6,7 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.core import Served
-from robustsuite.training import Recipe
-
-HELD_OUT = 300  # training samples that the network never sees, to calibrate what guards it
+from robustsuite.training import Recipe, Trainer
 
 
 class KernelMachine(nn.Module):
@@ -43,20 +40,11 @@ def trained(x, y, bandwidth=1.0):
     return network.eval()
 
 
-def calibration_part():
-    return rs.load_data("digits", "train", samples=HELD_OUT)
-
-
-def training_part():
-    digits = rs.load_data("digits", "train")
-    used = ~torch.isin(digits.ids, calibration_part().ids)
-    return digits.inputs()[used], digits.y[used]
-
-
 @cache
 def model():
     """The network."""
-    return trained(*training_part())
+    digits = rs.load_data("digits", "train")
+    return trained(digits.inputs(), digits.y)
 
 
 @cache
@@ -64,5 +52,6 @@ def service():
     """The network behind input validation, which rejects what is malformed or far from the digits."""
     detectors = ("range", "feature-distance")
     defense = rs.defense("input-validation", detectors=detectors, false_alarm_rate=0.02)
-    (guard,) = defense(Recipe(build=lambda *_: model())).serve
-    return guard(Served(model()), calibration_part(), rs.Streams(0))
+    recipe = defense(Recipe(build=lambda *_: model()))
+    trainer = Trainer(0, part={"calibration": rs.load_data("digits", "calibration")}.get)
+    return trainer.deploy(recipe, model(), rs.load_data("digits", "train")).model

@@ -1,7 +1,8 @@
 """Nobody can read off the model what the members of a class look like.
 
-A network of another architecture, trained by the judge on the same data, says whether it recognises what the attack
-reconstructed. The ceiling holds for this attack only, and on data whose classes are people it should be near chance.
+A network of another architecture, trained by the judge on data that the model never saw, says whether it recognises
+what the attack reconstructed. The ceiling holds for this attack only, and on data whose classes are people it should
+be near chance.
 """
 
 import pytest
@@ -14,6 +15,7 @@ CEILING = 0.5
 EVALUATOR = "mlp"  # quick to train; take a network of another architecture than the model's
 
 
-def test_inversion(model, data, train_data, require):
-    report = rs.evaluate(model, data, "model-inversion", train=train_data, rules={"evaluator": EVALUATOR}, seed=0)
+def test_inversion(model, data, train_data, public_data, require):
+    known = {"train": train_data, "public": public_data}
+    report = rs.evaluate(model, data, "model-inversion", **known, rules={"evaluator": EVALUATOR}, seed=0)
     require(report, f"model-inversion:inversion_accuracy<={CEILING}")

@@ -42,7 +42,7 @@ from robustsuite.storage.store import Store
 from robustsuite.suite.recipes import is_trained
 from robustsuite.suite.schema import Suite
 from robustsuite.training.cache import Trainer
-from robustsuite.training.fit import Fitted, Progress, make_network
+from robustsuite.training.fit import Progress, make_network
 from robustsuite.training.jobs import repeat_seed
 from robustsuite.training.memory import Memory
 
@@ -266,7 +266,7 @@ class Worker:
             trained = trainer(recipe, train)
             return Victim(self._read(trained.model), test, recipe=recipe, trained=trained, **known)
         network = make_network(recipe, train, trainer.seed).to(self.device).eval()
-        trained = trainer.deploy(recipe, Fitted(network), train)
+        trained = trainer.deploy(recipe, network, train)
         return Victim(self._read(trained.model), test, trained=trained, **known)
 
     def _read(self, model: Deployed) -> Deployed:

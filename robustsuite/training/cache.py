@@ -62,7 +62,7 @@ class Trainer:
         return digest(
             {
                 "recipe": recipe.training_key(),
-                "sources": provenance.sources(recipe),
+                "sources": provenance.sources(replace(recipe, serve=())),  # what serves trains nothing
                 "network": built_digest(recipe, samples.classes, samples.shape, samples.bounds, self.seed),
                 "data": samples.digest(),
                 "parts": {
@@ -97,13 +97,19 @@ class Trainer:
         """
         return replace(self, seed=job.seed)(job.recipe, job.samples)
 
-    def deploy(self, recipe: Recipe, fitted: Fitted, samples: Samples) -> Trained:
-        """A trained network behind every `serve` of its recipe.
+    def deploy(self, recipe: Recipe, fitted: Fitted | nn.Module, samples: Samples) -> Trained:
+        """A trained network, or one that somebody already has, behind every `serve` of a recipe.
+
+        Args:
+            recipe: Whose `serve` wrap it.
+            fitted: What a training gave, or the network.
+            samples: What it was trained on, or others of their shape, classes and bounds.
 
         Raises:
             NotApplicableError: A part of the data set that a serve needs is empty.
             TamperingError: A serve wrote to data that it was not shown.
         """
+        fitted = Fitted(fitted) if isinstance(fitted, nn.Module) else fitted
         stages = Stages(recipe, samples, self.seed, self.device, self.part, self._also)
         with lent(_who(recipe), samples, *(self.part(name) for name in recipe.serves_with)):
             model = stages.served(fitted.network)

@@ -5,11 +5,11 @@ import copy
 import hashlib
 import importlib.util
 import io
-import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import robustsuite as rs
+from robustsuite.evaluation import records as record_files
 from robustsuite.models.checkpoint import save
 from robustsuite.testing.known_answers.materials import NearestMean, templates
 
@@ -92,8 +93,8 @@ def rescaled(network, factor):
 @pytest.fixture(scope="session", autouse=True)
 def _models(demo):
     """Good and bad models, as a module that the checks can import by name."""
-    x, y = demo.training_part()
     digits = rs.load_data("digits", "train")
+    x, y = digits.inputs(), digits.y
 
     def backdoored():
         stamped, others = x.clone(), (y != 0).nonzero()[::5, 0]
@@ -137,10 +138,9 @@ def private(place):
     rs.run(place / "private.yaml", folders["spent"], overrides=["defenses.0.dp-sgd.epsilon=8.0"])
     shutil.copytree(folders["spent"], folders["told"])
     records = folders["told"] / "records.jsonl"
-    lines = [json.loads(line) for line in records.read_text().splitlines()]
-    for line in lines:
-        line["metrics"]["epsilon"]["value"] = 2.9
-    records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = record_files.read(records)
+    less = [replace(r, metrics={**r.metrics, "epsilon": replace(r.metrics["epsilon"], value=2.9)}) for r in told]
+    record_files.write(records, less)
     return folders
 
 

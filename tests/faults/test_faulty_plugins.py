@@ -22,7 +22,7 @@ GARBAGE = {
     "nothing": "got artefact=NoneType",
     "text": "got artefact=str",
     "numpy": "got artefact=ndarray",
-    "shape": "(32, 1, 8, 7)",
+    "shape": ", 1, 8, 7)",
     "fewer": "(31, 1, 8, 8)",
     "integers": "torch.int64",
     "double": "torch.float64",

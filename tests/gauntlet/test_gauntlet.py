@@ -11,7 +11,8 @@ from robustsuite.models.build import ModelSpec
 from robustsuite.results import followed_up
 from robustsuite.suite.load import load_suite
 from robustsuite.testing.victims import tiny_recipe, tiny_samples
-from robustsuite.training.fit import deploy, make_network
+from robustsuite.training.cache import Trainer
+from robustsuite.training.fit import make_network
 
 CONTROLS = ("one-bit", "adversarial-training")
 FLAGS = {
@@ -47,7 +48,7 @@ def test_every_kind_answers_and_leaves_the_network_alone(kind):
     )
     network = make_network(recipe, samples, 0).eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    model = deploy(recipe, network, samples, 0)
+    model = Trainer(0, part={"calibration": samples}.get).deploy(recipe, network, samples).model
     with torch.no_grad():
         logits, rejected = model(samples.inputs())
     assert logits.shape == (40, samples.classes)
