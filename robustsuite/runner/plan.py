@@ -178,12 +178,14 @@ def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
     """Attack, threat model, and whether it is a point of a curve."""
     ball = suite.threat.ball()
     for attack in (CLEAN, *suite.attacks):
-        yield attack, make_threat(suite), False
+        yield attack, make_threat(suite, attack=attack), False
     if ball is None or suite.threat.curve_samples == 0:
         return
     for radius in suite.threat.curve or tuple(share * ball.radius for share in _CURVE):
         for attack in suite.attacks:
             entry = attack.entry
+            if attack.ball is not None:
+                continue  # its own, and where there are several those are its curve, on all samples
             if entry.game.has_curve(entry.access, minimum_norm=entry.minimum_norm):
                 yield attack, make_threat(suite, radius), True
 

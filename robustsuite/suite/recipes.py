@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from robustsuite.core.ball import Threat
 from robustsuite.models.build import ModelSpec
-from robustsuite.suite.plugin_options import DefenseUse
+from robustsuite.suite.plugin_options import DefenseUse, PluginUse
 from robustsuite.suite.schema import Suite
 from robustsuite.training.recipe import Recipe
 
@@ -22,9 +22,12 @@ def make_recipe(suite: Suite, defense: DefenseUse) -> Recipe:
     return recipe
 
 
-def make_threat(suite: Suite, radius: float | None = None) -> Threat | None:
-    """The suite's threat model, at another radius for a point of a curve; None where it declares no ball."""
-    ball = suite.threat.ball()
+def make_threat(suite: Suite, radius: float | None = None, attack: PluginUse | None = None) -> Threat | None:
+    """The suite's threat model, or an attack's, at another radius for a point of a curve; None where there is no ball.
+
+    Where a suite has several balls, its own is the first: what a defence trains in, where it has none of its own.
+    """
+    ball = suite.threat.ball() if attack is None else suite.ball_of(attack)
     if ball is None:
         return None
     told = suite.threat
