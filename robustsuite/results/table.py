@@ -13,7 +13,7 @@ from robustsuite.evaluation.records import CLEAN, Record
 from robustsuite.results import words
 from robustsuite.results.cells import Column, ComparisonTable, TableCell
 from robustsuite.results.frame import listed, one_line
-from robustsuite.results.sweeps import defense_name, main_records, several_suites
+from robustsuite.results.sweeps import NO_BALL, InBall, ball_text, defense_name, main_records, own_ball, several_suites
 from robustsuite.results.worst_case import WORST
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _WHITE: Final = "white-box"
 _PASSES: Final = ("forwards", "backwards")
 _SPENT: Final = "passes_per_sample"
 _CLEAN_ACCURACY: Final = "clean_accuracy"  # stands in every table, whoever measured it
+_Place = tuple[str, str, InBall]
 
 
 def comparison(records: Iterable[Record]) -> ComparisonTable:
@@ -52,12 +53,12 @@ def comparison(records: Iterable[Record]) -> ComparisonTable:
 
 def _columns(records: Sequence[Record]) -> list[Column]:
     """The clean evaluation first, then attacks by plan order, the verdict first in its family."""
-    heads: dict[tuple[str, str], list[Column]] = {}
+    heads: dict[_Place, list[Column]] = {}
     for record in [*filter(_has_head, records), *records]:  # a record with a value says what its column is about
-        columns = heads.setdefault((record.scenario, record.attack), [_column(record, listed(record)[0])])
+        columns = heads.setdefault(_place(record), [_column(record, listed(record)[0])])
         known = [column.metric for column in columns]
         columns += [_column(record, n) for n in record.headlines[1:] if n in record.figures and n not in known]
-    places = dict.fromkeys((record.scenario, record.attack) for record in records)
+    places = dict.fromkeys(_place(record) for record in records)
     attacks = [column for place in places if place[1] != CLEAN for column in heads[place]]
     order = {scenario: i for i, scenario in enumerate(dict.fromkeys(column.scenario for column in attacks))}
     attacks.sort(key=lambda column: (order[column.scenario], column.attack != WORST))
@@ -67,7 +68,19 @@ def _columns(records: Sequence[Record]) -> list[Column]:
         found.insert(0, Column("", _CLEAN_ACCURACY, "rate", "higher", clean))
     if any(record.meaning.joined and not record.figures.keys().isdisjoint(_PASSES) for record in records):
         found.append(Column("", _SPENT, "passes per sample", "", clean))
+    attacks = [replace(c, at=_at(c, attacks)) for c in attacks]
     return _apart([*(replace(column, attack="") for column in found), *attacks]) if records else []
+
+
+def _place(record: Record) -> _Place:
+    """By what a record's figures find their column."""
+    return record.scenario, record.attack, own_ball(record)
+
+
+def _at(column: Column, among: Sequence[Column]) -> str:
+    """What tells a verdict's ball from those of other verdicts on its game."""
+    same = [other.ball for other in among if other.attack == WORST and other.scenario == column.scenario]
+    return ball_text(column.ball, same) if column.attack == WORST else ""
 
 
 def _has_head(record: Record) -> bool:
@@ -78,7 +91,8 @@ def _column(record: Record, name: str) -> Column:
     metric, told = record.figures.get(name), record.meaning
     unit, better = ("", "") if metric is None else (metric.unit, metric.better)
     called = words.title(name, told)
-    return Column(record.attack, name, unit, better, record.scenario, called, joined=bool(name) and name == told.joined)
+    joined, ball = bool(name) and name == told.joined, (record.norm, record.radius)
+    return Column(record.attack, name, unit, better, record.scenario, called, joined=joined, ball=ball)
 
 
 def _apart(columns: Iterable[Column]) -> list[Column]:
@@ -92,20 +106,25 @@ def _apart(columns: Iterable[Column]) -> list[Column]:
 
 @dataclass
 class _Defended:
-    """All records of one defence, by game and attack."""
+    """All records of one defence, by game, attack and, of a verdict, its ball."""
 
-    records: dict[tuple[str, str], list[Record]] = field(default_factory=dict)
+    records: dict[_Place, list[Record]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
-        self.records.setdefault((record.scenario, record.attack), []).append(record)
+        self.records.setdefault(_place(record), []).append(record)
+
+    def of(self, column: Column) -> list[Record]:
+        """Those that a column is about."""
+        ball = column.ball if column.attack == WORST else NO_BALL
+        return self.records.get((column.scenario, column.attack, ball), [])
 
     def cell(self, column: Column, repeats: int) -> TableCell:
         if column.metric == _SPENT:
             return self._passes()
         if column.attack:
-            cell = _merged(self.records.get((column.scenario, column.attack), []), column, repeats)
+            cell = _merged(self.of(column), column, repeats)
             return replace(cell, judged=self._judged(column, cell.value))
-        found = [record for (_, attack), some in self.records.items() if attack == CLEAN for record in some]
+        found = [record for (_, attack, _), some in self.records.items() if attack == CLEAN for record in some]
         if not found and column.metric == _CLEAN_ACCURACY:
             # Without a clean evaluation the records of an attack that is joined still say how many it began with.
             found = next(iter(self._joined()), [])
@@ -113,14 +132,14 @@ class _Defended:
 
     def _joined(self) -> list[list[Record]]:
         """Of every attack that is joined with others, its records."""
-        return [some for (_, name), some in self.records.items() if name != WORST and some[0].meaning.joined]
+        return [some for (_, name, _), some in self.records.items() if name != WORST and some[0].meaning.joined]
 
     def _judged(self, column: Column, own: float | None) -> float | None:
         """The worst of a white-box attack's own figure, that with its follow-up attacks, and the verdict."""
-        records = self.records.get((column.scenario, column.attack), [])
+        records = self.of(column)
         if own is None or column.attack == WORST or not any(record.knowledge == _WHITE for record in records):
             return None
-        verdict = self.records.get((column.scenario, WORST), [])
+        verdict = self.records.get((column.scenario, WORST, (records[0].norm, records[0].radius)), [])
         known = [own, *_mean(records, column.metric + FOLLOWED_UP), *_mean(verdict, column.metric)]
         return max(known) if column.better == "lower" else min(known)
 

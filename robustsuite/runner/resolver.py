@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from robustsuite.core.ball import Threat
 from robustsuite.evaluation.resolve import Game
@@ -42,6 +43,12 @@ class Cell:
     training: str
     curve: bool = False
     artefacts: tuple[str, ...] = ()
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """Of which sweeps of the suite it is a point, as its record says."""
+        uses = {"defense": self.defense.variant, "attack": self.attack.variant}
+        return {name: variant for name, variant in uses.items() if variant}
 
 
 class Resolver:

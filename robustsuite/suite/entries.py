@@ -12,7 +12,16 @@ from robustsuite.core.errors import RequestError
 from robustsuite.plugins import registry
 from robustsuite.scenarios import sort_options
 from robustsuite.suite.problems import Problem, Problems, ProblemsError, shown
-from robustsuite.suite.sweeps import MOST, Point, Variant, hints_of, is_swept, read_balls, swept_training, variants
+from robustsuite.suite.sweeps import (
+    MOST,
+    LabelledBall,
+    Variant,
+    hints_of,
+    is_swept,
+    read_balls,
+    swept_training,
+    variants,
+)
 from robustsuite.suite.yaml_lines import Path
 
 NONE: Final = "none"
@@ -42,7 +51,7 @@ def split(item: Any, kind: str) -> tuple[str, dict[str, Any]]:
     return str(name), {str(key): value for key, value in (options or {}).items()}
 
 
-def spread_attack(item: Any, balls: Sequence[Point], norm: str | None) -> Spread:
+def spread_attack(item: Any, balls: Sequence[LabelledBall], norm: str | None) -> Spread:
     """The entry, or for each of its variants an entry of its own."""
     name, options = split(item, "attack")
     if name == NONE:

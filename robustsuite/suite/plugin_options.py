@@ -15,7 +15,7 @@ from robustsuite.plugins import registry
 from robustsuite.scenarios import sort_options
 from robustsuite.suite.entries import NONE, Spread, has_threat, inside_of, split, spread_attack, spread_defense
 from robustsuite.suite.problems import Problem, Problems, locate, problems_of, shown, unknown_key
-from robustsuite.suite.sweeps import Point, Sweep, Variant, read_balls
+from robustsuite.suite.sweeps import LabelledBall, SweepOf, Variant, read_balls
 from robustsuite.suite.yaml_lines import Path
 
 U = TypeVar("U", "PluginUse", "DefenseUse")
@@ -44,7 +44,7 @@ class PluginUse:
     label: str = ""
     rules: dict[str, Any] = field(default_factory=dict)
     ball: Ball | None = None
-    sweep: Sweep | None = None
+    sweep: SweepOf | None = None
     index: int = field(default=-1, compare=False)
 
     @property
@@ -94,7 +94,7 @@ class DefenseUse:
     label: str = NONE
     training: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
-    sweep: Sweep | None = None
+    sweep: SweepOf | None = None
     index: int = field(default=-1, compare=False)
 
     @property
@@ -143,7 +143,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def read_attacks(values: Any, balls: Sequence[Point] = (), norm: str | None = None) -> tuple[PluginUse, ...]:
+def read_attacks(values: Any, balls: Sequence[LabelledBall] = (), norm: str | None = None) -> tuple[PluginUse, ...]:
     """The suite's `attacks`; an entry with lists gives several.
 
     Args:
@@ -211,13 +211,13 @@ def _label(name: str, options: dict[str, Any], problems: Problems) -> str:
     return label
 
 
-def _sweep(options: dict[str, Any], problems: Problems) -> Sweep | None:
+def _sweep(options: dict[str, Any], problems: Problems) -> SweepOf | None:
     """The sweep that a resolved suite says this is a variant of."""
     if "sweep" not in options:
         return None
-    found: list[Sweep] = []
+    found: list[SweepOf] = []
     with problems.below("sweep"):
-        found.append(Sweep.read(options.pop("sweep")))
+        found.append(SweepOf.read(options.pop("sweep")))
     return next(iter(found), None)
 
 

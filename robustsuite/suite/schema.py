@@ -38,7 +38,7 @@ from robustsuite.suite.problems import (
     read_dataclass,
     shown,
 )
-from robustsuite.suite.sweeps import Point, read_balls
+from robustsuite.suite.sweeps import LabelledBall, read_balls
 from robustsuite.suite.yaml_lines import Path
 from robustsuite.training.settings import Training
 
@@ -70,7 +70,7 @@ class ThreatSpec:
     curve_samples: int = 64
     query_budget: int | None = None
     reason: str = ""
-    balls: tuple[Point, ...] = field(default=(), init=False, compare=False, repr=False)
+    balls: tuple[LabelledBall, ...] = field(default=(), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.settle(self)

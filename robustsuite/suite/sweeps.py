@@ -22,7 +22,7 @@ _BALL: Final = ("norm", "radius")
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepOf:
     """Which sweep a variant belongs to.
 
     Args:
@@ -38,7 +38,7 @@ class Sweep:
         return {"of": self.of, "over": list(self.over)}
 
     @classmethod
-    def read(cls, value: Any) -> Sweep:
+    def read(cls, value: Any) -> SweepOf:
         """What a resolved suite says of a variant.
 
         Raises:
@@ -52,7 +52,7 @@ class Sweep:
         return cls(value["of"], tuple(over))
 
 
-class Point(NamedTuple):
+class LabelledBall(NamedTuple):
     """One ball of several, and how labels tell it."""
 
     ball: Ball
@@ -126,7 +126,7 @@ def text_of(value: Any) -> str:
 
 
 def variants(
-    name: str, options: Mapping[str, Any], lists: Mapping[Path, Sequence[Any]], balls: Sequence[Point] = ()
+    name: str, options: Mapping[str, Any], lists: Mapping[Path, Sequence[Any]], balls: Sequence[LabelledBall] = ()
 ) -> list[Variant]:
     """One for each combination of the values, in the order of the lists, the balls innermost.
 
@@ -170,7 +170,7 @@ def _variant(
     options: Mapping[str, Any],
     lists: Mapping[Path, Sequence[Any]],
     at: Sequence[int],
-    point: Point | None,
+    point: LabelledBall | None,
     over: Sequence[str],
 ) -> Variant:
     made = {key: dict(value) if isinstance(value, Mapping) else value for key, value in options.items()}
@@ -183,11 +183,11 @@ def _variant(
         made["threat"] = {"norm": point.ball.norm, "radius": point.ball.radius}
         told.append(point.text)
     base = made.get("label", name)
-    made |= {"label": f"{base}({','.join(told)})", "sweep": Sweep(str(base), tuple(over)).written()}
+    made |= {"label": f"{base}({','.join(told)})", "sweep": SweepOf(str(base), tuple(over)).written()}
     return Variant(made, dict(zip(lists, at, strict=True)))
 
 
-def read_balls(values: Any, norm: str | None = None) -> tuple[list[Point], bool]:
+def read_balls(values: Any, norm: str | None = None) -> tuple[list[LabelledBall], bool]:
     """Every ball of a threat, or of a list of threats, in which a radius may be a list.
 
     Args:
@@ -211,7 +211,9 @@ def read_balls(values: Any, norm: str | None = None) -> tuple[list[Point], bool]
     problems.refuse()
     several = listed or isinstance(blocks[0].get("radius"), list)
     first = norm or read[0][0].norm
-    points = [Point(b, f"radius={text}" if b.norm == first else f"norm={b.norm},radius={text}") for b, text in read]
+    points = [
+        LabelledBall(b, f"radius={text}" if b.norm == first else f"norm={b.norm},radius={text}") for b, text in read
+    ]
     for index, point in enumerate(points):
         if point.ball in [other.ball for other in points[:index]]:
             raise ProblemsError([Problem((), f"expected each ball once, got {point.text} again; remove one of them")])
