@@ -97,7 +97,10 @@ def _against_rules(joined: Sequence[Record]) -> Iterator[tuple[Record, Sweep]]:
             if len(values) > 1:
                 points = tuple((at, over_repeats([*same.values()])) for at, same in sorted(values.items()))
                 own = _value(first[place], rule) if not first[place].sweep else None
-                yield first[place], Sweep(words.title(place[2]), rule.replace("_", " "), points, own=own)
+                yield (
+                    first[place],
+                    Sweep(words.title(place[2], first[place].meaning), rule.replace("_", " "), points, own=own),
+                )
 
 
 def _at(record: Record, side: str) -> Mapping[str, object]:

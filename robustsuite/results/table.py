@@ -40,25 +40,25 @@ def comparison(records: Iterable[Record]) -> ComparisonTable:
         records: As `worst_case.with_worst_cases` gives them.
     """
     shown = main_records(records)
-    several, defended = several_suites(shown), dict[str, _Defended]()
+    several, defended, apart = several_suites(shown), dict[str, _Defended](), _several_balls(shown)
     for record in shown:
-        defended.setdefault(defense_name(record, several), _Defended()).add(record)
+        defended.setdefault(defense_name(record, several), _Defended(apart)).add(record)
     repeats = len({record.repeat for record in shown})
-    columns = _columns(shown)
+    columns = _columns(shown, apart=apart)
     grid = [[entry.cell(column, repeats) for column in columns] for entry in defended.values()]
     by_column = [_mark_best(column, cells) for column, cells in zip(columns, zip(*grid, strict=True), strict=True)]
     cells = tuple(tuple(row) for row in zip(*by_column, strict=True))
     return ComparisonTable(tuple(defended), tuple(columns), cells)
 
 
-def _columns(records: Sequence[Record]) -> list[Column]:
+def _columns(records: Sequence[Record], *, apart: bool) -> list[Column]:
     """The clean evaluation first, then attacks by plan order, the verdict first in its family."""
     heads: dict[_Place, list[Column]] = {}
     for record in [*filter(_has_head, records), *records]:  # a record with a value says what its column is about
-        columns = heads.setdefault(_place(record), [_column(record, listed(record)[0])])
+        columns = heads.setdefault(_place(record, apart), [_column(record, listed(record)[0])])
         known = [column.metric for column in columns]
         columns += [_column(record, n) for n in record.headlines[1:] if n in record.figures and n not in known]
-    places = dict.fromkeys(_place(record) for record in records)
+    places = dict.fromkeys(_place(record, apart) for record in records)
     attacks = [column for place in places if place[1] != CLEAN for column in heads[place]]
     order = {scenario: i for i, scenario in enumerate(dict.fromkeys(column.scenario for column in attacks))}
     attacks.sort(key=lambda column: (order[column.scenario], column.attack != WORST))
@@ -68,13 +68,22 @@ def _columns(records: Sequence[Record]) -> list[Column]:
         found.insert(0, Column("", _CLEAN_ACCURACY, "rate", "higher", clean))
     if any(record.meaning.joined and not record.figures.keys().isdisjoint(_PASSES) for record in records):
         found.append(Column("", _SPENT, "passes per sample", "", clean))
-    attacks = [replace(c, at=_at(c, attacks)) for c in attacks]
+    attacks = [replace(c, at=_at(c, attacks)) if apart else c for c in attacks]
     return _apart([*(replace(column, attack="") for column in found), *attacks]) if records else []
 
 
-def _place(record: Record) -> _Place:
+def _several_balls(records: Sequence[Record]) -> bool:
+    """Whether a suite has verdicts in several balls, each of which has a column of its own then."""
+    balls: dict[tuple[str, ...], set[InBall]] = {}
+    for record in records:
+        if record.attack == WORST:
+            balls.setdefault((record.suite, record.dataset, record.scenario), set()).add(own_ball(record))
+    return any(len(found) > 1 for found in balls.values())
+
+
+def _place(record: Record, apart: bool) -> _Place:
     """By what a record's figures find their column."""
-    return record.scenario, record.attack, own_ball(record)
+    return record.scenario, record.attack, own_ball(record) if apart else NO_BALL
 
 
 def _at(column: Column, among: Sequence[Column]) -> str:
@@ -108,14 +117,15 @@ def _apart(columns: Iterable[Column]) -> list[Column]:
 class _Defended:
     """All records of one defence, by game, attack and, of a verdict, its ball."""
 
+    apart: bool
     records: dict[_Place, list[Record]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
-        self.records.setdefault(_place(record), []).append(record)
+        self.records.setdefault(_place(record, self.apart), []).append(record)
 
     def of(self, column: Column) -> list[Record]:
         """Those that a column is about."""
-        ball = column.ball if column.attack == WORST else NO_BALL
+        ball = column.ball if column.attack == WORST and self.apart else NO_BALL
         return self.records.get((column.scenario, column.attack, ball), [])
 
     def cell(self, column: Column, repeats: int) -> TableCell:
@@ -139,7 +149,8 @@ class _Defended:
         records = self.of(column)
         if own is None or column.attack == WORST or not any(record.knowledge == _WHITE for record in records):
             return None
-        verdict = self.records.get((column.scenario, WORST, (records[0].norm, records[0].radius)), [])
+        ball = (records[0].norm, records[0].radius) if self.apart else NO_BALL
+        verdict = self.records.get((column.scenario, WORST, ball), [])
         known = [own, *_mean(records, column.metric + FOLLOWED_UP), *_mean(verdict, column.metric)]
         return max(known) if column.better == "lower" else min(known)
 

@@ -134,7 +134,8 @@ class NetworkSpec:
 
 def _read_threat(values: Any) -> ThreatSpec:
     blocks = values if isinstance(values, list) else [values]
-    if blocks is not values and not (isinstance(values, Mapping) and isinstance(values.get("radius"), list)):
+    several = isinstance(values, Mapping) and any(isinstance(values.get(key), list) for key in ("norm", "radius"))
+    if blocks is not values and not several:
         return read_dataclass(ThreatSpec, quotients(values, "radius", "curve"), "threat")
     first = blocks[0] if blocks and isinstance(blocks[0], Mapping) else {}
     shared = {key: value for key, value in first.items() if key not in ("norm", "radius")}
