@@ -28,10 +28,10 @@ def relabelled(records: Sequence[R], evaluation: str) -> list[R]:
 def swept(records: Sequence[R], rule: str) -> Iterator[R]:
     """Records in plan order that say which are points of curves, also those from before records said so.
 
-    Of a suite in which none does, the first radius is its own, and of each cell only the first record stands at it,
-    since a curve may visit it again.
+    Of an older suite in which none does, the first radius is its own, and of each cell only the first record stands at
+    it, since a curve may visit it again. Since version 4 a suite may have several radii of its own.
     """
-    said = {(record.suite, record.dataset) for record in records if record.sweep}
+    said = {(record.suite, record.dataset) for record in records if record.sweep or record.version > SINCE}
     own: dict[tuple[str, str], float] = {}
     cells: set[tuple[object, ...]] = set()
     for record in records:

@@ -76,6 +76,13 @@ def _mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _variants(value: Any) -> bool:
+    """Sweeps by `defense` and `attack`: a shared label, and options with their values."""
+    return _mapping(value) and all(
+        _mapping(sweep) and _text(sweep.get("of")) and _mapping(sweep.get("at")) for sweep in value.values()
+    )
+
+
 def _counts(value: Any) -> bool:
     return _mapping(value) and all(map(_count, value.values()))
 
@@ -98,6 +105,7 @@ _FIELDS: Final[dict[str, _Rule]] = {
     **dict.fromkeys(_MAPPINGS, ("a mapping", _mapping)),
     **dict.fromkeys(("order", "repeat", "version"), ("a whole number of at least 0", _count)),
     "seed": ("a whole number", _whole),
+    "variant": ("a mapping to sweeps, each with of and at", _variants),
     "radius": ("a number of at least 0, or nothing", lambda v: v is None or (_number(v) and v >= 0)),
     "seconds": ("a number", _number),
     "minimum_norm": ("true or false", lambda v: isinstance(v, bool)),

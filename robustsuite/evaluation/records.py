@@ -53,7 +53,7 @@ AFTER: Final = "after"
 """In a line: the digest of the line before it."""
 _SUITE: Final = "suite.yaml"
 _TAIL: Final = 4096
-_LEFT_OUT: Final = ("sweep", "payloads")  # of a line, where they are empty
+_LEFT_OUT: Final = ("sweep", "variant", "payloads")  # of a line, where they are empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,8 @@ class Record:
         radius: Radius of the ball, None where the game has none.
         sweep: Over which rule of the game (`radius`) this is a point of a curve, played on fewer samples; empty for a
             cell of the comparison, which is played by the suite's own rules.
+        variant: Where a list of the suite made the defence, the attack or both: for `defense` and `attack` the label
+            that all variants share (`of`), and each swept option with the value of this one (`at`).
         minimum_norm: Whether distances were judged; those in the per-sample file tell at which radius a sample breaks.
         repeat: Index of the independent training, from 0.
         seed: Seed of this repeat.
@@ -115,6 +117,7 @@ class Record:
     norm: str = ""
     radius: float | None = None
     sweep: str = ""
+    variant: Mapping[str, Any] = field(default_factory=dict)
     minimum_norm: bool = False
     repeat: int = 0
     seed: int = 0

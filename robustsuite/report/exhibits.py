@@ -45,9 +45,9 @@ def exhibits(
         looks: Number of each defence's colour and shape.
     """
     own = ((record, payload) for record in records for payload in _of(record, folder))
-    return [
-        Exhibit(record, payload, looks.get(record.defense, 0)) for record, payload in (*own, *swept(joined, folder))
-    ]
+    defenses = {record.key: record.defense for record in joined}  # a sweep's line bears a label of its own
+    shown = (*own, *swept(joined, folder))
+    return [Exhibit(record, payload, looks.get(defenses[record.key], 0)) for record, payload in shown]
 
 
 def _of(record: Record, folder: Path) -> Iterator[Payload]:

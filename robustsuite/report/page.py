@@ -99,7 +99,8 @@ def _hash(text: str) -> str:
 
 def _facts(records: Sequence[Record]) -> list[str]:
     """A line of facts under the title."""
-    ball = next((f"{r.norm} radius {r.radius:g}" for r in records if r.radius is not None), "")
+    within = (r for r in records if r.radius is not None and not r.sweep)
+    balls = list(dict.fromkeys(f"{r.norm} radius {r.radius:g}" for r in within))
     counts = (r.figures["clean_accuracy"].n for r in records if "clean_accuracy" in r.figures)
     judged = next(filter(None, counts), 0)
     repeats = len({record.repeat for record in records})
@@ -107,7 +108,7 @@ def _facts(records: Sequence[Record]) -> list[str]:
     facts = [
         *dict.fromkeys(record.dataset for record in records),
         models,
-        ball,
+        words.some(balls, 4),
         f"{judged:,} test samples" if judged else "",
         f"{repeats} independent trainings" if repeats > 1 else "",
     ]

@@ -11,6 +11,7 @@ from robustsuite.core.suspicions import RESOLVED, Suspicion
 from robustsuite.evaluation.records import Record
 from robustsuite.results import words
 from robustsuite.results.cells import Column, ComparisonTable, TableCell
+from robustsuite.results.sweeps import NO_BALL
 from robustsuite.results.worst_case import WORST
 
 _STATUS = {
@@ -66,7 +67,8 @@ def with_unit(cell: TableCell) -> str:
 def _heads(table: ComparisonTable) -> list[Column]:
     first: dict[str, Column] = {}
     for column in table.columns:
-        if column.attack == WORST or column.scenario not in first:
+        known = first.get(column.scenario)
+        if known is None or (column.attack == WORST and known.attack != WORST):
             first[column.scenario] = column
     return list(first.values())
 
@@ -107,8 +109,9 @@ def _robustness(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
     if not evasion:
         return []
     column = next((c for c in evasion if c.attack == WORST), evasion[-1])
-    ball = next((f"{r.norm} radius {r.radius:g}" for r in records if r.radius is not None), "the ball")
-    names = words.some([c.title for c in evasion if c.attack != WORST], 4)
+    balls = [column.ball, *((r.norm, r.radius) for r in records)]
+    ball = next((f"{norm} radius {radius:g}" for norm, radius in balls if radius is not None), "the ball")
+    names = words.some([c.title for c in evasion if c.attack != WORST and column.ball in (c.ball, NO_BALL)], 4)
     under = f"{names} and their follow-up attacks together" if column.attack == WORST else column.attack
     place = _best(table, column)
     if place is None:

@@ -6,6 +6,7 @@ attacks are played at the suite's radius alone: the verdict there is a sweep of 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -48,8 +49,11 @@ def swept(joined: Sequence[Record], folder: Path) -> Iterator[tuple[Record, Swee
         joined: Records and worst cases of the run, as `worst_case.with_worst_cases` gives them.
         folder: The run's folder.
     """
-    yield from _against_radius(joined, BreakRadii(folder))
+    played = [record for record in joined if RADIUS not in _at(record, "attack")]
+    yield from _against_radius(played, BreakRadii(folder))
     yield from _against_rules(joined)
+    for side in ("attack", "defense"):
+        yield from _against_variants(joined, side)
 
 
 def _against_radius(joined: Sequence[Record], broken_at: BreakRadii) -> Iterator[tuple[Record, Sweep]]:
@@ -97,6 +101,52 @@ def _against_rules(joined: Sequence[Record]) -> Iterator[tuple[Record, Sweep]]:
                     first[place],
                     Sweep(words.title(place[2], first[place].meaning), rule.replace("_", " "), points, own=own),
                 )
+
+
+def _at(record: Record, side: str) -> Mapping[str, object]:
+    """What was chosen of each swept option of its attack or its defence."""
+    at: Mapping[str, object] = record.variant.get(side, {}).get("at", {})
+    return at
+
+
+def _against_variants(joined: Sequence[Record], side: str) -> Iterator[tuple[Record, Sweep]]:
+    """Each headline against each number that lists of the suite sweep, of attacks or of defences.
+
+    A line holds one value of everything else: of other swept options, of the norm, and of the other side's label. The
+    record that it goes with bears the label that all variants of the sweep share.
+    """
+    lines: dict[tuple[object, ...], tuple[Record, str, str, dict[float, list[Metric]]]] = {}
+    for record in joined:
+        for over, value in _at(record, side).items() if not record.sweep else ():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            shared = _shared(record, side, over)
+            ball = (record.norm, None if over == RADIUS else record.radius)
+            for metric in record.headlines:
+                if metric in record.figures:
+                    place = (record.suite, record.dataset, shared.attack, shared.defense, over, ball, metric)
+                    *_, values = lines.setdefault(place, (shared, over, metric, {}))
+                    values.setdefault(float(value), []).append(record.figures[metric])
+    for record, over, metric, values in lines.values():
+        if len(values) > 1:
+            points = tuple((at, over_repeats(same)) for at, same in sorted(values.items()))
+            told = over.replace("_", " ") + (f" ({record.norm})" if over == RADIUS and record.norm else "")
+            yield record, Sweep(words.title(metric, record.meaning), told, points)
+
+
+def _shared(record: Record, side: str, over: str) -> Record:
+    """The same under the label that a line's variants share, with what is chosen of other options."""
+    others = [f"{name}={_text(value)}" for name, value in _at(record, side).items() if name != over]
+    label = str(record.variant[side]["of"]) + (f"({','.join(others)})" if others else "")
+    if side == "attack":
+        return dataclasses.replace(record, attack=label)
+    ball = f"{record.norm} radius {record.radius:g}" if record.attack == WORST and record.radius is not None else ""
+    attack = f"{words.attack(WORST)} ({ball})" if ball and "attack" in record.variant else record.attack
+    return dataclasses.replace(record, attack=attack, defense=label)
+
+
+def _text(value: object) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _value(record: Record, rule: str) -> float | None:

@@ -30,6 +30,8 @@ class Column:
         words: What the metric is called; empty for its name.
         further: Whether another column before it is headed by this attack.
         joined: Whether it is the rate by which attacks of its game are joined into the verdict.
+        ball: Norm and radius, where its game has a ball.
+        at: Of a verdict, what tells its ball from those of other verdicts.
     """
 
     attack: str
@@ -40,6 +42,8 @@ class Column:
     words: str = ""
     further: bool = False
     joined: bool = False
+    ball: tuple[str, float | None] = ("", None)
+    at: str = ""
 
     @property
     def called(self) -> str:
@@ -49,7 +53,7 @@ class Column:
     @property
     def title(self) -> str:
         """What heads the column: the attack, or the metric where nobody attacks; no other column has it."""
-        label = words.attack(self.attack)
+        label = words.attack(self.attack) + (f" ({self.at})" if self.at else "")
         return f"{label}, {self.called}" if label and self.further else label or self.called
 
     @property

@@ -46,6 +46,7 @@ class Verdict:
         gate: What was asked, with defence and attack filled in; None where no gate was written down.
         metric: What was measured, over all repeats; None where nothing was.
         flags: Doubts about it.
+        at: Of a verdict in one of several balls, which one.
     """
 
     outcome: Outcome
@@ -53,11 +54,12 @@ class Verdict:
     gate: Gate | None = None
     metric: Metric | None = None
     flags: tuple[str, ...] = ()
+    at: str = ""
 
     @property
     def asked(self) -> str:
         """The gate as it is written, or a word where nobody wrote one."""
-        return "gate" if self.gate is None else str(self.gate)
+        return "gate" if self.gate is None else f"{self.gate}{f' at {self.at}' if self.at else ''}"
 
     @property
     def measured(self) -> str:

@@ -21,7 +21,7 @@ from robustsuite.evaluation.records import CLEAN
 from robustsuite.evaluation.rules import mixed_rules
 from robustsuite.results.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.results.frame import listed, one_line
-from robustsuite.results.sweeps import main_records
+from robustsuite.results.sweeps import NO_BALL, InBall, ball_text, main_records, own_ball
 from robustsuite.storage.files import write_atomically
 from robustsuite.suite import yaml_lines
 from robustsuite.suite.gates import gives, read_gates
@@ -40,12 +40,13 @@ URGENCY: Final = (Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.PASSED)
 
 
 class FigurePlace(NamedTuple):
-    """Where a figure stands: a defence in a suite, and an attack."""
+    """Where a figure stands: a defence in a suite, an attack, and of a verdict its ball."""
 
     suite: str
     dataset: str
     defense: str
     attack: str
+    ball: InBall = NO_BALL
 
 
 def save(folder: Path | str, gates: Sequence[Gate]) -> None:
@@ -104,7 +105,8 @@ def judge(gates: Iterable[Gate], report: Results) -> tuple[Verdict, ...]:
     records = main_records(report.joined)
     cells: dict[FigurePlace, list[Record]] = {}
     for record in records:
-        cells.setdefault(FigurePlace(record.suite, record.dataset, record.defense, record.attack), []).append(record)
+        place = FigurePlace(record.suite, record.dataset, record.defense, record.attack, own_ball(record))
+        cells.setdefault(place, []).append(record)
     repeats = len({record.repeat for record in records})
     return tuple(verdict for gate in gates for verdict in _verdicts(gate, cells, repeats))
 
@@ -154,11 +156,17 @@ def _verdicts(gate: Gate, cells: Mapping[FigurePlace, Sequence[Record]], repeats
     if not defended:
         yield _unknown(gate, f"no record of the defence {gate.defense!r}" if gate.defense else "no records")
     for suite, dataset, defense in defended:
-        beside = {place.attack: found for place, found in cells.items() if place[:3] == (suite, dataset, defense)}
+        beside: dict[str, dict[InBall, Sequence[Record]]] = {}
+        for place, found in cells.items():
+            if place[:3] == (suite, dataset, defense):
+                beside.setdefault(place.attack, {})[place.ball] = found
         where = f"{suite}/{dataset}: " if several else ""
-        for attack in _attacks(gate, beside) or ("",):
-            asked = replace(gate, defense=defense, attack=attack)
-            yield _verdict(asked, where, beside.get(attack, ()), repeats)
+        every = {attack: [r for found in balls.values() for r in found] for attack, balls in beside.items()}
+        for attack in _attacks(gate, every) or ("",):
+            asked, balls = replace(gate, defense=defense, attack=attack), beside.get(attack, {NO_BALL: ()})
+            for ball, found in balls.items():
+                at = ball_text(ball, balls)
+                yield replace(_verdict(asked, where, found, repeats, at and f" at {at}"), at=at)
 
 
 def _attacks(gate: Gate, beside: Mapping[str, Sequence[Record]]) -> tuple[str, ...]:
@@ -184,7 +192,7 @@ def _unknown(gate: Gate, why: str) -> Verdict:
     return Verdict(Outcome.INCONCLUSIVE, f"inconclusive: {head} asked for {sign} {gate.bound:g}; {why}", gate)
 
 
-def _verdict(gate: Gate, where: str, records: Sequence[Record], repeats: int) -> Verdict:
+def _verdict(gate: Gate, where: str, records: Sequence[Record], repeats: int, at: str) -> Verdict:
     measured = [record for record in records if gate.metric in record.figures]
     lacking = _lacking(gate, records, measured, repeats)
     if not measured:
@@ -208,7 +216,7 @@ def _verdict(gate: Gate, where: str, records: Sequence[Record], repeats: int) ->
         replace(merged, better="") if spec.undirected else merged,  # a doubt tells nothing of its direction
         gate.at_least,
         at_most=gate.at_most,
-        name=f"{where}{gate.place}{': ' if gate.place else ''}{gate.metric}{_whose(gate, own, metrics)}",
+        name=f"{where}{gate.place}{': ' if gate.place else ''}{gate.metric}{_whose(gate, own, metrics)}{at}",
         flags=flags,
         doubt=doubt,
         flattered=gate.attack == WORST,

@@ -18,6 +18,10 @@ FILE: Final = "suite.yaml"
 _CLEAN: Final = ("none", "none")
 Use = tuple[str, str]
 """Label and name of a defence or an attack."""
+Threat = Mapping[str, Any]
+"""Norm and radius of an attack that is not played in the suite's ball; empty of others."""
+PlannedAttack = tuple[str, str, Threat]
+"""Label, name and threat."""
 
 
 def complete(records: Sequence[Record], folder: Path) -> list[Record]:
@@ -50,11 +54,13 @@ def complete(records: Sequence[Record], folder: Path) -> list[Record]:
     return sorted([*records, *(_not_run(own, *cell) for cell in absent)], key=lambda record: record.order)
 
 
-def _planned(suite: Mapping[str, Any]) -> Iterator[tuple[str, Use, int]]:
+def _planned(suite: Mapping[str, Any]) -> Iterator[tuple[str, PlannedAttack, int]]:
     """Label of the defence, attack, and repeat of every cell."""
-    listed = [_use(item) for item in suite.get("attacks") or ()]
+    written = suite.get("attacks") or ()
+    listed = [_use(item) for item in written]
     labels = labels_of(listed, made=suite.get("name") == EVALUATION)
-    attacks = [_CLEAN, *((label, ATTACKS.get(name, name)) for label, (_, name) in zip(labels, listed, strict=True))]
+    names = [ATTACKS.get(name, name) for _, name in listed]
+    attacks = [(*_CLEAN, {}), *zip(labels, names, map(_threat, written), strict=True)]
     for repeat in range(int(suite.get("repeats", 1))):
         for defense in suite.get("defenses") or ["none"]:
             parts = defense if isinstance(defense, list) else [defense]
@@ -68,9 +74,15 @@ def _use(item: Any) -> Use:
     return str((options or {}).get("label", name)), str(name)
 
 
-def _not_run(records: Sequence[Record], defense: str, attack: Use, repeat: int) -> Record:
+def _threat(item: Any) -> Threat:
+    options = None if isinstance(item, str) else next(iter(item.values()))
+    threat = (options or {}).get("threat") or {}
+    return {key: threat[key] for key in ("norm", "radius") if key in threat} if isinstance(threat, Mapping) else {}
+
+
+def _not_run(records: Sequence[Record], defense: str, attack: PlannedAttack, repeat: int) -> Record:
     """What is known of a cell without a record."""
-    label, name = attack
+    label, name, threat = attack
     beside = [record for record in records if record.defense == defense] or records
     like = next((record for record in records if record.attack == label and not record.sweep), None)
     seed = next((record.seed for record in records if record.repeat == repeat), records[0].seed)
@@ -87,6 +99,7 @@ def _not_run(records: Sequence[Record], defense: str, attack: Use, repeat: int) 
         seed=seed,
         status="not_run",
         message="the run ended before this cell",
+        **threat,
     )
     if like is None:
         return known

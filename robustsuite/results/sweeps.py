@@ -7,8 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
+from robustsuite.core.gate import WORST
 from robustsuite.evaluation.records import CLEAN, Record
+
+InBall = tuple[str, float | None]
+"""A norm and a radius."""
+NO_BALL: Final[InBall] = ("", None)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,27 @@ def main_records(records: Iterable[Record]) -> list[Record]:
 
 
 def _cell(record: Record) -> tuple[object, ...]:
-    return record.suite, record.dataset, record.defense, record.attack, record.scenario, record.repeat
+    place = record.suite, record.dataset, record.defense, record.attack, record.scenario, record.repeat
+    return (*place, *own_ball(record))
+
+
+def own_ball(record: Record) -> InBall:
+    """Norm and radius of a verdict, which may stand beside those of other balls; labels of attacks tell their own."""
+    return (record.norm, record.radius) if record.attack == WORST else NO_BALL
+
+
+def ball_text(ball: InBall, beside: Iterable[InBall]) -> str:
+    """What tells a ball from those beside it: the radius, and the norm where that differs; empty where it is alone.
+
+    Example:
+        >>> ball_text(("l2", 0.5), [("l2", 0.5), ("linf", 0.1)]), ball_text(("l2", 0.5), [("l2", 0.5), ("l2", 1.0)])
+        ('l2 radius 0.5', 'radius 0.5')
+    """
+    others = {other for other in beside if other not in (ball, NO_BALL)}
+    if not others or ball == NO_BALL:
+        return ""
+    norm = f"{ball[0]} " if any(other[0] != ball[0] for other in others) else ""
+    return f"{norm}radius {ball[1]:.4g}" if ball[1] is not None else f"{norm}no radius"
 
 
 def several_suites(records: Iterable[Record]) -> bool:

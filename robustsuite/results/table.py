@@ -13,7 +13,7 @@ from robustsuite.evaluation.records import CLEAN, Record
 from robustsuite.results import words
 from robustsuite.results.cells import Column, ComparisonTable, TableCell
 from robustsuite.results.frame import listed, one_line
-from robustsuite.results.sweeps import defense_name, main_records, several_suites
+from robustsuite.results.sweeps import NO_BALL, InBall, ball_text, defense_name, main_records, own_ball, several_suites
 from robustsuite.results.worst_case import WORST
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _WHITE: Final = "white-box"
 _PASSES: Final = ("forwards", "backwards")
 _SPENT: Final = "passes_per_sample"
 _CLEAN_ACCURACY: Final = "clean_accuracy"  # stands in every table, whoever measured it
+_Place = tuple[str, str, InBall]
 
 
 def comparison(records: Iterable[Record]) -> ComparisonTable:
@@ -39,25 +40,25 @@ def comparison(records: Iterable[Record]) -> ComparisonTable:
         records: As `worst_case.with_worst_cases` gives them.
     """
     shown = main_records(records)
-    several, defended = several_suites(shown), dict[str, _Defended]()
+    several, defended, apart = several_suites(shown), dict[str, _Defended](), _several_balls(shown)
     for record in shown:
-        defended.setdefault(defense_name(record, several), _Defended()).add(record)
+        defended.setdefault(defense_name(record, several), _Defended(apart)).add(record)
     repeats = len({record.repeat for record in shown})
-    columns = _columns(shown)
+    columns = _columns(shown, apart=apart)
     grid = [[entry.cell(column, repeats) for column in columns] for entry in defended.values()]
     by_column = [_mark_best(column, cells) for column, cells in zip(columns, zip(*grid, strict=True), strict=True)]
     cells = tuple(tuple(row) for row in zip(*by_column, strict=True))
     return ComparisonTable(tuple(defended), tuple(columns), cells)
 
 
-def _columns(records: Sequence[Record]) -> list[Column]:
+def _columns(records: Sequence[Record], *, apart: bool) -> list[Column]:
     """The clean evaluation first, then attacks by plan order, the verdict first in its family."""
-    heads: dict[tuple[str, str], list[Column]] = {}
+    heads: dict[_Place, list[Column]] = {}
     for record in [*filter(_has_head, records), *records]:  # a record with a value says what its column is about
-        columns = heads.setdefault((record.scenario, record.attack), [_column(record, listed(record)[0])])
+        columns = heads.setdefault(_place(record, apart), [_column(record, listed(record)[0])])
         known = [column.metric for column in columns]
         columns += [_column(record, n) for n in record.headlines[1:] if n in record.figures and n not in known]
-    places = dict.fromkeys((record.scenario, record.attack) for record in records)
+    places = dict.fromkeys(_place(record, apart) for record in records)
     attacks = [column for place in places if place[1] != CLEAN for column in heads[place]]
     order = {scenario: i for i, scenario in enumerate(dict.fromkeys(column.scenario for column in attacks))}
     attacks.sort(key=lambda column: (order[column.scenario], column.attack != WORST))
@@ -67,7 +68,28 @@ def _columns(records: Sequence[Record]) -> list[Column]:
         found.insert(0, Column("", _CLEAN_ACCURACY, "rate", "higher", clean))
     if any(record.meaning.joined and not record.figures.keys().isdisjoint(_PASSES) for record in records):
         found.append(Column("", _SPENT, "passes per sample", "", clean))
+    attacks = [replace(c, at=_at(c, attacks)) if apart else c for c in attacks]
     return _apart([*(replace(column, attack="") for column in found), *attacks]) if records else []
+
+
+def _several_balls(records: Sequence[Record]) -> bool:
+    """Whether a suite has verdicts in several balls, each of which has a column of its own then."""
+    balls: dict[tuple[str, ...], set[InBall]] = {}
+    for record in records:
+        if record.attack == WORST:
+            balls.setdefault((record.suite, record.dataset, record.scenario), set()).add(own_ball(record))
+    return any(len(found) > 1 for found in balls.values())
+
+
+def _place(record: Record, apart: bool) -> _Place:
+    """By what a record's figures find their column."""
+    return record.scenario, record.attack, own_ball(record) if apart else NO_BALL
+
+
+def _at(column: Column, among: Sequence[Column]) -> str:
+    """What tells a verdict's ball from those of other verdicts on its game."""
+    same = [other.ball for other in among if other.attack == WORST and other.scenario == column.scenario]
+    return ball_text(column.ball, same) if column.attack == WORST else ""
 
 
 def _has_head(record: Record) -> bool:
@@ -78,7 +100,8 @@ def _column(record: Record, name: str) -> Column:
     metric, told = record.figures.get(name), record.meaning
     unit, better = ("", "") if metric is None else (metric.unit, metric.better)
     called = words.title(name, told)
-    return Column(record.attack, name, unit, better, record.scenario, called, joined=bool(name) and name == told.joined)
+    joined, ball = bool(name) and name == told.joined, (record.norm, record.radius)
+    return Column(record.attack, name, unit, better, record.scenario, called, joined=joined, ball=ball)
 
 
 def _apart(columns: Iterable[Column]) -> list[Column]:
@@ -92,20 +115,26 @@ def _apart(columns: Iterable[Column]) -> list[Column]:
 
 @dataclass
 class _Defended:
-    """All records of one defence, by game and attack."""
+    """All records of one defence, by game, attack and, of a verdict, its ball."""
 
-    records: dict[tuple[str, str], list[Record]] = field(default_factory=dict)
+    apart: bool
+    records: dict[_Place, list[Record]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
-        self.records.setdefault((record.scenario, record.attack), []).append(record)
+        self.records.setdefault(_place(record, self.apart), []).append(record)
+
+    def of(self, column: Column) -> list[Record]:
+        """Those that a column is about."""
+        ball = column.ball if column.attack == WORST and self.apart else NO_BALL
+        return self.records.get((column.scenario, column.attack, ball), [])
 
     def cell(self, column: Column, repeats: int) -> TableCell:
         if column.metric == _SPENT:
             return self._passes()
         if column.attack:
-            cell = _merged(self.records.get((column.scenario, column.attack), []), column, repeats)
+            cell = _merged(self.of(column), column, repeats)
             return replace(cell, judged=self._judged(column, cell.value))
-        found = [record for (_, attack), some in self.records.items() if attack == CLEAN for record in some]
+        found = [record for (_, attack, _), some in self.records.items() if attack == CLEAN for record in some]
         if not found and column.metric == _CLEAN_ACCURACY:
             # Without a clean evaluation the records of an attack that is joined still say how many it began with.
             found = next(iter(self._joined()), [])
@@ -113,14 +142,15 @@ class _Defended:
 
     def _joined(self) -> list[list[Record]]:
         """Of every attack that is joined with others, its records."""
-        return [some for (_, name), some in self.records.items() if name != WORST and some[0].meaning.joined]
+        return [some for (_, name, _), some in self.records.items() if name != WORST and some[0].meaning.joined]
 
     def _judged(self, column: Column, own: float | None) -> float | None:
         """The worst of a white-box attack's own figure, that with its follow-up attacks, and the verdict."""
-        records = self.records.get((column.scenario, column.attack), [])
+        records = self.of(column)
         if own is None or column.attack == WORST or not any(record.knowledge == _WHITE for record in records):
             return None
-        verdict = self.records.get((column.scenario, WORST), [])
+        ball = (records[0].norm, records[0].radius) if self.apart else NO_BALL
+        verdict = self.records.get((column.scenario, WORST, ball), [])
         known = [own, *_mean(records, column.metric + FOLLOWED_UP), *_mean(verdict, column.metric)]
         return max(known) if column.better == "lower" else min(known)
 

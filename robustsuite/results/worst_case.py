@@ -14,7 +14,7 @@ from robustsuite.core.flags import believable
 from robustsuite.core.metric import Metric
 from robustsuite.core.metrics import FOLLOWED_UP, OWN, Declared
 from robustsuite.core.robust import VERDICT, Robust, worst
-from robustsuite.evaluation.records import Record, load_samples
+from robustsuite.evaluation.records import RADIUS, Record, load_samples
 from robustsuite.results.break_radius import BreakRadii
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, bro
         norm=known.norm,
         radius=known.radius,
         sweep="" if any(not r.sweep for r in records) else known.sweep,
+        variant=_variant(records),
         repeat=known.repeat,
         seed=known.seed,
         headline=meaning.joined,
@@ -116,6 +117,14 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, bro
         return replace(blank, status=status, message="; ".join(failures), flags=flags)
     broken = broken_at.within(others, known.radius) if known.radius is not None else frozenset[int]()
     return _judged(blank, records, _Verdict.over(columns, broken), failures)
+
+
+def _variant(records: Sequence[Record]) -> dict[str, Any]:
+    """Of which sweeps a worst case is a point: its defence's, and where it joins points of a sweep of balls, theirs."""
+    told = records[0].variant
+    kept = {"defense": told["defense"]} if "defense" in told else {}
+    radii = [at for r in records if (at := r.variant.get("attack", {}).get("at", {}).get(RADIUS)) is not None]
+    return {**kept, "attack": {"of": WORST, "at": {RADIUS: radii[0]}}} if radii else kept
 
 
 @dataclass(frozen=True)

@@ -39,19 +39,19 @@ def infeasible(
     """
     problems = [*_vacuous(suite, splits)]
     for index, game in enumerate(games):
-        problems += [problem.below("attacks", index) for problem in _of_attack(suite, index, game, splits, recipes)]
-    for index, (use, recipe) in enumerate(recipes):
-        problems += _of_defense(index, use, recipe, splits)
+        place = ("attacks", suite.attacks[index].index)
+        problems += [problem.below(*place) for problem in _of_attack(suite, index, game, splits, recipes)]
+    for use, recipe in recipes:
+        problems += _of_defense(use.index, use, recipe, splits)
     return list(dict.fromkeys(problems))
 
 
 def _vacuous(suite: Suite, splits: Splits) -> Iterator[Problem]:
-    ball = suite.threat.ball()
-    try:
-        if ball is not None:
+    for ball, path in suite.balls():
+        try:
             refuse_vacuous(ball, splits.test.bounds, splits.test.shape, name="threat.radius")
-    except RequestError as error:
-        yield Problem(("threat", "radius"), str(error))
+        except RequestError as error:
+            yield Problem(path, str(error))
 
 
 def _of_attack(

@@ -103,7 +103,7 @@ class Plan:
         table = f"{plural(len(suite.defenses), 'defence')} x {plural(len(attacks), 'attack')} ({', '.join(attacks)})"
         curves = f", {plural(points, 'point')} of curves among them" if points else ""
         retrained = count["retraining"] + count["job"]
-        notes = "".join(f"\n  {label}: {note}" for label, note in self.notes.items())
+        notes = "".join(f"\n  {text}" for text in (*_swept(suite), *(f"{k}: {note}" for k, note in self.notes.items())))
         return (
             f"suite {suite.name}: {suite.dataset.name}, {_trained_as(suite)}, seed {suite.seed}, "
             f"{plural(suite.repeats, 'repeat')}\n"
@@ -111,6 +111,20 @@ class Plan:
             f"  {plural(count['training'], 'training')} of victims, {retrained} beside them, on {self.device}, "
             f"{plural(suite.threads, 'thread')} a worker{notes}"
         )
+
+
+def _swept(suite: Suite) -> Iterator[str]:
+    """A line for each sweep: over what, how many variants, and at which ball defences train that name none."""
+    variants: dict[str, list[str]] = {}
+    uses = [(use.variant, use.label) for use in suite.defenses]
+    for variant, label in (*uses, *((use.variant, use.label) for use in suite.attacks)):
+        if variant:
+            variants.setdefault(f"{variant['of']} over {' and '.join(variant['at'])}", []).append(label)
+    for sweep, labels in variants.items():
+        yield f"sweep of {sweep}: {plural(len(labels), 'variant')}"
+    ball = suite.threat.ball()
+    if ball is not None and any(use.ball not in (None, ball) for use in suite.attacks):
+        yield f"defences without a ball of their own train at {ball.norm} {ball.radius:g}, the suite's own"
 
 
 def plural(count: int, noun: str) -> str:
@@ -179,12 +193,14 @@ def _games(suite: Suite) -> Iterator[tuple[PluginUse, Threat | None, bool]]:
     """Attack, threat model, and whether it is a point of a curve."""
     ball = suite.threat.ball()
     for attack in (CLEAN, *suite.attacks):
-        yield attack, make_threat(suite), False
+        yield attack, make_threat(suite, attack=attack), False
     if ball is None or suite.threat.curve_samples == 0:
         return
     for radius in suite.threat.curve or tuple(share * ball.radius for share in _CURVE):
         for attack in suite.attacks:
             entry = attack.entry
+            if attack.ball is not None:
+                continue  # its own, and where there are several those are its curve, on all samples
             if entry.game.has_curve(entry.access, minimum_norm=entry.minimum_norm):
                 yield attack, make_threat(suite, radius), True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from robustsuite.core import patches
 from robustsuite.core.ball import Threat
@@ -47,6 +48,12 @@ class Cell:
     curve: bool = False
     artefacts: tuple[str, ...] = ()
     shared: bool = True
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """Of which sweeps of the suite it is a point, as its record says."""
+        uses = {"defense": self.defense.variant, "attack": self.attack.variant}
+        return {name: variant for name, variant in uses.items() if variant}
 
 
 class Resolver:

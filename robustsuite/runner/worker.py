@@ -221,6 +221,7 @@ class Worker:
             knowledge="" if entry.access == "none" else entry.access,
             means=entry.game.declared(),
             sweep=RADIUS if cell.curve else "",
+            variant=cell.variant,
             repeat=cell.repeat,
             seed=repeat_seed(self.suite.seed, cell.repeat),
             recipe=plain(recipe.description()),
@@ -324,5 +325,6 @@ def placed(record: Record, cell: Cell, suite: Suite) -> Record:
         defense=cell.defense.label,
         attack=cell.attack.label,
         sweep=RADIUS if cell.curve else "",
+        variant=cell.variant,
         repeat=cell.repeat,
     )

@@ -53,9 +53,12 @@ def _build(own: OwnTraining, model: NetworkSpec) -> Build:
     return ModelSpec.parse(model.written()) if model.values and own.asks_for_build() else HiddenNetwork(own.name)
 
 
-def make_threat(suite: Suite, radius: float | None = None) -> Threat | None:
-    """The suite's threat model, at another radius for a point of a curve; None where it declares no ball."""
-    ball = suite.threat.ball()
+def make_threat(suite: Suite, radius: float | None = None, attack: PluginUse | None = None) -> Threat | None:
+    """The suite's threat model, or an attack's, at another radius for a point of a curve; None where there is no ball.
+
+    Where a suite has several balls, its own is the first: what a defence trains in, where it has none of its own.
+    """
+    ball = suite.threat.ball() if attack is None else suite.ball_of(attack)
     if ball is None:
         return None
     told = suite.threat

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from robustsuite.core import checks
 from robustsuite.core.ball import NORMS, Ball
@@ -20,7 +28,18 @@ from robustsuite.models.build import ModelSpec
 from robustsuite.suite import yaml_lines
 from robustsuite.suite.gates import read_gates
 from robustsuite.suite.plugin_options import DefenseUse, PluginUse, read_attacks, read_defenses
-from robustsuite.suite.problems import Origin, Problem, ProblemsError, problems_of, quotients, read_dataclass, shown
+from robustsuite.suite.problems import (
+    Origin,
+    Problem,
+    Problems,
+    ProblemsError,
+    problems_of,
+    quotients,
+    read_dataclass,
+    shown,
+)
+from robustsuite.suite.sweeps import LabelledBall, read_balls
+from robustsuite.suite.yaml_lines import Path
 from robustsuite.training.own import OwnTraining
 from robustsuite.training.settings import Training
 
@@ -40,6 +59,8 @@ class ThreatSpec:
         curve_samples: Samples that the curve is measured on; 0 for no curve.
         query_budget: Queries per sample of a black-box attack; None for no limit.
         reason: Why this radius.
+        balls: Where the suite gives a list of radii or of threats, the balls of all; `norm` and `radius` are those of
+            the first. Attacks that were read hold each its own, so these are read once.
     """
 
     norm: str | None = None
@@ -50,6 +71,7 @@ class ThreatSpec:
     curve_samples: int = 64
     query_budget: int | None = None
     reason: str = ""
+    balls: tuple[LabelledBall, ...] = field(default=(), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.settle(self)
@@ -113,7 +135,30 @@ class NetworkSpec:
 
 
 def _read_threat(values: Any) -> ThreatSpec:
-    return read_dataclass(ThreatSpec, quotients(values, "radius", "curve"), "threat")
+    blocks = values if isinstance(values, list) else [values]
+    several = isinstance(values, Mapping) and any(isinstance(values.get(key), list) for key in ("norm", "radius"))
+    if blocks is not values and not several:
+        return read_dataclass(ThreatSpec, quotients(values, "radius", "curve"), "threat")
+    first = blocks[0] if blocks and isinstance(blocks[0], Mapping) else {}
+    shared = {key: value for key, value in first.items() if key not in ("norm", "radius")}
+    rest = [{key: value for key, value in first.items() if key not in shared}, *blocks[1:]] if first else blocks
+    balls, _ = read_balls(rest if blocks is values else rest[0])
+    problems, where = Problems(), (0,) if blocks is values else ()
+    if shared.get("curve"):
+        remedy = "drop curve, and add its radii to the list: each is then judged on all samples"
+        path = (*where, "curve")
+        problems.append(Problem(path, f"expected no curve beside a list, got curve={shown(shared['curve'])}; {remedy}"))
+    with problems.below(*where):
+        ball = {"norm": balls[0].ball.norm, "radius": balls[0].ball.radius}
+        spec = read_dataclass(ThreatSpec, quotients({**shared, **ball}, "curve"), "threat")
+    problems.refuse()
+    object.__setattr__(spec, "balls", tuple(balls))
+    return spec
+
+
+def _read_attacks(values: Any, info: ValidationInfo) -> tuple[PluginUse, ...]:
+    threat = info.data.get("threat") or ThreatSpec()
+    return read_attacks(values, threat.balls, threat.norm)
 
 
 def _read_training(values: Any) -> Training | OwnTraining:
@@ -182,8 +227,8 @@ class Suite(BaseModel):
     model: Annotated[NetworkSpec, BeforeValidator(read_model)]
     training: Annotated[Training | OwnTraining, BeforeValidator(_read_training)] = Training()
     threat: Annotated[ThreatSpec, BeforeValidator(_read_threat)] = ThreatSpec()
-    defenses: Annotated[tuple[DefenseUse, ...], BeforeValidator(read_defenses)] = (DefenseUse(),)
-    attacks: Annotated[tuple[PluginUse, ...], BeforeValidator(read_attacks)] = ()
+    defenses: Annotated[tuple[DefenseUse, ...], BeforeValidator(read_defenses)] = (DefenseUse(index=0),)
+    attacks: Annotated[tuple[PluginUse, ...], BeforeValidator(_read_attacks)] = ()
     gates: Annotated[tuple[Gate, ...], BeforeValidator(read_gates)] = ()
     _origin: Origin = Origin("suite")
 
@@ -213,6 +258,20 @@ class Suite(BaseModel):
     def model_for(self, defense: DefenseUse) -> NetworkSpec:
         """The network of this defence."""
         return self.model.override(defense.model)
+
+    def ball_of(self, attack: PluginUse) -> Ball | None:
+        """The ball that an attack is played in: its own, else the suite's."""
+        return self.threat.ball() if attack.ball is None else attack.ball
+
+    def balls(self) -> Iterator[tuple[Ball, Path]]:
+        """Every ball that the suite names, with the place of its radius."""
+        own = self.threat.ball()
+        if own is not None:
+            yield own, ("threat", "radius")
+        for use in self.attacks:
+            if use.ball is not None and use.ball != own:
+                below = ("threat", "radius") if self.threat.balls else ("attacks", use.index, use.name, "threat")
+                yield use.ball, below
 
     def defense(self, label: str) -> DefenseUse:
         """The defence of this label; an unknown one lists those there are."""
@@ -259,6 +318,6 @@ def _is_own(training: Any) -> bool:
 
 def _settings(block: Any) -> dict[str, Any]:
     """A settings block as plain values; what is None by default, or empty, is left out where it is."""
-    given = {f.name: (getattr(block, f.name), f.default) for f in dataclasses.fields(block)}
+    given = {f.name: (getattr(block, f.name), f.default) for f in dataclasses.fields(block) if f.init}
     kept = {k: v for k, (v, default) in given.items() if not (v is None and default is None) and v != {}}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}

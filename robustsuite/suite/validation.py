@@ -27,12 +27,13 @@ def inconsistencies(suite: Suite) -> Problems:
     """Every contradiction between parts of a suite that are valid by themselves."""
     found = Problems()
     _of_attacks(suite, found)
-    _vacuous(suite, suite.threat.ball(), ("threat", "radius"), found)
+    for ball, path in suite.balls():
+        _vacuous(suite, ball, path, found)
     _bounds(suite, found)
     sound = _own(suite, found)
-    for index, use in enumerate(suite.defenses):
+    for use in suite.defenses:
         if sound or use.training:  # what is said of the suite's training need not be said of each defence
-            with found.below("defenses", index):
+            with found.below("defenses", use.index):
                 _of_defense(suite, use)
     attacks = [(use.label, use.entry.scenario) for use in suite.attacks]
     found.extend(all_mistakes(suite.gates, [use.label for use in suite.defenses], attacks))
@@ -41,9 +42,9 @@ def inconsistencies(suite: Suite) -> Problems:
 
 def _of_attacks(suite: Suite, found: Problems) -> None:
     """Attacks without a threat, or that do not have its norm."""
-    ball = suite.threat.ball()
-    for index, use in enumerate(suite.attacks):
-        with found.below("attacks", index):
+    for use in suite.attacks:
+        ball = suite.ball_of(use)
+        with found.below("attacks", use.index):
             if ball is not None:
                 has_norm(use.entry, ball.norm)
             elif use.entry.game.needs_threat:

@@ -287,7 +287,7 @@ def test_suites_of_different_radii_are_compared_beside_each_other(tmp_path):
 def test_points_of_curves_are_left_out_and_counted(old, new):
     for side, right in ((old, 300), (new, 200)):
         side.cell("pgd", outcomes(200))
-        side.cell("pgd", outcomes(right)[:300], radius=0.1)
+        side.cell("pgd", outcomes(right)[:300], radius=0.1, sweep="radius")
     found = compare(old.folder, new.folder)
     assert [row.radius for row in found.rows] == [0.3]
     assert "2 points of curves are left out" in found.notes

@@ -23,7 +23,7 @@ attacks: [noise, fgsm]
 
 
 def record(key, attack="pgd", radius=None, **fields):
-    given = {"suite": "s", "dataset": "d", "model": "m", "defense": "none", "scenario": "evasion"}
+    given = {"suite": "s", "dataset": "d", "model": "m", "defense": "none", "scenario": "evasion", "version": 3}
     return Record(key=key, order=int(key), attack=attack, radius=radius, **{**given, **fields})
 
 

@@ -158,7 +158,7 @@ def axis(label: str, values: Sequence[float], *, percent: bool = False, from_zer
     if percent:
         # From the ten percent below the least value, so that a crowd near 100 % comes apart.
         return Axis(label, 0.0 if from_zero else max(0.0, math.floor(low * 10 - 1e-9) / 10), 1.0, percent=True)
-    if low > 0 and high / low > 100:
+    if low > 0 and high / low > 99.9:
         return Axis(f"{label} (log scale)".strip(), low / 1.3, high * 1.3, log=True)
     low = min(low, 0.0) if from_zero or low < 0.4 * high else low
     room = (high - low or abs(high) or 1.0) * 0.06

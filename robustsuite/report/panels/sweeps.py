@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robustsuite.core.payloads import Sweep
+from robustsuite.evaluation.records import CLEAN
 from robustsuite.plugins import register
 from robustsuite.report.panels.charts import Axis, Chart, Point, Series, axis, draw
 from robustsuite.report.pieces import Charts, Exhibit, Section, key
@@ -29,7 +30,10 @@ class Sweeps:
         for exhibit in exhibits:
             if any(math.isfinite(figure.value) for _, figure in exhibit.payload.points):
                 kinds.setdefault((exhibit.payload.title, exhibit.payload.over), []).append(exhibit)
-        return [_section(same) for same in kinds.values()]
+        drawn = [_section(same) for same in kinds.values()]
+        varied = [section.link for section in drawn]
+        # What several figures are drawn against is no name for one of them.
+        return [replace(one, link="") if varied.count(one.link) > 1 else one for one in drawn]
 
 
 def _section(same: Sequence[Swept]) -> Section:
@@ -60,7 +64,14 @@ def _chart(attack: str, lines: Sequence[Swept]) -> Chart:
     x = axis(sweep.over, [point.x for point in points], from_zero=True)
     guide = None if sweep.own is None else (sweep.own, "suite")
     note = next((e.payload.note for e in lines if e.payload.note), "")
-    return draw(words.attack(attack), x, _up(sweep, points), series, guide=guide, note=note)
+    return draw(
+        "clean evaluation" if attack == CLEAN else words.attack(attack),
+        x,
+        _up(sweep, points),
+        series,
+        guide=guide,
+        note=note,
+    )
 
 
 def _up(sweep: Sweep, points: Sequence[Point]) -> Axis:
