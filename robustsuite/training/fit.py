@@ -28,6 +28,7 @@ from robustsuite.training.descent import batch_sizes
 from robustsuite.training.parts import Step, Updater, training_loss
 from robustsuite.training.recipe import GradientDescent, Recipe
 from robustsuite.training.stages import Also, Stages
+from robustsuite.training.trained import LEARNT
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -45,7 +46,8 @@ class Fitted:
         history: One row of figures per epoch.
         facts: What the record must say of the training.
         flags: Doubts for the record.
-        scores: What prepares and repairs say of single samples: `ids` and columns `(n,)`, by stage.
+        scores: What prepares and repairs say of single samples: `ids` and columns `(n,)`, by stage; and the ids of
+            those that batches were made of.
     """
 
     network: nn.Module
@@ -148,7 +150,8 @@ def fit(
         parameter.grad = None
     qualified, doubts = update.qualify(recipe, updater.facts())
     facts = {**qualified, **stages.facts, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
-    return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts, *stages.flags), stages.scores)
+    scores = {**stages.scores, LEARNT: train.ids}
+    return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts, *stages.flags), scores)
 
 
 def _trained(recipe: Recipe, samples: Samples, seed: int, *, device: str, part: PartOf) -> nn.Module:
