@@ -18,6 +18,7 @@ threat: {norm: linf, radius: 0.15, curve_samples: 0}
 defenses: [none, x-spectral-signatures, x-fine-pruning, x-trades: {steps: 4}]
 attacks:
   - pgd: {steps: 10, follow_up: false}
+  - x-shrinking-steps: {follow_up: false}
   - badnets: {fraction: 0.01}
   - x-feature-collision: {fraction: 0.1, targets: 4, radius: 0.5, steps: 20}
   - x-loss-threshold

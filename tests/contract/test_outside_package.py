@@ -76,14 +76,15 @@ def test_is_short_and_imports_what_is_given_away(name):
         package, _, below = module.partition(".")
         assert (package, below) in {("robustsuite", public) for public in PUBLIC}, module
         given = importlib.import_module(module)
-        tools = ("checks", "roc")  # modules of `core` that everybody may use
+        tools = ("checks", "losses", "roc")  # modules of `core` that everybody may use
         assert set(names) <= {*given.__all__, *(tools if below == "core" else ())}, (module, names)
 
 
 def test_all_its_plugins_keep_the_laws(site):
     code = """
 from robustsuite.testing import attack_laws, defense_laws
-laws = [*attack_laws("x-feature-collision", steps=5), *attack_laws("x-loss-threshold")]
+laws = [*attack_laws("x-shrinking-steps", steps=4), *attack_laws("x-feature-collision", steps=5)]
+laws += [*attack_laws("x-loss-threshold")]
 laws += [*attack_laws("x-shadow-threshold"), *defense_laws("x-spectral-signatures")]
 laws += [*defense_laws("x-fine-pruning", epochs=1), *defense_laws("x-trades", steps=2)]
 for law in laws:
@@ -94,16 +95,24 @@ print(*laws)
     done = subprocess.run(words, env=environment(site), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     kept = done.stdout.split()
-    assert len(kept) == 38
+    assert len(kept) == 52
     assert {"x-loss-threshold-untrained-null", "x-shadow-threshold-untrained-null"} <= set(kept)
 
 
 def test_every_cell_of_the_suite_is_judged(played, records):
     """Killed with SIGKILL after three records, it goes on to the end without an error, and its gates are judged."""
-    assert len(records) == 24
+    assert len(records) == 28
     assert {record["status"] for record in records.values()} == {"ok"}
     assert "passed: x-loss-threshold: membership_auc" in played[1]
     assert "passed: x-trades/x-loss-threshold: membership_auc" in played[1]
+
+
+def test_the_evasion_attack_is_as_strong_as_pgd(records):
+    for defense in ("none", "x-trades"):
+        found = [records[defense, name]["metrics"]["robust_accuracy"]["value"] for name in ("x-shrinking-steps", "pgd")]
+        clean = records[defense, "none"]["metrics"]["clean_accuracy"]["value"]
+        assert found[0] <= found[1] + 0.05
+        assert found[0] < clean - 0.1
 
 
 def test_feature_collision_hits_targets(records):
