@@ -220,14 +220,15 @@ class _Layout:
         trained = is_trained(recipe)
         training = self._training(trainer, recipe, self._train) if trained else ""
         cell = replace(blank, training=training)
-        content = digest(self._parts(cell, recipe, game))
+        case = Case(self._train, recipe if trained else None, self._splits.part, seed, self._splits.test)
+        jobs = tuple(game.scenario.jobs(case))
+        keys = [self._training(replace(trainer, seed=job.seed), job.recipe, job.samples) for job in jobs]
+        # Jobs may be trained on parts that the game needs for some adversaries only, and so does not declare.
+        content = digest([self._parts(cell, recipe, game), keys])
         cell = replace(cell, content=content, key=digest([content, cell.defense.label, cell.attack.label, cell.repeat]))
         needs = []
         if trained:
             needs.append(self._node(Node(training, "training", f"training {_row(cell)}", cell)))
-        case = Case(self._train, recipe if trained else None, self._splits.part, seed, self._splits.test)
-        jobs = tuple(game.scenario.jobs(case))
-        keys = [self._training(replace(trainer, seed=job.seed), job.recipe, job.samples) for job in jobs]
         for number, (job, key) in enumerate(zip(jobs, keys, strict=True)):
             label = f"training {'an' if job.role[0] in 'aeiou' else 'a'} {job.role} for {_told(cell)}"
             needs.append(self._node(Node(key, "job", label, cell, number=number)))

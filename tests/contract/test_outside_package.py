@@ -167,6 +167,28 @@ def test_its_scenario_stands_in_table_csv_and_report(played):
     assert '<section id="panel-x-score-spread">' in page
 
 
+PLANNED = """
+import json, pathlib
+from robustsuite.runner.plan import plan
+from robustsuite.suite.load import load_suite
+text = pathlib.Path("s.yaml").read_text()
+found = []
+for size in (400, 300):
+    pathlib.Path("t.yaml").write_text(text.replace("test: 200", f"test: 200, trusted: 60, population: {size}"))
+    found.append({c.defense.label + " " + c.attack.label: c.key for c in plan(load_suite("t.yaml"), "cpu").cells})
+print(json.dumps(sorted(name for name, key in found[0].items() if found[1][name] != key)))
+"""
+
+
+def test_a_cell_is_played_again_where_its_shadows_learn_from_other_samples(site, tmp_path):
+    (tmp_path / "s.yaml").write_text(SUITE)
+    words, where = [sys.executable, "-c", PLANNED], {"cwd": tmp_path, "env": environment(site)}
+    done = subprocess.run(words, **where, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    named = ("none", "x-fine-pruning", "x-spectral-signatures", "x-trades")
+    assert json.loads(done.stdout) == [f"{name} x-shadow-threshold" for name in named]
+
+
 @pytest.mark.slow
 def test_the_killed_run_has_the_table_of_one_that_was_not(site, played, tmp_path):
     (tmp_path / "s.yaml").write_text(SUITE)
