@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from robustsuite.core import penultimate
 
 _CHUNK = 256  # rows at a time when distances to all calibration samples are taken
 _MOST_BITS = 8
@@ -44,12 +45,10 @@ class FeatureDistance(Detector):
 
     def __init__(self, network: nn.Module, neighbours: int) -> None:
         self._network, self._k = network, neighbours
-        self._head: nn.Linear | None = None
         self._scale = self._known = torch.empty(0)
 
     def calibrate(self, x: Tensor) -> Tensor:
         """Keep the features of `x`; the returned score of each leaves itself out."""
-        self._head = _last_dense(self._network, x[:1])
         features = torch.cat([self._features(part) for part in torch.split(x, _CHUNK)])
         deviation = features.std(0)
         self._scale = torch.where(deviation > 1e-6 * deviation.max().clamp_min(1e-30), deviation, deviation.max())
@@ -69,13 +68,7 @@ class FeatureDistance(Detector):
         return torch.cat(parts) if parts else features.new_zeros(0)
 
     def _features(self, x: Tensor) -> Tensor:
-        if self._head is None:
-            logits: Tensor = self._network(x)
-            return logits.flatten(1)
-        seen: list[Tensor] = []
-        with _watched(self._head, lambda inputs: seen.append(inputs.detach())):
-            self._network(x)
-        return seen[-1].flatten(1)
+        return penultimate(self._network, x).detach()
 
 
 class FeatureSqueezing(Detector):
@@ -157,33 +150,3 @@ def median_filtered(x: Tensor, window: int) -> Tensor:
     patches = padded.unfold(2, window, 1).unfold(3, window, 1).flatten(-2)
     filtered = patches.sort(-1).values[..., window * window // 2]
     return filtered if x.dim() == 4 else filtered[:, 0]
-
-
-def _last_dense(network: nn.Module, x: Tensor) -> nn.Linear | None:
-    """The dense layer that runs last on `x`."""
-    ran: list[nn.Linear] = []
-
-    def note(layer: nn.Linear) -> Callable[[Tensor], None]:
-        return lambda _: ran.append(layer)
-
-    layers = [part for part in network.modules() if isinstance(part, nn.Linear)]
-    handles = [_watch(layer, note(layer)) for layer in layers]
-    try:
-        network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return ran[-1] if ran else None
-
-
-def _watch(layer: nn.Module, look: Callable[[Tensor], None]) -> torch.utils.hooks.RemovableHandle:
-    return layer.register_forward_pre_hook(lambda _, inputs: look(inputs[0]))
-
-
-@contextmanager
-def _watched(layer: nn.Module, look: Callable[[Tensor], None]) -> Iterator[None]:
-    handle = _watch(layer, look)
-    try:
-        yield
-    finally:
-        handle.remove()

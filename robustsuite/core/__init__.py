@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from robustsuite.core.ball import Ball, Threat
     from robustsuite.core.deployed import Deployed, Outputs, Served
     from robustsuite.core.errors import BudgetError, ModelError, NotApplicableError, RequestError, RobustsuiteError
+    from robustsuite.core.features import last_dense, penultimate
     from robustsuite.core.gate import Gate
     from robustsuite.core.metric import Metric, Metrics
     from robustsuite.core.metrics import MetricSpec
@@ -46,6 +47,8 @@ else:
             "Suspicion": ".suspicions",
             "Sweep": ".payloads",
             "Threat": ".ball",
+            "last_dense": ".features",
+            "penultimate": ".features",
         },
     )
 
@@ -74,6 +77,8 @@ __all__ = [
     "Suspicion",
     "Sweep",
     "Threat",
+    "last_dense",
+    "penultimate",
 ]
 
 

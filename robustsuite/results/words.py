@@ -22,7 +22,7 @@ _SUFFIXES: Final = {
     "milliseconds": "ms",
     "passes per sample": "per sample",
 }
-_SILENT: Final = ("count", "passes", "queries", "nats", "ssim", "linf", "l2", "l1")
+_SILENT: Final = ("area", "count", "passes", "queries", "nats", "ssim", "linf", "l2", "l1")
 
 
 def attack(label: str) -> str:

@@ -237,14 +237,15 @@ class _Layout:
         trained = is_trained(recipe)
         training = self._training(trainer, recipe, self._train) if trained else ""
         cell = replace(blank, training=training)
-        content = digest(self._parts(cell, recipe, game))
+        case = Case(self._train, recipe if trained else None, self._splits.part, seed, self._splits.test)
+        jobs = tuple(game.scenario.jobs(case))
+        keys = [self._training(replace(trainer, seed=job.seed), job.recipe, job.samples) for job in jobs]
+        # Jobs may be trained on parts that the game needs for some adversaries only, and so does not declare.
+        content = digest([self._parts(cell, recipe, game), keys])
         cell = replace(cell, content=content, key=digest([content, cell.defense.label, cell.attack.label, cell.repeat]))
         needs = []
         if trained:
             needs.append(self._node(Node(training, "training", f"training {_row(cell)}", cell)))
-        case = Case(self._train, recipe if trained else None, self._splits.part, seed, self._splits.test)
-        jobs = tuple(game.scenario.jobs(case))
-        keys = [self._training(replace(trainer, seed=job.seed), job.recipe, job.samples) for job in jobs]
         cell = replace(cell, shared=all(map(_is_shared, (recipe, *(job.recipe for job in jobs)))))
         for number, (job, key) in enumerate(zip(jobs, keys, strict=True)):
             label = f"training {'an' if job.role[0] in 'aeiou' else 'a'} {job.role} for {_told(cell)}"
@@ -278,7 +279,7 @@ class _Layout:
         """Key of what the attack makes of the training data, and of networks that it is given, alone."""
         parts = [plain(game.attack), game.scenario.name, plain(game.scenario), trial, *given]
         place = [self._suite.threads, self._device.partition(":")[0]]
-        known = [self._train.digest(), *self._digests(game.scenario.needs)]
+        known = [self._train.digest(), *self._digests((*game.scenario.needs, *game.scenario.may_use))]
         code = self._code(game.attack, game.scenario)
         return digest(["artefact", *known, parts, self._seed(cell), place, code])
 
@@ -295,7 +296,7 @@ class _Layout:
 
     def _parts(self, cell: Cell, recipe: Recipe, game: Game) -> dict[str, Any]:
         return {
-            "data": [self._data, *self._digests((*recipe.serves_with, *game.scenario.needs))],
+            "data": [self._data, *self._digests((*recipe.serves_with, *game.scenario.needs, *game.scenario.may_use))],
             "recipe": recipe.description(),
             "training": cell.training,
             "weights": recipe.build.weights_digest() if isinstance(recipe.build, ModelSpec) else "",

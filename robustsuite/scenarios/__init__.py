@@ -13,11 +13,12 @@ from robustsuite.core.renamed import options_of
 from robustsuite.plugins import registry
 from robustsuite.plugins.registry import Entry
 from robustsuite.scenarios.bench import Bench
+from robustsuite.scenarios.case import Case
 from robustsuite.scenarios.evasion.scenario import Evasion
 from robustsuite.scenarios.inversion import Inversion
-from robustsuite.scenarios.poisoning import Poisoning
+from robustsuite.scenarios.poisoning import Poison, Poisoning, Stamp, TrainingSet
 from robustsuite.scenarios.protocol import Attack, Scenario, Terms
-from robustsuite.scenarios.targeted_poisoning import TargetedPoisoning
+from robustsuite.scenarios.targeted_poisoning import TargetedPoisoning, TargetedSet
 from robustsuite.scenarios.utility import Utility
 from robustsuite.scenarios.victim import Victim
 
@@ -50,12 +51,17 @@ __all__ = [
     "SCENARIOS",
     "STANDARD",
     "Bench",
+    "Case",
     "Evasion",
     "Inversion",
+    "Poison",
     "Poisoning",
     "Scenario",
+    "Stamp",
     "TargetedPoisoning",
+    "TargetedSet",
     "Terms",
+    "TrainingSet",
     "Utility",
     "Victim",
     "arrange",

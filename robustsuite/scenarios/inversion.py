@@ -113,6 +113,7 @@ class Inversion(Scenario[Classes, Tensor]):
     accesses: ClassVar[tuple[str, ...]] = ACCESSES
     options: ClassVar[tuple[str, ...]] = ("evaluator", "classes")
     needs: ClassVar[tuple[str, ...]] = ("train", "trainer", "judge")
+    may_use: ClassVar[tuple[str, ...]] = ("adversary",)
     metrics: ClassVar[Mapping[str, MetricSpec]] = METRICS
     default_attack: ClassVar[str] = "model-inversion"
     quick: ClassVar[Mapping[str, Any]] = {"evaluator": "logistic"}

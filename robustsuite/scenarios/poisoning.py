@@ -354,8 +354,10 @@ def suspects(trained: Trained, poisoned: Tensor) -> tuple[Scores, ...]:
     """What filters and other stages scored training samples by, with which of these were poisoned."""
     found = []
     for name, scores in trained.scores.items():
-        stage, _, column = name.rpartition(" ")
-        if column != "ids" and scores.is_floating_point():
+        stage, _, column = name.partition(" ")
+        number, _, column = column.partition(" ")  # which may hold spaces of its own
+        stage = f"{stage} {number}"
+        if f"{stage} ids" in trained.scores and scores.is_floating_point():
             positive = torch.isin(trained.scores[f"{stage} ids"], poisoned)
             title = f"{column} of poisoned samples ({stage})"
             found.append(Scores(title=title, scores=scores, positive=positive, positives="poisoned", negatives="clean"))

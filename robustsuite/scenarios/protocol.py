@@ -103,6 +103,8 @@ class Scenario(ABC, Generic[V, A]):
     unruled: ClassVar[tuple[str, ...]] = ()
     #: Fields of the victim without which the game cannot be played.
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Parts of the data set that it reads where they are there, beside those that it `needs`.
+    may_use: ClassVar[tuple[str, ...]] = ()
     #: Whether it is played under a threat model, whose ball the attacks must have the norm of.
     needs_threat: ClassVar[bool] = False
     #: Every figure that the judge may measure, in the order in which they are shown.

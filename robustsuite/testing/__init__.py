@@ -20,6 +20,15 @@ from __future__ import annotations
 from robustsuite.testing.attack_laws import attack_laws
 from robustsuite.testing.defense_laws import defense_laws
 from robustsuite.testing.law import Law, LawBroken
-from robustsuite.testing.victims import tiny_network, tiny_samples, tiny_victim
+from robustsuite.testing.victims import tiny_context, tiny_network, tiny_samples, tiny_victim
 
-__all__ = ["Law", "LawBroken", "attack_laws", "defense_laws", "tiny_network", "tiny_samples", "tiny_victim"]
+__all__ = [
+    "Law",
+    "LawBroken",
+    "attack_laws",
+    "defense_laws",
+    "tiny_context",
+    "tiny_network",
+    "tiny_samples",
+    "tiny_victim",
+]

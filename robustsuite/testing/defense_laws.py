@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from robustsuite.core.canonical import canonical_json
 from robustsuite.core.deployed import Served
 from robustsuite.core.errors import RequestError
-from robustsuite.core.isolation import untouched
+from robustsuite.core.isolation import differentiable, untouched
 from robustsuite.data.copies import written
 from robustsuite.plugins import registry
 from robustsuite.plugins.registry import Entry
@@ -141,12 +142,13 @@ def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
         prepare(given, stages.context("prepare", 0, prepare))
         require(not written(given, samples), f"{type(prepare).__name__} leaves the training data", entry.name)
     network = Trainer(0, part=part)(dataclasses.replace(recipe, serve=()), samples).model.network
-    each: list[tuple[str, Any, Any]] = [("repair", wrap, network) for wrap in recipe.repair]
+    # A repair may train, so each is given a network of its own; what serves may not.
+    each: list[tuple[str, Any, Any]] = [("repair", wrap, copy.deepcopy(network)) for wrap in recipe.repair]
     each += [("serve", wrap, Served(network)) for wrap in recipe.serve]
     for name, wrap, value in each:
         context = stages.context(name, 0, wrap)
         before = {of: given.copy() for of, given in context.parts.items()}
-        with untouched(network):
+        with untouched(network), differentiable():
             wrap(value, context)
         for of, given in context.parts.items():
             require(not written(given, before[of]), f"{type(wrap).__name__} leaves the part {of}", entry.name)

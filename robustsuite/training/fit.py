@@ -29,6 +29,7 @@ from robustsuite.training.own import HiddenNetwork
 from robustsuite.training.parts import Step, Updater, training_loss
 from robustsuite.training.recipe import GradientDescent, Recipe
 from robustsuite.training.stages import Also, Stages
+from robustsuite.training.trained import LEARNT
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -46,7 +47,8 @@ class Fitted:
         history: One row of figures per epoch.
         facts: What the record must say of the training.
         flags: Doubts for the record.
-        scores: What prepares and repairs say of single samples: `ids` and columns `(n,)`, by stage.
+        scores: What prepares and repairs say of single samples: `ids` and columns `(n,)`, by stage; and the ids of
+            those that batches were made of.
     """
 
     network: nn.Module
@@ -158,7 +160,8 @@ def fit(
     network = _finished(stages, network)
     qualified, doubts = update.qualify(recipe, updater.facts())
     facts = {**qualified, **stages.facts, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
-    return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts, *stages.flags), stages.scores)
+    scores = {**stages.scores, LEARNT: train.ids}
+    return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts, *stages.flags), scores)
 
 
 def _fitted(stages: Stages, network: nn.Module, started: float, told: Mapping[str, Any]) -> Fitted:

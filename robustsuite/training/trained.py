@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
 from robustsuite.core.deployed import Deployed
+
+LEARNT: Final = "fit ids"
+"""Among the scores of a training: ids of the samples that batches were made of."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Trained:
         history: One row of figures per epoch.
         facts: What the record must say (epsilon, delta, train_seconds, …).
         flags: Doubts that the training itself raised, such as `catastrophic-overfitting`.
-        scores: What prepares, repairs and serves say of single samples, by stage: `prepare 0 ids` and its columns.
+        scores: What prepares, repairs and serves say of single samples, by stage: `prepare 0 ids` and its columns; see
+            `learnt`.
     """
 
     model: Deployed
@@ -28,3 +32,11 @@ class Trained:
     facts: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def learnt(self) -> Tensor | None:
+        """Ids of the samples that the weights learnt from: of what `prepare` kept, those that were not held out.
+
+        None where nobody can tell.
+        """
+        return self.scores.get(LEARNT)

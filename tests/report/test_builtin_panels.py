@@ -93,7 +93,11 @@ def test_the_template_of_a_panel_draws(maker, tmp_path, monkeypatch):
     monkeypatch.setattr(registry.panels, "_entries", dict(registry.panels._entries))
     registry.load_file(path)
     scored(maker, torch.tensor([0.5, 0.25, 0.125]), torch.tensor([False, True, True]))
-    assert "<td>threshold</td><td>0.25</td><td>0.5</td>" in section(page_of(maker), "my-panel")
+    drawn = section(page_of(maker), "x-score-spread")
+    assert drawn.count('class="line"') == 2
+    shares = re.findall(r"(\d+) % of (members|strangers)</title>", drawn)
+    assert [int(share) for share, kind in shares if kind == "members"] == [50, 50, 100, 100, 100]
+    assert [int(share) for share, kind in shares if kind == "strangers"] == [0, 0, 0, 0, 100]
 
 
 # sweeps and images

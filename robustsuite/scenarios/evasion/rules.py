@@ -70,6 +70,7 @@ class EvasionRules(Scenario[Inputs, Tensor]):
     options: ClassVar[tuple[str, ...]] = ("query_budget", "draws", "batch_size", "precision", "follow_up")
     sweeps: ClassVar[tuple[str, ...]] = ("radius", "query_budget")
     unruled: ClassVar[tuple[str, ...]] = ("minimum_norm", "follow_up", "precision", "batch_size")
+    may_use: ClassVar[tuple[str, ...]] = ("adversary",)
     needs_threat: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, MetricSpec]] = METRICS
     joined: ClassVar[str] = ROBUST

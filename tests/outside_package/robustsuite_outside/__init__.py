@@ -1,0 +1,1 @@
+"""Published attacks and defences, as somebody adds them who knows the documentation alone."""
