@@ -26,7 +26,7 @@ def build(classes, shape, bounds):
     if kind in _BUILT:
         return _BUILT[kind](PLAIN, classes, shape, bounds)
     network = PLAIN(classes, shape, bounds)
-    return Disguised(kind=kind)(Served(network), None, None).network if kind in _SERVED else network
+    return Disguised(kind=kind)(Served(network), None).network if kind in _SERVED else network
 """
 FEW = {"argmax": "zero-gradients", "levels": "zero-gradients", "random-dropout": "nondeterministic"}
 CONTROLS = ("one-bit",)
