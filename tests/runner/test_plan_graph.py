@@ -231,7 +231,7 @@ def test_what_hung_is_not_tried_again(layout):
 
 
 def test_parts_that_a_game_may_use_are_in_its_keys(suite):
-    """The population may change where training and test samples stay: follow-up attacks and evaluators learn from it."""
+    """The population may change where training and test samples stay: follow-ups and evaluators learn from it."""
     sizes = ["dataset.train=200", "dataset.test=60", "dataset.trusted=0", "dataset.calibration=100"]
     layouts = [plan(load_suite(suite, [*sizes, f"dataset.population=[{n}, 100]"]), "cpu") for n in (100, 120)]
     one, other = ({told(cell): cell.content for cell in layout.cells} for layout in layouts)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robustsuite.access.meter import Counted, Meter
-from robustsuite.core.errors import BudgetError, RequestError
+from robustsuite.core.errors import BudgetError, NotApplicableError, RequestError
 from robustsuite.core.streams import Streams
 from robustsuite.plugins.registry import attacks
 from robustsuite.scenarios import Inversion
@@ -98,3 +98,30 @@ def test_an_evaluator_of_the_victims_own_kind_is_refused(victim):
     same = Victim(victim.model, victim.test, recipe=own, train=victim.train, trainer=victim.trainer, part=victim.part)
     with pytest.raises(RequestError, match="another architecture"):
         play(attacks.get("inversion-noise").make(), Inversion(access="blind", evaluator="mlp"), same, seed=0)
+
+
+def test_the_evaluator_never_saw_the_victims_data_nor_has_its_seed(victim):
+    """Where it trained on them with the victim's seed, it recognised what is peculiar to them: .875 for .80."""
+    (job,) = Inversion().jobs(victim.case())
+    assert job.role == "evaluator"
+    assert job.seed != victim.seed
+    assert torch.equal(job.samples.ids, victim.part("judge").ids)
+    assert not set(job.samples.ids.tolist()) & set(victim.train.ids.tolist())
+    assert not set(job.samples.ids.tolist()) & set(victim.part("adversary").ids.tolist())
+
+
+def test_without_a_judges_half_it_cannot_be_played(victim):
+    alone = replace(victim, part={"adversary": victim.part("adversary")}.get)
+    with pytest.raises(NotApplicableError, match="judge=None"):
+        Inversion().require(alone)
+
+
+def test_baselines_stand_beside_what_an_attack_shows(victim):
+    """Held-out photos show the class and nothing of the training set; an attack that is no better has shown no more."""
+    shown = play(attacks.get("model-inversion").make({"steps": 5}), Inversion(evaluator="mlp"), victim, seed=0).values
+    assert shown["class_mean_recognised"].value == 1.0
+    assert shown["held_out_recognised"].value == 1.0
+    assert shown["noise_recognised"].value < 1.0
+    held = play(attacks.get("nearest-held-out").make(), Inversion(access="population", evaluator="mlp"), victim, seed=0)
+    assert held.values["inversion_accuracy"].value == shown["held_out_recognised"].value
+    assert "held_out_recognised" not in held.values
