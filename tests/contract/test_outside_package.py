@@ -9,9 +9,12 @@ import sys
 import time
 
 import pytest
+import torch
 from outside import PACKAGE, SUITE, environment, imported, install, lines
 
 from robustsuite.core import roc
+from robustsuite.runner.plan import read_data
+from robustsuite.suite.load import load_suite
 
 FILES = {file.stem: file for file in sorted(PACKAGE.glob("*.py")) if file.stem != "__init__"}
 PUBLIC = ("core", "access", "plugins", "training", "scenarios", "report", "testing")
@@ -40,6 +43,7 @@ def played(site, tmp_path_factory):
     """The folder of a run that was killed and goes on, and what the command said then."""
     folder = tmp_path_factory.mktemp("played")
     (folder / "s.yaml").write_text(SUITE)
+    (folder / "data.yaml").write_text(f"{SUITE.split('defenses:')[0]}attacks: [noise]\n")
     process, records = (
         start(site, folder, "run", "s.yaml", "--out", "run", "--workers", "2"),
         folder / "run/records.jsonl",
@@ -135,6 +139,13 @@ def test_the_filter_reports_what_it_removed(played, records):
     assert (len(scores), int(poisoned.sum())) == (500, 5)
     area = roc.auc(roc.roc(scores, poisoned))
     assert area.low > 0.5
+    ids = read_data(load_suite(played[0].parent / "data.yaml")).train.ids  # in the order of the scores
+    removed = torch.isin(ids, torch.tensor(stage["removed"]))
+    found = int((removed & poisoned).sum())
+    assert found / int(poisoned.sum()) >= 0.8  # recall
+    assert found / int(removed.sum()) >= 0.05  # precision: fifteen of a hundred go, and one of a hundred is poisoned
+    attacked = records["x-spectral-signatures", "badnets"]["metrics"]["backdoor_success_rate"]
+    assert attacked["high"] < records["none", "badnets"]["metrics"]["backdoor_success_rate"]["low"]
 
 
 def test_the_repair_weakens_the_backdoor(records):
