@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from robustsuite.core.metric import Payload
-from robustsuite.plugins.registry import Entry, panels
 from robustsuite.report.pieces import Exhibit, Section, sections
 
 if TYPE_CHECKING:
     import jinja2
+
+    from robustsuite.plugins.registry import Entry
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def drawn(shown: Sequence[Exhibit[Payload]], environment: jinja2.Environment) ->
         shown: All exhibits of the run.
         environment: Has the templates, and escapes.
     """
+    from robustsuite.plugins.registry import panels
+
     entries = sorted(panels.all(), key=lambda entry: (getattr(entry.cls, "order", 100), entry.name))
     made = (_drawn(entry, shown, environment) for entry in entries)
     return [one for one in made if one.links]
