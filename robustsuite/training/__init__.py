@@ -8,6 +8,7 @@ from robustsuite.core.lazy import lazily
 
 if TYPE_CHECKING:
     from robustsuite.training.adversarial import AdversarialObjective
+    from robustsuite.training.budget import TrainingBudget
     from robustsuite.training.cache import Trainer
     from robustsuite.training.context import Context, Produced
     from robustsuite.training.jobs import Job
@@ -48,6 +49,7 @@ else:
             "Trained": ".trained",
             "Trainer": ".cache",
             "Training": ".settings",
+            "TrainingBudget": ".budget",
             "Update": ".recipe",
             "Updater": ".parts",
             "clean_validation": ".parts",
@@ -73,6 +75,7 @@ __all__ = [
     "Trained",
     "Trainer",
     "Training",
+    "TrainingBudget",
     "Update",
     "Updater",
     "clean_validation",

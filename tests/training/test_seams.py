@@ -11,13 +11,22 @@ from torch.func import functional_call
 
 from robustsuite.attacks.evasion.pgd import PGD
 from robustsuite.core.ball import Ball
-from robustsuite.core.errors import NotApplicableError, RequestError
+from robustsuite.core.errors import BudgetError, NotApplicableError, RequestError
 from robustsuite.core.streams import Streams
 from robustsuite.models.build import ModelSpec
 from robustsuite.storage.store import Store
 from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import tiny_context, tiny_parts, tiny_recipe
-from robustsuite.training import AdversarialObjective, GradientDescent, Produced, Step, Trainer, Update, training_loss
+from robustsuite.training import (
+    AdversarialObjective,
+    GradientDescent,
+    Produced,
+    Step,
+    Trainer,
+    TrainingBudget,
+    Update,
+    training_loss,
+)
 from robustsuite.training.fit import fit
 from robustsuite.training.jobs import Job, repeat_seed
 
@@ -313,6 +322,21 @@ def test_only_a_twin_and_a_poisoned_victim_have_the_victims_seed():
     assert len({3, *others}) == 4
     with pytest.raises(RequestError, match="did you mean 'shadow'"):
         Job.of("shadows", recipe, SAMPLES, 3)
+
+
+def test_an_adversary_trains_within_its_budget(tmp_path):
+    victim = Trainer(0, stores=(Store(tmp_path),))
+    budget, again = TrainingBudget(victim, 0, 2), TrainingBudget(victim, 0, 2)
+    one, two = budget(brief(), SAMPLES), budget(brief(), SAMPLES)
+    assert (budget.used, budget.most) == (2, 2)
+    assert not same(one, two)
+    assert not same(one, victim.fit(brief(), SAMPLES).network)
+    with pytest.raises(BudgetError, match="at most 2 trainings by the adversary"):
+        budget(brief(), SAMPLES)
+    repeated = again(brief(), SAMPLES)
+    assert same(one, repeated)
+    assert repeated is not one
+    assert len([*(tmp_path / "models").glob("*.json")]) == 3
 
 
 def test_seeds_of_repeats_never_meet():
