@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.core.errors import UntrustedCodeError
+from robustsuite.evaluation import records as record_files
 from robustsuite.evaluation.environment import environment
 from robustsuite.plugins.loading import load_factory
 from robustsuite.plugins.trust import Trust
@@ -130,10 +132,9 @@ def test_a_record_names_no_file_outside_its_folder(place, finished):
     """What a stranger's record calls its samples is copied to the same place below another folder."""
     shutil.copytree(finished, "taken/run")
     path = Path("taken/run/records.jsonl")
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    shutil.copy(Path("taken/run") / lines[-1]["samples"], "taken/stray.safetensors")
-    lines[-1]["samples"] = "../stray.safetensors"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    *records, last = record_files.read(path)
+    shutil.copy(Path("taken/run") / last.samples, "taken/stray.safetensors")
+    record_files.write(path, [*records, replace(last, samples="../stray.safetensors")])
     with pytest.raises(rs.RequestError, match=r"inside its folder, got samples='\.\./stray\.safetensors'"):
         rs.Report.load("taken/run").save("mine/copy")
     assert not Path("mine/stray.safetensors").exists()

@@ -120,6 +120,7 @@ def test_a_broken_one_of_ours_is_told_as_a_strangers(monkeypatch):
         discovery.import_all()
 
 
+@pytest.mark.slow
 def test_workers_take_no_file_of_the_working_folder_for_one_of_pythons(tmp_path):
     for name in PYTHONS:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -103,6 +103,7 @@ print(*laws)
     assert {"x-loss-threshold-untrained-null", "x-shadow-threshold-untrained-null"} <= set(kept)
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_suite_is_judged(played, records):
     """Killed with SIGKILL after three records, it goes on to the end without an error, and its gates are judged."""
     assert len(records) == 28
@@ -111,6 +112,7 @@ def test_every_cell_of_the_suite_is_judged(played, records):
     assert "passed: x-trades/x-loss-threshold: membership_auc" in played[1]
 
 
+@pytest.mark.slow
 def test_the_evasion_attack_is_as_strong_as_pgd(records):
     for defense in ("none", "x-trades"):
         found = [records[defense, name]["metrics"]["robust_accuracy"]["value"] for name in ("x-shrinking-steps", "pgd")]
@@ -119,6 +121,7 @@ def test_the_evasion_attack_is_as_strong_as_pgd(records):
         assert found[0] < clean - 0.1
 
 
+@pytest.mark.slow
 def test_feature_collision_hits_targets(records):
     """All four targets are read as wanted where nobody defends, though no label is wrong."""
     undefended = records["none", "x-feature-collision"]
@@ -127,6 +130,7 @@ def test_feature_collision_hits_targets(records):
     assert undefended["metrics"]["poisoned"]["value"] == 50
 
 
+@pytest.mark.slow
 def test_the_filter_reports_what_it_removed(played, records):
     """Scores of every sample are in the record with those that were poisoned; the filter finds most of them."""
     record = records["x-spectral-signatures", "badnets"]
@@ -148,6 +152,7 @@ def test_the_filter_reports_what_it_removed(played, records):
     assert attacked["high"] < records["none", "badnets"]["metrics"]["backdoor_success_rate"]["low"]
 
 
+@pytest.mark.slow
 def test_the_repair_weakens_the_backdoor(records):
     before, after = (records[name, "badnets"]["metrics"] for name in ("none", "x-fine-pruning"))
     name = "backdoor_success_rate"
@@ -158,11 +163,13 @@ def test_the_repair_weakens_the_backdoor(records):
     ]
 
 
+@pytest.mark.slow
 def test_trades_makes_robust(records):
     undefended, hardened = (records[name, "pgd"]["metrics"]["robust_accuracy"] for name in ("none", "x-trades"))
     assert hardened["low"] > undefended["high"]
 
 
+@pytest.mark.slow
 def test_its_scenario_stands_in_table_csv_and_report(played):
     folder, _ = played
     head = (folder / "table.md").read_text().splitlines()[0]
@@ -196,8 +203,9 @@ def test_a_cell_is_played_again_where_its_shadows_learn_from_other_samples(site,
     words, where = [sys.executable, "-c", PLANNED], {"cwd": tmp_path, "env": environment(site)}
     done = subprocess.run(words, **where, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    named = ("none", "x-fine-pruning", "x-spectral-signatures", "x-trades")
-    assert json.loads(done.stdout) == [f"{name} x-shadow-threshold" for name in named]
+    named, found = ("none", "x-fine-pruning", "x-spectral-signatures", "x-trades"), set(json.loads(done.stdout))
+    assert found >= {f"{name} x-shadow-threshold" for name in named}
+    assert not {cell for cell in found if cell.endswith((" badnets", " x-loss-threshold", " none"))}
 
 
 @pytest.mark.slow
@@ -245,6 +253,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_members_of_an_overfitted_victim_are_found_and_of_an_untrained_one_not(site):
     """Members are what batches were made of: of 250 training samples 50 were held out, and 200 are candidates."""
     words = [sys.executable, "-c", OVERFITTED]
