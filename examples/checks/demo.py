@@ -51,7 +51,7 @@ def model():
 def service():
     """The network behind input validation, which rejects what is malformed or far from the digits."""
     detectors = ("range", "feature-distance")
-    defense = rs.defense("input-validation", detectors=detectors, false_alarm_rate=0.02)
+    defense = rs.defense("input-validation", detectors=detectors, false_alarm_rate=0.05)
     recipe = defense(Recipe(build=lambda *_: model()))
     trainer = Trainer(0, part={"calibration": rs.load_data("digits", "calibration")}.get)
     return trainer.deploy(recipe, model(), rs.load_data("digits", "train")).model

@@ -49,7 +49,12 @@ WRONG = {
     "positional": (", kw_only=True", "", 8, "a frozen dataclass with keywords only, got class Mine"),
     "no dataclass": ("@dataclass(frozen=True, kw_only=True)\n", "", 7, "a frozen dataclass, got class Mine"),
     "no docstring": ('    """Do nothing."""\n', "", 8, "a docstring, got none in Mine"),
-    "no scenario": ('scenario="evasion", ', "", 8, "a scenario (evasion, inversion, poisoning, utility)"),
+    "no scenario": (
+        'scenario="evasion", ',
+        "",
+        8,
+        "a scenario (evasion, inversion, poisoning, targeted-poisoning, ",
+    ),
     "no access": (', access="white-box"', "", 8, "an access of evasion (white-box, "),
     "unknown scenario": ('"evasion"', '"evation"', 8, "got scenario='evation'"),
     "unknown access": ('"white-box"', '"glass-box"', 8, "got access='glass-box'"),

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from robustsuite.core.intervals import rate
 from robustsuite.core.metric import Metric
 from robustsuite.core.payloads import Images, Scores, Sweep, pack
+from robustsuite.evaluation import records as record_files
 from robustsuite.plugins import registry
 from robustsuite.report.files import write
 
@@ -146,8 +148,9 @@ def test_payloads_that_cannot_be_read_are_left_out(maker, harm):
     elif harm == "torn":
         path.write_bytes(path.read_bytes()[:50])
     else:
-        records = maker.folder / "records.jsonl"
-        records.write_text(records.read_text().replace('"kind":"scores"', '"kind":"nonsense"'))
+        path = maker.folder / "records.jsonl"
+        told = ({**described, "kind": "nonsense"} for described in record_files.read(path)[0].payloads)
+        record_files.write(path, [replace(record_files.read(path)[0], payloads=tuple(told))])
     html = page_of(maker)
     assert section(html, "roc") is None
     assert "Records" in html
