@@ -6,17 +6,22 @@ from strangers import SUITE, Place, written
 import robustsuite as rs
 
 
+def _forget():
+    """Files of other tests bear the same names as a stranger's."""
+    for name in [*sys.modules]:
+        if name.partition(".")[0] in ("evil", "link", "linked", "own", "nets", "tools", "good"):
+            del sys.modules[name]
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     made = Place(tmp_path)
     monkeypatch.chdir(made.here)
     monkeypatch.setenv("HOME", str(made.there))
     monkeypatch.setattr(sys, "path", [*sys.path, str(made.there)])
-    before = set(sys.modules)
+    _forget()
     yield made
-    for name in set(sys.modules) - before:  # the next stranger's files bear the same names
-        if name.partition(".")[0] in ("evil", "link", "linked", "own", "nets", "tools", "good"):
-            del sys.modules[name]
+    _forget()
 
 
 @pytest.fixture(scope="module")
