@@ -1,3 +1,4 @@
+import importlib
 import sys
 
 import pytest
@@ -18,7 +19,9 @@ def place(tmp_path, monkeypatch):
     made = Place(tmp_path)
     monkeypatch.chdir(made.here)
     monkeypatch.setenv("HOME", str(made.there))
-    monkeypatch.setattr(sys, "path", [*sys.path, str(made.there)])
+    others = str(tmp_path.parent)  # folders that other tests left on the path
+    monkeypatch.setattr(sys, "path", [*(part for part in sys.path if not part.startswith(others)), str(made.there)])
+    importlib.invalidate_caches()
     _forget()
     yield made
     _forget()
