@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.runner.run import run
 from robustsuite.storage.store import Store
 from robustsuite.suite.load import load_suite

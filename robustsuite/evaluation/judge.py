@@ -14,7 +14,8 @@ from typing import Any
 from robustsuite.core.errors import NotApplicableError, StorageError
 from robustsuite.core.metric import Metrics
 from robustsuite.core.payloads import pack
-from robustsuite.evaluation.records import Record, save_samples
+from robustsuite.evaluation.record_files import save_samples
+from robustsuite.evaluation.records import Record
 from robustsuite.evaluation.resolve import Game, why_not
 from robustsuite.scenarios.play import play, play_crafted
 from robustsuite.scenarios.victim import Victim

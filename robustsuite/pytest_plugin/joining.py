@@ -12,7 +12,8 @@ from robustsuite.core.metric import Metric
 from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.robust import VERDICT, rates
 from robustsuite.core.suspicions import Suspicion
-from robustsuite.evaluation.records import Record, load_samples, save_samples
+from robustsuite.evaluation.record_files import load_samples, save_samples
+from robustsuite.evaluation.records import Record
 from robustsuite.scenarios.chance import doubt_chance
 
 if TYPE_CHECKING:

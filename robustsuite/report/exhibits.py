@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 from robustsuite.core.errors import RequestError
 from robustsuite.core.metric import Payload
 from robustsuite.core.payloads import Cost, History, Images, outcomes, unpack
-from robustsuite.evaluation.records import Record, load_samples
+from robustsuite.evaluation.record_files import load_samples
+from robustsuite.evaluation.records import Record
 from robustsuite.report.pieces import Exhibit
 from robustsuite.report.swept import swept
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustsuite.evaluation import records as store
+from robustsuite.evaluation import record_files as store
 from robustsuite.report.export import terminal
 from robustsuite.report.export.notebook import notebook
 from robustsuite.report.files import write

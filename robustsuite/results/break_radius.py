@@ -7,7 +7,8 @@ from pathlib import Path
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.robust import is_broken, least_radii
-from robustsuite.evaluation.records import Record, load_samples
+from robustsuite.evaluation.record_files import load_samples
+from robustsuite.evaluation.records import Record
 
 
 class BreakRadii:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.robust import VERDICT, worst
-from robustsuite.evaluation.records import Record, load_samples
+from robustsuite.evaluation.record_files import load_samples
+from robustsuite.evaluation.records import Record
 from robustsuite.results.changes import Gap
 from robustsuite.results.sweeps import defense_name
 from robustsuite.results.worst_case import is_harm, own_balls

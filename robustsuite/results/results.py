@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from robustsuite.core import checks
-from robustsuite.evaluation import records as store
-from robustsuite.evaluation.records import Lines, Record
+from robustsuite.evaluation import record_files as store
+from robustsuite.evaluation.record_files import Lines
+from robustsuite.evaluation.records import Record
 from robustsuite.results.frame import tidy
 from robustsuite.results.planned import complete
 from robustsuite.results.table import comparison

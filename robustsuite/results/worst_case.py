@@ -14,7 +14,8 @@ from robustsuite.core.flags import believable
 from robustsuite.core.metric import Metric
 from robustsuite.core.metrics import FOLLOWED_UP, OWN, Declared
 from robustsuite.core.robust import VERDICT, Robust, worst
-from robustsuite.evaluation.records import RADIUS, Record, load_samples
+from robustsuite.evaluation.record_files import load_samples
+from robustsuite.evaluation.records import RADIUS, Record
 from robustsuite.results.break_radius import BreakRadii
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Final
 from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError
 from robustsuite.core.suspicions import Suspicion
-from robustsuite.evaluation import records as record_files
-from robustsuite.evaluation.records import Record
+from robustsuite.evaluation import record_files
+from robustsuite.evaluation.records import FINISHED, Record
 from robustsuite.runner.plan import Plan
 from robustsuite.runner.resolver import Cell
 from robustsuite.runner.schedule import Note
@@ -118,7 +118,7 @@ class Ledger:
     def _share(self, cell: Cell, record: Record) -> None:
         """Offer a finished cell to other runs."""
         honest = Suspicion.CHANGED_PROCESS not in record.flags
-        if record.status in record_files.FINISHED and cell.shared and honest:
+        if record.status in FINISHED and cell.shared and honest:
             self._worker.cache.offer(CELLS, cell.content, json.loads(record.line()), self._payload(record))
             self._remark(self._worker.cache.told())
 

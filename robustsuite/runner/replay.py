@@ -15,7 +15,7 @@ from robustsuite.core import checks
 from robustsuite.core.canonical import plain
 from robustsuite.core.errors import RequestError
 from robustsuite.data.catalogue import load
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.evaluation.environment import environment, resolve_device
 from robustsuite.evaluation.records import VERSION, Record
 from robustsuite.evaluation.resolve import facts_of

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from robustsuite.core import checks, process_state
 from robustsuite.core.errors import RequestError, StorageError
 from robustsuite.core.splits import Splits
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.evaluation.environment import resolve_device
 from robustsuite.evaluation.records import Record
 from robustsuite.plugins import provenance

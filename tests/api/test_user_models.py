@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.evaluation.records import load_samples
+from robustsuite.evaluation.record_files import load_samples
 
 BALL = rs.Ball("linf", 0.08)
 ATTACK = "pgd(steps=10, follow_up=False)"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.core.errors import UntrustedCodeError
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.evaluation.environment import environment
 from robustsuite.plugins.loading import load_factory
 from robustsuite.plugins.trust import Trust

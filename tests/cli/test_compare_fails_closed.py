@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 import robustsuite as rs
 from robustsuite.cli.app import app
 from robustsuite.core.intervals import rate
-from robustsuite.evaluation.records import Record, append, read, save_samples
-from robustsuite.evaluation.records import write as rewritten
+from robustsuite.evaluation.record_files import append, read, save_samples
+from robustsuite.evaluation.record_files import write as rewritten
+from robustsuite.evaluation.records import Record
 from robustsuite.pytest_plugin.robustness import Robustness
 from robustsuite.results.deciding import GateFailure, Outcome
 

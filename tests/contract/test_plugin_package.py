@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 
 SOURCE = Path(__file__).parent.parent / "plugin_package"
 SUITE = """

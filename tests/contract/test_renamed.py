@@ -11,7 +11,8 @@ import robustsuite as rs
 from robustsuite.access import WhiteBox
 from robustsuite.core import RequestError, Streams, renamed
 from robustsuite.core.suspicions import Suspicion
-from robustsuite.evaluation.records import VERSION, Record, read
+from robustsuite.evaluation.record_files import read
+from robustsuite.evaluation.records import VERSION, Record
 from robustsuite.plugins import attacks, defenses
 from robustsuite.scenarios import SCENARIOS
 from robustsuite.scenarios.evasion.sanity.follow_up import rules

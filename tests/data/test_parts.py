@@ -162,7 +162,7 @@ def test_progress_says_what_it_does_and_that_it_is_done():
 
 
 def test_columns_that_share_memory_are_saved(tmp_path):
-    from robustsuite.evaluation.records import save_samples
+    from robustsuite.evaluation.record_files import save_samples
 
     whole = torch.arange(10.0)
     path, _ = save_samples(tmp_path, "k", {"a": whole, "b": whole, "c": whole[2:5]})

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import robustsuite as rs
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.models.checkpoint import save
 from robustsuite.testing.known_answers.materials import NearestMean, templates
 

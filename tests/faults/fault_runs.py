@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.runner.run import run
 from robustsuite.suite.load import load_suite
 

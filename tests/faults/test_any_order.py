@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fault_runs import load, play, table
 
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.runner.plan import plan
 from robustsuite.runner.schedule import Schedule
 from robustsuite.runner.worker import Worker, set_threads

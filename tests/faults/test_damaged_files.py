@@ -213,7 +213,7 @@ def test_a_folder_in_which_nothing_can_be_written_is_refused(tmp_path):
 def test_a_folder_of_another_suite_keeps_what_it_held(folder, straight):
     outcome = play(folder, "seed=1", cached=False)
     assert outcome.reused == 0
-    from robustsuite.evaluation import records as record_files
+    from robustsuite.evaluation import record_files
 
     aside = record_files.read(folder / "records.old.jsonl")
     assert sorted(record.key for record in aside) == sorted(row[0] for row in straight)

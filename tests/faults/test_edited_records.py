@@ -10,7 +10,8 @@ from fault_runs import log, play, table
 from typer.testing import CliRunner
 
 from robustsuite.cli.app import app
-from robustsuite.evaluation.records import Record, append, inspect, read, write
+from robustsuite.evaluation.record_files import append, inspect, read, write
+from robustsuite.evaluation.records import Record
 from robustsuite.report.report import Report
 from robustsuite.results import gates
 from robustsuite.results.compare import compare

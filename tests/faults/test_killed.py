@@ -9,7 +9,7 @@ import time
 import pytest
 from fault_runs import await_, gone, lines, log, play, records, session, start, table, workers_of, write
 
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 
 _SIGNS = ("suite.yaml", "records.jsonl")
 

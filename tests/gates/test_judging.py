@@ -7,7 +7,8 @@ from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import Gate
 from robustsuite.core.intervals import interval
 from robustsuite.core.metric import Metric
-from robustsuite.evaluation.records import Record, save_samples
+from robustsuite.evaluation.record_files import save_samples
+from robustsuite.evaluation.records import Record
 from robustsuite.report.report import Report
 from robustsuite.results.deciding import Outcome, Verdict, decide
 from robustsuite.results.gates import judge, worst

@@ -11,7 +11,7 @@ from robustsuite.core.ball import Ball
 from robustsuite.core.errors import ModelError
 from robustsuite.core.metric import Metric
 from robustsuite.data.coerce import to_samples
-from robustsuite.evaluation.records import load_samples
+from robustsuite.evaluation.record_files import load_samples
 from robustsuite.plugins import registry
 from robustsuite.pytest_plugin.measuring import measure
 from robustsuite.pytest_plugin.robustness import Robustness

@@ -214,7 +214,7 @@ def test_fewer_samples_each_class_in_its_share(tmp_path):
     with pytest.raises(GateFailure) as failed:
         gate.assert_robust(Threshold(), (x[order], y[order]), attack="fgsm", ball=("linf", 0.1), at_least=0.97)
     assert "judged 60 of the 400 samples given; raise or drop --robustsuite-samples" in str(failed.value)
-    from robustsuite.evaluation.records import load_samples
+    from robustsuite.evaluation.record_files import load_samples
 
     report = Report.load(tmp_path / "t.test")
     ids = load_samples(report.folder, report.records[1])["id"]

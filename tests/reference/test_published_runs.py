@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scipy.special import gammaln, logsumexp
 
-from robustsuite.evaluation.records import read
+from robustsuite.evaluation.record_files import read
 
 REPORTS = Path(__file__).parent.parent.parent / "reports"
 

@@ -10,7 +10,8 @@ from two_runs import Side
 
 from robustsuite.core.intervals import rate
 from robustsuite.core.metric import Metric
-from robustsuite.evaluation.records import Record, append, save_samples
+from robustsuite.evaluation.record_files import append, save_samples
+from robustsuite.evaluation.records import Record
 
 SUITE = """\
 name: digits-defences

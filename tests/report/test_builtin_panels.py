@@ -11,7 +11,7 @@ import torch
 from robustsuite.core.intervals import rate
 from robustsuite.core.metric import Metric
 from robustsuite.core.payloads import Images, Scores, Sweep, pack
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.plugins import registry
 from robustsuite.report.files import write
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from robustsuite.core.metric import Metric
-from robustsuite.evaluation import records as store
+from robustsuite.evaluation import record_files as store
 from robustsuite.evaluation.records import Record
 from robustsuite.report.export.outcome import outcome
 from robustsuite.report.export.terminal import terminal

@@ -11,7 +11,8 @@ from robustsuite.core.errors import RequestError
 from robustsuite.core.metric import Metric
 from robustsuite.core.payloads import KINDS, Cost, History, Images, Scores, Sweep, outcomes, pack, unpack
 from robustsuite.evaluation.judge import judged
-from robustsuite.evaluation.records import Record, payloads_of, read
+from robustsuite.evaluation.record_files import payloads_of, read
+from robustsuite.evaluation.records import Record
 from robustsuite.evaluation.resolve import Game
 from robustsuite.scenarios.utility import Utility
 from robustsuite.testing import tiny_victim

@@ -7,7 +7,8 @@ import torch
 
 from robustsuite.core.intervals import interval
 from robustsuite.core.metric import Metric
-from robustsuite.evaluation.records import Record, read, save_samples
+from robustsuite.evaluation.record_files import read, save_samples
+from robustsuite.evaluation.records import Record
 from robustsuite.report.files import csv
 from robustsuite.results.frame import COLUMNS, tidy
 from robustsuite.results.results import Results

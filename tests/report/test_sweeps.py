@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from robustsuite.evaluation.records import Record, append, inspect, read, write
+from robustsuite.evaluation.record_files import append, inspect, read, write
+from robustsuite.evaluation.records import Record
 from robustsuite.report.report import Report
 from robustsuite.runner.run import run
 from robustsuite.storage.seals import unsealed

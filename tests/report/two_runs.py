@@ -6,7 +6,8 @@ import torch
 
 from robustsuite.core.intervals import interval
 from robustsuite.core.metric import Metric
-from robustsuite.evaluation.records import Record, append, read, save_samples, write
+from robustsuite.evaluation.record_files import append, read, save_samples, write
+from robustsuite.evaluation.records import Record
 
 N = 400
 

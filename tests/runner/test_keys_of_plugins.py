@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.evaluation.records import read
+from robustsuite.evaluation.record_files import read
 from robustsuite.plugins import provenance, registry
 from robustsuite.plugins.local_code import looked_up
 from robustsuite.storage.store import Store

@@ -15,7 +15,7 @@ from torch import nn
 
 import robustsuite as rs
 from robustsuite.core.errors import RequestError
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.plugins import registry
 from robustsuite.runner.plan import plan
 from robustsuite.runner.run import preview, run

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from robustsuite.cli.app import app
 from robustsuite.core.errors import RequestError
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 from robustsuite.runner.replay import find, replay
 from robustsuite.runner.run import run
 from robustsuite.suite.load import load_suite

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.evaluation import records as record_files
+from robustsuite.evaluation import record_files
 
 pytestmark = pytest.mark.slow  # in short in tests/faults
 

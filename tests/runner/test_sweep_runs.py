@@ -7,7 +7,7 @@ import pytest
 
 from robustsuite.core.gate import Gate
 from robustsuite.core.payloads import Sweep
-from robustsuite.evaluation.records import read, write
+from robustsuite.evaluation.record_files import read, write
 from robustsuite.report.exhibits import exhibits
 from robustsuite.results.gates import judge
 from robustsuite.results.results import Results

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.evaluation.records import load_samples
+from robustsuite.evaluation.record_files import load_samples
 from robustsuite.scenarios.evasion.sanity.surrogates import Averaged
 from robustsuite.testing.victims import tiny_samples
 

@@ -170,7 +170,7 @@ def test_follow_ups_can_be_left_out(base, data):
 def test_the_per_sample_file_holds_the_attacks_own_result_and_the_verdict(base, data):
     x, y = data
     report = rs.evaluate(Behind(base, BROKEN["rounded"][0]), (x[:120], y[:120]), ATTACK, BALL)
-    from robustsuite.evaluation.records import load_samples
+    from robustsuite.evaluation.record_files import load_samples
 
     record = next(r for r in report.records if r.attack != "none")
     columns = load_samples(report.folder, record)

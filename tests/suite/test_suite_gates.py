@@ -7,7 +7,7 @@ import pytest
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import Gate
-from robustsuite.evaluation.records import read
+from robustsuite.evaluation.record_files import read
 from robustsuite.plugins import registry
 from robustsuite.results import gates
 from robustsuite.scenarios import SCENARIOS, declared_by

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustsuite.core.errors import RobustsuiteError
 from robustsuite.core.samples import Samples
 from robustsuite.data.catalogue import load_data
-from robustsuite.evaluation.records import load_samples
+from robustsuite.evaluation.record_files import load_samples
 
 if TYPE_CHECKING:
     from robustsuite.evaluation.records import Record
