@@ -148,10 +148,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
 
     def check(self, terms: Terms) -> None:
         """Refuse a fraction that changes nothing."""
-        if terms.training and poison_budget(self.fraction, terms.training) == 0:
-            raise checks.fail(
-                f"a fraction of {terms.training} training samples above 0", "fraction", self.fraction, "raise it"
-            )
+        refuse_no_budget(self.fraction, terms)
 
     def views(self, victim: Victim) -> Iterator[TrainingSet]:
         """One view: the training set and an integer budget."""
@@ -216,12 +213,7 @@ class Poisoning(Scenario[TrainingSet, Poison]):
         Raises:
             BudgetError: More rows than the budget allows.
         """
-        budget, n = poison_budget(self.fraction, len(train)), len(train)
-        if len(poison.index) > budget:
-            raise BudgetError(
-                f"expected at most {budget} of {n} training samples changed, got {len(poison.index)}; poison fewer, or "
-                f"raise fraction"
-            )
+        refuse_too_many(poison, len(train), self.fraction)
         return train.with_rows(poison.index, poison.x, poison.y)
 
     def _shortfall(self, train: Samples, poison: Poison, count: int) -> str:
@@ -231,6 +223,30 @@ class Poisoning(Scenario[TrainingSet, Poison]):
             return ""
         idle = f"; {same} of the {len(poison.index)} rows that it returned are as they were" if same else ""
         return f"the budget is {budget} rows, and the attack changed {count}{idle}"
+
+
+def refuse_no_budget(fraction: float, terms: Terms) -> None:
+    """Refuse a fraction by which no row may be changed.
+
+    Raises:
+        RequestError: The fraction.
+    """
+    if terms.training and poison_budget(fraction, terms.training) == 0:
+        raise checks.fail(f"a fraction of {terms.training} training samples above 0", "fraction", fraction, "raise it")
+
+
+def refuse_too_many(poison: Poison, n: int, fraction: float) -> None:
+    """Refuse more rows than this share of n training samples.
+
+    Raises:
+        BudgetError: How many there may be.
+    """
+    budget = poison_budget(fraction, n)
+    if len(poison.index) > budget:
+        raise BudgetError(
+            f"expected at most {budget} of {n} training samples changed, got {len(poison.index)}; poison fewer, or "
+            f"raise fraction"
+        )
 
 
 def pack(artefact: Poison) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -21,7 +21,17 @@ from robustsuite.core.streams import Streams
 from robustsuite.models.build import ModelSpec
 from robustsuite.plugins.registry import register
 from robustsuite.scenarios.case import Case
-from robustsuite.scenarios.poisoning import Poison, changed, checked, drop, pack, suspects, unpack
+from robustsuite.scenarios.poisoning import (
+    Poison,
+    changed,
+    checked,
+    drop,
+    pack,
+    refuse_no_budget,
+    refuse_too_many,
+    suspects,
+    unpack,
+)
 from robustsuite.scenarios.protocol import Scenario, Terms
 from robustsuite.scenarios.victim import Victim
 from robustsuite.training.cache import Trainer
@@ -103,9 +113,7 @@ class TargetedPoisoning(Scenario[TargetedSet, Poison]):
 
     def check(self, terms: Terms) -> None:
         """Refuse a fraction that changes nothing."""
-        if terms.training and poison_budget(self.fraction, terms.training) == 0:
-            expected = f"a fraction of {terms.training} training samples above 0"
-            raise checks.fail(expected, "fraction", self.fraction, "raise it")
+        refuse_no_budget(self.fraction, terms)
 
     @property
     def trials(self) -> int:
@@ -198,12 +206,8 @@ class TargetedPoisoning(Scenario[TargetedSet, Poison]):
         Raises:
             BudgetError: More rows than the budget allows, inputs beyond the ball, other labels, or a trigger.
         """
-        budget, x = poison_budget(self.fraction, len(train)), train.inputs(poison.index)
-        if len(poison.index) > budget:
-            raise BudgetError(
-                f"expected at most {budget} of {len(train)} training samples changed, got {len(poison.index)}; poison "
-                f"fewer, or raise fraction"
-            )
+        refuse_too_many(poison, len(train), self.fraction)
+        x = train.inputs(poison.index)
         outside = ~Ball(self.norm, self.radius, train.bounds).contains(poison.x.to(x.dtype), x)
         if outside.any():
             raise BudgetError(

@@ -42,10 +42,8 @@ class Stages:
 
     def prepared(self, samples: Samples) -> Samples:
         """The samples after every `prepare`, which is shown a copy."""
-        if self._recipe.prepare:
-            samples = replace(
-                samples, places=samples.order()
-            )  # validation is cut by the labels as they came, whatever becomes of them
+        if self._recipe.prepare:  # validation is cut by the labels as they came, whatever becomes of them
+            samples = replace(samples, places=samples.order())
         for i, part in enumerate(self._recipe.prepare):
             before = len(samples)
             samples = self._run("prepare", i, part, samples.copy(), Samples)
