@@ -71,6 +71,11 @@ class Splits:
             self.beside[name] = given  # type: ignore[index]  # a dict of its own, made above
         return given
 
+    @property
+    def at_hand(self) -> tuple[Samples, ...]:
+        """The samples of every part that was read so far."""
+        return (self.train, self.test, *(given for given in self.beside.values() if isinstance(given, Samples)))
+
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process: every part, read."""
         return {**vars(self), "beside": {name: self.part(name) for name in self.beside}}

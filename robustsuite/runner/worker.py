@@ -8,7 +8,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,8 +141,7 @@ class Worker:
         if provenance.strange(self.resolver.game(cell).attack):
             self._victims.clear()
             self.resolver = Resolver(self.suite)
-            parts = (getattr(self.splits, place.name) for place in fields(Splits)) if self.splits is not None else ()
-            if not all(part.intact() for part in parts if isinstance(part, Samples)):
+            if self.splits is not None and not all(part.intact() for part in self.splits.at_hand):
                 self.splits = None
 
     def _perform(self, node: Node) -> Done:

@@ -161,7 +161,7 @@ class TargetedPoisoning(Scenario[TargetedSet, Poison]):
         test = self._aimed(case)
         before = torch.isin(victim.test.ids, test.ids) & victim.correct
         recipe: Recipe = victim.need("recipe", "")
-        hits, count, worst, facts = list[bool](), 0, None, []
+        hits, count, worst, facts, flags = list[bool](), 0, None, [], dict[str, None]()
         scored: list[Scores] = []
         for (view, artefact), row in zip(moves, range(len(test)), strict=True):
             poison = checked(artefact, case.train)
@@ -173,6 +173,7 @@ class TargetedPoisoning(Scenario[TargetedSet, Poison]):
             count = max(count, int(changed(case.train, poisoned, poison.index).sum()))
             worst = twin.correct if worst is None or twin.correct.sum() < worst.sum() else worst
             facts.append(dict(trained.facts))
+            flags |= dict.fromkeys(trained.flags)
             scored += suspects(trained, case.train.ids[poison.index]) if row == 0 else ()
         hit, counted = torch.tensor(hits), torch.isin(test.ids, victim.test.ids[before])
         values = {"target_hit_rate": rate(hit[counted], "lower")} if counted.any() else {}
@@ -185,7 +186,7 @@ class TargetedPoisoning(Scenario[TargetedSet, Poison]):
         rows = (("target", test.inputs().float()),)
         shown = Images(title="targets", rows=rows, captions=captions, marked=tuple(hits))
         payloads = (*((shown,) if len(test.shape) == 3 else ()), *scored)
-        return Metrics(values, per_sample=columns, payloads=payloads, facts={"poisoned": facts})
+        return Metrics(values, tuple(flags), per_sample=columns, payloads=payloads, facts={"poisoned": facts})
 
     def _aimed(self, case: Case) -> Samples:
         """The targets: of all classes alike, chosen by data and seed."""

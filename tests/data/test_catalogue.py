@@ -306,3 +306,15 @@ def test_factory_of_two_pairs_and_of_splits(factories):
 def test_factories_that_cannot_be_used(factories, name, options, told):
     with pytest.raises(RequestError, match=told):
         load(DatasetSpec(factory=f"{factories}:{name}", options=options), seed=0)
+
+
+def test_parts_are_read_when_they_are_asked_for_and_known_from_then_on():
+    splits = digits()
+    assert [len(part) for part in splits.at_hand] == [857, 360]
+    calibration = splits.part("calibration")
+    assert splits.part("calibration") is calibration
+    assert [len(part) for part in splits.at_hand] == [857, 360, 120]
+    digest = calibration.digest()
+    calibration.x.zero_()
+    assert not all(part.intact() for part in splits.at_hand)
+    assert digits().part("calibration").digest() == digest

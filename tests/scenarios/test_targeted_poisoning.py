@@ -10,7 +10,7 @@ from robustsuite.scenarios import TargetedPoisoning
 from robustsuite.scenarios.play import play
 from robustsuite.scenarios.poisoning import Poison
 from robustsuite.testing.victims import tiny_parts, tiny_recipe, tiny_samples, tiny_victim
-from robustsuite.training import Trainer
+from robustsuite.training import Produced, Trainer
 
 SEEN = []
 
@@ -108,3 +108,13 @@ def test_another_network_crafts(victim):
     assert (job.role, job.recipe.build.name, job.recipe.training) == ("surrogate", "mlp", tiny_recipe().training)
     assert job.seed != victim.seed
     assert torch.equal(job.samples.x, tiny_samples(320).x)
+
+
+def test_doubts_of_its_trainings_are_doubts_of_the_record(victim):
+    @dataclass(frozen=True)
+    class Doubts:
+        def __call__(self, samples, context):
+            return Produced(samples, flags=("few-samples",))
+
+    doubted = replace(victim, recipe=victim.recipe.with_prepare(Doubts()))
+    assert play(Returns(), game(targets=1), doubted, seed=0).flags == ("few-samples",)
