@@ -101,7 +101,8 @@ def foreign(*parts: Any) -> dict[str, str]:
     """
     from robustsuite.plugins import registry
 
-    entries = [entry.cls for known in (registry.attacks, registry.defenses) for entry in known.all()]
+    kinds = (registry.scenarios, registry.attacks, registry.defenses, registry.panels)
+    entries = [entry.cls for known in kinds for entry in known.all()]
     found = sources([cls for cls in entries if cls.__module__.partition(".")[0] != _OWN], *parts)
     return {name: at for name, at in found.items() if name.partition(".")[0] != _OWN}
 

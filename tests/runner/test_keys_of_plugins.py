@@ -175,3 +175,38 @@ def test_records_say_which_strangers_code_was_loaded(tmp_path):
     own = [digest for name, digest in told.items() if name.startswith("robustsuite_plugin_fault_plugins.")]
     assert own
     assert all(own)
+
+
+PANEL = '''
+from dataclasses import dataclass
+
+from robustsuite.core import Scores
+from robustsuite.plugins import register
+
+
+@register.panel("of-a-stranger")
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Nothing."""
+
+    asks = Scores
+
+    def __call__(self, exhibits):
+        """Nothing."""
+'''
+
+
+class _Undo(Exception):
+    """Takes back what was registered."""
+
+
+def test_a_strangers_panel_is_strangers_code_too(tmp_path):
+    (tmp_path / "of_a_stranger.py").write_text(PANEL)
+    assert not any("of_a_stranger" in name for name in provenance.foreign())
+    with pytest.raises(_Undo), registry.panels.adding():
+        registry.load_file(tmp_path / "of_a_stranger.py")
+        told = {name: at for name, at in provenance.foreign().items() if "of_a_stranger" in name}
+        assert len(told) == 1
+        assert all(told.values())
+        raise _Undo
+    assert not any("of_a_stranger" in name for name in provenance.foreign())
