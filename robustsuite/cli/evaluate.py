@@ -96,16 +96,15 @@ def evaluate(
 
 
 def _beside(request: Request, name: str) -> Samples:
-    """What is trained on; of the data set at hand the population, where it is asked for as public data."""
-    from robustsuite.data.catalogue import load
+    """The training part of a data set; of one that is at hand its population, where public data are asked for."""
+    from robustsuite.data.catalogue import load_part
     from robustsuite.data.sources import joined
 
-    spec, splits = request.beside[name], load(request.beside[name], seed=request.seed)
-    halves = [splits.part("adversary"), splits.part("judge")]
-    own = {(of.name, of.path) for of in (request.dataset, *(request.beside[n] for n in request.beside if n != name))}
-    if name != "public" or (spec.name, spec.path) not in own or None in halves:
-        return splits.train
-    return joined(*[half for half in halves if half is not None])
+    spec, seed = request.beside[name], request.seed
+    others = (request.dataset, *(of for other, of in request.beside.items() if other != name))
+    if name == "public" and (spec.name, spec.path) in {(of.name, of.path) for of in others}:
+        return joined(*(load_part(spec, half, seed=seed) for half in ("adversary", "judge")))
+    return load_part(spec, "train", seed=seed)
 
 
 def _judge(request: Request, device: str, samples: int, *, quiet: bool) -> tuple[nn.Module, Samples, Report]:

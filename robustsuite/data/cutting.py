@@ -28,7 +28,7 @@ class Sizes:
     Args:
         train: Training samples; None for all that no other part takes.
         test: Test samples; None for all, or for `held_out`.
-        beside: By name, sizes of other parts that were asked for: they must fit.
+        beside: By name, sizes of other parts that were asked for: they must fit, and are taken before the usual ones.
         usual: By name, sizes of the others: one that does not fit is empty. None for shares of the data set.
         held_out: How many rows to hold out where there is no test part; None for a fifth.
     """
@@ -66,8 +66,9 @@ def cut(y: Tensor, y_test: Tensor | None, sizes: Sizes, seed: int) -> dict[str, 
     """Rows of every part; no two parts share one.
 
     Test samples come first in a seeded order of the test rows, training samples in one of the training rows. The other
-    parts are taken from the ends of these orders, of unused test rows before training rows. So another size of one part
-    leaves the others as they are as long as all fit, and with one seed a smaller part is contained in a larger one.
+    parts are taken one after the other from the ends of these orders, of unused test rows before training rows. So
+    another number of training or test samples leaves the others as they are as long as all fit, and with one seed a
+    smaller training or test set is contained in a larger one.
 
     Args:
         y: Labels of the training rows `(N,)`, or of all rows where there are no test rows.

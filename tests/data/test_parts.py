@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import robustsuite as rs
+from robustsuite.core.splits import PARTS, RESERVED
 from robustsuite.data.catalogue import DatasetSpec, load, load_part
 from robustsuite.data.images import ImageTree
 
@@ -169,3 +170,51 @@ def test_columns_that_share_memory_are_saved(tmp_path):
     from safetensors.torch import load_file
 
     assert load_file(tmp_path / path)["c"].tolist() == [2, 3, 4]
+
+
+# --- the parts beside training and test samples
+
+
+def npz_of(tmp_path, **sizes):
+    """100 training and 50 test rows."""
+    x, y = np.random.default_rng(0).random((150, 3)).astype(np.float32), np.arange(150) % 2
+    np.savez(tmp_path / "p.npz", x_train=x[:100], y_train=y[:100], x_test=x[100:], y_test=y[100:])
+    return DatasetSpec(name="npz", path=str(tmp_path / "p.npz"), **sizes)
+
+
+def ids_of(spec, seed=0):
+    splits = load(spec, seed=seed)
+    return {name: () if (of := splits.part(name)) is None else tuple(of.ids.tolist()) for name in PARTS}
+
+
+def test_where_all_training_samples_are_asked_for_the_others_come_from_unused_test_samples(tmp_path):
+    sizes = {"trusted": 10, "calibration": 10, "population": (8, 12)}
+    ids = ids_of(npz_of(tmp_path, train=100, test=10, **sizes))
+    assert {name: len(found) for name, found in ids.items()} == {
+        **{"train": 100, "test": 10, "trusted": 10, "calibration": 10},
+        **{"adversary": 8, "judge": 12},
+    }
+    assert len(set().union(*map(set, ids.values()))) == 150
+    assert set(ids["train"]) == set(range(100))
+    with pytest.raises(rs.RequestError, match=r"at most 8 samples that are left, got judge=12"):
+        ids_of(npz_of(tmp_path, train=100, test=22, **sizes))
+
+
+def test_other_numbers_of_training_and_test_samples_leave_the_other_parts_alone(tmp_path):
+    sizes = {"trusted": 5, "calibration": 7, "population": 8}
+    whole = ids_of(npz_of(tmp_path, test=20, **sizes))
+    for fewer in ({"test": 12}, {"test": 20, "train": 30}):
+        ids = ids_of(npz_of(tmp_path, **{"test": 20, **fewer}, **sizes))
+        assert {name: ids[name] for name in RESERVED} == {name: whole[name] for name in RESERVED}
+        assert set(ids["test"]) <= set(whole["test"])
+        assert set(ids["train"]) <= set(whole["train"])
+    assert ids_of(npz_of(tmp_path, test=20, **sizes), seed=1) != whole
+
+
+def test_a_usual_part_that_does_not_fit_is_empty_and_one_that_was_asked_for_is_refused(tmp_path):
+    ids = ids_of(DatasetSpec(name="digits", test=1400))
+    assert (len(ids["trusted"]), len(ids["calibration"]), ids["judge"], ids["adversary"]) == (60, 120, (), ())
+    with pytest.raises(rs.RequestError, match=r"samples that are left, got judge=200"):
+        load(DatasetSpec(name="digits", train=1437, population=400), seed=0)
+    with pytest.raises(rs.RequestError, match=r"even number, or \(adversary, judge\), got population=7; give 8"):
+        DatasetSpec(name="digits", population=7)
