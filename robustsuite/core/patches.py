@@ -9,8 +9,10 @@ memory that was written to through pointers.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter, is_
 from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MethodDescriptorType, ModuleType
 from types import WrapperDescriptorType as SlotType
 from typing import Any, Final
@@ -37,15 +39,53 @@ _BY_TORCH: Final = (
     "torch.Storage",
 )  # when its compiler is imported; by the dtype
 
-_kept: dict[int, tuple[str, Any, dict[str, Any], set[str]]] = {}
-_code: dict[int, tuple[FunctionType, tuple[Any, Any, Any]]] = {}
+_INSIDE: Final = ("__code__", "__defaults__", "__kwdefaults__")
+
+
+@dataclass
+class _Owner:
+    """A module or a class.
+
+    Args:
+        title: Its name.
+        owner: Itself.
+        before: By name, what must stand in it.
+        names: All that was there.
+        seen: All its values when it was last found in order. Compared first, at the speed of C: nothing need be looked
+            at where nothing was touched, and that is so for nearly all of them nearly always.
+    """
+
+    title: str
+    owner: Any
+    before: dict[str, Any]
+    names: set[str]
+    seen: list[Any]
+
+    def untouched(self) -> bool:
+        """Whether all values are the very ones that were there when it was last looked at."""
+        return _same(list(vars(self.owner).values()), self.seen)
+
+    def look(self) -> None:
+        """Remember that it is in order as it is now."""
+        self.seen = list(vars(self.owner).values())
+
+
+_kept: dict[int, _Owner] = {}
+_functions: dict[int, FunctionType] = {}
+_insides: tuple[list[Any], ...] = ([], [], [])
+"""What the functions have in them, in their order: a list for each of `_INSIDE`."""
 _modules: dict[str, ModuleType] = {}
+_passed: set[str] = set()
+"""Names of modules that do not count."""
 
 
 def remember() -> None:
     """Take note of what is there now; what was noted before is left as it was."""
-    for name, module in list(sys.modules.items()):
-        if name in _modules or not isinstance(module, ModuleType) or not _ours(name):
+    for name in sys.modules.keys() - _passed:
+        module = sys.modules.get(name)
+        if not _ours(name):
+            _passed.add(name)
+        if name in _passed or name in _modules or not isinstance(module, ModuleType):
             continue
         _modules[name] = module
         _note(name, module)
@@ -58,16 +98,19 @@ def remember() -> None:
 
 def accept() -> None:
     """Take what is there now for what shall be: whoever changed it since, it was no stranger's code."""
-    for _, owner, before, names in _kept.values():
-        now = vars(owner)
-        names.update(now)
+    for kept in _kept.values():
+        if kept.untouched():
+            continue
+        now, before = vars(kept.owner), kept.before
+        kept.names.update(now)
         for name in [name for name, value in before.items() if now.get(name, _ABSENT) is not value]:
             if name in now:
                 before[name] = now[name]
             else:
                 del before[name]
-    for key, (function, _) in _code.items():
-        _code[key] = function, _inside(function)
+        kept.look()
+    for inside, part in zip(_insides, _INSIDE, strict=True):
+        inside[:] = map(attrgetter(part), _functions.values())
     for name in _modules:
         _modules[name] = sys.modules.get(name, _modules[name])
 
@@ -81,13 +124,25 @@ def undo() -> tuple[str, ...]:
     changed = [name for name, module in _modules.items() if sys.modules.get(name) is not module]
     for name in changed:
         sys.modules[name] = _modules[name]
-    for title, owner, before, names in list(_kept.values()):
-        changed += [f"{title}.{name}" for name in _put_back(owner, before, names)]
-    for function, inside in _code.values():
-        if any(now is not then for now, then in zip(_inside(function), inside, strict=True)):
-            function.__code__, function.__defaults__, function.__kwdefaults__ = inside
-            changed.append(f"{function.__module__}.{function.__qualname__}")
+    for kept in [kept for kept in _kept.values() if not kept.untouched()]:
+        changed += [f"{kept.title}.{name}" for name in _put_back(kept.owner, kept.before, kept.names)]
+        kept.look()
+    changed += [f"{function.__module__}.{function.__qualname__}" for function in _functions_put_back()]
     return tuple(name for name in changed if name not in _BY_TORCH)
+
+
+def _functions_put_back() -> list[FunctionType]:
+    """Those whose code or defaults were others; they are again what they were."""
+    functions = list(_functions.values())
+    now = [list(map(attrgetter(part), functions)) for part in _INSIDE]
+    if all(map(_same, now, _insides)):
+        return []
+    found = []
+    for function, *insides in zip(functions, *now, *_insides, strict=True):
+        if not _same(insides[:3], insides[3:]):
+            function.__code__, function.__defaults__, function.__kwdefaults__ = insides[3:]
+            found.append(function)
+    return found
 
 
 def remembered() -> bool:
@@ -95,8 +150,8 @@ def remembered() -> bool:
     return bool(_kept)
 
 
-def _inside(function: FunctionType) -> tuple[Any, Any, Any]:
-    return function.__code__, function.__defaults__, function.__kwdefaults__
+def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
+    return len(now) == len(before) and all(map(is_, now, before))
 
 
 def _put_back(owner: Any, before: dict[str, Any], names: set[str]) -> Iterator[str]:
@@ -131,10 +186,13 @@ def _shadows(owner: Any, name: str, value: Any) -> bool:
 def _note(title: str, owner: Any) -> None:
     module = isinstance(owner, ModuleType)
     held = {name: value for name, value in vars(owner).items() if _counts(name, value, module=module)}
-    _kept[id(owner)] = title, owner, held, set(vars(owner))
+    _kept[id(owner)] = kept = _Owner(title, owner, held, set(vars(owner)), [])
+    kept.look()
     for value in held.values():
-        if isinstance(value, FunctionType):
-            _code.setdefault(id(value), (value, _inside(value)))
+        if isinstance(value, FunctionType) and id(value) not in _functions:
+            _functions[id(value)] = value
+            for inside, part in zip(_insides, _INSIDE, strict=True):
+                inside.append(getattr(value, part))
 
 
 def _counts(name: str, value: Any, *, module: bool) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
+import numpy as np
 import torch
 
 from robustsuite.data.sources import Part, Source
@@ -21,9 +23,16 @@ def digits() -> Source:
     References:
         Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
     """
+    images, labels = _read()
+    x = torch.from_numpy(np.frombuffer(images, np.uint8).astype(np.float32)).reshape(-1, 1, 8, 8) / 16
+    y = torch.from_numpy(np.frombuffer(labels, np.uint8).astype(np.int64))
+    return Source("digits", Part.of(x, y), None, 10, tuple(str(d) for d in range(10)), held_out=HELD_OUT, usual=USUAL)
+
+
+@cache
+def _read() -> tuple[bytes, bytes]:
+    """Images and labels, read once; as bytes, which nobody who is given them can change."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    x = torch.from_numpy(bunch.images).to(torch.float32)[:, None] / 16
-    y = torch.from_numpy(bunch.target).to(torch.int64)
-    return Source("digits", Part.of(x, y), None, 10, tuple(str(d) for d in range(10)), held_out=HELD_OUT, usual=USUAL)
+    return bunch.images.astype(np.uint8).tobytes(), bunch.target.astype(np.uint8).tobytes()

@@ -18,7 +18,7 @@ import pytest
 
 from robustsuite.core.errors import RequestError, RobustsuiteError
 from robustsuite.core.metric import Metric
-from robustsuite.evaluation import records
+from robustsuite.evaluation import record_files
 from robustsuite.report.export.mlflow_values import figures, flat, name, recipe_parameters, shortened
 from robustsuite.report.report import Report
 from robustsuite.results import gates
@@ -163,7 +163,7 @@ def test_what_no_longer_holds_is_gone_after_another_export(run, files):
     report = Report.load(run.folder)
     kept = [r for r in report.records if r.defense in ("none", "input-validation") and r.attack != "fgsm"]
     kept = [replace(r, flags=(), metrics=dict(r.metrics)) for r in kept]
-    records.write(run.folder / "records.jsonl", kept)
+    record_files.write(run.folder / "records.jsonl", kept)
     second = export(run.folder, files)
     names = {r.data.tags.get("defense", "") for r in held.search_runs([second.experiment_id])}
     assert names == {"", "none", "input-validation"}
