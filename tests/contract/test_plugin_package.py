@@ -47,15 +47,16 @@ def installed(tmp_path_factory):
     return target
 
 
-def command(path, *arguments, expect=0):
-    """`robustsuite` in a fresh process that finds what is installed in this folder."""
-    environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "robustsuite", *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def commands(path, *asked):
+    """Exit code, and what was said, of these commands in one fresh process that finds what is installed there."""
+    code = f"""
+from typer.testing import CliRunner
+from robustsuite.cli.app import app
+for words in {[[str(word) for word in words] for words in asked]}:
+    done = CliRunner().invoke(app, words)
+    print(repr((done.exit_code, done.stdout, done.stderr)))
+"""
+    return [ast.literal_eval(line) for line in run(path, code).splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,9 @@ def played(installed, tmp_path_factory):
     """What a suite with the package's scenario leaves, and what the command said."""
     folder = tmp_path_factory.mktemp("played")
     (folder / "s.yaml").write_text(SUITE)
-    told = command(installed, "run", folder / "s.yaml", "--out", folder / "run", expect=1)
-    return folder / "run", told
+    ((code, *told),) = commands(installed, ["run", folder / "s.yaml", "--out", folder / "run", "--workers", "1"])
+    assert code == 1
+    return folder / "run", "".join(told)
 
 
 def rows(folder, attack):
@@ -73,7 +75,7 @@ def rows(folder, attack):
 
 
 def run(installed, code):
-    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200, check=False
     )
@@ -98,14 +100,8 @@ print(json.dumps([registry.attacks.get("constant-shift").cls.__module__, [law.na
 
 
 def test_its_scenario_is_known_to_the_command(installed):
-    code = """
-from typer.testing import CliRunner
-from robustsuite.cli.app import app
-for words in (["list", "scenarios", "--json"], ["show", "shift-guess", "--json"], ["show", "shift-gess"]):
-    done = CliRunner().invoke(app, words)
-    print(repr((done.exit_code, done.stdout, done.stderr)))
-"""
-    listed, shown, near = map(ast.literal_eval, run(installed, code).splitlines())
+    asked = (["list", "scenarios", "--json"], ["show", "shift-guess", "--json"], ["show", "shift-gess"])
+    listed, shown, near = commands(installed, *asked)
     found = {row["name"]: row for row in json.loads(listed[1])}
     assert found.keys() >= {"evasion", "inversion", "poisoning", "shift-guess", "utility"}
     assert found["shift-guess"]["access"] == "inputs"
@@ -137,22 +133,30 @@ def test_its_scenario_stands_in_table_csv_and_gates(played):
 
 def test_its_records_are_read_where_it_is_not_installed(played, tmp_path):
     folder, _ = played
-    assert "shift-guess" not in command(tmp_path, "list", "scenarios")
     copied = shutil.copytree(folder, tmp_path / "run")
     (copied / "table.md").unlink()
-    command(tmp_path, "report", copied, "--format", "md", expect=1)  # a gate failed
+    other = shutil.copytree(folder, tmp_path / "other")
+    records = record_files.read(other / "records.jsonl")
+    changed = [replace(r, rules={"slack": 1}) if r.rules == {"slack": 2} else r for r in records]
+    record_files.write(other / "records.jsonl", changed)
+    listed, drawn, same, ruled = commands(
+        tmp_path,
+        ["list", "scenarios"],
+        ["report", copied, "--format", "md"],
+        ["compare", folder, copied, "--json"],
+        ["compare", folder, other],
+    )
+    assert "shift-guess" not in listed[1]
+    assert drawn[0] == 1, "a gate failed"
     assert (copied / "table.md").read_text() == (folder / "table.md").read_text()
     # The same run is no worse than itself, in the words that its records carry, tested by the outcomes they name.
-    told = json.loads(command(tmp_path, "compare", folder, copied, "--json"))
+    told = json.loads(same[1])
     tested = {(row["attack"], row["metric"]) for row in told["rows"] if row["p"] is not None}
     assert tested >= {("threes", "guess_rate"), ("threes", "near_rate"), ("worst-case", "guess_rate")}
     assert told["outcome"] == "passed"
-    records = record_files.read(copied / "records.jsonl")
-    changed = [replace(r, rules={"slack": 1}) if r.rules == {"slack": 2} else r for r in records]
-    record_files.write(copied / "records.jsonl", changed)
-    other = command(tmp_path, "compare", folder, copied, expect=3)
-    assert "other rules (slack 2, now 1)" in other
-    assert "threes, right guesses" in other
+    assert ruled[0] == 3
+    assert "other rules (slack 2, now 1)" in "".join(ruled[1:])
+    assert "threes, right guesses" in "".join(ruled[1:])
 
 
 def test_a_figure_that_nobody_declared_is_caught(monkeypatch):
