@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from robustsuite.core import checks
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -66,3 +68,8 @@ class Metrics:
     cost: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     payloads: tuple[Payload, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in self.values.items():
+            if not isinstance(value, Metric):
+                raise checks.fail("a Metric for each figure", name, value, "return Metric(value, n), with its interval")

@@ -61,7 +61,9 @@ class Samples:
         if self.ids is None:
             object.__setattr__(self, "ids", torch.arange(len(self.y)))  # type: ignore[unreachable]
         if len(self.x) == 0:
-            raise checks.fail("at least one sample", "len(x)", 0, "check the split sizes and the path of the data")
+            raise checks.fail(
+                "at least one sample", "len(x)", 0, "check split sizes, data path, and what a filter keeps"
+            )
         if len(self.x) != len(self.y) or len(self.ids) != len(self.y):
             raise checks.fail("as many labels as inputs", "len(y)", len(self.y), f"x has {len(self.x)} rows")
         checks.integer("classes", self.classes, low=2)
