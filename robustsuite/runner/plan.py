@@ -105,7 +105,7 @@ class Plan:
         retrained = count["retraining"] + count["job"]
         notes = "".join(f"\n  {text}" for text in (*_swept(suite), *(f"{k}: {note}" for k, note in self.notes.items())))
         return (
-            f"suite {suite.name}: {suite.dataset.name}, {_trained_as(suite)}, seed {suite.seed}, "
+            f"suite {suite.name}: {suite.dataset.name}, {trained_as(suite)}, seed {suite.seed}, "
             f"{plural(suite.repeats, 'repeat')}\n"
             f"  {table}: {plural(len(self.cells), 'cell')}{curves}\n"
             f"  {plural(count['training'], 'training')} of victims, {retrained} beside them, on {self.device}, "
@@ -322,7 +322,7 @@ class _Layout:
         return node.key
 
 
-def _trained_as(suite: Suite) -> str:
+def trained_as(suite: Suite) -> str:
     """What the suite calls its network, and the user's function where one trains it."""
     own = suite.training
     if not isinstance(own, OwnTraining):

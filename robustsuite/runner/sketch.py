@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from robustsuite.core.errors import UntrustedCodeError
-from robustsuite.runner.plan import plural
+from robustsuite.runner.plan import plural, trained_as
 from robustsuite.suite.schema import Suite
 
 
@@ -25,7 +25,7 @@ class Sketch:
         attacks = ", ".join(use.label for use in suite.attacks)
         data = suite.dataset.factory or suite.dataset.name
         return (
-            f"suite {suite.name}: {data}, {suite.model.label}, seed {suite.seed}, "
+            f"suite {suite.name}: {data}, {trained_as(suite)}, seed {suite.seed}, "
             f"{plural(suite.repeats, 'repeat')}\n"
             f"  {plural(len(suite.defenses), 'defence')} x {plural(len(suite.attacks), 'attack')} ({attacks})\n"
             f"  to do, time: not known without the code below{not_checked(suite)}"

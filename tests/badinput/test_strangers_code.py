@@ -43,6 +43,17 @@ def test_a_dry_run_runs_no_code_of_the_working_folder_either(road, place):
     assert ("to do, time: not known" in output) == ("factory" in str(OWN[road]))
 
 
+def test_a_dry_run_names_who_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text("def fit(samples, seed, device):\n    raise SystemExit\n")
+    Path("mine.yaml").write_text(
+        "name: mine\ndataset: {name: digits, train: 200, test: 100}\n"
+        'training: {factory: "train.py:fit"}\ndefenses: [none]\nattacks: [label-flip]\n'
+    )
+    found = CliRunner().invoke(app, ["run", "mine.yaml", "--dry-run"])
+    assert "digits, a network trained by train.py:fit, seed 0" in found.output
+
+
 @pytest.mark.parametrize("road", {**STRANGERS, **OWN})
 def test_replay_runs_nothing_of_a_folder(road, place, finished):
     shutil.copytree(finished, "taken")
