@@ -38,7 +38,7 @@ def report(
 
     Exit codes: 0 every cell was measured or could not be, and every gate passed; 1 a gate failed or a cell raised; 3 a
     gate is inconclusive, also because a cell that the suite planned has no record, or records are not as they were
-    written.
+    written, with gates or without.
     """
     set_up()
     from robustsuite.core import checks
@@ -60,7 +60,7 @@ def report(
             print_outcome(loaded, verdicts)
         for name in wanted:
             _draw(name, loaded, verdicts)
-        codes.append(exit_code(loaded.records, verdicts))
+        codes.append(exit_code(loaded.records, verdicts) or (3 if loaded.lines.faults else 0))
     worst = next((code for code in (1, 3) if code in codes), 0)
     if worst:
         raise typer.Exit(worst)

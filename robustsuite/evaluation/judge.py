@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from robustsuite.core import checks
 from robustsuite.core.errors import NotApplicableError, StorageError
 from robustsuite.core.metric import Metrics
 from robustsuite.core.payloads import pack
@@ -18,6 +19,7 @@ from robustsuite.evaluation.record_files import save_samples
 from robustsuite.evaluation.records import Record
 from robustsuite.evaluation.resolve import Game, why_not
 from robustsuite.scenarios.play import play, play_crafted
+from robustsuite.scenarios.protocol import Scenario
 from robustsuite.scenarios.victim import Victim
 
 
@@ -88,9 +90,20 @@ def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artef
     else:
         metrics = play(attack, scenario, victim, seed=blank.seed)
     metrics, facts = scenario.review(attack, victim, metrics, seed=blank.seed)
+    _as_declared(metrics, scenario)
     record = replace(_filled(blank, metrics, victim, folder), review=facts)
     record.line()  # what no line can hold is an error of this cell, not of the run
     return record
+
+
+def _as_declared(metrics: Metrics, scenario: Scenario[Any, Any]) -> None:
+    """Refuse figures that nobody could read, and a game without any: an empty cell would look measured."""
+    kind = type(scenario).__name__
+    unknown = [name for name in metrics.values if name not in scenario.metrics]
+    if unknown:
+        raise checks.fail(f"figures that {kind} declares", "values", unknown, f"add them to {kind}.metrics")
+    if not metrics.values and metrics.status == "ok":
+        raise checks.fail(f"at least one figure from {kind}", "values", {}, "return one, or another status and why")
 
 
 def _filled(blank: Record, metrics: Metrics, victim: Victim, folder: Path | None) -> Record:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from robustsuite.core import checks
 from robustsuite.report.export.junit import junit
-from robustsuite.report.export.markup import follow_ups, latex, markdown
+from robustsuite.report.export.markup import escape_markdown, follow_ups, latex, markdown
 from robustsuite.report.export.sarif import sarif
 from robustsuite.report.page import page
+from robustsuite.report.summary import damage
 from robustsuite.results import gates
 from robustsuite.results.deciding import Verdict
 from robustsuite.results.results import Results
@@ -74,8 +75,9 @@ def csv(frame: pd.DataFrame) -> str:
 
 
 def _tables(results: Results) -> str:
-    """The comparison, and below it what follow-up attacks found, where there were any."""
-    compared, found = markdown(results.comparison), follow_ups(results.records)
+    """The comparison, and below it what follow-up attacks found, where there were any; damage stands above all."""
+    lost = "".join(f"{escape_markdown(told)}\n\n" for told in damage(results.lines.faults))
+    compared, found = lost + markdown(results.comparison), follow_ups(results.records)
     return f"{compared}\nFollow-up attacks, robust accuracy in %:\n\n{found}" if found else compared
 
 

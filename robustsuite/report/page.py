@@ -49,7 +49,7 @@ def page(folder: Path, results: Results, judged: Iterable[Verdict] = ()) -> str:
     known: dict[str, Any] = {
         "title": ordered[0].suite or "robustness report",
         "facts": _facts(ordered),
-        "sentences": summary.sentences(table, joined),
+        "sentences": [*summary.damage(results.lines.faults), *summary.sentences(table, joined)],
         "tiles": summary.tiles(table),
         "gates": [(verdict.outcome.value, verdict.asked, verdict.measured) for verdict in judged],
         "followed": (followed_up.HEADINGS, followed_up.rows(ordered)),

@@ -104,6 +104,11 @@ def sentences(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
     return told
 
 
+def damage(faults: Sequence[str]) -> list[str]:
+    """What the records have lost, in a sentence each, for whoever reads nothing but the page."""
+    return [f"The records are not as they were written: {fault}." for fault in faults]
+
+
 def _robustness(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
     evasion = [c for c in table.columns if c.joined]
     if not evasion:

@@ -123,6 +123,11 @@ def test_report_and_compare_say_what_they_left_out_and_end_with_3(finished, fold
     told = call("report", folder)
     assert told.exit_code == 3, "although the gate is about another cell"
     assert "none x badnets, is left out: it is not what was written" in told.stderr
+    lost = "The records are not as they were written: a line of"
+    assert call("report", folder, "--format", "html", "--format", "md").exit_code == 3
+    assert all(lost in (folder / name).read_text() for name in ("report.html", "table.md"))
+    (folder / "suite.yaml").write_text((folder / "suite.yaml").read_text().partition("gates:")[0])
+    assert call("report", folder).exit_code == 3, "although no gate is asked for"
     for old, new in ((finished, folder), (folder, finished)):
         found = compare(old, new)
         assert found.outcome == "inconclusive"

@@ -1,9 +1,15 @@
 """What a stranger's judge, filter or training is told where it goes wrong."""
 
-import pytest
+import re
+from dataclasses import replace
 
+import pytest
+import torch
+
+import robustsuite as rs
 from robustsuite.core.errors import RequestError
 from robustsuite.core.metric import Metric, Metrics
+from robustsuite.scenarios import Utility
 from robustsuite.testing import tiny_samples
 
 
@@ -17,3 +23,30 @@ def test_a_filter_that_keeps_nothing_is_thought_of():
     samples = tiny_samples(8)
     with pytest.raises(RequestError, match="what a filter keeps"):
         samples.take(samples.y < 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda values: {**values, "asked": Metric(1.0)},
+            r"expected figures that Utility declares, got values=\['asked'",
+        ),
+        (lambda values: {}, "expected at least one figure from Utility"),
+    ],
+)
+def test_a_judge_that_measures_something_else_is_an_error(monkeypatch, change, told):
+    """A figure without words could not be read, and a cell without any would look measured."""
+    honest = Utility.score
+
+    def score(self, victim, moves):
+        found = honest(self, victim, moves)
+        return replace(found, values=change(found.values))
+
+    monkeypatch.setattr(Utility, "score", score)
+    samples = tiny_samples(8)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(samples.x[0].numel(), samples.classes))
+    report = rs.evaluate(model, (samples.x, samples.y), ["noise"], ("linf", 0.1))
+    (record,) = [record for record in report.records if record.scenario == "utility"]
+    assert record.status == "error"
+    assert re.search(told, record.message)
