@@ -200,6 +200,14 @@ def test_where_all_training_samples_are_asked_for_the_others_come_from_unused_te
         ids_of(npz_of(tmp_path, train=100, test=22, **sizes))
 
 
+def test_the_other_parts_take_unused_test_samples_before_training_samples(tmp_path):
+    sizes = {"trusted": 10, "calibration": 12, "population": (8, 6)}
+    ids = ids_of(npz_of(tmp_path, train=30, test=20, **sizes))
+    taken = [row for name in RESERVED for row in ids[name]]
+    assert len({*ids["train"], *ids["test"], *taken}) == 30 + 20 + 36
+    assert sum(row >= 100 for row in taken) == 30, "rows from 100 on were set apart as test data"
+
+
 def test_other_numbers_of_training_and_test_samples_leave_the_other_parts_alone(tmp_path):
     sizes = {"trusted": 5, "calibration": 7, "population": 8}
     whole = ids_of(npz_of(tmp_path, test=20, **sizes))
