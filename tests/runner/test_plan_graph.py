@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from robustsuite.models.build import ModelSpec
+from robustsuite.models.checkpoint import save
 from robustsuite.runner.estimate import Timings, duration
 from robustsuite.runner.plan import plan
 from robustsuite.runner.run import preview, run
@@ -95,6 +97,15 @@ def test_names_and_repeats_change_no_content(suite, layout):
     assert [cell.key for cell in renamed.cells] == [cell.key for cell in layout.cells]
     twice = plan(load_suite(suite, ["repeats=2"]), "cpu")
     assert {cell.content for cell in layout.cells} < {cell.content for cell in twice.cells}
+
+
+def test_repeats_of_a_network_that_nobody_trains_are_played_from_seeds_of_their_own(suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(ModelSpec("logistic")(10, (1, 8, 8), (0.0, 1.0)), "w.safetensors")
+    given = ["model.checkpoint=w.safetensors", "training={}", "defenses=[none]", "attacks=[noise]", "repeats=2"]
+    twice = plan(load_suite(suite, given), "cpu")
+    assert [node.kind for node in twice.nodes] == ["cell"] * 4
+    assert len({cell.content for cell in twice.cells}) == 4
 
 
 def test_a_strangers_code_is_part_of_the_key(suite, tmp_path, monkeypatch):
