@@ -81,6 +81,26 @@ def test_preparing_is_done_once_and_kept_with_what_it_says(tmp_path):
 
 
 @dataclass(frozen=True)
+class Draws:
+    """Changes nothing, tells what it drew, and doubts."""
+
+    doubt: str
+
+    def __call__(self, value, context):
+        return Produced(value, {"drawn": float(context.streams.uniform(torch.tensor([0]), ()))}, (self.doubt,))
+
+
+def test_each_stage_draws_from_streams_of_its_own_and_every_doubt_is_kept():
+    recipe = brief(epochs=1).with_prepare(Draws("first")).with_prepare(Draws("second"))
+    recipe = recipe.with_repair(Draws("third")).with_serve(Draws("fourth")).with_serve(Draws("fifth"))
+    trained = Trainer(0)(recipe, SAMPLES)
+    assert trained.flags == ("first", "second", "third", "fourth", "fifth")
+    told = [trained.facts[stage] for stage in ("prepare", "repair", "serve")]
+    assert [len(facts) for facts in told] == [2, 1, 2]
+    assert len({part["drawn"] for facts in told for part in facts}) == 5
+
+
+@dataclass(frozen=True)
 class Asks:
     """Trains networks while it repairs."""
 
