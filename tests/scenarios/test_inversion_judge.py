@@ -125,3 +125,13 @@ def test_baselines_stand_beside_what_an_attack_shows(victim):
     held = play(attacks.get("nearest-held-out").make(), Inversion(access="population", evaluator="mlp"), victim, seed=0)
     assert held.values["inversion_accuracy"].value == shown["held_out_recognised"].value
     assert "held_out_recognised" not in held.values
+
+
+def test_held_out_inputs_are_those_of_the_adversarys_half_and_no_members(victim):
+    """Where that half shows nothing, nothing of it is recognised, whatever the training set shows."""
+    half = victim.part("adversary")
+    parts = {"judge": victim.part("judge"), "adversary": replace(half, x=torch.zeros_like(half.x))}
+    blank = replace(victim, part=parts.get)
+    shown = play(attacks.get("model-inversion").make({"steps": 5}), Inversion(evaluator="mlp"), blank, seed=0).values
+    assert shown["class_mean_recognised"].value == 1.0
+    assert shown["held_out_recognised"].value == 0.1, "one answer for ten equal inputs"
