@@ -1,6 +1,7 @@
 """Targeted poisoning: what its judge counts and refuses, and an attack that works."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -68,6 +69,37 @@ def test_poison_that_equals_the_target_is_learnt(victim):
     assert (surrogate(victim.test.x).argmax(1) == victim.test.y).float().mean() > 0.9
     same = zip(surrogate.parameters(), victim.model.network.parameters(), strict=True)
     assert not all(torch.equal(one, other) for one, other in same)
+
+
+def test_only_targets_that_the_clean_twin_reads_rightly_count(victim):
+    y = victim.test.y
+    misread = replace(victim, test=replace(victim.test, y=torch.where(torch.arange(len(y)) % 2 == 0, (y + 1) % 4, y)))
+    played = play(Returns(), game(targets=4), misread, seed=0)
+    right = misread.correct[torch.isin(misread.test.ids, played.per_sample["id"])]
+    assert 0 < int(right.sum()) < 4
+    assert torch.equal(played.per_sample["counted"], right)
+    assert played.values["target_hit_rate"].n == int(right.sum())
+
+
+@dataclass(frozen=True)
+class RuinsTheSecond:
+    """Greys out the whole set for one target, and changes nothing for the others."""
+
+    asked: ClassVar[list] = []
+
+    def __call__(self, view, streams):
+        self.asked.append(view.wanted)
+        index = torch.arange(view.budget if len(self.asked) == 2 else 0)
+        x = view.samples.inputs(index)
+        return Poison(index, torch.full_like(x, 0.5), view.samples.y[index])
+
+
+def test_accuracy_is_that_of_the_training_that_lost_most(victim):
+    RuinsTheSecond.asked.clear()
+    values = play(RuinsTheSecond(), game(fraction=1.0), victim, seed=0).values
+    assert values["clean_accuracy"].value < 0.6
+    assert values["accuracy_drop"].value > 0.4
+    assert values["poisoned"].value == 320
 
 
 def test_a_single_row_within_a_small_ball_is_not(victim):
