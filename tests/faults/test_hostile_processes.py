@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fault_runs import log, records, table
 
 from robustsuite.core import patches
+from robustsuite.core.roc import auc
+from robustsuite.core.samples import Samples
 from robustsuite.runner.run import run
 from robustsuite.suite.load import load_suite
+from robustsuite.training.jobs import Job
 
 INTERRUPTED = signal.getsignal(signal.SIGINT)  # not Python's own where a shell runs the tests in its background
 PLUGINS = Path(__file__).with_name("hostile_process_plugins.py")
@@ -137,6 +141,25 @@ def test_what_an_attack_patches_as_it_is_made_is_undone(tmp_path, alone):
     play(tmp_path / "run", (made, *HONEST), [PLUGINS])
     as_it_was()
     assert figures(tmp_path / "run") == alone
+
+
+def test_what_functions_and_classes_hold_is_put_back_and_named(monkeypatch):
+    patches.remember()
+    assert patches.undo() == ()
+    before = F.softmax.__defaults__, auc.__kwdefaults__, vars(Samples)["shape"], vars(Job)["of"]
+    monkeypatch.setattr(F.softmax, "__defaults__", (None, 3, torch.float64))
+    monkeypatch.setattr(auc, "__kwdefaults__", {"better": "higher"})
+    monkeypatch.setattr(Samples, "shape", property(lambda _: (1,)))
+    monkeypatch.setattr(Job, "of", classmethod(lambda *_: None))
+    assert sorted(patches.undo()) == [
+        "robustsuite.core.roc.auc",
+        "robustsuite.core.samples.Samples.shape",
+        "robustsuite.training.jobs.Job.of",
+        "torch.nn.functional.softmax",
+    ]
+    now = F.softmax.__defaults__, auc.__kwdefaults__, vars(Samples)["shape"], vars(Job)["of"]
+    assert all(one is other for one, other in zip(now, before, strict=True))
+    assert patches.undo() == ()
 
 
 @pytest.mark.slow
