@@ -60,6 +60,7 @@ STRANGERS = {
     "a module on the path": model("evil:build"),
     "data of a file above": {"dataset": {"factory": "../there/evil.py:data"}},
     "a surrogate": {"attacks": [{"transfer": {"surrogate": "../there/evil.py:build"}}]},
+    "a training of a file above": {"training": {"factory": "../there/evil.py:build"}},
     "what a file of the user's imports": model("tools.py:getoutput", cmd=TOUCH),
     "what a module of the user's imports": model("tools:subprocess.getoutput", cmd=TOUCH),
     "what is built in, through a file": model("tools.py:os.system", command=TOUCH),

@@ -126,6 +126,14 @@ def test_typing_one_value_frees_no_other(place):
     assert not place.mark.exists()
 
 
+def test_a_trusted_module_frees_no_other_whose_name_begins_alike(place):
+    (place.there / "evil_twin.py").write_text((place.there / "evil.py").read_text())
+    place.write(model("evil_twin:build"))
+    output = place.call("run", "suite.yaml", "--quiet", "--trust", "evil", code=2)
+    assert not place.mark.exists()
+    assert way_out(output)
+
+
 def test_a_trust_that_names_no_module_is_refused(place):
     place.write({})
     output = place.call("run", "suite.yaml", "--trust", "evil:build", code=2)
