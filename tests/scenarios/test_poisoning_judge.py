@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustsuite.core.ball import poison_budget
+from robustsuite.core.deployed import Deployed, Outputs
 from robustsuite.core.errors import BudgetError, NotApplicableError, RequestError, RobustsuiteError
 from robustsuite.core.payloads import pack
 from robustsuite.core.samples import Samples
@@ -61,6 +62,37 @@ def test_badnets_succeeds_on_others_and_not_on_the_twin():
     (images,) = result.payloads
     assert ([name for name, _ in images.rows], images.shared) == (["clean", "triggered"], True)
     assert not set(result.per_sample) & set(pack(result.payloads)[1])  # they share a file
+
+
+class Guarded(Deployed):
+    """Rejects whatever is as bright as can be in the lower right corner; the network answers all the same."""
+
+    fully_differentiable = False
+
+    def __init__(self, inner):
+        self._inner = inner
+
+    @property
+    def network(self):
+        return self._inner.network
+
+    def __call__(self, x):
+        logits, rejected = self._inner(x)
+        return Outputs(logits, rejected | (x[:, 0, -1, -1] == 1.0))
+
+
+@dataclass(frozen=True)
+class Guards:
+    def __call__(self, model, context):
+        return Guarded(model)
+
+
+def test_a_triggered_input_that_is_rejected_is_no_success():
+    victim = tiny_victim(101)
+    guarded = replace(victim, recipe=victim.recipe.with_serve(Guards()))
+    values = play(attacks.get("badnets").make({"target": 1}), Poisoning(fraction=0.15), guarded, seed=0).values
+    assert values["backdoor_success_rate"].value == 0.0
+    assert values["rejection_rate_attack"].value == 1.0
 
 
 def test_badnets_pixels_and_labels_differ_exactly_where_claimed():
