@@ -108,6 +108,12 @@ def test_repeats_of_a_network_that_nobody_trains_are_played_from_seeds_of_their_
     assert len({cell.content for cell in twice.cells}) == 4
 
 
+def test_each_repeat_crafts_an_artefact_of_its_own(suite):
+    twice = plan(load_suite(suite, ["repeats=2", "attacks=[{badnets: {fraction: 0.1, size: 2}}]"]), "cpu")
+    assert len(of_kind(twice, "artefact")) == 2
+    assert {len(cell.artefacts) for cell in twice.cells if told(cell)[1] == "badnets"} == {1}
+
+
 def test_a_strangers_code_is_part_of_the_key(suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
