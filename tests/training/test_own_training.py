@@ -76,6 +76,12 @@ def test_preparing_repairing_and_serving_act_around_it():
     assert len(served.serve) == 1
 
 
+def test_doubts_of_what_prepares_and_repairs_around_it_are_kept():
+    recipe = Recipe.by(own.loop).with_prepare(lambda samples, context: Produced(samples, flags=("one",)))
+    recipe = recipe.with_repair(lambda network, context: Produced(network, flags=("two",)))
+    assert Trainer(0)(recipe, SAMPLES).flags == ("one", "two")
+
+
 def test_what_it_asks_for_by_name_builds_the_network_of_the_recipe():
     recipe = Recipe.by(own.tuned, ModelSpec("mlp", options=(("hidden", (16,)),)), options={"steps": 60})
     trained = Trainer(0)(recipe, SAMPLES)
