@@ -51,23 +51,24 @@ class _Owner:
         owner: Itself.
         before: By name, what must stand in it.
         names: All that was there.
-        seen: All its values when it was last found in order. Compared first, at the speed of C: nothing need be looked
-            at where nothing was touched, and that is so for nearly all of them nearly always.
+        seen: Its names and its values when it was last found in order. Compared first, at the speed of C: nothing need
+            be looked at where nothing was touched, and that is so for nearly all of them nearly always.
     """
 
     title: str
     owner: Any
     before: dict[str, Any]
     names: set[str]
-    seen: list[Any]
+    seen: tuple[list[str], list[Any]] = ([], [])
 
     def untouched(self) -> bool:
-        """Whether all values are the very ones that were there when it was last looked at."""
-        return _same(list(vars(self.owner).values()), self.seen)
+        """Whether names and values are the very ones that were there when it was last looked at."""
+        now, (names, values) = vars(self.owner), self.seen
+        return _same(list(now.values()), values) and _same(list(now), names)
 
     def look(self) -> None:
         """Remember that it is in order as it is now."""
-        self.seen = list(vars(self.owner).values())
+        self.seen = list(vars(self.owner)), list(vars(self.owner).values())
 
 
 _kept: dict[int, _Owner] = {}
@@ -186,7 +187,7 @@ def _shadows(owner: Any, name: str, value: Any) -> bool:
 def _note(title: str, owner: Any) -> None:
     module = isinstance(owner, ModuleType)
     held = {name: value for name, value in vars(owner).items() if _counts(name, value, module=module)}
-    _kept[id(owner)] = kept = _Owner(title, owner, held, set(vars(owner)), [])
+    _kept[id(owner)] = kept = _Owner(title, owner, held, set(vars(owner)))
     kept.look()
     for value in held.values():
         if isinstance(value, FunctionType) and id(value) not in _functions:

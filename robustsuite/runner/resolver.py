@@ -10,7 +10,7 @@ from robustsuite.core import patches
 from robustsuite.core.ball import Threat
 from robustsuite.core.process_state import strangers_code
 from robustsuite.evaluation.resolve import Game
-from robustsuite.plugins.registry import Entry
+from robustsuite.plugins import provenance
 from robustsuite.scenarios import arrange
 from robustsuite.suite.plugin_options import DefenseUse, PluginUse
 from robustsuite.suite.recipes import make_recipe
@@ -78,7 +78,7 @@ class Resolver:
     def recipe(self, defense: DefenseUse) -> Recipe:
         """The suite's recipe, changed by every part of the defence from left to right."""
         if defense.label not in self._recipes:
-            with _made(f"defense={defense.label!r}", *(part.entry for part in defense.parts)):
+            with _made(f"defense={defense.label!r}", *((part.entry.cls, part.options) for part in defense.parts)):
                 self._recipes[defense.label] = make_recipe(self.suite, defense)
         return self._recipes[defense.label]
 
@@ -93,14 +93,12 @@ class Resolver:
         if place not in self._games:
             use, alone = cell.attack, {"follow_up": False} if cell.curve else {}
             entry = use.entry
-            with _made(f"attack={cell.attack.label!r}", entry, entry.game, *use.options.values()):
+            with _made(f"attack={cell.attack.label!r}", entry.cls, entry.game, use.options):
                 self._games[place] = Game(entry, *arrange(entry, {**use.options, **use.rules, **alone}, cell.threat))
         return self._games[place]
 
 
 def _made(what: str, *parts: Any) -> AbstractContextManager[None]:
-    """Undo at once what a plug-in does to the process as it is made, where any of these is a stranger's."""
-    made_of = {type(part) for part in parts} | {part.cls for part in parts if isinstance(part, Entry)}
-    made_of |= {part for part in parts if isinstance(part, type)}
-    ours = all(kind.__module__.partition(".")[0] in ("robustsuite", "builtins") for kind in made_of)
-    return nullcontext() if ours or not patches.remembered() else strangers_code(f"{what}, as it was made,")
+    """Undo at once what a plug-in does to the process as it is made, where strangers' code takes part in these."""
+    loaded = patches.remembered() and provenance.strange(*parts)
+    return strangers_code(f"{what}, as it was made,") if loaded else nullcontext()

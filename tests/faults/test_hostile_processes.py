@@ -162,6 +162,21 @@ def test_what_functions_and_classes_hold_is_put_back_and_named(monkeypatch):
     assert patches.undo() == ()
 
 
+def test_what_stands_under_another_name_is_put_back(monkeypatch):
+    """The last method of a class under another name: all values are as before, and the base's method answers."""
+    patches.remember()
+    assert patches.undo() == ()
+    *_, name = vars(torch.nn.GELU)
+    method = vars(torch.nn.GELU)[name]
+    monkeypatch.delattr(torch.nn.GELU, name)
+    torch.nn.GELU.elsewhere = method
+    try:
+        assert patches.undo() == (f"torch.nn.modules.activation.GELU.{name}",)
+        assert vars(torch.nn.GELU)[name] is method
+    finally:
+        del torch.nn.GELU.elsewhere
+
+
 @pytest.mark.slow
 def test_a_worker_process_that_cannot_be_put_back_is_replaced(tmp_path, alone):
     mixed = (*map(hostile, ("goes_on", "mode", "own_code", "python", "modules")), *HONEST)
