@@ -58,6 +58,9 @@ class Metrics:
         cost: Counted passes: `forwards`, `backwards`, `queries`, in samples.
         facts: JSON values of trainings of the judge's, for the record beside those of the victim's.
         payloads: What panels of the report may ask for: scores, images, sweeps.
+
+    Raises:
+        RequestError: A figure that is no `Metric`.
     """
 
     values: Mapping[str, Metric]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 from torch import Tensor, nn
 
 from robustsuite.core.ball import Threat
+from robustsuite.core.errors import RobustsuiteError
 from robustsuite.core.metric import Metrics
 from robustsuite.core.metrics import Declared, MetricSpec
 from robustsuite.core.streams import Streams
@@ -224,5 +225,10 @@ class Scenario(ABC, Generic[V, A]):
         return None
 
     def unpack(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> A:
-        """What `pack` took apart, put together again; asked only for what this game has packed."""
-        raise NotImplementedError
+        """What `pack` took apart, put together again; asked only for what this game has packed.
+
+        Raises:
+            RobustsuiteError: The game packs, and does not say how to unpack.
+        """
+        kind = type(self).__name__
+        raise RobustsuiteError(f"expected a game that unpacks what it packs, got {kind}; write {kind}.unpack")

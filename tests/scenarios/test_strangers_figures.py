@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import robustsuite as rs
-from robustsuite.core.errors import RequestError
+from robustsuite.core.errors import RequestError, RobustsuiteError
 from robustsuite.core.metric import Metric, Metrics
 from robustsuite.scenarios import Utility
 from robustsuite.testing import tiny_samples
@@ -50,3 +50,8 @@ def test_a_judge_that_measures_something_else_is_an_error(monkeypatch, change, t
     (record,) = [record for record in report.records if record.scenario == "utility"]
     assert record.status == "error"
     assert re.search(told, record.message)
+
+
+def test_a_game_that_packs_and_cannot_unpack_is_named():
+    with pytest.raises(RobustsuiteError, match="expected a game that unpacks what it packs, got Utility"):
+        Utility().unpack({}, {})
