@@ -224,7 +224,7 @@ class Scenario(ABC, Generic[V, A]):
         """An artefact as tensors and JSON values; None where it cannot be kept."""
         return None
 
-    def unpack(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> A:
+    def unpack(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> A:  # noqa: ARG002
         """What `pack` took apart, put together again; asked only for what this game has packed.
 
         Raises:
