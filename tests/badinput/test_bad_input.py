@@ -3,40 +3,17 @@
 Paths outside of the working folder are tested in tests/suite, kill -9 and torn files in tests/runner.
 """
 
-import copy
-import json
 import pickle
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from small_requests import BALL, COMMAND, SUITE, evaluate, invoke
 from torch import nn
-from typer.testing import CliRunner
 
 import robustsuite as rs
-from robustsuite.cli.app import app
-from robustsuite.plugins import registry
 from robustsuite.pytest_plugin.robustness import Robustness
-from robustsuite.testing import tiny_network, tiny_samples
-
-BALL = rs.Ball("linf", 0.05)
-
-
-@pytest.fixture
-def model():
-    return copy.deepcopy(tiny_network())
-
-
-@pytest.fixture
-def data():
-    """Inputs `(120, 1, 8, 8)` in [0, 1] and labels of four classes."""
-    samples = tiny_samples(120, first=10_000)
-    return samples.x.clone(), samples.y.clone()
-
-
-def evaluate(model, data, **options):
-    return rs.evaluate(model, data, "fgsm", BALL, **options)
+from robustsuite.testing import tiny_samples
 
 
 def value(record):
@@ -48,32 +25,6 @@ def every_way_in(model, data):
     yield lambda: evaluate(model, data)
     yield lambda: rs.perturb("fgsm", model, *data, BALL)
     yield lambda: Robustness("t").assert_robust(model, data, attack="fgsm", ball=BALL, at_least=0.1)
-
-
-@pytest.fixture
-def on_disk(tmp_path, monkeypatch, data):
-    """A working folder with a network file, its weights and an .npz of the data."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "nets.py").write_text(NETWORK)
-    torch.manual_seed(0)
-    torch.save({"1.weight": torch.randn(4, 64), "1.bias": torch.zeros(4)}, tmp_path / "weights.pt")
-    np.savez(tmp_path / "data.npz", x=data[0].numpy(), y=data[1].numpy())
-    return tmp_path
-
-
-NETWORK = """
-from torch import nn
-
-
-def build():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-"""
-COMMAND = ["evaluate", "nets.py:build", "--data", "data.npz", "--attack", "fgsm", "--radius", "0.05", "--quiet"]
-
-
-def invoke(*arguments):
-    done = CliRunner().invoke(app, [*arguments])
-    return done.exit_code, " ".join((done.output + done.stderr).split())
 
 
 # images 0-255 or normalised where bounds are [0, 1]
@@ -274,155 +225,6 @@ def test_checkpoints_that_are_refused(on_disk, write, told):
 def test_a_checkpoint_that_is_good(on_disk):
     code, said = invoke(*COMMAND, "--checkpoint", "weights.pt")
     assert code == 0, said
-
-
-# out of memory
-
-
-@pytest.fixture
-def plugin():
-    registry.discover()
-    known = dict(registry.attacks._entries)
-    yield lambda name, cls: registry.register.attack(name, scenario="evasion", access="white-box")(cls)
-    registry.attacks._entries.clear()
-    registry.attacks._entries.update(known)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        MemoryError(),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
-        ),
-    ],
-    ids=["accelerator", "python", "processor"],
-)
-def test_out_of_memory_in_an_attack(plugin, model, data, error):
-    sizes = []
-
-    @dataclass(frozen=True, kw_only=True)
-    class Hungry:
-        """Take more than there is for more than 20 samples."""
-
-        def __call__(self, view, streams):
-            sizes.append(len(view.y))
-            if len(view.y) > 20:
-                raise error
-            return registry.attacks.get("fgsm").make()(view, streams)
-
-    plugin("hungry", Hungry)
-    report = rs.evaluate(model, data, ["hungry", "fgsm"], BALL, rules={"follow_up": False})
-    hungry, fgsm = report.records[1:]
-    assert hungry.status == "ok"
-    assert hungry.message == "memory ran out, and batches were halved"
-    assert hungry.metrics["robust_accuracy"] == fgsm.metrics["robust_accuracy"]
-    assert fgsm.message == ""
-    assert max(sizes) > 20
-    assert min(sizes) > 10
-
-
-def test_out_of_memory_in_the_model(model, data):
-    """The clean pass and the judge's second pass halve their batches too."""
-
-    class Large(nn.Module):
-        def __init__(self, most):
-            super().__init__()
-            self.inner, self.most = model, most
-
-        def forward(self, x):
-            if len(x) > self.most:
-                raise torch.OutOfMemoryError("planted")
-            return self.inner(x)
-
-    plain, large = (evaluate(Large(most), data).records for most in (1000, 13))
-    for one, other in zip(plain, large, strict=True):
-        assert other.status == "ok", other.message
-        assert one.metrics[one.headline] == other.metrics[other.headline]
-
-
-def test_an_error_that_is_not_about_memory_is_no_reason_to_go_on(plugin, model, data):
-    calls = []
-
-    @dataclass(frozen=True, kw_only=True)
-    class Wrong:
-        """Fail."""
-
-        def __call__(self, view, streams):
-            calls.append(len(view.y))
-            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    plugin("wrong", Wrong)
-    assert rs.evaluate(model, data, "wrong", BALL).records[1].status == "error"
-    assert len(calls) == 1
-
-
-# a plug-in that raises
-
-PLUGIN = '''
-from dataclasses import dataclass
-
-from robustsuite import register
-
-
-@register.attack("raises", scenario="evasion", access="white-box")
-@dataclass(frozen=True, kw_only=True)
-class Raises:
-    """Raise."""
-
-    def __call__(self, view, streams):
-        raise LookupError("planted in a plug-in")
-'''
-SUITE = """
-name: tiny
-dataset: {name: npz, path: data.npz, train: 60, test: 60}
-model: {factory: "nets.py:build", checkpoint: weights.pt}
-threat: {norm: linf, radius: 0.05, curve_samples: 0}
-attacks: [raises, fgsm, noise]
-"""
-
-
-@pytest.fixture
-def raises(on_disk, plugin):
-    (on_disk / "raises.py").write_text(PLUGIN)
-    return "raises.py"
-
-
-def test_a_plugin_that_raises_in_a_run(on_disk, raises):
-    (on_disk / "tiny.yaml").write_text(SUITE)
-    code, told = invoke("run", "tiny.yaml", "--plugin", raises, "--workers", "1", "--quiet")
-    assert code == 1, told
-    records = {r["attack"]: r for r in map(json.loads, (on_disk / "runs/tiny/records.jsonl").read_text().splitlines())}
-    assert {name: r["status"] for name, r in records.items()} == {
-        "none": "ok",
-        "raises": "error",
-        "fgsm": "ok",
-        "noise": "ok",
-    }
-    assert records["raises"]["message"].startswith("Traceback (most recent call last)")
-    assert "LookupError: planted in a plug-in" in records["raises"]["message"]
-    assert "raises.py" in records["raises"]["message"]
-    assert records["raises"]["metrics"] == {}, "missing is not 0"
-
-
-def test_a_plugin_that_raises_in_an_evaluation(on_disk, raises):
-    code, told = invoke(*COMMAND, "--attack", "raises", "--plugin", raises, "--out", "out")
-    assert code == 1, told
-    assert "LookupError: planted in a plug-in" in told
-    report = rs.Report.load(on_disk / "out")
-    assert [r.status for r in report.records] == ["ok", "ok", "error"]
-    row = report.frame[report.frame.attack == "raises"]
-    assert row.status.tolist() == ["error"]
-    assert row.value.isna().all()
-
-
-def test_a_plugin_that_cannot_be_imported(on_disk):
-    (on_disk / "broken.py").write_text("import nothing_of_that_name\n")
-    code, told = invoke(*COMMAND, "--plugin", "broken.py")
-    assert code == 2
-    assert "broken.py" in told
-    assert "nothing_of_that_name" in told
 
 
 # poisoning or membership against a model without its recipe or data
