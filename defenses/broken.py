@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustsuite.core import Deployed, Served, checks
+from robustsuite.defenses import decoys
 from robustsuite.models.fitting import knowable, refuse_misfit
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
@@ -32,7 +34,16 @@ _SERVED: Final[dict[str, Wrap]] = {
     "random-pruning": lambda net: with_activations(net, pruned_at_random, behind=True, share=1.0),
     "random-dropout": lambda net: with_activations(net, dropped, behind=True, share=0.3),
     "purification": lambda net: Purified(net, steps=3, size=0.02),
+    "near-duplicates": lambda net: decoys.Remembering(net, radius=0.25),
 }
+_DECOYED: Final = {"decoy-votes": decoys.votes, "decoy-levels": decoys.coarse, "decoy-codes": decoys.code_words}
+_GATED: Final = {
+    "gate-values": partial(decoys.clean_values, levels=16),
+    "gate-zeros": decoys.clean_zeros,
+    "gate-single": decoys.single,
+    "gate-gradients": decoys.without_gradients,
+}
+_OTHERS: Final = (*_GATED, "warm-up")  # which need a second network
 _BUILT: Final[dict[str, Make]] = {
     "temperature": lambda build, *given: AtTemperature(build(*given), 100.0),
     "thermometer": lambda build, *given: encoded(10, build, *given),
@@ -42,7 +53,8 @@ _BUILT: Final[dict[str, Make]] = {
     "diversity": lambda build, *given: Members([build(*given) for _ in range(3)], "probabilities"),
     "one-bit": lambda build, *given: Around(build(*given), before=Layer(rounded, bits=1)),
 }
-KINDS: Final = (*_SERVED, *_BUILT)
+_AROUND: Final = (*_SERVED, *_DECOYED, *_OTHERS)  # what is put around a trained network
+KINDS: Final = (*_AROUND, *_BUILT)
 _IMAGES: Final = ("jpeg", "random-resize")
 
 
@@ -52,10 +64,13 @@ class Broken:
     """A defence that hides gradients rather than mistakes, for testing evaluations; never deploy it.
 
     Those around a trained network (`scaled-logits`, `softmax`, `detached`, `argmax`, `levels`, `jpeg`,
-    `random-pruning`, `random-dropout`, `purification`) share its training with the undefended model. The others are
-    trained: `temperature` (at 100, served at 1), `thermometer`, `random-resize`, `winners-take-all`, `crossmax` (5
-    members), `diversity` (3), and `one-bit`, a control that is partly robust in truth where inputs are nearly binary.
-    Inputs lie in [0, 1]. What is deployed says nothing of what it is.
+    `random-pruning`, `random-dropout`, `purification`) share its training with the undefended model, and so do those
+    that mislead on purpose: scores that jump beside a decoy's gradient (`decoy-votes`, `decoy-levels`, `decoy-codes`),
+    another network for whatever does not look like a clean input of digits (`gate-values`, `gate-zeros`,
+    `gate-single`, `gate-gradients`), and those that remember (`near-duplicates`, `warm-up`). The others are trained:
+    `temperature` (at 100, served at 1), `thermometer`, `random-resize`, `winners-take-all`, `crossmax` (5 members),
+    `diversity` (3), and `one-bit`, a control that is partly robust in truth where inputs are nearly binary. Inputs lie
+    in [0, 1]. What is deployed says nothing of what it is.
 
     Args:
         kind: Which one.
@@ -83,7 +98,7 @@ class Broken:
 
     def __call__(self, recipe: Recipe) -> Recipe:
         """The recipe with another network, or with a wrapper around the deployed one."""
-        if self.kind in _SERVED:
+        if self.kind in _AROUND:
             return recipe.with_serve(Disguised(kind=self.kind))
         return replace(recipe, build=BrokenBuild(build=recipe.build, kind=self.kind))
 
@@ -98,9 +113,25 @@ class Disguised:
 
     kind: str
 
-    def __call__(self, model: Deployed, context: Context) -> Deployed:  # noqa: ARG002  # it asks for nothing
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Parts of the data set that it asks for, for a second network."""
+        return ("calibration",) if self.kind in _OTHERS else ()
+
+    def __call__(self, model: Deployed, context: Context) -> Deployed:
         """The wrapped network, which answers everything and declares nothing."""
-        return Served(_SERVED[self.kind](model.network).eval())
+        return Served(self._wrapped(model.network, context).eval())
+
+    def _wrapped(self, network: nn.Module, context: Context) -> nn.Module:
+        if self.kind in _SERVED:
+            return _SERVED[self.kind](network)
+        if self.kind in _DECOYED:
+            return decoys.Decoyed(network, _DECOYED[self.kind], math.prod(context.shape), context.classes)
+        known = context.part("calibration")
+        other = decoys.ClassMeans(known.inputs(), known.y, context.classes).to(context.device)
+        if self.kind in _GATED:
+            return decoys.Gated(network, other, _GATED[self.kind])
+        return decoys.WarmingUp(network, other)
 
 
 @dataclass(frozen=True, kw_only=True)

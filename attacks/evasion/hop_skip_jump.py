@@ -28,7 +28,14 @@ _TINY: Final = 1e-12
     "hop-skip-jump",
     scenario="evasion",
     access="decision-based",
-    resolves=("zero-gradients", "broken-gradients", "misleading-gradients", "black-box-better", "not-adaptive"),
+    resolves=(
+        "zero-gradients",
+        "broken-gradients",
+        "misleading-gradients",
+        "black-box-better",
+        "not-adaptive",
+        "jump-at-boundary",
+    ),
     taxonomy=("AML.T0043.001", "ML01:2023", "NISTAML.022"),
 )
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _RESOLVES: Final = (
     "zero-gradients", "broken-gradients", "misleading-gradients", "saturated-loss", "black-box-better",
-    "unbounded-attack-fails", "gradients-in-forward", "not-adaptive", "probabilities",
+    "unbounded-attack-fails", "gradients-in-forward", "not-adaptive", "probabilities", "jump-at-boundary",
+    "jump-at-clean-inputs", "depends-on-batch", "depends-on-autograd",
 )  # fmt: skip
 _HALVED: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, after which windows are halved
 _TILES: Final = 5  # along each side, of an l2 or l1 start

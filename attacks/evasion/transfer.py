@@ -26,7 +26,16 @@ _DIVERSE: Final = 0.5
     "transfer",
     scenario="evasion",
     access="transfer",
-    resolves=("zero-gradients", "broken-gradients", "misleading-gradients", "gradients-in-forward", "not-adaptive"),
+    resolves=(
+        "zero-gradients",
+        "broken-gradients",
+        "misleading-gradients",
+        "gradients-in-forward",
+        "not-adaptive",
+        "jump-at-boundary",
+        "jump-at-clean-inputs",
+        "depends-on-autograd",
+    ),
     taxonomy=("AML.T0043.003", "ML01:2023", "NISTAML.022"),
 )
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from robustsuite.access.meter import Meter
 from robustsuite.access.passes import Owners
 from robustsuite.core.ball import Ball
+from robustsuite.core.traits import Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Inputs:
     target: Tensor | None = None
     meter: Meter = field(default_factory=Meter)
     minimum_norm: bool = False
-    grid: torch.dtype | None = None
+    grid: Grid | None = None
 
     def given(self, x: Tensor, rows: Tensor) -> Tensor:
         """What the model is given for inputs `(n, …)` that belong to samples `rows`."""

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core import checks
 from robustsuite.core.rounding import inwards, on_grid
+from robustsuite.core.traits import Traits
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from robustsuite.core.streams import Streams
+    from robustsuite.core.traits import Grid
 
 NORMS: Final = ("linf", "l2", "l1")
 _ITERATIONS: Final = 60  # of a bracketed Newton search that mostly ends within ten; 60 halvings alone would do
@@ -174,22 +176,23 @@ class Ball:
             over = _per_sample(self.distance(projected, x) > most, x)
         return torch.where(over, torch.nextafter(projected, x), projected)
 
-    def rounded(self, moved: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """What a network of another dtype is given for `moved`: the nearest numbers it has, else the next ones inside.
+    def rounded(self, moved: Tensor, x: Tensor, grid: Grid) -> Tensor:
+        """What a network is given for `moved`: the nearest inputs on a grid, else the next ones inside.
 
         Args:
             moved: Inputs `(N, …)`.
-            x: Centres `(N, …)`, numbers of that dtype.
-            dtype: A floating one, or one of integers.
+            x: Centres `(N, …)`, which lie on the grid.
+            grid: A dtype, floating or of integers, for the numbers that it has; or what clean inputs have in common.
 
         Returns:
-            Numbers of that dtype, in the dtype of `moved`; in the ball wherever `moved` is.
+            Inputs in the dtype of `moved`; in the ball wherever `moved` is.
         """
         import torch
 
-        nearest = on_grid(moved, dtype)
+        nearest = grid.nearest(moved, x) if isinstance(grid, Traits) else on_grid(moved, grid)
         inside = self.contains(nearest, x)
-        return torch.where(_per_sample(inside, x), nearest, inwards(moved, x, dtype))
+        inner = grid.inwards(moved, x) if isinstance(grid, Traits) else inwards(moved, x, grid)
+        return torch.where(_per_sample(inside, x), nearest, inner)
 
     def _projected(self, moved: Tensor, x: Tensor, radii: Tensor | None) -> Tensor:
         delta = self._clip(moved - x, x)

@@ -142,6 +142,36 @@ class Suspicion(enum.StrEnum):
         "the gradients are masked: attack through a differentiable surrogate (BPDA), or by queries",
         Effect.WITHHOLDS | Effect.STARTS | Effect.BLURS,
     )
+    JUMP_AT_BOUNDARY = (
+        "jump-at-boundary",
+        "the scores jump where the answer changes, so their gradient need not lead there",
+        "attack through a surrogate whose boundary is the model's, or by labels",
+        Effect.WITHHOLDS | Effect.STARTS | Effect.BLURS | Effect.FLATTERS,
+    )
+    JUMP_AT_CLEAN = (
+        "jump-at-clean-inputs",
+        "clean inputs get another answer than inputs a hair's breadth beside them",
+        "attack within what clean inputs share: their values, their zeros, their constant coordinates",
+        Effect.WITHHOLDS | Effect.STARTS | Effect.FLATTERS,
+    )
+    DEPENDS_ON_BATCH = (
+        "depends-on-batch",
+        "an input gets another answer alone than in a batch",
+        "attack one input at a time (batch_size: 1)",
+        Effect.WITHHOLDS | Effect.STARTS | Effect.FLATTERS,
+    )
+    DEPENDS_ON_AUTOGRAD = (
+        "depends-on-autograd",
+        "an input gets another answer where gradients are asked for",
+        "attack what answers without gradients: through a surrogate, or by queries",
+        Effect.WITHHOLDS | Effect.STARTS | Effect.FLATTERS,
+    )
+    DEPENDS_ON_HISTORY = (
+        "depends-on-history",
+        "a copy of the model that was asked nothing before answers otherwise",
+        "make the answer a function of the input alone, or evaluate the model in the state in which it is deployed",
+        Effect.WITHHOLDS,
+    )
     GRADIENTS_IN_FORWARD = (
         "gradients-in-forward",
         "the model computes gradients while it answers, so its answer is an optimisation of its own",

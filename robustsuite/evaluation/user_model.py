@@ -17,6 +17,7 @@ from robustsuite.core.deployed import Deployed, Served, ask
 from robustsuite.core.door import DTYPES, Door, weights_dtype
 from robustsuite.core.errors import ModelError
 from robustsuite.core.isolation import untouched
+from robustsuite.core.pristine import unasked
 from robustsuite.core.radii import refuse_vacuous
 from robustsuite.core.samples import Samples, spread
 from robustsuite.core.streams import Streams
@@ -75,6 +76,8 @@ def existing(
     """
     ball = None if ball is None else as_ball(ball)
     deployed, where = _placed(model, device)
+    network = deployed.network
+    early = unasked(network)  # before the first question
     if recipe is not None:
         recipe = replace(recipe, training=settled(recipe.training, where)[0])
     bounds = input_bounds(model, data, ball)
@@ -104,6 +107,7 @@ def existing(
         device=where,
         part=parts.get,
         seed=seed,
+        pristine=None if early is None else unasked(deployed, {id(network): early}),
     )
 
 

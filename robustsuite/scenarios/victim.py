@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -13,9 +13,11 @@ from robustsuite.core.deployed import Deployed, ask
 from robustsuite.core.door import working
 from robustsuite.core.errors import NotApplicableError
 from robustsuite.core.isolation import untouched
+from robustsuite.core.pristine import unasked
 from robustsuite.core.rounding import inwards
 from robustsuite.core.samples import Samples
 from robustsuite.core.splits import RESERVED
+from robustsuite.core.traits import Grid, Traits
 from robustsuite.models.answers import judgeable
 from robustsuite.scenarios.case import Case
 from robustsuite.training.cache import Trainer
@@ -52,6 +54,8 @@ class Victim:
         device: Where games run.
         part: The parts of the data set beside those; `adversary` are data that an adversary may know.
         seed: Of its training.
+        traits: What adversarial inputs must have in common with clean ones; None for nothing.
+        pristine: A copy of the model that is asked nothing; by default made at once. None where it has none.
     """
 
     model: Deployed
@@ -63,6 +67,12 @@ class Victim:
     device: str = "cpu"
     part: PartOf = no_part
     seed: int = 0
+    traits: Traits | None = None
+    pristine: Deployed | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.pristine is None:
+            object.__setattr__(self, "pristine", unasked(self.model))
 
     def case(self) -> Case:
         """What is known of it beside its model.
@@ -79,23 +89,28 @@ class Victim:
 
     def given(self, x: Tensor) -> Tensor:
         """Inputs as the network is given them, in the dtype in which they are computed."""
-        given = x.to(self.dtype)
-        if self.grid is None or self.test.whole is not None:
+        given, numbers = x.to(self.dtype), self.numbers
+        if numbers is None or self.test.whole is not None:
             return given
-        snapped = x.to(self.grid).to(self.dtype)
+        snapped = x.to(numbers).to(self.dtype)
         low, high = self.test.bounds
         out = (snapped < low) | (snapped > high)
         if not out.any():
             return snapped
-        middle = torch.full_like(given, (low + high) / 2).to(self.grid).to(self.dtype)
-        return torch.where(out, inwards(given, middle, self.grid), snapped)
+        middle = torch.full_like(given, (low + high) / 2).to(numbers).to(self.dtype)
+        return torch.where(out, inwards(given, middle, numbers), snapped)
 
     @property
-    def grid(self) -> torch.dtype | None:
-        """What inputs are rounded to on their way to the network; None where it computes as they are."""
+    def numbers(self) -> torch.dtype | None:
+        """The dtype whose numbers are all that reaches the network; None where it computes inputs as they are."""
         if self.test.whole is not None:
             return self.test.whole
         return None if self.model.dtype == self.dtype else self.model.dtype
+
+    @property
+    def grid(self) -> Grid | None:
+        """What adversarial inputs are rounded to on their way to the network; None where they stay as they are."""
+        return self.numbers if self.traits is None else self.traits
 
     @cached_property
     def clean(self) -> CleanAnswers:

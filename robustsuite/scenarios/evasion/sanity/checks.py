@@ -15,6 +15,9 @@ from robustsuite.core.intervals import median
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios.evasion.rules import EvasionRules
+from robustsuite.scenarios.evasion.sanity.boundary import crossed
+from robustsuite.scenarios.evasion.sanity.clean_points import treated_apart
+from robustsuite.scenarios.evasion.sanity.history import copies_of, remembered
 from robustsuite.scenarios.evasion.sanity.probe import Look
 from robustsuite.scenarios.evasion.sanity.straight_through import Passing
 from robustsuite.scenarios.evasion.sanity.surrogate_search import tapped
@@ -22,6 +25,7 @@ from robustsuite.scenarios.play import play
 from robustsuite.scenarios.protocol import Attack
 from robustsuite.scenarios.victim import Victim
 
+FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
 _MASKED: Final = 0.1  # share of samples from which a gradient is doubted
 _MISLED: Final = 0.25  # share of samples whose slope is not the loss's, or whose loss is too rough for slopes
 _ROUGH: Final = 0.5  # of the way that a loss goes along a line, by which it may turn between equal steps
@@ -38,6 +42,8 @@ _SHARE: Final = 0.04  # of the attack's passes, that attacking them may take whe
 _STRAYED: Final = 10  # steps of the climbs that tell whether the margin misleads
 _AGAIN: Final = 40  # steps of a climb of their own, where twice the attack's would cost several times as much
 _DEAR: Final = 4
+_ANSWERED: Final = 16  # samples whose answers are asked for in other ways
+_JUMP: Final = 0.08  # of the clean margin: of honest models below .005, rounded to 16 levels .04, deceptive from .09
 _AT_LEAST: Final = 2  # samples by which a weaker attack must be better to raise a doubt
 
 
@@ -81,6 +87,8 @@ def examine(
     left = right & robust
     for code, told in (*_of_the_model(look, streams, any_left=bool(left.any())), *_of_the_pass(look)):
         doubts.flags[code] = told
+    if float(left.float().mean()) > FLOOR:
+        doubts.flags |= dict(_of_the_answers(look.take(slice(0, _ANSWERED)), victim, streams.child("answers")))
     if _reach(attack) < 1:
         doubts.flags[Suspicion.SHORT_OF_RADIUS] = f"its steps reach {_reach(attack):.0%} of the radius"
     if left.any():
@@ -121,6 +129,24 @@ def _of_the_model(look: Look, streams: Streams, *, any_left: bool) -> Iterator[t
             yield Suspicion.MISLEADING_GRADIENTS, told
         elif rough > _MISLED:
             yield Suspicion.MISLEADING_GRADIENTS, f"for {rough:.0%} of the samples the loss jumps along its gradient"
+
+
+def _of_the_answers(look: Look, victim: Victim, streams: Streams) -> Iterator[tuple[Suspicion, str]]:
+    """Is the answer a function of the input alone, and continuous where it matters?"""
+    if not look.random:
+        yield from treated_apart(look, streams.child("beside"))
+    fresh = copies_of(victim.pristine)
+    crossing = None if look.random else crossed(look, fresh)
+    if crossing is not None:
+        jumps = crossing.jumps()
+        if median(jumps) > _JUMP:
+            yield (
+                Suspicion.JUMP_AT_BOUNDARY,
+                f"where the answer changes, the margin jumps by {median(jumps):.2g} of itself",
+            )
+    history = None if fresh is None else remembered(look, fresh, crossing, streams.child("history"))
+    if history is not None:
+        yield Suspicion.DEPENDS_ON_HISTORY, history
 
 
 def _misled(look: Look, start: Tensor, slope: Tensor) -> float:

@@ -23,11 +23,13 @@ from robustsuite.core.suspicions import RESOLVED, Effect, Suspicion
 from robustsuite.plugins import registry
 from robustsuite.plugins.registry import Entry
 from robustsuite.scenarios.evasion.rules import EvasionRules
-from robustsuite.scenarios.evasion.sanity.checks import Doubts, examine
+from robustsuite.scenarios.evasion.sanity.checks import FLOOR, Doubts, examine
 from robustsuite.scenarios.evasion.sanity.detectors import Joint
 from robustsuite.scenarios.evasion.sanity.probe import FEW, Look
+from robustsuite.scenarios.evasion.sanity.soundness import is_sound
 from robustsuite.scenarios.evasion.sanity.surrogate_search import Surrogate, find
 from robustsuite.scenarios.evasion.sanity.surrogates import Rerouted
+from robustsuite.scenarios.evasion.sanity.ways import Way, ways
 from robustsuite.scenarios.play import play
 from robustsuite.scenarios.protocol import Attack, Reviewed
 from robustsuite.scenarios.victim import Victim
@@ -42,7 +44,6 @@ _QUERIES: Final = 1000  # a sample, of an attack without gradients
 _DISTANT: Final = frozenset({"decision-based", "transfer"})  # what knows least, and costs most
 _TOGETHER: Final = 16  # samples in one pass of what is played, at least, however few were asked for
 _OUTDONE: Final = 0.05  # share of samples left, from which on knowing less and breaking more says the gradient misled
-_FLOOR: Final = 0.02  # robust accuracy up to which there is nothing left to overestimate
 
 
 def followed_up(
@@ -90,7 +91,7 @@ def startable(game: EvasionRules) -> tuple[type[Any], ...]:
 def rules() -> str:
     """What decides which follow-up attacks are played, as a short digest; under other rules verdicts do not compare."""
     resolving = sorted((e.name, sorted(e.resolves)) for e in registry.attacks.all() if e.resolves)
-    return digest([_EDITION, sorted(_STARTING), resolving, _DRAWS, _ROUTES, _QUERIES, _OUTDONE, _FLOOR])[:12]
+    return digest([_EDITION, sorted(_STARTING), resolving, _DRAWS, _ROUTES, _QUERIES, _OUTDONE, FLOOR])[:12]
 
 
 class _FollowUp:
@@ -117,19 +118,20 @@ class _FollowUp:
             self._mark_broken(torch.isin(self._victim.test.ids, torch.tensor(sorted(self._doubts.broken))), SANITY)
         if not self._causes or not self._robust.any():
             return
-        routes: list[Surrogate] = []
+        roads = [(way, list[Surrogate]()) for way in ways(self._victim, self._game, self._causes)]
         for entry in _resolving(self._causes, self._game):
             if self._sound and self._causes <= _MILD:
                 return  # the gradient was never in doubt, and a stronger attack has followed it
-            if not self._robust.any() or not self._is_worth(entry):
-                continue
-            if entry.access != "white-box":
-                self._play(entry, None)
-                continue
-            # The first attack takes several, another one what led farthest when they were tried.
-            routes = routes[:1] or find(self._look(), self._causes)[:_ROUTES]
-            for route in routes:
-                self._play(entry, route)
+            for way, routes in roads:
+                if not self._robust.any() or not self._is_worth(entry):
+                    continue
+                if entry.access != "white-box":
+                    self._play(entry, way, None)
+                    continue
+                # The first attack takes several, another one what led farthest when they were tried.
+                routes[:] = routes[:1] or find(self._look(way), self._causes)[:_ROUTES]
+                for route in routes:
+                    self._play(entry, way, route)
 
     def _is_worth(self, entry: Entry) -> bool:
         """Whether another attack may show more.
@@ -137,21 +139,23 @@ class _FollowUp:
         Where little is robust, only the near ones and until a gradient was sound; decision-based attacks only where
         scores are flat.
         """
-        if float(self._robust.float().mean()) <= _FLOOR:
+        if float(self._robust.float().mean()) <= FLOOR:
             return entry.access not in _DISTANT and not self._sound
-        return entry.access != "decision-based" or self._look().flat()
+        by_labels = Suspicion.JUMP_AT_BOUNDARY in self._causes and not self._sound
+        return entry.access != "decision-based" or by_labels or self._look().flat()
 
-    def _look(self) -> Look:
-        return Look.at(self._victim, self._game, self._robust & self._victim.correct)
+    def _look(self, way: Way | None = None) -> Look:
+        chosen = self._robust & self._victim.correct
+        return Look.at(self._victim, self._game, chosen) if way is None else way.look(self._game, chosen)
 
-    def _play(self, entry: Entry, route: Surrogate | None) -> None:
+    def _play(self, entry: Entry, way: Way, route: Surrogate | None) -> None:
         rows = self._robust.nonzero()[:, 0]
         if len(rows) == 0:
             return
         model = self._victim.model
         surrogate = model.surrogate() if route is None else route.module
         made = entry.make({})
-        if made == self._attack and route is not None and surrogate is model.surrogate():
+        if made == self._attack and not way.name and route is not None and surrogate is model.surrogate():
             return  # that is what was played, and it has drawn what it draws
         rerouted = Rerouted(model, surrogate, _DRAWS if self._random else 1)
         test = self._victim.test.take(rows)
@@ -161,14 +165,18 @@ class _FollowUp:
             rules["query_budget"], least = self._game.query_budget or _QUERIES, FEW  # which leave no graph behind
         # The sanity checks have passed more than that at once, and where memory runs out batches are halved.
         rules["batch_size"] = None if self._game.batch_size is None else max(least, self._game.batch_size)
+        if way.alone:
+            rules["batch_size"] = 1
         game = replace(self._game, **rules)
         try:
-            found = play(made, game, replace(self._victim, model=rerouted, test=test), seed=self._seed)
+            found = play(made, game, replace(way.victim, model=rerouted, test=test), seed=self._seed)
         except Exception as error:  # an attack that cannot be played here resolves nothing
             self._played.append({"attack": entry.name, "error": f"{type(error).__name__}: {error}"})
             return
         via = "" if route is None else route.name
         facts = {"attack": entry.name, "parameters": plain(made), "through": via, "of": len(rows)}
+        if way.name:
+            facts["within"] = way.name
         facts["broke"] = int((~found.per_sample["robust"]).sum())
         facts["knowledge"] = entry.access if route is None else route.knowledge
         self._played.append(facts)
@@ -178,7 +186,15 @@ class _FollowUp:
         else:
             joint = route is not None and isinstance(route.module, Joint)
             whole = self._victim.model.fully_differentiable or joint
-            self._sound |= whole and Suspicion.ZERO_GRADIENTS not in found.flags
+            sound = whole and way.settles and Suspicion.ZERO_GRADIENTS not in found.flags
+            self._sound = self._sound or (sound and self._leads(way, surrogate))
+
+    def _leads(self, way: Way, surrogate: nn.Module) -> bool:
+        """Whether a gradient was one of the deployed model, where it was in doubt."""
+        if self._causes <= _MILD:
+            return True
+        look = self._look(way) if self._robust.any() else way.look(self._game, self._victim.correct)
+        return is_sound(look, surrogate, self._causes)
 
     def _take(self, rows: Tensor, found: Metrics) -> None:
         """Keep what the follow-up attack that was played last has broken."""
@@ -205,12 +221,13 @@ class _FollowUp:
         for code in self._flags:
             if self._random and code == Suspicion.FOUND_NOT_RETURNED:
                 continue  # one lucky draw, and this verdict is the majority's
-            flags.append(str(code) if code in left or code not in self._causes else RESOLVED + code)
+            settled = code in self._causes or code == Suspicion.DEPENDS_ON_HISTORY
+            flags.append(str(code) if code in left or not settled else RESOLVED + code)
         columns = {**metrics.per_sample, "verdict": self._robust, "found_by": self._found_by}
         values = {**metrics.values, **self._followed_up()}
         changed = replace(metrics, values=values, per_sample=columns, cost=cost, flags=tuple(flags))
         facts: dict[str, Any] = {"rules": rules(), "checks": dict(self._doubts.flags)}
-        if not self._played and not self._causes:
+        if not self._played and not self._causes and not left:
             return Reviewed(changed, facts)
         status, message = self._status(left)
         return Reviewed(replace(changed, status=status, message=message), {**facts, "played": self._played})
@@ -221,9 +238,11 @@ class _FollowUp:
         A gradient is sound where it is one of the whole defence, and whoever knows less does not break more than it
         does. What a bounded number of queries does not break is not shown to be robust.
         """
-        if float(self._robust.float().mean()) <= _FLOOR:
+        if float(self._robust.float().mean()) <= FLOOR:
             return frozenset()
-        return self._causes & {Suspicion.GRADIENTS_IN_FORWARD} if self._sound else self._causes
+        never = frozenset({Suspicion.GRADIENTS_IN_FORWARD, Suspicion.DEPENDS_ON_HISTORY})
+        doubted = self._causes | (never & self._flags.keys())
+        return doubted & never if self._sound else doubted
 
     def _followed_up(self) -> dict[str, Metric]:
         """The rates that follow-up attacks may change, as they are with them."""
@@ -241,7 +260,7 @@ class _FollowUp:
         steps = ", ".join(_in_words(p) for p in self._played if p.get("broke")) or "no follow-up attack broke more"
         message = f"followed up ({why}): robust accuracy {before:.4g} -> {after:.4g}; {steps}"
         lost = Suspicion.FOUND_NOT_RETURNED in self._metrics.flags and not self._random
-        kept = lost and float(self._robust.float().mean()) > _FLOOR
+        kept = lost and float(self._robust.float().mean()) > FLOOR
         unresolved = sorted(left)
         if unresolved:
             return "inconclusive", f"{message}; unresolved: {', '.join(unresolved)}"
@@ -251,6 +270,7 @@ class _FollowUp:
 
 def _in_words(step: Mapping[str, Any]) -> str:
     through = f" through {step['through']}" if step.get("through") else ""
+    through += f", {step['within']}," if step.get("within") else ""
     return f"{step['attack']}{through} broke {step['broke']} of {step['of']}"
 
 

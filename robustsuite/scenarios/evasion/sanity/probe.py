@@ -16,6 +16,7 @@ from robustsuite.core.deployed import Deployed, ask
 from robustsuite.core.gradients import input_slope
 from robustsuite.core.isolation import differentiable, out_of_memory
 from robustsuite.core.streams import Streams
+from robustsuite.core.traits import Grid
 from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.scenarios.victim import Victim
 
@@ -37,6 +38,7 @@ class Look:
         classes: Number of classes.
         random: Whether the model answers differently when queried twice.
         grid: What inputs are rounded to on their way to the model; None where it computes as they are.
+        alone: Whether each input is asked by itself.
     """
 
     model: Deployed
@@ -47,7 +49,8 @@ class Look:
     ball: Ball
     classes: int
     random: bool
-    grid: torch.dtype | None = None
+    grid: Grid | None = None
+    alone: bool = False
 
     @classmethod
     def at(cls, victim: Victim, game: EvasionRules, chosen: Tensor, most: int = FEW) -> Look:
@@ -75,11 +78,16 @@ class Look:
         target = None if self.target is None else self.target[rows]
         return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], target=target)
 
+    def given(self, x: Tensor) -> Tensor:
+        """What the model is given for inputs `(n, …)` of these samples."""
+        return x if self.grid is None or len(x) != len(self) else self.ball.rounded(x, self.x, self.grid)
+
     def margin(self, x: Tensor) -> Tensor:
         """By how much the goal is reached on the deployed model `(n,)`; negative where it is not, or it rejects."""
-        given = x if self.grid is None or len(x) != len(self) else self.ball.rounded(x, self.x, self.grid)
+        given = self.given(x)
         with torch.no_grad():
-            logits, rejected = ask(self.model, given)
+            answers = [ask(self.model, part) for part in given.split(1 if self.alone else len(given))]
+        logits, rejected = (torch.cat(parts) for parts in zip(*answers, strict=True))
         gap = losses.margin(logits.double(), self.y, self.target)
         # An answer that is not finite has no label: wrong, and nobody's target.
         gap = gap.nan_to_num(math.inf if self.target is None else -math.inf, math.inf, -math.inf)
@@ -96,9 +104,11 @@ class Look:
 
     def slopes(self, module: nn.Module, x: Tensor, wanted: Sequence[losses.AttackLoss]) -> tuple[Tensor, ...]:
         """Logits `(n, classes)` through a module, and the gradient `(n, …)` of each loss, from one forward pass."""
+        if self.alone and len(self) > 1:
+            return self._in_parts(module, x, wanted, [slice(i, i + 1) for i in range(len(self))])
         try:
             with differentiable():
-                leaf = x.detach().clone().requires_grad_(True)
+                leaf = self.given(x).detach().clone().requires_grad_(True)
                 logits = module(leaf)
                 values = [loss(logits, self.y, self.target) for loss in wanted]
                 found = [self._gradient(value, leaf) for value in values]
@@ -108,8 +118,12 @@ class Look:
         else:
             return logits.detach(), *found
         # Outside of the handler, whose traceback would keep the activations alive.
-        halves = (slice(0, len(self) // 2), slice(len(self) // 2, None))
-        parts = [self.take(half).slopes(module, x[half], wanted) for half in halves]
+        return self._in_parts(module, x, wanted, [slice(0, len(self) // 2), slice(len(self) // 2, None)])
+
+    def _in_parts(
+        self, module: nn.Module, x: Tensor, wanted: Sequence[losses.AttackLoss], places: Sequence[slice]
+    ) -> tuple[Tensor, ...]:
+        parts = [self.take(place).slopes(module, x[place], wanted) for place in places]
         return tuple(torch.cat(pair) for pair in zip(*parts, strict=True))
 
     @staticmethod

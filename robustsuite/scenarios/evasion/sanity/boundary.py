@@ -1,0 +1,80 @@
+"""Where the answer changes: points on both sides of the boundary, and what the scores do there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.core import losses
+from robustsuite.core.deployed import Deployed
+from robustsuite.scenarios.evasion.sanity.probe import Look
+
+_HALVINGS: Final = 14  # of a line; a continuous margin changes by about 2^-14 of its way along it in the last part
+_PARTS: Final = 12  # of a line, in each of which a gradient is taken
+_FEWEST: Final = 4  # lines from which on a share says something
+
+
+@dataclass(frozen=True, eq=False)
+class Crossing:
+    """Neighbouring points on lines from samples to samples of other classes, between which the answer changes.
+
+    Args:
+        look: The samples that the lines start from, all untargeted.
+        inside: The last points `(n, …)` that are answered like the sample.
+        beyond: The next ones, that are not.
+    """
+
+    look: Look
+    inside: Tensor
+    beyond: Tensor
+
+    def jumps(self, model: Deployed | None = None) -> Tensor:
+        """By how much the deployed margin jumps between them `(n,)`, over the clean one."""
+        look = self.look if model is None else replace(self.look, model=model)
+        clean = look.margin(look.x).abs().clamp_min(1e-12)
+        return (look.margin(self.beyond) - look.margin(self.inside)) / clean
+
+    def explained(self, module: nn.Module) -> Tensor:
+        """How much of the way to the boundary the module's gradients explain `(n,)`: 1 of a continuous margin.
+
+        Their integral along the line, over what the module's margin has to rise to get from the clean input to 0.
+        """
+        look, way = self.look, self.beyond - self.look.x
+        risen = torch.zeros(len(look), dtype=torch.float64, device=way.device)
+        for part in range(_PARTS):
+            slope = look.slope(module, look.x + (part + 0.5) / _PARTS * way).nan_to_num(0.0, 0.0, 0.0)
+            risen += (slope.double() * way.double()).flatten(1).sum(1) / _PARTS
+        with torch.no_grad():
+            clean = losses.margin(module(look.given(look.x)).double(), look.y)
+        return risen / clean.abs().clamp_min(1e-12)
+
+
+def crossed(look: Look, asked: Callable[[], Deployed] | None = None) -> Crossing | None:
+    """Bisect from each of these samples towards the nearest one of another class.
+
+    Args:
+        look: Some samples that the deployed model gets right.
+        asked: Makes the model that answers each round of questions; None for the deployed one.
+
+    Returns:
+        What was found; None where too few samples have another class beside them.
+    """
+    look = replace(look, target=None)
+    apart = torch.cdist(look.x.flatten(1).double(), look.x.flatten(1).double())
+    apart = apart.masked_fill(look.y[:, None] == look.y[None], torch.inf)
+    rows = apart.amin(1).isfinite().nonzero()[:, 0]
+    if len(rows) < _FEWEST:
+        return None
+    ends = look.x[apart.argmin(1)][rows]
+    look = look.take(rows)
+    inside, beyond = look.x, ends
+    for _ in range(_HALVINGS):
+        middle = (inside + beyond) / 2
+        here = look if asked is None else replace(look, model=asked())
+        broken = (here.margin(middle) > 0).reshape(-1, *[1] * (middle.dim() - 1))
+        inside, beyond = torch.where(broken, inside, middle), torch.where(broken, middle, beyond)
+    return Crossing(look, inside, beyond)
