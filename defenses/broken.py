@@ -34,7 +34,7 @@ _SERVED: Final[dict[str, Wrap]] = {
     "random-pruning": lambda net: with_activations(net, pruned_at_random, behind=True, share=1.0),
     "random-dropout": lambda net: with_activations(net, dropped, behind=True, share=0.3),
     "purification": lambda net: Purified(net, steps=3, size=0.02),
-    "near-duplicates": lambda net: decoys.Remembering(net, radius=0.25),
+    "near-duplicates": lambda net: decoys.NearDuplicates(net, radius=0.25),
 }
 _DECOYED: Final = {"decoy-votes": decoys.votes, "decoy-levels": decoys.coarse, "decoy-codes": decoys.code_words}
 _GATED: Final = {
@@ -120,18 +120,33 @@ class Disguised:
 
     def __call__(self, model: Deployed, context: Context) -> Deployed:
         """The wrapped network, which answers everything and declares nothing."""
-        return Served(self._wrapped(model.network, context).eval())
+        network, shape, classes = model.network, context.shape, context.classes
+        other = None
+        if self.kind in _OTHERS:
+            known = context.part("calibration")
+            other = decoys.ClassMeans(known.inputs(), known.y, classes).to(context.device)
+        return Served(disguised(self.kind, network, classes, shape, other).eval())
 
-    def _wrapped(self, network: nn.Module, context: Context) -> nn.Module:
-        if self.kind in _SERVED:
-            return _SERVED[self.kind](network)
-        if self.kind in _DECOYED:
-            return decoys.Decoyed(network, _DECOYED[self.kind], math.prod(context.shape), context.classes)
-        known = context.part("calibration")
-        other = decoys.ClassMeans(known.inputs(), known.y, context.classes).to(context.device)
-        if self.kind in _GATED:
-            return decoys.Gated(network, other, _GATED[self.kind])
-        return decoys.WarmingUp(network, other)
+
+def disguised(
+    kind: str, network: nn.Module, classes: int, shape: tuple[int, ...], other: nn.Module | None = None
+) -> nn.Module:
+    """A trained network inside of what hides its gradient.
+
+    Args:
+        kind: What is put around it; one of those that are no build of their own.
+        network: Raw inputs to logits.
+        classes: Number of classes.
+        shape: Of one input.
+        other: The second network, of those kinds that have one.
+    """
+    if kind in _SERVED:
+        return _SERVED[kind](network)
+    if kind in _DECOYED:
+        return decoys.Decoyed(network, _DECOYED[kind], math.prod(shape), classes)
+    if other is None:
+        raise checks.fail("a second network", "other", other, f"{kind} answers by two of them")
+    return decoys.Gated(network, other, _GATED[kind]) if kind in _GATED else decoys.WarmingUp(network, other)
 
 
 @dataclass(frozen=True, kw_only=True)

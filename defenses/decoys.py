@@ -131,7 +131,7 @@ class WarmingUp(nn.Module):
         return answer
 
 
-class Remembering(nn.Module):
+class NearDuplicates(nn.Module):
     """Inputs that are close to one that was answered before get its answer again, with their own gradient.
 
     Args:

@@ -22,8 +22,6 @@ COSTS: Final = {
     "escalation_forwards": "follow_up_forwards",
     "escalation_backwards": "follow_up_backwards",
 }
-#: Digests of the rules by which follow-up attacks are played, the same rules in the words of then and of now.
-RULES: Final = {"4164ad7a635c": "b26e97ca0492"}
 #: Parts of messages.
 TEXTS: Final = {
     "the attack met adversarial inputs that it did not hand in": (
@@ -115,7 +113,6 @@ def _in_text(text: str) -> str:
 
 def _examined(facts: Mapping[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {
-        "rules": lambda rules: RULES.get(rules, rules),
         "checks": lambda checks: {_in_text(flag): _in_text(text) for flag, text in checks.items()},
         "played": lambda steps: [_played(step) for step in steps],
     }

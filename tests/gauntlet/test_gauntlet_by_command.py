@@ -14,9 +14,11 @@ from robustsuite.suite.recipes import make_recipe
 from robustsuite.training.cache import Trainer
 
 NETS = """
-from robustsuite.defenses.broken import Disguised, _BUILT, _SERVED
+import torch
+
+from robustsuite.defenses import decoys
+from robustsuite.defenses.broken import _AROUND, _BUILT, disguised
 from robustsuite.models.build import ModelSpec
-from robustsuite.core.deployed import Served
 
 PLAIN = ModelSpec("mlp", options=(("hidden", (64,)),))
 
@@ -26,10 +28,12 @@ def build(classes, shape, bounds):
     if kind in _BUILT:
         return _BUILT[kind](PLAIN, classes, shape, bounds)
     network = PLAIN(classes, shape, bounds)
-    return Disguised(kind=kind)(Served(network), None).network if kind in _SERVED else network
+    other = decoys.ClassMeans(torch.zeros(classes, *shape), torch.arange(classes), classes)
+    return disguised(kind, network, classes, shape, other) if kind in _AROUND else network
 """
 FEW = {"argmax": "zero-gradients", "levels": "zero-gradients", "random-dropout": "nondeterministic"}
 CONTROLS = ("one-bit",)
+INCONCLUSIVE = ("warm-up",)  # a network for its first thousand inputs alone; what it answers later is all there is
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,7 @@ def verdict(suite, splits, tmp_path, monkeypatch):
 
     def evaluated(kind):
         defense = next(d for d in suite.defenses if d.label == kind)
-        network = Trainer(0)(make_recipe(suite, defense), splits.train).model.network
+        network = Trainer(0, part=splits.part)(make_recipe(suite, defense), splits.train).model.network
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, "weights.safetensors")
         (tmp_path / "nets.py").write_text(NETS.format(kind=kind))
         done = CliRunner().invoke(
@@ -92,8 +96,8 @@ def test_what_hides_its_gradient_falls_by_the_default(kind, verdict):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in FEW])
 def test_every_other_kind_by_the_default(kind, verdict):
     record = verdict(kind)
-    assert record["status"] == "ok"
-    if kind in CONTROLS:
+    assert record["status"] == ("inconclusive" if kind in INCONCLUSIVE else "ok")
+    if kind in (*CONTROLS, *INCONCLUSIVE):
         assert accuracy(record) > 0.1
     else:
         assert accuracy(record) <= 0.03

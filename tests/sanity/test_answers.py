@@ -89,7 +89,7 @@ DECEPTIVE = {
     "single": (lambda: gated(decoys.single), Suspicion.DEPENDS_ON_BATCH),
     "gradients": (lambda: gated(decoys.without_gradients), Suspicion.DEPENDS_ON_AUTOGRAD),
     "warm-up": (lambda: decoys.WarmingUp(MEANS, tiny_network(), 100), Suspicion.DEPENDS_ON_HISTORY),
-    "memory": (lambda: decoys.Remembering(MEANS, 0.1), Suspicion.DEPENDS_ON_HISTORY),
+    "memory": (lambda: decoys.NearDuplicates(MEANS, 0.1), Suspicion.DEPENDS_ON_HISTORY),
 }
 
 
@@ -159,7 +159,7 @@ class Vote(nn.Module):
 
 
 def test_a_copy_that_was_asked_nothing_shares_its_weights_and_nothing_else():
-    network = decoys.Remembering(copy.deepcopy(tiny_network()), 0.1).eval()
+    network = decoys.NearDuplicates(copy.deepcopy(tiny_network()), 0.1).eval()
     victim = Victim(Served(network), DATA)
     victim.model(DATA.inputs())
     fresh = copies_of(victim.pristine)

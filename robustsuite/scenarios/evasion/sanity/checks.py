@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.core import losses
+from robustsuite.core.deployed import Deployed
 from robustsuite.core.intervals import median
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.scenarios.evasion.sanity.boundary import crossed
 from robustsuite.scenarios.evasion.sanity.clean_points import treated_apart
-from robustsuite.scenarios.evasion.sanity.history import copies_of, remembered
+from robustsuite.scenarios.evasion.sanity.history import Fresh, copies_of, remembered
 from robustsuite.scenarios.evasion.sanity.probe import Look
 from robustsuite.scenarios.evasion.sanity.straight_through import Passing
 from robustsuite.scenarios.evasion.sanity.surrogate_search import tapped
@@ -68,6 +69,7 @@ def examine(
     *,
     seed: int,
     passes: Tensor | None = None,
+    watch: Callable[[Deployed], None] | None = None,
 ) -> Doubts:
     """Run every sanity check.
 
@@ -78,6 +80,7 @@ def examine(
         robust: Which test samples it did not break; bool `(N,)`.
         seed: Keys random draws.
         passes: What it spent on each of them `(N,)`, where that is known.
+        watch: Is shown each copy of the model that is asked in its place.
     """
     doubts, streams = Doubts(), Streams(seed).child("standing-checks")  # an old name; it keys draws
     right = victim.correct
@@ -88,7 +91,8 @@ def examine(
     for code, told in (*_of_the_model(look, streams, any_left=bool(left.any())), *_of_the_pass(look)):
         doubts.flags[code] = told
     if float(left.float().mean()) > FLOOR:
-        doubts.flags |= dict(_of_the_answers(look.take(slice(0, _ANSWERED)), victim, streams.child("answers")))
+        fresh = copies_of(victim.pristine, watch)
+        doubts.flags |= dict(_of_the_answers(look.take(slice(0, _ANSWERED)), fresh, streams.child("answers")))
     if _reach(attack) < 1:
         doubts.flags[Suspicion.SHORT_OF_RADIUS] = f"its steps reach {_reach(attack):.0%} of the radius"
     if left.any():
@@ -131,11 +135,10 @@ def _of_the_model(look: Look, streams: Streams, *, any_left: bool) -> Iterator[t
             yield Suspicion.MISLEADING_GRADIENTS, f"for {rough:.0%} of the samples the loss jumps along its gradient"
 
 
-def _of_the_answers(look: Look, victim: Victim, streams: Streams) -> Iterator[tuple[Suspicion, str]]:
+def _of_the_answers(look: Look, fresh: Fresh | None, streams: Streams) -> Iterator[tuple[Suspicion, str]]:
     """Is the answer a function of the input alone, and continuous where it matters?"""
     if not look.random:
         yield from treated_apart(look, streams.child("beside"))
-    fresh = copies_of(victim.pristine)
     crossing = None if look.random else crossed(look, fresh)
     if crossing is not None:
         jumps = crossing.jumps()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from robustsuite.scenarios.protocol import Attack, Reviewed
 from robustsuite.scenarios.victim import Victim
 
 SANITY: Final = "sanity checks"
-_EDITION: Final = 1  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
+_EDITION: Final = 2  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
 _STARTING: Final = Suspicion.that(Effect.STARTS)
 _MILD: Final = Suspicion.that(Effect.MILD)
 _DRAWS: Final = 11  # times that a random model is queried; the majority decides
@@ -69,11 +69,11 @@ def followed_up(
     network = victim.model.network
     with torch.inference_mode(False), untouched(network), seeded(Streams(seed).child("doubt").key):
         try:
-            with _counted(victim.model) as checked:
+            with _Passes().of(victim.model) as checked:
                 robust, passes = metrics.per_sample["robust"], metrics.per_sample.get("passes")
-                doubts = examine(attack, game, victim, robust, seed=seed, passes=passes)
+                doubts = examine(attack, game, victim, robust, seed=seed, passes=passes, watch=checked.watch)
             follow_up = _FollowUp(metrics, doubts, attack, game, victim, seed)
-            with _counted(victim.model) as spent:
+            with _Passes().of(victim.model) as spent:
                 follow_up.run()
         except Exception as error:  # a number that could not be examined is still a number, under a doubt
             flags = (*metrics.flags, Suspicion.UNEXAMINED)
@@ -123,13 +123,14 @@ class _FollowUp:
             if self._sound and self._causes <= _MILD:
                 return  # the gradient was never in doubt, and a stronger attack has followed it
             for way, routes in roads:
-                if not self._robust.any() or not self._is_worth(entry):
+                if not self._robust.any() or not self._is_worth(entry) or (way.bound and entry.access in _DISTANT):
                     continue
                 if entry.access != "white-box":
                     self._play(entry, way, None)
                     continue
                 # The first attack takes several, another one what led farthest when they were tried.
-                routes[:] = routes[:1] or find(self._look(way), self._causes)[:_ROUTES]
+                most = 1 if way.bound else _ROUTES
+                routes[:] = routes[:1] or find(self._look(way), self._causes)[:most]
                 for route in routes:
                     self._play(entry, way, route)
 
@@ -290,21 +291,31 @@ def _resolving(causes: frozenset[Suspicion], game: EvasionRules) -> Iterator[Ent
             yield entry
 
 
-@contextmanager
-def _counted(model: Deployed) -> Iterator[Counter[str]]:
-    """Passes through the model's network while it is entered, in samples, whoever asks for them."""
-    # A script takes no hooks; its door does.
-    network = model.surrogate() if isinstance(model.network, torch.jit.ScriptModule) else model.network
-    passes: Counter[str] = Counter()
+class _Passes(Counter[str]):
+    """Passes through a model's network and through copies of it, in samples, whoever asks for them."""
 
-    def note(_: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._handles: list[Any] = []
+
+    @contextmanager
+    def of(self, model: Deployed) -> Iterator[Self]:
+        """Count while it is entered."""
+        try:
+            self.watch(model)
+            yield self
+        finally:
+            for handle in self._handles:
+                handle.remove()
+
+    def watch(self, model: Deployed) -> None:
+        """Count the passes of this model, too."""
+        # A script takes no hooks; its door does.
+        network = model.surrogate() if isinstance(model.network, torch.jit.ScriptModule) else model.network
+        self._handles.append(network.register_forward_hook(self._note))
+
+    def _note(self, _: nn.Module, args: tuple[Any, ...], result: Any) -> None:
         n = len(args[0]) if args and isinstance(args[0], Tensor) else 1
-        passes["forwards"] += n
+        self["forwards"] += n
         if isinstance(result, Tensor) and result.requires_grad:
-            result.register_hook(lambda _: passes.update(backwards=n))  # type: ignore[no-untyped-call]
-
-    handle = network.register_forward_hook(note)
-    try:
-        yield passes
-    finally:
-        handle.remove()
+            result.register_hook(lambda _: self.update(backwards=n))  # type: ignore[no-untyped-call]

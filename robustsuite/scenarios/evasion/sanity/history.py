@@ -26,8 +26,8 @@ _SWAYED: Final = 0.25  # share of samples for which they may differ by more
 Fresh = Callable[[], Deployed]
 
 
-def copies_of(pristine: Deployed | None) -> Fresh | None:
-    """Makes models that were asked nothing before; None where none can be made."""
+def copies_of(pristine: Deployed | None, watch: Callable[[Deployed], None] | None = None) -> Fresh | None:
+    """Makes models that were asked nothing before, and shows each to `watch`; None where none can be made."""
     if pristine is None or unasked(pristine) is None:
         return None
 
@@ -36,6 +36,8 @@ def copies_of(pristine: Deployed | None) -> Fresh | None:
         if made is None:
             return pristine
         made.network.eval()
+        if watch is not None:
+            watch(made)
         return made
 
     return fresh

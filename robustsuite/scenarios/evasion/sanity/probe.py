@@ -86,7 +86,7 @@ class Look:
         """By how much the goal is reached on the deployed model `(n,)`; negative where it is not, or it rejects."""
         given = self.given(x)
         with torch.no_grad():
-            answers = [ask(self.model, part) for part in given.split(1 if self.alone else len(given))]
+            answers = [ask(self.model, part) for part in torch.split(given, 1 if self.alone else len(given))]
         logits, rejected = (torch.cat(parts) for parts in zip(*answers, strict=True))
         gap = losses.margin(logits.double(), self.y, self.target)
         # An answer that is not finite has no label: wrong, and nobody's target.

@@ -34,6 +34,11 @@ class Way:
     alone: bool
     settles: bool
 
+    @property
+    def bound(self) -> bool:
+        """Whether adversarial inputs must have something in common with clean ones."""
+        return self.victim.traits is not None
+
     def look(self, game: EvasionRules, chosen: Tensor) -> Look:
         """The first of these test samples, under these conditions."""
         return replace(Look.at(self.victim, game, chosen), alone=self.alone)
