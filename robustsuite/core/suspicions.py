@@ -144,7 +144,7 @@ class Suspicion(enum.StrEnum):
     )
     JUMP_AT_BOUNDARY = (
         "jump-at-boundary",
-        "the scores jump where the answer changes, so their gradient need not lead there",
+        "scores jump on the way to another class, so that their gradient need not lead there",
         "attack through a surrogate whose boundary is the model's, or by labels",
         Effect.WITHHOLDS | Effect.STARTS | Effect.BLURS | Effect.FLATTERS,
     )
