@@ -24,6 +24,7 @@ from robustsuite.results.deciding import decide
 from robustsuite.testing.known_answers.known_answer import Finding, at_most, near, same
 from robustsuite.testing.known_answers.materials import NearestMean, column, digits, figure, templates
 from robustsuite.training.cache import Trainer
+from robustsuite.training.fabric import make_fabric
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 
@@ -52,7 +53,6 @@ def accounting() -> Iterator[Finding]:
 
 
 def _published() -> Iterator[Finding]:
-    from lightning_fabric import Fabric
     from opacus.accountants.analysis.rdp import compute_rdp
 
     n, batch, sigma, epochs = 60_000, 240, 1.3, 15
@@ -63,7 +63,7 @@ def _published() -> Iterator[Finding]:
     )
     samples = Samples(torch.zeros(n, 1, 2, 2), torch.arange(n) % 2, 2)
     network = recipe.build(2, samples.shape, samples.bounds)
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = make_fabric("cpu")
     updater = recipe.update.start(network, samples, recipe.training, Streams(0), fabric)
     # The accountant of a training that was interrupted after its last step: no step has to be taken to ask it.
     updater.restore({**updater.state(), "history": [[sigma, batch / n, steps]], "steps": steps})
