@@ -162,15 +162,15 @@ def over_repeats(metrics: Sequence[Metric]) -> Metric:
     the mean length of the repeats' own intervals below and above their values, which does not shrink with R because
     every repeat is judged on the same samples.
     """
-    from scipy.stats import t
-
     values = [m.value for m in metrics]
     if len(values) == 1:
         return metrics[0]
+    from scipy.special import stdtrit  # `scipy.stats`, which has it too, takes a second to import
+
     count = len(values)
     mean = sum(values) / count
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1))
-    half = float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
+    half = float(stdtrit(count - 1, 0.975)) * spread / math.sqrt(count)
     # Each side apart: an interval near 0 or 1 is longer towards the middle.
     ends = [(m.value - m.low, m.high - m.value) for m in metrics if m.low is not None and m.high is not None]
     sides = zip(*ends, strict=True) if ends else ((0.0,), (0.0,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from robustsuite.models.state import State, captured, put_back
 from robustsuite.training.checkpoints import Checkpoint
 from robustsuite.training.context import PartOf, named, no_part
 from robustsuite.training.descent import batch_sizes
+from robustsuite.training.fabric import make_fabric
 from robustsuite.training.own import HiddenNetwork
 from robustsuite.training.parts import Step, Updater, training_loss
 from robustsuite.training.recipe import GradientDescent, Recipe
@@ -142,7 +142,7 @@ def fit(
     if train is samples:
         train = samples.copy()  # parts of a recipe may come from anywhere, and others train on these too
     update = recipe.update.within(recipe, train, seed)
-    fabric = _fabric(device, recipe.training.precision)
+    fabric = make_fabric(device, recipe.training.precision)
     network = make_network(recipe, whole, seed).to(fabric.device)
     if recipe.training.precision == "64":
         network = network.double()
@@ -185,16 +185,6 @@ def _trained(recipe: Recipe, samples: Samples, seed: int, *, device: str, part: 
 
 def _double(samples: Samples) -> Samples:
     return replace(samples, x=samples.inputs().double())
-
-
-def _fabric(device: str, precision: str) -> Fabric:
-    from lightning_fabric import Fabric
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision at every training
-    kind, _, index = device.partition(":")
-    modes = {"32": "32-true", "64": "64-true"}
-    devices: Any = [int(index)] if index else 1
-    return Fabric(accelerator=kind, devices=devices, precision=modes.get(precision, precision))
 
 
 class _Run:

@@ -12,17 +12,28 @@ import robustsuite as rs
 from robustsuite.core.deployed import Deployed, Outputs
 
 
-def test_evaluating_imports_no_training_or_attack_library():
+def test_evaluating_imports_no_training_or_attack_library_and_training_none_for_its_version():
     code = """
 import sys, torch, robustsuite as rs
+from robustsuite.core.intervals import over_repeats
+from robustsuite.core.metric import Metric
+from robustsuite.models.build import ModelSpec
+from robustsuite.training import Recipe, Trainer, Training
 net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
 rs.evaluate(net, (torch.rand(9, 1, 2, 2), torch.arange(9) % 3), "fgsm", rs.Ball("linf", 0.1))
 heavy = ["lightning_fabric", "torchmetrics", "torchvision", "opacus", "art", "sklearn", "plotly", "pandas"]
+heavy += ["torch._dynamo", "scipy.stats"]
+over_repeats([Metric(value, 9) for value in (0.5, 0.6)])
 print([name for name in heavy if name in sys.modules])
+samples = rs.load_data("digits", "train", samples=40)
+Trainer(0)(Recipe(build=ModelSpec("logistic"), training=Training(epochs=1)), samples)
+print([name for name in heavy if name in sys.modules])
+import torchmetrics
+print(torchmetrics.Metric.__name__)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines() == ["[]", "['lightning_fabric', 'torch._dynamo']", "Metric"]
 
 
 class Answers(Deployed):

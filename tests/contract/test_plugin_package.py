@@ -83,25 +83,40 @@ def run(installed, code):
     return done.stdout
 
 
-def test_is_found_and_obeys_the_laws(installed):
-    code = """
+@pytest.fixture(scope="module")
+def seen(installed, tmp_path_factory):
+    """What one process that finds the package sees: what commands said, which laws held, and where a report lies."""
+    folder = tmp_path_factory.mktemp("seen")
+    asked = (["list", "scenarios", "--json"], ["show", "shift-guess", "--json"], ["show", "shift-gess"])
+    code = f"""
 import json
-from robustsuite.testing import attack_laws, defense_laws
+import robustsuite as rs
+import torch
 from robustsuite.plugins import registry
+from robustsuite.testing import attack_laws, defense_laws
+from typer.testing import CliRunner
+from robustsuite.cli.app import app
+said = [CliRunner().invoke(app, words) for words in {asked!r}]
 laws = [*attack_laws("constant-shift"), *defense_laws("longer-training"), *attack_laws("constant-guess")]
 for law in laws:
     law()
-print(json.dumps([registry.attacks.get("constant-shift").cls.__module__, [law.name for law in laws]]))
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+report = rs.evaluate(model, (torch.rand(20, 1, 2, 2), torch.arange(20) % 2), ["constant-shift"], ("linf", 0.1))
+report.save({str(folder / "run")!r})
+found = {{"module": registry.attacks.get("constant-shift").cls.__module__, "laws": [law.name for law in laws]}}
+print(json.dumps({{**found, "said": [(done.exit_code, done.stdout, done.stderr) for done in said]}}))
 """
-    module, laws = json.loads(run(installed, code))
-    assert module == "robustsuite_shift"
-    assert len(laws) >= 18
-    assert laws[-2:] == ["measures-what-is-declared", "never-asks"]  # the latter is its scenario's own
+    return {**json.loads(run(installed, code)), "report": folder / "run" / "report.html"}
 
 
-def test_its_scenario_is_known_to_the_command(installed):
-    asked = (["list", "scenarios", "--json"], ["show", "shift-guess", "--json"], ["show", "shift-gess"])
-    listed, shown, near = commands(installed, *asked)
+def test_is_found_and_obeys_the_laws(seen):
+    assert seen["module"] == "robustsuite_shift"
+    assert len(seen["laws"]) >= 18
+    assert seen["laws"][-2:] == ["measures-what-is-declared", "never-asks"]  # the latter is its scenario's own
+
+
+def test_its_scenario_is_known_to_the_command(seen):
+    listed, shown, near = seen["said"]
     found = {row["name"]: row for row in json.loads(listed[1])}
     assert found.keys() >= {"evasion", "inversion", "poisoning", "shift-guess", "utility"}
     assert found["shift-guess"]["access"] == "inputs"
@@ -110,6 +125,11 @@ def test_its_scenario_is_known_to_the_command(installed):
     assert told["metrics"] == "guess_rate, near_rate, guessed_labels"
     assert near[0] == 2
     assert "did you mean 'shift-guess'" in near[2]
+
+
+def test_its_panel_is_in_the_report(seen):
+    drawn = seen["report"].read_text().split('<section id="panel-forward-passes">', 1)[1].split("</section>", 1)[0]
+    assert "<td>constant-shift</td><td>" in drawn
 
 
 def test_its_scenario_stands_in_table_csv_and_gates(played):
@@ -176,20 +196,6 @@ def test_a_figure_that_nobody_declared_is_caught(monkeypatch):
         monkeypatch.setattr(Poisoning, "metrics", changed)
         with pytest.raises(LawBroken):
             law()
-
-
-def test_its_panel_is_in_the_report(installed, tmp_path):
-    code = f"""
-import robustsuite as rs
-import torch
-model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-report = rs.evaluate(model, (torch.rand(20, 1, 2, 2), torch.arange(20) % 2), ["constant-shift"], ("linf", 0.1))
-print(report.save({str(tmp_path / "run")!r}))
-"""
-    run(installed, code)
-    html = (tmp_path / "run" / "report.html").read_text()
-    drawn = html.split('<section id="panel-forward-passes">', 1)[1].split("</section>", 1)[0]
-    assert "<td>constant-shift</td><td>" in drawn
 
 
 def test_a_broken_attack_is_caught():

@@ -51,6 +51,14 @@ def test_rows_carry_the_labels_of_the_source():
     assert torch.equal(test.x[:, 0], torch.from_numpy(bunch.images).float()[test.ids] / 16)
 
 
+def test_they_are_the_same_where_scikit_learn_keeps_them_elsewhere(monkeypatch):
+    from robustsuite.data import digits as read
+
+    here = read._read.__wrapped__()
+    monkeypatch.setattr(read, "_file", lambda: None)
+    assert read._read.__wrapped__() == here
+
+
 def test_seed_decides_the_split():
     assert digits(0).test.digest() == digits(0).test.digest()
     assert digits(0).test.digest() != digits(1).test.digest()

@@ -1,6 +1,7 @@
 """Leave no trace: modes, weights, gradients, buffers and generators are as before, also when the body raises."""
 
 import random
+import traceback
 
 import numpy as np
 import pytest
@@ -105,3 +106,16 @@ def test_global_generators_are_seeded_inside_and_restored_outside(raises):
     assert got == undisturbed
     with seeded(2**63 + 5):
         assert draws() == inside
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a device, whose generator is seeded at once")
+def test_seeding_keeps_nothing_for_devices_that_are_not_there(monkeypatch):
+    formatted = []
+    monkeypatch.setattr(traceback, "format_stack", lambda *_: formatted.append(1))
+    torch.manual_seed(1)
+    assert formatted, "what torch does for them"
+    formatted.clear()
+    with seeded(1):
+        inside = torch.rand(1)
+    assert formatted == []
+    assert torch.equal(inside, torch.rand(1, generator=torch.Generator().manual_seed(1)))

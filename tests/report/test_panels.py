@@ -109,6 +109,7 @@ def test_a_strangers_panel_in_a_file_shows_in_the_report_of_a_run(strange, tmp_p
         "threat: {norm: linf, radius: 0.1, curve: []}\nattacks: [noise]\n"
     )
     given = ["run", str(suite), "--out", str(tmp_path / "run"), "--plugin", str(path), "--fresh"]
+    given += ["--workers", "1"]
     done = CliRunner().invoke(app, given)
     assert done.exit_code == 0, done.output
     html = (tmp_path / "run" / "report.html").read_text()

@@ -290,9 +290,8 @@ def test_a_run_that_lacks_a_cell_trains_only_what_that_cell_needs(folder):
     assert figures(again.records) == figures(straight.records)
 
 
-@pytest.mark.parametrize(
-    ("function", "workers"), [pytest.param("loop", "2", marks=pytest.mark.slow), ("pipeline", "1")]
-)
+@pytest.mark.slow  # a default run is killed in tests/faults/test_killed.py, and one that lacks a cell goes on above
+@pytest.mark.parametrize(("function", "workers"), [("loop", "2"), ("pipeline", "1")])
 def test_a_run_killed_in_the_middle_ends_with_the_same_table(folder, function, workers):
     straight = run(suite(function), folder / "straight", cached=False)
     path = folder / "run" / "records.jsonl"
