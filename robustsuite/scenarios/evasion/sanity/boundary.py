@@ -35,26 +35,31 @@ class Crossing:
     def jumps(self, model: Deployed | None = None) -> Tensor:
         """By how much the deployed margin jumps between them `(n,)`, over the clean one."""
         look = self.look if model is None else replace(self.look, model=model)
-        clean = look.margin(look.x).abs().clamp_min(1e-12)
-        return (look.margin(self.beyond) - look.margin(self.inside)) / clean
+        clean = look.gap(look.x).abs().clamp_min(1e-12)
+        return (look.gap(self.beyond) - look.gap(self.inside)) / clean
 
     def explained(self, module: nn.Module) -> Tensor:
         """How much of the way to the boundary the module's gradients explain `(n,)`: 1 of a continuous margin.
 
         Their integral along the line, over what the module's margin has to rise to get from the clean input to 0.
         """
-        look, way = self.look, self.beyond - self.look.x
+        look, way, loss = self.look, self.beyond - self.look.x, _of_classes(self.look.classes)
         risen = torch.zeros(len(look), dtype=torch.float64, device=way.device)
         for part in range(_PARTS):
-            slope = look.slope(module, look.x + (part + 0.5) / _PARTS * way).nan_to_num(0.0, 0.0, 0.0)
+            slope = look.slope(module, look.x + (part + 0.5) / _PARTS * way, loss).nan_to_num(0.0, 0.0, 0.0)
             risen += (slope.double() * way.double()).flatten(1).sum(1) / _PARTS
         with torch.no_grad():
-            clean = losses.margin(module(look.given(look.x)).double(), look.y)
+            clean = loss(module(look.given(look.x)).double(), look.y, None)
         return risen / clean.abs().clamp_min(1e-12)
 
 
+def _of_classes(classes: int) -> losses.AttackLoss:
+    """The margin of so many columns; a surrogate may have one more, for rejection."""
+    return lambda logits, y, target: losses.margin(logits[:, :classes], y, target)
+
+
 def crossed(look: Look, asked: Callable[[], Deployed] | None = None) -> Crossing | None:
-    """Bisect from each of these samples towards the nearest one of another class.
+    """Bisect from each of these samples towards the nearest one of another class, by labels, rejected or not.
 
     Args:
         look: Some samples that the deployed model gets right.
@@ -75,6 +80,6 @@ def crossed(look: Look, asked: Callable[[], Deployed] | None = None) -> Crossing
     for _ in range(_HALVINGS):
         middle = (inside + beyond) / 2
         here = look if asked is None else replace(look, model=asked())
-        broken = (here.margin(middle) > 0).reshape(-1, *[1] * (middle.dim() - 1))
+        broken = (here.gap(middle) > 0).reshape(-1, *[1] * (middle.dim() - 1))
         inside, beyond = torch.where(broken, inside, middle), torch.where(broken, middle, beyond)
     return Crossing(look, inside, beyond)

@@ -62,7 +62,7 @@ def remembered(look: Look, fresh: Fresh, crossing: Crossing | None, streams: Str
     if crossing is None or look.random:
         return None
     one = replace(crossing.look, model=fresh())
-    near = (one.margin(crossing.inside) <= 0) & (one.margin(crossing.beyond) <= 0)
+    near = (one.gap(crossing.inside) <= 0) & (one.gap(crossing.beyond) <= 0)
     if int(near.sum()) >= _AT_LEAST:
         return f"after one input, {int(near.sum())} of {len(near)} others close to it get its answer"
     return None

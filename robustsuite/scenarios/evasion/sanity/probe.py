@@ -84,14 +84,21 @@ class Look:
 
     def margin(self, x: Tensor) -> Tensor:
         """By how much the goal is reached on the deployed model `(n,)`; negative where it is not, or it rejects."""
+        gap, rejected = self._answered(x)
+        return torch.where(rejected, -gap.abs() - 1e-9, gap)
+
+    def gap(self, x: Tensor) -> Tensor:
+        """The margin `(n,)` of the deployed model's scores, whether it rejects or not."""
+        return self._answered(x)[0]
+
+    def _answered(self, x: Tensor) -> tuple[Tensor, Tensor]:
         given = self.given(x)
         with torch.no_grad():
             answers = [ask(self.model, part) for part in torch.split(given, 1 if self.alone else len(given))]
         logits, rejected = (torch.cat(parts) for parts in zip(*answers, strict=True))
         gap = losses.margin(logits.double(), self.y, self.target)
         # An answer that is not finite has no label: wrong, and nobody's target.
-        gap = gap.nan_to_num(math.inf if self.target is None else -math.inf, math.inf, -math.inf)
-        return torch.where(rejected, -gap.abs() - 1e-9, gap)
+        return gap.nan_to_num(math.inf if self.target is None else -math.inf, math.inf, -math.inf), rejected
 
     def flat(self) -> bool:
         """Whether the scores of most samples stay as they are at another point of the ball, as an arg max does."""
