@@ -258,7 +258,7 @@ class Unable(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:  # noqa: ARG004
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
         """Nothing."""
         raise NotImplementedError("no derivative")
 

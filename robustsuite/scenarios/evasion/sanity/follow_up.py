@@ -101,7 +101,7 @@ class _FollowUp:
     ) -> None:
         self._metrics, self._doubts, self._attack = metrics, doubts, attack
         self._game, self._victim, self._seed = game, victim, seed
-        self._flags = dict.fromkeys((*metrics.flags, *doubts.flags))
+        self._flags = dict.fromkeys(c for c in (*metrics.flags, *doubts.flags) if c not in doubts.unfounded)
         self._causes = frozenset(suspicion for suspicion in _STARTING if suspicion in self._flags)
         self._random = victim.model.random or not victim.clean.deterministic
         self._clean = metrics.per_sample["clean_correct"]
@@ -223,7 +223,8 @@ class _FollowUp:
         """
         if float(self._robust.float().mean()) <= _FLOOR:
             return frozenset()
-        return self._causes & {Suspicion.GRADIENTS_IN_FORWARD} if self._sound else self._causes
+        beyond = {Suspicion.GRADIENTS_IN_FORWARD, Suspicion.RAISES_ON_PERTURBED}
+        return self._causes & beyond if self._sound else self._causes
 
     def _followed_up(self) -> dict[str, Metric]:
         """The rates that follow-up attacks may change, as they are with them."""
@@ -244,7 +245,10 @@ class _FollowUp:
         kept = lost and float(self._robust.float().mean()) > _FLOOR
         unresolved = sorted(left)
         if unresolved:
-            return "inconclusive", f"{message}; unresolved: {', '.join(unresolved)}"
+            told = f"{message}; unresolved: {', '.join(unresolved)}"
+            if Suspicion.RAISES_ON_PERTURBED in left:
+                told += f"; {self._doubts.flags.get(Suspicion.RAISES_ON_PERTURBED) or self._metrics.message}"
+            return "inconclusive", told
         status = self._metrics.status if kept else "ok"
         return status, "; ".join(p for p in (message, "" if self._random else self._metrics.message) if p)
 

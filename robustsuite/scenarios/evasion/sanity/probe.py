@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from robustsuite.core import losses
 from robustsuite.core.ball import Ball
-from robustsuite.core.deployed import Deployed, ask
+from robustsuite.core.deployed import Deployed, Raised, ask_each
+from robustsuite.core.errors import ModelError
 from robustsuite.core.gradients import input_slope
 from robustsuite.core.isolation import differentiable, out_of_memory
 from robustsuite.core.streams import Streams
@@ -37,6 +38,7 @@ class Look:
         classes: Number of classes.
         random: Whether the model answers differently when queried twice.
         grid: What inputs are rounded to on their way to the model; None where it computes as they are.
+        raised: On which inputs it raised.
     """
 
     model: Deployed
@@ -48,10 +50,13 @@ class Look:
     classes: int
     random: bool
     grid: torch.dtype | None = None
+    raised: Raised = field(default_factory=Raised)
 
     @classmethod
-    def at(cls, victim: Victim, game: EvasionRules, chosen: Tensor, most: int = FEW) -> Look:
-        """The first of these test samples, `chosen (N,)` bool."""
+    def at(
+        cls, victim: Victim, game: EvasionRules, chosen: Tensor, most: int = FEW, raised: Raised | None = None
+    ) -> Look:
+        """The first of these test samples, `chosen (N,)` bool; what the model raises is counted in `raised`."""
         rows = chosen.nonzero()[:most, 0]
         batch = victim.test.batch(rows, victim.device)
         return cls(
@@ -64,6 +69,7 @@ class Look:
             victim.test.classes,
             victim.model.random or not victim.clean.deterministic,
             victim.grid,
+            Raised() if raised is None else raised,
         )
 
     def __len__(self) -> int:
@@ -79,7 +85,7 @@ class Look:
         """By how much the goal is reached on the deployed model `(n,)`; negative where it is not, or it rejects."""
         given = x if self.grid is None or len(x) != len(self) else self.ball.rounded(x, self.x, self.grid)
         with torch.no_grad():
-            logits, rejected = ask(self.model, given)
+            logits, rejected = ask_each(self.model, given, self.classes, self.raised)
         gap = losses.margin(logits.double(), self.y, self.target)
         # An answer that is not finite has no label: wrong, and nobody's target.
         gap = gap.nan_to_num(math.inf if self.target is None else -math.inf, math.inf, -math.inf)
@@ -102,8 +108,15 @@ class Look:
                 logits = module(leaf)
                 values = [loss(logits, self.y, self.target) for loss in wanted]
                 found = [self._gradient(value, leaf) for value in values]
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or len(self) < 2:
+        except (RuntimeError, MemoryError, ModelError) as error:
+            if isinstance(error, ModelError):
+                before = replace(self.raised)
+                self.margin(x)
+                if before == self.raised:
+                    raise  # it is what stands before the model that does
+                if len(self) < 2:
+                    return x.new_full((1, self.classes), math.nan), *(torch.zeros_like(x) for _ in wanted)
+            elif not out_of_memory(error) or len(self) < 2:
                 raise
         else:
             return logits.detach(), *found
@@ -114,15 +127,8 @@ class Look:
 
     @staticmethod
     def _gradient(values: Tensor, leaf: Tensor) -> Tensor:
-        if not values.requires_grad:
-            return torch.zeros_like(leaf)
-        try:
-            found = input_slope(values, leaf, keep=True)
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            found = input_slope(values, leaf, keep=True, by_backward=True)
-        return torch.zeros_like(leaf) if found is None else found.detach()
+        found = input_slope(values, leaf, keep=True) if values.requires_grad else None
+        return torch.zeros_like(leaf) if found is None else found
 
     def climb(
         self, module: nn.Module, steps: int, loss: losses.AttackLoss = losses.margin, start: Tensor | None = None
