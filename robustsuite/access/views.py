@@ -42,7 +42,7 @@ def make_view(
         # A served network answers by its logits alone, so that one pass tells both its loss and its verdict.
         alone = isinstance(deployed, Served)
         return WhiteBox(**common, model=Counted(surrogate, meter), deployed=deployed, alone=alone, engine=engine)
-    answer = partial(ask_each, deployed, classes=common["classes"], raised=meter.raised)
+    answer: Callable[[Tensor], Outputs] = partial(ask_each, deployed, classes=common["classes"], raised=meter.raised)
     if engine is not None:
         answer = _by_engine(engine, meter, answer)
     if access in ("score-based", "transfer"):

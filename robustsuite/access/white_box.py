@@ -252,25 +252,27 @@ class WhiteBox(Inputs):
             return reached
         asked = reached & (labels == logits.shape[1]) if self.alone else reached.clone()
         if self.deployed is not None and asked.any():
-            answer = self._deployed(x[asked], rows[asked])
+            answer = self._ask(self.deployed, x[asked], rows[asked])
             reached[asked] = self.goal_reached(answer.labels(), rows[asked]) & ~answer.rejected
         certain = reached & ~doubted
         self._met(x[certain], rows[certain])
         return reached
 
-    def _deployed(self, x: Tensor, rows: Tensor) -> Outputs:
+    def _ask(self, deployed: Deployed, x: Tensor, rows: Tensor) -> Outputs:
         """What the deployed model answers; it rejects what it raises on."""
         self.meter.forwards += len(rows)
         if self.meter.passes is not None:
             self.meter.passes.spend(Owners(self._places, rows))
         with torch.no_grad():
-            return ask_each(self.deployed, x, self.classes, self.meter.raised)
+            return ask_each(deployed, x, self.classes, self.meter.raised)
 
     def _answers(self, module: nn.Module, x: Tensor) -> Tensor:
         """Its answers `(n, classes)`; where it raises as the deployed model does, NaN without a gradient."""
         try:
             answer: Tensor = module(x)
         except ModelError:
+            if self.deployed is None:
+                raise
             before = replace(self.meter.raised)
             with torch.no_grad():
                 bare = ask_each(self.deployed, x.detach(), self.classes, self.meter.raised).logits
