@@ -37,7 +37,7 @@ _SERVED: Final[dict[str, Wrap]] = {
     "near-duplicates": lambda net: decoys.NearDuplicates(net, radius=0.25),
 }
 _DECOYED: Final = {"decoy-votes": decoys.votes, "decoy-levels": decoys.coarse, "decoy-codes": decoys.code_words}
-_GATED: Final = {
+_GATED: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "gate-values": partial(decoys.clean_values, levels=16),
     "gate-zeros": decoys.clean_zeros,
     "gate-single": decoys.single,

@@ -146,7 +146,7 @@ class NearDuplicates(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, classes)`."""
-        own = self.network(x)
+        own: Tensor = self.network(x)
         flat, answer = x.detach().flatten(1), own.detach()
         if self._known is not None:
             nearest, place = torch.cdist(flat, self._known[0], p=torch.inf).min(1)

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustsuite.access.folding import Folded, fold
 from robustsuite.core.door import Door
+from robustsuite.core.errors import ModelError
 from robustsuite.core.isolation import differentiable, out_of_memory, seeded
 from robustsuite.core.processor import has_units
 
@@ -212,12 +213,17 @@ class FastPasses:
 
         weights = sum(p.numel() * p.element_size() for p in self.copy.parameters())
         leaf = self.leaf(trial)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-            logits = self.copy(leaf)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+                logits = self.copy(leaf)
+        except ModelError:  # what is computed by torch.func bears no such hooks
+            logits, held[0] = self.copy(leaf), _CACHE[self._kind] * len(trial)
         if logits.requires_grad:
             try:
                 torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
-            except RuntimeError:
+            except Exception as error:  # the backward pass is a stranger's code too
+                if out_of_memory(error):
+                    raise
                 self.by_backward = True
         size = max(1, (held[0] - weights) // len(trial), trial[0].numel() * trial.element_size())
         batch = _FEWEST
@@ -254,7 +260,7 @@ class FastPasses:
         with self.autocast(trial.device.type, done):
             logits = self.copy(leaf)
         if logits.requires_grad:
-            with suppress(RuntimeError):  # re-entrant checkpoints; then only the forward pass is timed
+            with suppress(Exception):  # as in `_batch`; then only the forward pass is timed
                 torch.autograd.grad(logits.float().square().sum(), leaf, allow_unused=True)
         if trial.is_cuda:
             torch.cuda.synchronize(trial.device)

@@ -9,6 +9,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from robustsuite.access.passes import Passes
+from robustsuite.core.deployed import Raised
 from robustsuite.core.losses import AttackLoss
 
 _LATE: Final = 0.75  # of an attack, from which on its loss should lie on a plateau
@@ -29,6 +30,7 @@ class Meter:
         nearest: Where distances are judged, the least at which a sample was seen to reach the goal, by its id.
         notes: What the record should say, each once.
         passes: Passes by sample, where somebody wants to know.
+        raised: On which inputs the deployed model raised.
     """
 
     forwards: int = 0
@@ -41,6 +43,7 @@ class Meter:
     nearest: dict[int, float] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     passes: Passes | None = None
+    raised: Raised = field(default_factory=Raised)
     _climbs: dict[tuple[AttackLoss, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property

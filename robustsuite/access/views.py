@@ -14,7 +14,8 @@ from robustsuite.access.inputs import Inputs
 from robustsuite.access.meter import Counted, Meter
 from robustsuite.access.oracles import AuxiliaryData, LabelOracle, ScoreOracle, Transfer
 from robustsuite.access.white_box import WhiteBox
-from robustsuite.core.deployed import Deployed, Outputs, Served, ask, door
+from robustsuite.core.deployed import Deployed, Outputs, Served, ask_each, door
+from robustsuite.core.errors import ModelError
 
 
 def make_view(
@@ -39,9 +40,11 @@ def make_view(
     if access == "white-box":
         surrogate = door(deployed.surrogate())
         # A served network answers by its logits alone, so that one pass tells both its loss and its verdict.
-        more = None if isinstance(deployed, Served) else deployed
-        return WhiteBox(**common, model=Counted(surrogate, meter), deployed=more, engine=engine)
-    answer = partial(ask, deployed) if engine is None else _by_engine(engine, meter)
+        alone = isinstance(deployed, Served)
+        return WhiteBox(**common, model=Counted(surrogate, meter), deployed=deployed, alone=alone, engine=engine)
+    answer: Callable[[Tensor], Outputs] = partial(ask_each, deployed, classes=common["classes"], raised=meter.raised)
+    if engine is not None:
+        answer = _by_engine(engine, meter, answer)
     if access in ("score-based", "transfer"):
 
         def probabilities(x: Tensor) -> Tensor:
@@ -61,11 +64,14 @@ def make_view(
     return Inputs(**common)
 
 
-def _by_engine(engine: FastPasses, meter: Meter) -> Callable[[Tensor], Outputs]:
-    """What a served network answers, by way of its faster copy."""
+def _by_engine(engine: FastPasses, meter: Meter, plain: Callable[[Tensor], Outputs]) -> Callable[[Tensor], Outputs]:
+    """What a served network answers, by way of its faster copy; the plain way where that raises."""
 
     def answer(x: Tensor) -> Outputs:
-        logits, again = engine.answers(x)
+        try:
+            logits, again = engine.answers(x)
+        except ModelError:
+            return plain(x)
         meter.forwards += int(again.sum())
         return Outputs(logits, torch.zeros_like(again))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, TypeVar
 
@@ -17,8 +17,9 @@ from robustsuite.access.meter import Counted
 from robustsuite.access.passes import Owners
 from robustsuite.access.values import Jacobian, Pass, Transform, Value, ValueAndGrad
 from robustsuite.core import losses
-from robustsuite.core.deployed import Deployed
+from robustsuite.core.deployed import Deployed, Outputs, ask_each
 from robustsuite.core.door import labels_of
+from robustsuite.core.errors import ModelError
 from robustsuite.core.gradients import input_slope
 from robustsuite.core.isolation import differentiable
 
@@ -32,7 +33,8 @@ class WhiteBox(Inputs):
 
     Args:
         model: Raw inputs to logits; every pass through it is counted.
-        deployed: Asked whether a wrong answer is also accepted, where the deployed model is more than `model`.
+        deployed: Asked whether a wrong answer is also accepted, and on what it raises where `model` does.
+        alone: Whether the deployed model is `model` and no more, so that only an answer without a label is asked about.
         engine: How gradients are computed; None for one plain pass of `model` in one batch.
         verify: Whether the original model is asked where rounding in a faster copy may have decided a verdict. An
             attack that stays near the boundary all the time may ask for that in the end, by `broken`.
@@ -40,6 +42,7 @@ class WhiteBox(Inputs):
 
     model: nn.Module = field(default_factory=nn.Identity)
     deployed: Deployed | None = None
+    alone: bool = False
     engine: FastPasses | None = None
     verify: bool = True
 
@@ -125,7 +128,7 @@ class WhiteBox(Inputs):
             leaf = self._leaf(x, gradient)
             lower = nullcontext() if engine is None else engine.autocast(x.device.type, asked.progress)
             with lower, self._passing(rows):
-                logits = self.proxy(leaf if asked.transform is None else asked.transform(leaf, rows))
+                logits = self._answers(self.proxy, leaf if asked.transform is None else asked.transform(leaf, rows))
             values = asked.loss(logits.to(x.dtype) if lowered else logits, self.y[rows], asked.target).to(x.dtype)
         if asked.transform is not None:
             return leaf, values, torch.zeros(len(rows), dtype=torch.bool, device=x.device)
@@ -139,7 +142,7 @@ class WhiteBox(Inputs):
             return self._others(asked, ValueAndGrad(values.detach(), torch.zeros_like(leaf), broken))
         gradient = None
         if values.requires_grad:  # not so where the model computes its answer outside of autograd
-            gradient = input_slope(values, leaf, by_backward=self._by_backward)
+            gradient = input_slope(values, leaf, keep=self.engine is None, by_backward=self._by_backward)
         return ValueAndGrad(values.detach(), self._finite(gradient, leaf, ~broken), broken)
 
     def _others(self, asked: Pass, seen: ValueAndGrad) -> ValueAndGrad:
@@ -177,7 +180,7 @@ class WhiteBox(Inputs):
         with differentiable():
             leaf = self._leaf(x, True)
             with self._passing(rows):
-                logits = self.proxy(leaf)
+                logits = self._answers(self.proxy, leaf)
             values = functions(logits, rows).to(x.dtype)
         broken = self._verdict(x, logits.detach(), rows)
         wanted = ~broken
@@ -192,7 +195,8 @@ class WhiteBox(Inputs):
             for j in range(k):
                 with differentiable():
                     part = values[:, j]
-                found = input_slope(part, leaf, keep=j + 1 < k, by_backward=self._by_backward)
+                again = j + 1 < k or self.engine is None
+                found = input_slope(part, leaf, keep=again, by_backward=self._by_backward)
                 if found is not None:
                     gradients[:, j] = found
         return Jacobian(values.detach(), self._finite(gradients, x, wanted), broken)
@@ -207,8 +211,7 @@ class WhiteBox(Inputs):
 
         def run(piece: slice) -> Tensor:
             with torch.no_grad(), self._passing(own[piece]):
-                answer: Tensor = self.model(x[piece])
-                return answer
+                return self._answers(self.model, x[piece])
 
         return run(slice(None)) if self.engine is None else torch.cat(list(self.engine.pieces(len(x), run)))
 
@@ -218,7 +221,7 @@ class WhiteBox(Inputs):
         def run(piece: slice) -> Tensor:
             with torch.no_grad(), self._passing(rows[piece]):
                 given = self.given(x[piece], rows[piece])
-                return self._verdict(given, self.model(given), rows[piece], exact=True)
+                return self._verdict(given, self._answers(self.model, given), rows[piece], exact=True)
 
         parts = [run(slice(None))] if self.engine is None else list(self.engine.pieces(len(rows), run))
         return torch.cat(parts)
@@ -235,27 +238,53 @@ class WhiteBox(Inputs):
             lowered: Whether they were computed in bfloat16.
             exact: Whether they are the original's.
         """
-        reached = self.goal_reached(labels_of(logits), rows)
-        doubted = torch.zeros_like(reached)
+        labels = labels_of(logits)
+        doubted = torch.zeros_like(labels, dtype=torch.bool)
         if self.engine is not None and not exact:
             unsure = self.engine.unsure(logits, losses.margin(logits, self.y[rows], self._targets(rows, None)), lowered)
             if not self.verify and self.engine.smooth and not lowered:
                 doubted = unsure
             elif unsure.any():
                 with torch.no_grad(), self._passing(rows[unsure]):
-                    reached[unsure] = self.goal_reached(labels_of(self.model(x[unsure])), rows[unsure])
+                    labels[unsure] = labels_of(self._answers(self.model, x[unsure]))
+        reached = self.goal_reached(labels, rows)
         if not reached.any():
             return reached
-        if self.deployed is not None:
-            with torch.no_grad():
-                self.meter.forwards += int(reached.sum())
-                if self.meter.passes is not None:
-                    self.meter.passes.spend(Owners(self._places, rows[reached]))
-                answer = self.deployed(x[reached])
-            reached[reached.clone()] = self.goal_reached(answer.labels(), rows[reached]) & ~answer.rejected
+        asked = reached & (labels == logits.shape[1]) if self.alone else reached.clone()
+        if self.deployed is not None and asked.any():
+            answer = self._ask(self.deployed, x[asked], rows[asked])
+            reached[asked] = self.goal_reached(answer.labels(), rows[asked]) & ~answer.rejected
         certain = reached & ~doubted
         self._met(x[certain], rows[certain])
         return reached
+
+    def _ask(self, deployed: Deployed, x: Tensor, rows: Tensor) -> Outputs:
+        """What the deployed model answers; it rejects what it raises on."""
+        self.meter.forwards += len(rows)
+        if self.meter.passes is not None:
+            self.meter.passes.spend(Owners(self._places, rows))
+        with torch.no_grad():
+            return ask_each(deployed, x, self.classes, self.meter.raised)
+
+    def _answers(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Its answers `(n, classes)`; where it raises as the deployed model does, NaN without a gradient."""
+        try:
+            answer: Tensor = module(x)
+        except ModelError:
+            if self.deployed is None:
+                raise
+            before = replace(self.meter.raised)
+            with torch.no_grad():
+                bare = ask_each(self.deployed, x.detach(), self.classes, self.meter.raised).logits
+            if before == self.meter.raised:
+                raise  # it is what stands before the model that does
+            answered = bare.isfinite().all(1)
+            if not answered.any():
+                return bare
+            found = _in_halves(module, x[answered])
+            answer = found.new_full((len(x), found.shape[1]), torch.nan)
+            answer[answered] = found
+        return answer
 
     def _met(self, x: Tensor, rows: Tensor) -> None:
         """Let the meter know of inputs `(n, …)` that certainly reach the goal of samples `rows (n,)`."""
@@ -288,3 +317,14 @@ class WhiteBox(Inputs):
         if asked.progress is not None:
             left = ~broken
             self.meter.climbed(asked.loss, self.ids[asked.rows][left], values[left], asked.progress)
+
+
+def _in_halves(module: nn.Module, x: Tensor) -> Tensor:
+    """Its answers to inputs that it answers one by one, of as few batches as it takes."""
+    try:
+        answer: Tensor = module(x)
+    except ModelError:
+        if len(x) < 2:
+            raise
+        answer = torch.cat([_in_halves(module, half) for half in x.chunk(2)])
+    return answer

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from robustsuite.core.door import Door, as_logits, labels_of
-from robustsuite.core.errors import ModelError
+from robustsuite.core.errors import ModelError, RobustsuiteError
 from robustsuite.core.isolation import out_of_memory
 
 
@@ -146,4 +147,61 @@ def ask(model: Deployed, x: Tensor, *, strict: bool = False) -> Outputs:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     parts = [ask(model, half, strict=strict) for half in (x[: len(x) // 2], x[len(x) // 2 :])]
+    return Outputs(torch.cat([part.logits for part in parts]), torch.cat([part.rejected for part in parts]))
+
+
+@dataclass
+class Raised:
+    """On which inputs a model raised in place of an answer.
+
+    Args:
+        alone: How often, when it was asked about one input.
+        together: How often, when it was asked about several that it answers one by one.
+        first: What it raised first, in a few words.
+    """
+
+    alone: int = 0
+    together: int = 0
+    first: str = ""
+
+    def __bool__(self) -> bool:
+        """Whether there were any."""
+        return self.alone + self.together > 0
+
+    def note(self, error: Exception) -> None:
+        """Keep what it raised, where it is the first."""
+        cause = error.__cause__ or error
+        self.first = self.first or f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause) else ''}"
+
+    def told(self) -> str:
+        """What was raised, and on what."""
+        alone = f"when it was asked about one perturbed input ({self.alone} times)" if self.alone else ""
+        together = f"about several that it answers one by one ({self.together} times)" if self.together else ""
+        return f"the model raised {self.first}, {' and '.join(part for part in (alone, together) if part)}"
+
+
+def ask_each(model: Deployed, x: Tensor, classes: int, raised: Raised) -> Outputs:
+    """As `ask`; where the model raises, smaller batches are asked, and an input that it raises on alone is rejected.
+
+    Args:
+        model: The deployed model; one that answers clean inputs, so that raising says something of these.
+        x: As for `ask`.
+        classes: Number of classes.
+        raised: Where it is counted.
+    """
+    try:
+        return ask(model, x)
+    except Exception as error:  # a stranger's model may raise anything
+        ours = isinstance(error, RobustsuiteError) and not isinstance(error, ModelError)
+        if ours or out_of_memory(error):
+            raise
+        raised.note(error)
+    if len(x) < 2:
+        raised.alone += len(x)
+        nothing = torch.full((len(x), classes), torch.nan, device=x.device)
+        return Outputs(nothing, torch.ones(len(x), dtype=torch.bool, device=x.device))
+    before = (raised.alone, raised.together)
+    parts = [ask_each(model, half, classes, raised) for half in (x[: len(x) // 2], x[len(x) // 2 :])]
+    if before == (raised.alone, raised.together):
+        raised.together += 1
     return Outputs(torch.cat([part.logits for part in parts]), torch.cat([part.rejected for part in parts]))

@@ -15,6 +15,7 @@ from robustsuite.core.isolation import out_of_memory
 
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 3, 5, 6, 10, 12, 20, 24, 25, 48, 50, 96, 100, 200, 500)
 """Batch sizes that a network may have been fixed to, in the order in which they are tried."""
+_BLIND: Final = "the network raises where a gradient is asked for, and was run without one"
 _FREE: Final = 2  # batch sizes beyond 1 that were answered, from which on a network is known to take any
 _SAME: Final = 1e-3  # of the greatest logit; by so much may rounding differ between rows of a batch
 _LOW: Final = (torch.float16, torch.bfloat16)
@@ -28,7 +29,7 @@ class Door(nn.Module):
     copy as an ordinary tensor, float64 where the network answers in that and float32 otherwise, so that a network may
     use its buffers again. A tensor alone, `logits` by name, or the first of a tuple whose others have another shape is
     read. A network that loses the axis of a lone row is given that row twice, and one of a fixed batch size its
-    batches filled up; `notes` say so.
+    batches filled up; one that raises only where a gradient is asked for has none. `notes` say so.
 
     Args:
         network: Left as it is; shares its mode.
@@ -49,6 +50,7 @@ class Door(nn.Module):
         self.notes: dict[str, None] = {}
         self._size = 0  # of every batch, where the network takes no other
         self._doubled = False  # whether a lone row is given twice
+        self._lone = False  # whether a lone row was answered as it is
         self._answered: set[int] = set()
         self.training = bool(getattr(network, "training", False))
 
@@ -56,7 +58,8 @@ class Door(nn.Module):
         """The same door before a copy of the network that takes the same inputs, in another layout."""
         twin = Door(network, self.dtype if self._known else None)
         twin.layout, twin.notes, twin.whole = layout, self.notes, self.whole
-        twin._size, twin._doubled, twin._answered = self._size, self._doubled, set(self._answered)
+        twin._size, twin._doubled, twin._lone = self._size, self._doubled, self._lone
+        twin._answered = set(self._answered)
         return twin
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,8 +78,9 @@ class Door(nn.Module):
         else:
             if n > 1:
                 self._answered.add(n)
+            self._lone |= n == 1
             return logits
-        if n > 1 and len(self._answered) >= _FREE:
+        if len(self._answered) >= _FREE and (n > 1 or self._lone):
             raise failure
         return self._otherwise(x, failure)
 
@@ -91,6 +95,8 @@ class Door(nn.Module):
                 self._doubled = True
                 self.notes["the network loses a lone sample, which was given twice"] = None
                 return logits
+            if len(self._answered) >= _FREE:
+                raise failure
         for size in _SIZES:
             if size != len(x) and self._takes(x, size):
                 self._size = size
@@ -112,7 +118,8 @@ class Door(nn.Module):
         rows = torch.arange(self._size, device=x.device).clamp_max(len(x) - 1)
         return self._ask(x if len(x) == self._size else x[rows])[: len(x)]
 
-    def _ask(self, x: Tensor) -> Tensor:
+    def _ask(self, x: Tensor, *, blind: bool = False) -> Tensor:
+        """The network's answer; where it raises and a gradient is asked for, once more without (`blind`)."""
         dtype = self.dtype if self._known and x.is_floating_point() else x.dtype
         if x.is_floating_point() and not dtype.is_floating_point:
             x = x.round()
@@ -125,12 +132,20 @@ class Door(nn.Module):
         except Exception as error:  # a stranger's network may raise anything
             if out_of_memory(error):
                 raise
-            raise ModelError(
+            failure = ModelError(
                 f"expected a network that answers inputs of shape {tuple(x.shape)} and {dtype}, got "
                 f"{type(error).__name__}: {_first_line(error)}; give data as the network takes them, or wrap it in "
                 f"a module"
-            ) from error
-        return as_logits(answer, len(x), x.device)
+            )
+            failure.__cause__ = error
+        else:
+            return as_logits(answer, len(x), x.device)
+        if blind or not (given.requires_grad and torch.is_grad_enabled()):
+            raise failure
+        with torch.no_grad():
+            logits = self._ask(x.detach(), blind=True)
+        self.notes[_BLIND] = None
+        return logits
 
 
 def working(dtype: torch.dtype) -> torch.dtype:

@@ -77,6 +77,12 @@ class Suspicion(enum.StrEnum):
         "the model answers with NaN or infinities on perturbed inputs; such answers count as wrong",
         "look for an overflow in the model; it may be the defence",
     )
+    RAISES_ON_PERTURBED = (
+        "raises-on-perturbed",
+        "the model raises on perturbed inputs, though it answers the clean ones; what it does not answer is not robust",
+        "attack it on inputs that it answers, or mend the model so that it answers all of them",
+        Effect.WITHHOLDS | Effect.STARTS | Effect.MILD | Effect.FLATTERS,
+    )
     TINY_RADIUS = (
         "tiny-radius",
         "the radius is less than half of one grey level of the inputs' range",

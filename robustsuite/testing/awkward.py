@@ -249,6 +249,38 @@ class Inferring(nn.Module):
         return logits
 
 
+class Unable(torch.autograd.Function):
+    """The identity, whose backward pass raises."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        """The input."""
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        """Nothing."""
+        raise NotImplementedError("no derivative")
+
+
+class Functional(nn.Module):
+    """Computes row by row, and gradients on the way, by `torch.func`."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, with nothing of a gradient added."""
+        slope: Tensor = torch.func.grad(lambda z: self.inner(z).logsumexp(1).sum())(x)
+        rows: Tensor = torch.func.vmap(lambda row: self.inner(row[None])[0])(x)
+        return rows + 0 * slope.flatten(1).sum(1, keepdim=True)
+
+
+def _through_numpy(x: Tensor) -> Tensor:
+    return torch.from_numpy(x.numpy().copy())
+
+
 AWKWARD: dict[str, Callable[[nn.Module], nn.Module]] = {
     "clamps its input in place": partial(BeforeAndAfter, before=_in_place),
     "shifts its input in place": partial(BeforeAndAfter, before=_shifted),
@@ -286,11 +318,14 @@ AWKWARD: dict[str, Callable[[nn.Module], nn.Module]] = {
     "computes again on the way back": Checkpointed,
     "runs as data-parallel": nn.DataParallel,
     "answers in inference mode": Inferring,
+    "computes by torch.func": Functional,
+    "raises on the way back": partial(BeforeAndAfter, before=Unable.apply),
+    "raises where a gradient is asked for": partial(BeforeAndAfter, before=_through_numpy),
 }
 """What is awkward -> how to make it of `tiny_network`; a new kind is one line here."""
 
 _ROUGH = ("float16", "autocast", "bfloat16")
-_BLIND = ("inference mode",)
+_BLIND = ("inference mode", "raises")
 
 
 def awkward_laws(

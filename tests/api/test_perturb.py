@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import robustsuite as rs
+from robustsuite.testing.victims import tiny_network, tiny_samples
 
 BALL = rs.Ball("linf", 0.2)
 
@@ -99,3 +100,29 @@ def test_targeted_and_untargeted_game_against_the_judge(network, digits):
     moved = rs.perturb("pgd(steps=20)", network, x, y, BALL)
     robust = (clean & (network(moved).argmax(1) == y)).float().mean()
     assert report.records[1].metrics["robust_accuracy"].value == pytest.approx(float(robust), abs=0.0051)
+
+
+@pytest.mark.parametrize("attack", ["square(queries=40)", "hop-skip-jump(queries=60)"])
+def test_oracles_answer_from_the_same_fast_copy_as_in_a_game(attack):
+    """One path: the original is asked only where rounding may decide."""
+    calls = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_network()
+
+        def forward(self, x):
+            calls.append((id(self), x))  # also what tracing hands through, which has no length
+            return self.inner(x)
+
+    network, samples = Watched().eval(), tiny_samples(24, first=10_000)
+    ball = rs.Ball("linf", 0.06)
+    moved = rs.perturb(attack, network, samples.x, samples.y, ball)
+    sizes = [(who, len(x)) for who, x in calls if isinstance(x, torch.Tensor)]
+    assert sum(n for who, n in sizes if who == id(network)) < 0.3 * sum(n for _, n in sizes)
+    if "square" not in attack:
+        return  # an attack of minimum norm is let look farther in a game
+    report = rs.evaluate(network, (samples.x, samples.y), attack, ball)
+    clean, robust = (network(x).argmax(1) == samples.y for x in (samples.x, moved))
+    assert report.records[-1].metrics["robust_accuracy"].value == float((clean & robust).double().mean())

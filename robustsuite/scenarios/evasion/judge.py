@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustsuite.access.inputs import Inputs
 from robustsuite.access.meter import Meter
-from robustsuite.core.deployed import ask
+from robustsuite.core.deployed import Outputs, ask_each
 from robustsuite.core.errors import BudgetError, RequestError
 from robustsuite.core.intervals import median, rate
 from robustsuite.core.metric import Metric, Metrics
@@ -99,7 +99,7 @@ class Judge:
         wrong, rejected, predictions = [], [], []
         with torch.no_grad():
             for rows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
-                answers = [ask(self._victim.model, rows) for _ in range(self._game.draws)]
+                answers = [self._answer(rows) for _ in range(self._game.draws)]
                 labelled = torch.stack([a.labels() for a in answers])
                 turned_away = torch.stack([a.rejected for a in answers])
                 if bool(((labelled == answers[0].logits.shape[1]) & ~turned_away).any()):
@@ -109,6 +109,9 @@ class Judge:
                 rejected.append(turned_away.sum(0) * 2 > self._game.draws)
                 predictions.append(labelled.mode(0).values)
         return torch.cat(wrong).cpu(), torch.cat(rejected).cpu(), torch.cat(predictions).cpu()
+
+    def _answer(self, x: Tensor) -> Outputs:
+        return ask_each(self._victim.model, x, self._victim.test.classes, self._meter.raised)
 
     def verdict(self) -> Metrics:
         """Figures, doubts and per-sample columns."""
@@ -192,6 +195,8 @@ class Judge:
             self._flags[Suspicion.NOT_ADAPTIVE] = None
         if (self._victim.model.random or not self._victim.clean.deterministic) and self._game.draws == 1:
             self._flags[Suspicion.NONDETERMINISTIC] = None
+        if meter.raised:
+            self._flags[Suspicion.RAISES_ON_PERTURBED] = None
         if bool(self._lost().any()):
             self._flags[Suspicion.FOUND_NOT_RETURNED] = None
 
@@ -212,6 +217,8 @@ class Judge:
             return "inconclusive", (
                 "the model answers differently when queried twice; judge it over several draws (draws: 10)"
             )
+        if self._meter.raised:
+            return "inconclusive", self._meter.raised.told()
         if Suspicion.PROBABILITIES in self._flags:
             return "inconclusive", "the model answers with probabilities that are rounded; attack its logits"
         if Suspicion.FOUND_NOT_RETURNED in self._flags:

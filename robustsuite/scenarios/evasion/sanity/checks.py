@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.core import losses
-from robustsuite.core.deployed import Deployed
+from robustsuite.core.deployed import Deployed, Raised, ask_each
 from robustsuite.core.intervals import median
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
@@ -19,7 +19,7 @@ from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.scenarios.evasion.sanity.boundary import crossed
 from robustsuite.scenarios.evasion.sanity.clean_points import treated_apart
 from robustsuite.scenarios.evasion.sanity.history import Fresh, copies_of, remembered
-from robustsuite.scenarios.evasion.sanity.probe import Look
+from robustsuite.scenarios.evasion.sanity.probe import FEW, Look
 from robustsuite.scenarios.evasion.sanity.straight_through import Passing
 from robustsuite.scenarios.evasion.sanity.surrogate_search import tapped
 from robustsuite.scenarios.play import play
@@ -46,6 +46,7 @@ _DEAR: Final = 4
 _ANSWERED: Final = 16  # samples whose answers are asked for in other ways
 _JUMP: Final = 0.08  # of the clean margin: of honest models below .005, rounded to 16 levels .04, deceptive from .09
 _EXPLAINED: Final = (0.7, 1.4)  # of the way to another class, by gradients; honest .97 to 1.01, a gate beside it .47
+_ROUNDING: Final = 1e-6  # of the greatest logit, within which answers are the same
 _AT_LEAST: Final = 2  # samples by which a weaker attack must be better to raise a doubt
 
 
@@ -56,10 +57,12 @@ class Doubts:
     Args:
         flags: Code -> what was measured, in a few words.
         broken: Ids of samples for which a check itself met an adversarial input.
+        unfounded: What the judge may have suspected, and the checks saw to be of no account.
     """
 
     flags: dict[Suspicion, str] = field(default_factory=dict)
     broken: set[int] = field(default_factory=set)
+    unfounded: set[Suspicion] = field(default_factory=set)
 
 
 def examine(
@@ -87,23 +90,30 @@ def examine(
     right = victim.correct
     if game.ball.radius == 0 or not right.any():
         return doubts
-    look = Look.at(victim, game, right, _LOOKED)
+    raised = Raised()
+    look = Look.at(victim, game, right, _LOOKED, raised)
     left = right & robust
     for code, told in (*_of_the_model(look, streams, any_left=bool(left.any())), *_of_the_pass(look)):
         doubts.flags[code] = told
     if float(left.float().mean()) > FLOOR:
         fresh = copies_of(victim.pristine, watch)
         doubts.flags |= dict(_of_the_answers(look.take(slice(0, _ANSWERED)), fresh, streams.child("answers")))
+    flat = Suspicion.SATURATED_LOSS in doubts.flags and getattr(attack, "loss", "") == "cross-entropy"
+    if flat or raised:
+        doubts.unfounded |= {Suspicion.ZERO_GRADIENTS} - doubts.flags.keys()
     if _reach(attack) < 1:
         doubts.flags[Suspicion.SHORT_OF_RADIUS] = f"its steps reach {_reach(attack):.0%} of the radius"
     if left.any():
-        _weaker(doubts, Look.at(victim, game, left), streams)
+        _weaker(doubts, Look.at(victim, game, left, raised=raised), streams, flat=flat)
         if not look.random:
             spent = math.inf if passes is None or int(passes.sum()) == 0 else int(passes.sum())
             few = slice(0, affordable(spent, 4 * _STRAYED))
-            _astray(doubts, Look.at(victim, game, left).take(few), streams.child("astray"))
+            _astray(doubts, Look.at(victim, game, left, raised=raised).take(few), streams.child("astray"))
             _no_bounds(doubts, look.take(slice(0, _HUGE)))
             _converged(doubts, attack, game, victim, left, passes, spent, streams.child("again"), seed)
+            _constant(doubts, look, victim, streams.child("constant"))
+    if raised:
+        doubts.flags[Suspicion.RAISES_ON_PERTURBED] = raised.told()
     return doubts
 
 
@@ -118,14 +128,19 @@ def _of_the_model(look: Look, streams: Streams, *, any_left: bool) -> Iterator[t
     gap = (top[:, 0] - top[:, 1]).float()
     if float((gap > _SATURATED).float().mean()) > _MASKED:
         yield Suspicion.SATURATED_LOSS, f"the first logit leads by {median(gap):.3g}"
-    slopes = (steepest, plain)
-    for slope, name in zip(slopes, ("margin", "cross-entropy"), strict=True):
-        peak = slope.flatten(1).abs().amax(1)
-        broken, zero = float((~peak.isfinite()).float().mean()), float((peak == 0).float().mean())
+    # What it raises on has no gradient, but that is no matter of the gradient.
+    answered = logits.isfinite().all(1) if look.raised else torch.ones_like(gap, dtype=torch.bool)
+    peaks = [slope[answered].flatten(1).abs().amax(1) for slope in (steepest, plain)]
+    for peak, name in zip(peaks, ("margin", "cross-entropy"), strict=True):
+        broken = float((~peak.isfinite()).float().mean())
         if broken > _MASKED:
             yield Suspicion.BROKEN_GRADIENTS, f"{broken:.0%} of the gradients of the {name} are not finite"
-        if zero > _MASKED:
-            yield Suspicion.ZERO_GRADIENTS, f"{zero:.0%} of the gradients of the {name} are zero"
+    none, flat = peaks[0] == 0, peaks[1] == 0
+    if float(none.float().mean()) > _MASKED:
+        yield Suspicion.ZERO_GRADIENTS, f"{float(none.float().mean()):.0%} of the gradients of the margin are zero"
+    elif float((flat & ~none).float().mean()) > _MASKED:
+        told = f"{float(flat.float().mean()):.0%} of the gradients of the cross-entropy are zero, not so the margin's"
+        yield Suspicion.SATURATED_LOSS, told
     if not look.random:
         misled = _misled(look, start, steepest)
         rough = _rough(look, start, steepest) if any_left else 0.0
@@ -193,8 +208,11 @@ def _of_the_pass(look: Look) -> Iterator[tuple[Suspicion, str]]:
         yield Suspicion.GRADIENTS_IN_FORWARD, f"{seen.inside} gradients are computed inside one forward pass"
 
 
-def _weaker(doubts: Doubts, look: Look, streams: Streams) -> None:
-    """Does one step, or a search without gradients, find what the attack did not?"""
+def _weaker(doubts: Doubts, look: Look, streams: Streams, *, flat: bool) -> None:
+    """Does one step, or a search without gradients, find what the attack did not?
+
+    Where the attack's own loss is flat, what a climb of the margin finds as well is no matter of the gradient.
+    """
     slope = look.slope(look.model.surrogate(), look.x).nan_to_num(0.0, 0.0, 0.0)
     once = look.ball.project(look.ball.step(look.x, slope, look.ball.radius, share=0.05), look.x)
     ways = {Suspicion.ONE_STEP_BETTER: once, Suspicion.BLACK_BOX_BETTER: _searched(look, streams.child("search"))}
@@ -203,6 +221,8 @@ def _weaker(doubts: Doubts, look: Look, streams: Streams) -> None:
         if look.random:  # one lucky draw is no verdict
             continue
         doubts.broken |= set(look.ids[broken].tolist())
+        if flat and code == Suspicion.BLACK_BOX_BETTER and broken.any():
+            broken &= look.margin(look.climb(look.model.surrogate(), _STRAYED)) <= 0
         if int(broken.sum()) >= _AT_LEAST:
             doubts.flags[code] = f"it breaks {int(broken.sum())} of {len(look)} samples that the attack did not break"
 
@@ -270,12 +290,35 @@ def _no_bounds(doubts: Doubts, look: Look) -> None:
     if bounds is None:
         return
     wide = replace(look, ball=look.ball.everywhere(tuple(look.x.shape[1:]), bounds))
-    left = int((look.margin(wide.climb(look.model.surrogate(), 10)) <= 0).sum())
+    shown = look.margin(wide.climb(look.model.surrogate(), 10))
+    left = int(((shown <= 0) & shown.isfinite()).sum())  # it is infinite where the model raises, which has its own flag
     chance, n = 1 / look.classes, len(look)
     if left > n * chance + 3 * (n * chance * (1 - chance)) ** 0.5 and n >= 4:
         doubts.flags[Suspicion.UNBOUNDED_ATTACK_FAILS] = (
             f"with no limit on the distance, {left} of {n} samples stay robust"
         )
+
+
+def _constant(doubts: Doubts, look: Look, victim: Victim, streams: Streams) -> None:
+    """Does the model know but one answer? Then its gradient is zero, and no distance changes that, in truth.
+
+    It is asked about what lies far from the samples too. Where these are of one class nothing is concluded.
+    """
+    seen, low, high = victim.clean.prediction, *victim.test.bounds
+    if bool((seen != seen[0]).any()) or bool((victim.test.y == victim.test.y[0]).all()):
+        return
+    noise = low + (high - low) * streams.uniform(look.ids, tuple(look.x.shape[1:]), dtype=look.x.dtype)
+    others = victim.given(victim.test.batch(slice(0, FEW), victim.device).x)
+    apart = torch.cat([others, noise, low + high - look.x, *(torch.full_like(look.x[:1], v) for v in (low, high))])
+    with torch.no_grad():
+        logits = ask_each(look.model, apart, look.classes, look.raised).logits
+    if not bool((logits.argmax(1) == seen[0]).all()):
+        return
+    doubts.unfounded.add(Suspicion.UNBOUNDED_ATTACK_FAILS)
+    if float((logits - logits[0]).abs().max()) <= _ROUNDING * float(logits.abs().max()):
+        doubts.unfounded |= {Suspicion.ZERO_GRADIENTS, Suspicion.SATURATED_LOSS}
+    for code in doubts.unfounded:
+        doubts.flags.pop(code, None)
 
 
 def _converged(

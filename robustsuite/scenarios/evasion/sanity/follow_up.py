@@ -102,7 +102,7 @@ class _FollowUp:
     ) -> None:
         self._metrics, self._doubts, self._attack = metrics, doubts, attack
         self._game, self._victim, self._seed = game, victim, seed
-        self._flags = dict.fromkeys((*metrics.flags, *doubts.flags))
+        self._flags = dict.fromkeys(c for c in (*metrics.flags, *doubts.flags) if c not in doubts.unfounded)
         self._causes = frozenset(suspicion for suspicion in _STARTING if suspicion in self._flags)
         self._random = victim.model.random or not victim.clean.deterministic
         self._clean = metrics.per_sample["clean_correct"]
@@ -241,7 +241,7 @@ class _FollowUp:
         """
         if float(self._robust.float().mean()) <= FLOOR:
             return frozenset()
-        never = frozenset({Suspicion.GRADIENTS_IN_FORWARD, Suspicion.DEPENDS_ON_HISTORY})
+        never = frozenset({Suspicion.GRADIENTS_IN_FORWARD, Suspicion.DEPENDS_ON_HISTORY, Suspicion.RAISES_ON_PERTURBED})
         doubted = self._causes | (never & self._flags.keys())
         return doubted & never if self._sound else doubted
 
@@ -264,7 +264,10 @@ class _FollowUp:
         kept = lost and float(self._robust.float().mean()) > FLOOR
         unresolved = sorted(left)
         if unresolved:
-            return "inconclusive", f"{message}; unresolved: {', '.join(unresolved)}"
+            told = f"{message}; unresolved: {', '.join(unresolved)}"
+            if Suspicion.RAISES_ON_PERTURBED in left:
+                told += f"; {self._doubts.flags.get(Suspicion.RAISES_ON_PERTURBED) or self._metrics.message}"
+            return "inconclusive", told
         status = self._metrics.status if kept else "ok"
         return status, "; ".join(p for p in (message, "" if self._random else self._metrics.message) if p)
 

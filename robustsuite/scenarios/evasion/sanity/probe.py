@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from robustsuite.core import losses
 from robustsuite.core.ball import Ball
-from robustsuite.core.deployed import Deployed, ask
+from robustsuite.core.deployed import Deployed, Raised, ask_each
+from robustsuite.core.errors import ModelError
 from robustsuite.core.gradients import input_slope
 from robustsuite.core.isolation import differentiable, out_of_memory
 from robustsuite.core.streams import Streams
@@ -39,6 +40,7 @@ class Look:
         random: Whether the model answers differently when queried twice.
         grid: What inputs are rounded to on their way to the model; None where it computes as they are.
         alone: Whether each input is asked by itself.
+        raised: On which inputs it raised.
     """
 
     model: Deployed
@@ -51,10 +53,13 @@ class Look:
     random: bool
     grid: Grid | None = None
     alone: bool = False
+    raised: Raised = field(default_factory=Raised)
 
     @classmethod
-    def at(cls, victim: Victim, game: EvasionRules, chosen: Tensor, most: int = FEW) -> Look:
-        """The first of these test samples, `chosen (N,)` bool."""
+    def at(
+        cls, victim: Victim, game: EvasionRules, chosen: Tensor, most: int = FEW, raised: Raised | None = None
+    ) -> Look:
+        """The first of these test samples, `chosen (N,)` bool; what the model raises is counted in `raised`."""
         rows = chosen.nonzero()[:most, 0]
         batch = victim.test.batch(rows, victim.device)
         return cls(
@@ -67,6 +72,7 @@ class Look:
             victim.test.classes,
             victim.model.random or not victim.clean.deterministic,
             victim.grid,
+            raised=Raised() if raised is None else raised,
         )
 
     def __len__(self) -> int:
@@ -94,8 +100,9 @@ class Look:
     def _answered(self, x: Tensor) -> tuple[Tensor, Tensor]:
         given = self.given(x)
         with torch.no_grad():
-            answers = [ask(self.model, part) for part in torch.split(given, 1 if self.alone else len(given))]
-        logits, rejected = (torch.cat(parts) for parts in zip(*answers, strict=True))
+            parts = torch.split(given, 1 if self.alone else len(given))
+            answers = [ask_each(self.model, part, self.classes, self.raised) for part in parts]
+        logits, rejected = (torch.cat(columns) for columns in zip(*answers, strict=True))
         gap = losses.margin(logits.double(), self.y, self.target)
         # An answer that is not finite has no label: wrong, and nobody's target.
         return gap.nan_to_num(math.inf if self.target is None else -math.inf, math.inf, -math.inf), rejected
@@ -119,8 +126,15 @@ class Look:
                 logits = module(leaf)
                 values = [loss(logits, self.y, self.target) for loss in wanted]
                 found = [self._gradient(value, leaf) for value in values]
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or len(self) < 2:
+        except (RuntimeError, MemoryError, ModelError) as error:
+            if isinstance(error, ModelError):
+                before = replace(self.raised)
+                self.margin(x)
+                if before == self.raised:
+                    raise  # it is what stands before the model that does
+                if len(self) < 2:
+                    return x.new_full((1, self.classes), math.nan), *(torch.zeros_like(x) for _ in wanted)
+            elif not out_of_memory(error) or len(self) < 2:
                 raise
         else:
             return logits.detach(), *found
@@ -135,15 +149,8 @@ class Look:
 
     @staticmethod
     def _gradient(values: Tensor, leaf: Tensor) -> Tensor:
-        if not values.requires_grad:
-            return torch.zeros_like(leaf)
-        try:
-            found = input_slope(values, leaf, keep=True)
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            found = input_slope(values, leaf, keep=True, by_backward=True)
-        return torch.zeros_like(leaf) if found is None else found.detach()
+        found = input_slope(values, leaf, keep=True) if values.requires_grad else None
+        return torch.zeros_like(leaf) if found is None else found
 
     def climb(
         self, module: nn.Module, steps: int, loss: losses.AttackLoss = losses.margin, start: Tensor | None = None
