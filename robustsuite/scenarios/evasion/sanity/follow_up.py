@@ -195,7 +195,8 @@ class _FollowUp:
         if self._causes <= _MILD:
             return True
         look = self._look(way) if self._robust.any() else way.look(self._game, self._victim.correct)
-        return is_sound(look, surrogate, self._causes)
+        # Within what clean inputs share, they are not treated apart.
+        return is_sound(look, surrogate, self._causes - ({Suspicion.JUMP_AT_CLEAN} if way.bound else set()))
 
     def _take(self, rows: Tensor, found: Metrics) -> None:
         """Keep what the follow-up attack that was played last has broken."""

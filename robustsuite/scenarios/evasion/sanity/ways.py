@@ -47,7 +47,8 @@ class Way:
 def ways(victim: Victim, game: EvasionRules, causes: frozenset[Suspicion]) -> list[Way]:
     """How follow-up attacks are played where these suspicions were raised, in this order.
 
-    Where clean inputs are treated apart, those ways settle anything in which inputs beside them are not.
+    Where clean inputs are treated apart, those ways within what they share settle anything in which inputs beside them
+    are not.
     """
     alone, apart = Suspicion.DEPENDS_ON_BATCH in causes, Suspicion.JUMP_AT_CLEAN in causes
     batch = ("one input at a time",) if alone else ()
@@ -61,6 +62,6 @@ def ways(victim: Victim, game: EvasionRules, causes: frozenset[Suspicion]) -> li
             jumping = beside(look, look.margin(look.x), Streams(0).child("traits"))
             found.append(replace(way, settles=jumping <= _JUMPING))
     gates = {Suspicion.JUMP_AT_CLEAN, Suspicion.DEPENDS_ON_BATCH, *Suspicion.that(Effect.MILD)}
-    if not apart or causes - gates:
-        found.append(Way(", ".join(batch), victim, alone, settles=not apart))
+    if not any(way.settles for way in found) or causes - gates:
+        found.append(Way(", ".join(batch), victim, alone, settles=True))
     return found
