@@ -89,6 +89,10 @@ class Clock:
     Args:
         budget: How much there is, and where it is kept.
         key: What is evaluated; what another evaluation spent does not count.
+
+    Attributes:
+        batches: What was judged so far.
+        end: Seconds of the budget after which nothing is judged.
     """
 
     def __init__(self, budget: TimeBudget, key: str) -> None:
@@ -98,7 +102,7 @@ class Clock:
         self._beaten = 0.0
         least, share, most = _RESERVE
         reserve = budget.reserve + min(most, max(least, share * budget.seconds))
-        self._end = budget.seconds - min(reserve, budget.seconds / 2)
+        self.end = budget.seconds - min(reserve, budget.seconds / 2)
 
     @property
     def seconds(self) -> float:
@@ -119,7 +123,7 @@ class Clock:
         spent = self.spent
         if spent - self._beaten > _BEAT:
             self._write()
-        if spent > self._end:
+        if spent > self.end:
             raise OutOfTime
 
     def take(self, growing: Growing, n: int) -> bool:
@@ -150,7 +154,7 @@ class Clock:
         ahead = [look for look in plan if look.n > n]
         if n == 0:
             return ahead[0]
-        left = (self._end - self.spent) / _MARGIN
+        left = (self.end - self.spent) / _MARGIN
         fits = [k for k in ahead if k.n <= _GROWTH * n and forecast(k.n - n, self.batches) <= left]
         return fits[-1] if fits else None
 
