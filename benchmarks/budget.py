@@ -92,6 +92,8 @@ class Replayed:
         draws: Source of the draws.
     """
 
+    failed = False
+
     def __init__(self, of: Recording, time: Time, draws: np.random.Generator) -> None:
         rows = draws.integers(len(of.passes), size=len(of.passes))
         self.passes, self.robust = of.passes[rows], of.robust[rows]

@@ -206,5 +206,7 @@ def looked(growing: Growing, plan: Sequence[InterimLook], clock: Clock | None = 
     clock.again(growing)
     if growing.n > 0:
         yield next(look for look in plan if look.n == growing.n)
-    while (ahead := clock.next(plan, growing.n)) is not None and clock.take(growing, ahead.n):
+    while not growing.failed and (ahead := clock.next(plan, growing.n)) is not None:
+        if not clock.take(growing, ahead.n):
+            return
         yield ahead

@@ -65,6 +65,11 @@ class Growing:
         """How many samples there are."""
         return len(self._victim.test)
 
+    @property
+    def failed(self) -> bool:
+        """Whether every attack raised, so that more samples would change nothing."""
+        return all(parts and parts[-1].status == "error" for parts in self._parts)
+
     def blanks(self) -> list[Record]:
         """Records of all samples that there are, before any is judged."""
         return blank_records(self._games, self._victim, *self._told)

@@ -48,6 +48,8 @@ def judged_in_time(
     growing = Growing(victim, games, seed, folder, keep=budget.keep is not None, **told)
     blanks = growing.blanks()
     clock = Clock(budget, digest([blank.key for blank in blanks]))
+    if progress is not None:
+        progress("judging the first samples", 0, growing.given)
     for look in looked(growing, plan, clock):
         if progress is not None:
             progress(f"{look.n} of {growing.given} samples judged", look.n, growing.given)

@@ -20,7 +20,6 @@ from robustsuite.results.time_limits import advice
 
 if TYPE_CHECKING:
     from robustsuite.core.ball import BallLike
-    from robustsuite.evaluation.clock import TimeBudget
     from robustsuite.evaluation.records import Record
     from robustsuite.evaluation.resolve import AttackLike
     from robustsuite.pytest_plugin.measuring import Measurement
@@ -76,7 +75,7 @@ class Robustness:
         seed: int = 0,
         classes: int | None = None,
         own: bool = False,
-        budget: float | str | TimeBudget | None = None,
+        budget: float | str | None = None,
     ) -> Verdict:
         """Require a robust accuracy of at least `at_least` under an attack and its follow-up attacks.
 
@@ -111,7 +110,7 @@ class Robustness:
         from robustsuite.evaluation.clock import TimeBudget
         from robustsuite.pytest_plugin.measuring import measure
 
-        limit = budget if budget is None or isinstance(budget, TimeBudget) else TimeBudget(budget)
+        limit = None if budget is None else TimeBudget(budget)
         gate = Gate(metric=_METRIC, at_least=checks.real("at_least", at_least, low=0.0, high=1.0))
         _refuse_other_games(attack)
         seen = measure(

@@ -214,7 +214,8 @@ def _read(records: Sequence[Record], folder: Path) -> tuple[list[_Column], list[
         if "id" in table and outcome_column(record.meaning) in table:
             columns.append(_Column.read(record, table))
         else:
-            failures.append(f"{record.attack} is not part of it (no per-sample verdicts)")
+            why = record.message if record.budget.get("judged") == 0 else "no per-sample verdicts"
+            failures.append(f"{record.attack} is not part of it ({why})")
     return columns, failures
 
 

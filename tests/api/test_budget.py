@@ -161,6 +161,8 @@ def test_too_short_for_any_sample_is_no_figure_and_no_verdict():
     (verdict,) = gates.judge([Gate(metric="robust_accuracy", attack="dear", at_least=0.1)], report)
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "time ended before the first" in verdict.message
+    (joined,) = gates.judge([Gate(metric="robust_accuracy", at_least=0.1)], report)
+    assert "time ended before the first" in joined.message
 
 
 def test_no_time_for_the_checks_is_said_and_supports_no_verdict():
@@ -235,6 +237,23 @@ def test_a_gate_judges_the_interval_that_was_reached_and_says_what_time_settles_
     assert open_.outcome is Outcome.INCONCLUSIVE
     assert "samples" in open_.message
     assert "about" in open_.message.partition("only 400 are given")[2] or "they take about" in open_.message
+
+
+def test_an_attack_that_raises_ends_it_at_once():
+    class Raising(Threshold):
+        def forward(self, x):
+            if len(self.calls) > 20:
+                raise ValueError("no more")
+            self.calls.append(len(x))
+            return super().forward(x)
+
+    model = Raising()
+    model.calls = []
+    started = TIME.now
+    report = rs.evaluate(model, pixels(400), [rs.attack("dear", seconds=1.0)], BALL, rules=QUICK, budget="1h")
+    assert report.records[1].status == "error"
+    assert "no more" in report.records[1].message
+    assert TIME.now - started < 60
 
 
 def test_games_that_are_judged_as_a_whole_have_no_budget():
