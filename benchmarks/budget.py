@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,15 +28,17 @@ import attacks
 import robustsuite as rs
 from robustsuite.core.deadline import OutOfTime
 from robustsuite.core.intervals import clopper_pearson, interval
-from robustsuite.data.catalogue import load
+from robustsuite.data.catalogue import DatasetSpec, load
 from robustsuite.evaluation.clock import BatchCost, Clock, TimeBudget, looked
 from robustsuite.evaluation.looks import looks_at_any_time
 from robustsuite.evaluation.record_files import load_samples
+from robustsuite.models.build import ModelSpec
+from robustsuite.training.recipe import Recipe
+from robustsuite.training.settings import Training
 
 TITLE = "## Within a budget of time"
 RECORDED: Final = 360  # test samples of each network
 REPLAYS: Final = 200
-RADII: Final = {"mnist": (0.1, 0.2, 0.3), "digits": (0.05, 0.1, 0.15)}
 SHARES: Final = (0.2, 0.4, 0.8)
 EXTENDED: Final = 3
 BATCH: Final = 4
@@ -58,19 +61,31 @@ class Recording(NamedTuple):
         return float(self.passes.sum())
 
 
-def recordings(folder: Path) -> Iterator[Recording]:
+def networks(*, mnist: bool) -> tuple[DatasetSpec, dict[str, Recipe], dict[str, tuple[float, ...]]]:
+    """The data, and by name recipes and the radii at which each is attacked."""
+    if mnist:
+        setting = attacks.images(mnist=True)
+        return setting.data, setting.recipes, {"undefended": (0.05, 0.1), "PGD-trained": (0.2, 0.3)}
+    net = ModelSpec("mlp")
+    settings = Training(epochs=20, schedule="one-cycle", lr=3e-3)
+    trained = attacks.hardened(net, settings, 0.15, {"pgd": {"steps": 7, "step_size": 0.25}})
+    recipes = {"undefended": Recipe(build=net, training=Training(epochs=15)), "PGD-trained": trained}
+    return DatasetSpec(name="digits"), recipes, {"undefended": (0.03, 0.06), "PGD-trained": (0.1, 0.15)}
+
+
+def recordings(folder: Path, *, mnist: bool) -> Iterator[Recording]:
     """One for each network and radius; what is not kept yet is measured."""
-    setting = attacks.settings()[0]
-    data = replace(setting.data, test=RECORDED)
-    splits = load(data, seed=0)
-    for name, recipe in setting.recipes.items():
-        for radius in RADII[data.name]:
+    data, recipes, radii = networks(mnist=mnist)
+    splits = load(replace(data, test=RECORDED), seed=0)
+    for name, recipe in recipes.items():
+        for radius in radii[name]:
             file = folder / f"budget-{data.name}-{name}-{radius}.json"
             if not file.is_file():
-                net = attacks.trained(recipe, splits.train, folder / f"{data.name}-{name}")
+                net = attacks.trained(recipe, splits.train, folder / f"budget-{data.name}-{name}")
                 report = rs.evaluate(net, splits.test, "cascade", ("linf", radius))
                 columns = load_samples(report.folder, report.records[1])
                 file.write_text(json.dumps({kept: columns[kept].tolist() for kept in ("passes", "verdict")}))
+                print(f"recorded {file.name}: {report.records[1].seconds:.0f} s", file=sys.stderr, flush=True)
             told = json.loads(file.read_text())
             case = f"{data.name}, {name}, linf {radius}"
             yield Recording(case, np.array(told["passes"], float), np.array(told["verdict"], bool))
@@ -226,9 +241,12 @@ def main() -> None:
     cache = Path(tempfile.gettempdir()) / "robustsuite-benchmarks"
     parser.add_argument("--models", type=Path, default=cache, help="where trained weights and recordings are kept")
     parser.add_argument("--write", type=Path, help="file whose section is replaced")
+    parser.add_argument("--mnist", action="store_true", help="networks of MNIST beside those of the digits")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row(of, share, REPLAYS, 0) for of in recordings(options.models) for share in SHARES]
+    sets = (False, True) if options.mnist else (False,)
+    found = [of for mnist in sets for of in recordings(options.models, mnist=mnist)]
+    rows = [row(of, share, REPLAYS, 0) for of in found for share in SHARES]
     text = section(rows)
     print(text)
     if options.write:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -59,6 +58,7 @@ _Budget = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     target: _Target,
     data: Annotated[str, typer.Option(help="A data set's name, a folder or .zip of images, or an .npz file.")],
     attacks: _Attacks = None,
@@ -83,7 +83,6 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     """Attack a model that already exists and judge how it holds up."""
-    started = time.monotonic()
     set_up(verbose=verbose)
     from robustsuite.core import checks
     from robustsuite.evaluation.as_suite import Request, write_where_possible
@@ -95,7 +94,7 @@ def evaluate(
     checks.integer("samples", samples, low=1)
     checks.integer("seed", seed, low=0)
     keep = None if out is None else out / _BATCHES
-    limit = None if budget is None else TimeBudget(budget, keep, started, _RESERVE)
+    limit = None if budget is None else TimeBudget(budget, keep, context.obj, _RESERVE)
     chosen = list(attacks or (STANDARD.default_attack,))
     ball = read_ball(norm, radius, chosen)
     asked = read_gates(gates or (), chosen, ball)

@@ -19,6 +19,7 @@ _STATE: Final = "clock.json"
 _BEAT: Final = 1.0  # seconds between two notes of what is spent; so much of it a kill may forget
 _MARGIN: Final = 1.3  # of the forecast, that a batch must fit in with: batches of one size differ by about as much
 _GROWTH: Final = 4  # times as many samples after a batch as before it, at most: a forecast holds so far
+_APART: Final = 2  # times as many samples in one batch as in another, from which on a line through them is believed
 _RESERVE: Final = (0.5, 0.02, 3.0)  # seconds for joining and the clean figures: at least, as a share, at most
 
 
@@ -62,8 +63,8 @@ class BatchCost(NamedTuple):
 def forecast(samples: int, batches: Sequence[BatchCost]) -> float:
     """Seconds for a batch of so many samples.
 
-    What every batch costs and what every sample costs, by least squares; before that can be told, in proportion. The
-    first batch is left out where others follow: it has warmed everything up.
+    What every batch costs and what every sample costs, by least squares, where batches of sizes apart tell the two
+    from each other; else in proportion. The first batch is left out where others follow: it has warmed everything up.
 
     Args:
         samples: At least 1.
@@ -75,11 +76,13 @@ def forecast(samples: int, batches: Sequence[BatchCost]) -> float:
         (18.0, 6.0, 12.0)
     """
     told = batches[1:] or batches
+    sizes = [batch.samples for batch in told]
     mean, level = (sum(column) / len(told) for column in zip(*told, strict=True))
-    spread = sum((batch.samples - mean) ** 2 for batch in told)
-    each = sum((batch.samples - mean) * (batch.seconds - level) for batch in told) / spread if spread > 0 else 0.0
-    if 0 < each <= level / mean:
-        return float(level + each * (samples - mean))
+    if max(sizes) >= _APART * min(sizes):
+        spread = sum((size - mean) ** 2 for size in sizes)
+        each = sum((batch.samples - mean) * (batch.seconds - level) for batch in told) / spread
+        if 0 < each <= level / mean:
+            return float(level + each * (samples - mean))
     return float(level / mean * samples)
 
 

@@ -265,9 +265,7 @@ def _played(seen: Measurement) -> list[str]:
     options = ", ".join(f"{key}={value}" for key, value in found.attack_parameters.items() if key != "is")
     lines = [f"attack {found.attack}({options}), {found.norm} ball of radius {found.radius:g}, seed {found.seed}"]
     if found.budget:
-        lines.append(
-            f"judged {used} of the {seen.given} samples given, {in_words(found.budget['spent'])} of the budget"
-        )
+        lines.append(f"judged {used} of the {seen.given} samples given in {in_words(found.budget['spent'])}")
     elif used < seen.last.n:
         lines.append(f"judged {used} of the {seen.given} samples given, which settles it")
     elif used < seen.given:

@@ -13,9 +13,10 @@ from robustsuite.core.gate import Gate
 from robustsuite.core.intervals import clopper_pearson
 from robustsuite.evaluation.record_files import load_samples
 from robustsuite.plugins import registry
+from robustsuite.pytest_plugin.robustness import Robustness
 from robustsuite.report.report import Report
 from robustsuite.results import gates
-from robustsuite.results.deciding import Outcome
+from robustsuite.results.deciding import GateFailure, Outcome
 from robustsuite.results.time_limits import sentences
 
 
@@ -237,6 +238,24 @@ def test_a_gate_judges_the_interval_that_was_reached_and_says_what_time_settles_
     assert open_.outcome is Outcome.INCONCLUSIVE
     assert "samples" in open_.message
     assert "about" in open_.message.partition("only 400 are given")[2] or "they take about" in open_.message
+
+
+def test_an_assertion_judges_the_interval_that_was_reached():
+    holds = Robustness("test").assert_robust
+    asked = {"attack": "dear(seconds=1.0, follow_up=False)", "ball": BALL, "seed": 3}
+    started = TIME.now
+    passed = holds(Threshold(), pixels(400), **asked, at_least=0.1, budget="1m")
+    assert passed.metric.n < 200  # it was settled
+    assert TIME.now - started < 40
+    with pytest.raises(GateFailure) as open_:
+        holds(Threshold(), pixels(400), **asked, at_least=0.3, budget="1m")
+    assert str(open_.value).startswith("inconclusive: robust_accuracy 0.")
+    assert "of the 400 samples given in 5" in str(open_.value)
+    assert "more samples" in str(open_.value)
+    with pytest.raises(GateFailure, match="inconclusive: no robust_accuracy; time ended before the first 17 samples"):
+        holds(Threshold(), pixels(400), **asked, at_least=0.3, budget="2s")
+    with pytest.raises(RequestError, match="expected a time above 0"):
+        holds(Threshold(), pixels(400), **asked, at_least=0.3, budget="2x")
 
 
 def test_an_attack_that_raises_ends_it_at_once():
