@@ -5,6 +5,7 @@ samples from them with replacement, so that the true rate is known, in batches t
 a fixed part and its passes, so that robust samples are dear. It is stopped by the code that stops a real evaluation.
 
     python benchmarks/budget.py --write benchmarks/RESULTS.md
+    python benchmarks/budget.py --real 30s 2m 10m         # real runs beside it, on a machine with nothing else to do
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Final, NamedTuple
 from unittest.mock import patch
 
@@ -209,8 +211,28 @@ class Row(NamedTuple):
     naive_width: float
 
 
-def section(rows: Sequence[Row]) -> str:
-    """The table, with what stands above it."""
+def real(folder: Path, budgets: Sequence[str], seeds: int, *, mnist: bool) -> Iterator[str]:
+    """Lines of a table of real evaluations of the same samples: when they ended, and whether their interval holds."""
+    data, recipes, _ = networks(mnist=mnist)
+    splits = load(replace(data, test=RECORDED), seed=0)
+    for of in recordings(folder, mnist=mnist):
+        _, name, ball = of.name.split(", ")
+        net = attacks.trained(recipes[name], splits.train, folder / f"budget-{data.name}-{name}")
+        for budget in budgets:
+            for seed in range(seeds):
+                started = monotonic()
+                threat = ("linf", float(ball.split()[1]))
+                report = rs.evaluate(net, splits.test, "cascade", threat, seed=seed, budget=budget)
+                taken, found = monotonic() - started, report.joined[-1]
+                metric = found.metrics["robust_accuracy"]
+                held = "yes" if metric.low <= of.rate <= metric.high else "no"
+                span = f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+                judged = found.budget["judged"]
+                yield f"| {of.name} | {budget} | {taken:.1f} | {judged} | {span} | {of.rate:.3f} | {held} |"
+
+
+def section(rows: Sequence[Row], real_rows: Sequence[str] = ()) -> str:
+    """The tables, with what stands above them."""
     total = sum(r.replays for r in rows)
     pooled = {name: sum(getattr(r, name) * r.replays for r in rows) / total for name in Row._fields[5:10]}
     lines = [
@@ -233,6 +255,16 @@ def section(rows: Sequence[Row]) -> str:
         lines.append(f"| {r.name} | {r.rate:.3f} | {r.share:g} | {r.judged:.0f} | {shares} |")
     shares = " | ".join(f"{value:.3f}" for value in pooled.values())
     lines.append(f"| all {total} replays | | | | {shares} | | |")
+    if real_rows:
+        head = "| network | budget | ended after, s | judged | robust | of all samples | held |"
+        lines += [
+            "",
+            "Real runs, in Python, on the same samples:",
+            "",
+            head,
+            "|---|---|---|---|---|---|---|",
+            *real_rows,
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -242,12 +274,15 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=cache, help="where trained weights and recordings are kept")
     parser.add_argument("--write", type=Path, help="file whose section is replaced")
     parser.add_argument("--mnist", action="store_true", help="networks of MNIST beside those of the digits")
+    parser.add_argument("--real", nargs="*", default=(), metavar="TIME", help="budgets of real runs, such as 30s 2m")
+    parser.add_argument("--seeds", type=int, default=1, help="real runs of each")
     options = parser.parse_args()
     torch.set_num_threads(1)
     sets = (False, True) if options.mnist else (False,)
     found = [of for mnist in sets for of in recordings(options.models, mnist=mnist)]
     rows = [row(of, share, REPLAYS, 0) for of in found for share in SHARES]
-    text = section(rows)
+    lines = [line for mnist in sets for line in real(options.models, options.real, options.seeds, mnist=mnist)]
+    text = section(rows, lines)
     print(text)
     if options.write:
         write(options.write, text)
