@@ -82,11 +82,12 @@ def test_what_is_no_time_is_a_wrong_request(wrong):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_command_ends_in_time_and_goes_on_after_kill(tmp_path):
-    """All of it takes 54 seconds; times are those of the whole command, the start of Python among them."""
-    command = [sys.executable, "-m", "robustsuite", *COMMAND, *attack(0.3), "--samples", "180", "--out", "run"]
+    """All of it takes three minutes; times are those of the whole command, the start of Python among them."""
+    command = [sys.executable, "-m", "robustsuite", *COMMAND, *attack(0.5), "--out", "run"]
     started = time.monotonic()
-    process = subprocess.Popen([*command, "--budget", "40s"])
+    process = subprocess.Popen([*command, "--budget", "100s"])
     while not Path("run/batches/records.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.1)
@@ -98,15 +99,15 @@ def test_a_command_ends_in_time_and_goes_on_after_kill(tmp_path):
     assert kept["spent"] == pytest.approx(used, abs=3)
     before = read(Path("run/batches/records.jsonl"))
     started = time.monotonic()
-    again = subprocess.run([*command, "--budget", "40s"], check=True, text=True, capture_output=True)
+    again = subprocess.run([*command, "--budget", "100s"], check=True, text=True, capture_output=True)
     whole = used + time.monotonic() - started
-    assert 34 < whole < 46  # the start of Python is paid twice
+    assert 85 < whole < 110
     found = read(Path("run/records.jsonl"))[-1]
     after = {record.key: record.seconds for record in read(Path("run/batches/records.jsonl"))}
     assert {record.key: record.seconds for record in before}.items() <= after.items()
     judged = found.budget["judged"]
-    assert 60 < judged < 180
-    assert f"{judged} of 180 samples in" in again.stdout
+    assert 17 < judged < 360
+    assert f"{judged} of 360 samples in" in again.stdout
     assert "no suite.yaml" in again.stderr
     more = subprocess.run([*command, "--budget", "5m"], check=True, text=True, capture_output=True)
-    assert "all 180 samples in" in more.stdout
+    assert "all 360 samples in" in more.stdout
