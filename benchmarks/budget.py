@@ -30,6 +30,7 @@ import attacks
 import robustsuite as rs
 from robustsuite.core.deadline import OutOfTime
 from robustsuite.core.intervals import clopper_pearson, interval
+from robustsuite.core.metric import Metric
 from robustsuite.data.catalogue import DatasetSpec, load
 from robustsuite.evaluation.clock import BatchCost, Clock, TimeBudget, looked
 from robustsuite.evaluation.looks import looks_at_any_time
@@ -224,7 +225,7 @@ def real(folder: Path, budgets: Sequence[str], seeds: int, *, mnist: bool) -> It
                 threat = ("linf", float(ball.split()[1]))
                 report = rs.evaluate(net, splits.test, "cascade", threat, seed=seed, budget=budget)
                 taken, found = monotonic() - started, report.joined[-1]
-                metric = found.metrics["robust_accuracy"]
+                metric = found.metrics.get("robust_accuracy", Metric(math.nan, low=0.0, high=1.0))  # nothing was judged
                 held = "yes" if metric.low <= of.rate <= metric.high else "no"
                 span = f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
                 judged = found.budget["judged"]
