@@ -13,6 +13,7 @@ _LAZY = {
     "Samples": "robustsuite.core.samples",
     "Streams": "robustsuite.core.streams",
     "Recipe": "robustsuite.training.recipe",
+    "TimeBudget": "robustsuite.evaluation.clock",
     "Training": "robustsuite.training.settings",
     "wrap": "robustsuite.models.wrap",
     "register": "robustsuite.plugins.registry",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from robustsuite.core.samples import Samples
     from robustsuite.core.streams import Streams
     from robustsuite.data.catalogue import load_data
+    from robustsuite.evaluation.clock import TimeBudget
     from robustsuite.models.wrap import wrap
     from robustsuite.plugins.by_name import attack, defense
     from robustsuite.plugins.registry import register
@@ -58,6 +60,7 @@ __all__ = [
     "Samples",
     "Streams",
     "Threat",
+    "TimeBudget",
     "Training",
     "__version__",
     "attack",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 
 def main() -> None:
-    """Entry point of `robustsuite` and of `python -m robustsuite`."""
+    """Entry point of `robustsuite` and of `python -m robustsuite`; commands are told when it was called."""
+    started = time.monotonic()
     from robustsuite.cli.app import app
     from robustsuite.core.outputs import guard
 
     guard()
-    app(prog_name="robustsuite")
+    app(prog_name="robustsuite", obj=started)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from robustsuite.core.samples import Samples
     from robustsuite.evaluation.as_suite import Request
+    from robustsuite.evaluation.clock import TimeBudget
     from robustsuite.report.report import Report
+
+_BATCHES: Final = "batches"  # below the folder: what is judged so far within a budget
+_RESERVE: Final = 1.5  # seconds of a budget for the start of Python, tables and the page
 
 _Target = Annotated[str, typer.Argument(help="package.module:factory or path/to/file.py:factory; returns the model.")]
 _Attacks = Annotated[
@@ -43,9 +47,18 @@ _Gates = Annotated[
         help="What must hold, such as 'robust_accuracy>=0.4' or 'pgd:robust_accuracy>=0.4'; repeatable.",
     ),
 ]
+_Budget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Time for all of it: 30s, 10m, 1h30m. Judges as many of the samples as fit; with --out the same command "
+        "goes on, after a kill or with a larger budget.",
+    ),
+]
 
 
 def evaluate(
+    context: typer.Context,
     target: _Target,
     data: Annotated[str, typer.Option(help="A data set's name, a folder or .zip of images, or an .npz file.")],
     attacks: _Attacks = None,
@@ -57,6 +70,7 @@ def evaluate(
     bounds: _Bounds = None,
     output: _Output = None,
     samples: Annotated[int, typer.Option(help="Test samples to attack, each class in its share.")] = 1000,
+    budget: _Budget = None,
     train_data: Annotated[str | None, typer.Option(help="What the model was trained on, like --data.")] = None,
     public_data: Annotated[str | None, typer.Option(help="Such data that it was not trained on, like --data.")] = None,
     gates: _Gates = None,
@@ -72,12 +86,15 @@ def evaluate(
     set_up(verbose=verbose)
     from robustsuite.core import checks
     from robustsuite.evaluation.as_suite import Request, write_where_possible
+    from robustsuite.evaluation.clock import TimeBudget
     from robustsuite.evaluation.environment import resolve_device
     from robustsuite.scenarios import STANDARD
 
     load_plugins(plugins)
     checks.integer("samples", samples, low=1)
     checks.integer("seed", seed, low=0)
+    keep = None if out is None else out / _BATCHES
+    limit = None if budget is None else TimeBudget(budget, keep, context.obj, _RESERVE)
     chosen = list(attacks or (STANDARD.default_attack,))
     ball = read_ball(norm, radius, chosen)
     asked = read_gates(gates or (), chosen, ball)
@@ -87,7 +104,7 @@ def evaluate(
     typed = {"train": train_data, "public": public_data}
     beside = {name: dataset_spec(source, span) for name, source in typed.items() if source is not None}
     request = Request(block, dataset_spec(data, span), chosen, ball, asked, seed, plugins or (), beside)
-    model, test, report = _judge(request, where, samples, quiet=quiet)
+    model, test, report = _judge(request, where, samples, limit, quiet=quiet)
     if out is not None:
         reason = write_where_possible(out, request, model, test, report.records)
         if reason:
@@ -107,7 +124,9 @@ def _beside(request: Request, name: str) -> Samples:
     return load_part(spec, "train", seed=seed)
 
 
-def _judge(request: Request, device: str, samples: int, *, quiet: bool) -> tuple[nn.Module, Samples, Report]:
+def _judge(
+    request: Request, device: str, samples: int, budget: TimeBudget | None, *, quiet: bool
+) -> tuple[nn.Module, Samples, Report]:
     """Load data and model, and play the games."""
     from robustsuite.api.evaluate import evaluate as judge
     from robustsuite.core.isolation import seeded
@@ -135,6 +154,7 @@ def _judge(request: Request, device: str, samples: int, *, quiet: bool) -> tuple
             device=device,
             name=request.model["factory"],
             dataset={"name": called(spec), "seed": seed, **({} if spec.path is None else {"path": spec.path})},
+            budget=budget,
             progress=progress,
             **beside,
         )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustsuite.core.deadline import pause
 from robustsuite.core.door import Door, as_logits, labels_of
 from robustsuite.core.errors import ModelError, RobustsuiteError
 from robustsuite.core.isolation import out_of_memory
@@ -129,6 +130,7 @@ def ask(model: Deployed, x: Tensor, *, strict: bool = False) -> Outputs:
     try:
         if isinstance(model, Served):
             return model(x)
+        pause()
         given = x.clone()
         logits, rejected = model(given)
         answer = Outputs(as_logits(logits, len(x)), rejected)

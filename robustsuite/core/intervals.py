@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from robustsuite.core.metric import Metric
@@ -91,6 +92,14 @@ def rate(outcomes: Tensor, better: str) -> Metric:
         return Metric(math.nan, 0, None, None, "rate", better)
     low, high = interval(successes, n)
     return Metric(successes / n, n, low, high, "rate", better)
+
+
+def at_level(metric: Metric, level: float | None) -> Metric:
+    """The same figure; where it is a rate with an interval, with the exact one of this level, if one is given."""
+    if level is None or metric.unit != "rate" or metric.low is None or metric.high is None or metric.n == 0:
+        return metric
+    low, high = clopper_pearson(round(metric.value * metric.n), metric.n, level)
+    return replace(metric, low=low, high=high)
 
 
 def least_rate(groups: Sequence[Tensor], better: str) -> Metric:

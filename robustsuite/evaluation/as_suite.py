@@ -13,6 +13,7 @@ from torch import nn
 
 from robustsuite.core import checks
 from robustsuite.core.ball import Ball
+from robustsuite.core.deadline import in_words
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import Gate
 from robustsuite.core.samples import Samples
@@ -76,7 +77,7 @@ def write_where_possible(
     """
     (folder / FILE).unlink(missing_ok=True)
     try:
-        _refuse_what_learns(request, records)
+        _refuse_what_differs(request, records)
         _write(folder, request, network, test)
     except RequestError as error:
         return str(error)
@@ -145,13 +146,16 @@ def _attacks(typed: Sequence[str], ball: Ball | None) -> list[Any]:
     return written
 
 
-def _refuse_what_learns(request: Request, records: Iterable[Record]) -> None:
-    """What is known beside the test samples is the training part in a suite, and something else here."""
+def _refuse_what_differs(request: Request, records: Iterable[Record]) -> None:
+    """What is known beside the test samples is the training part in a suite, and a part of them has no word there."""
     for name in request.beside:
         raise checks.fail(
             "no other data", f"{name}_data", request.beside[name].name, "a suite has those of its data set"
         )
     for record in records:
+        if record.budget:
+            remedy = "a suite judges all of its samples, whatever time that takes"
+            raise checks.fail("no limit of time", "budget", in_words(record.budget["seconds"]), remedy)
         played = [step.get("attack", "") for step in record.review.get("played", ())]
         follow_ups = [name for name in played if any(e.name == name for e in registry.attacks.all())]
         learning = [name for name in follow_ups if registry.attacks.get(name).access == "transfer"]

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from robustsuite.core import checks
+from robustsuite.core.deadline import OutOfTime
 from robustsuite.core.errors import NotApplicableError, StorageError
 from robustsuite.core.metric import Metrics
 from robustsuite.core.payloads import pack
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.evaluation.record_files import save_samples
 from robustsuite.evaluation.records import Record
 from robustsuite.evaluation.resolve import Game, why_not
 from robustsuite.scenarios.play import play, play_crafted
-from robustsuite.scenarios.protocol import Scenario
+from robustsuite.scenarios.protocol import Reviewed, Scenario
 from robustsuite.scenarios.victim import Victim
 
 
@@ -39,20 +41,21 @@ def recorded(blank: Record) -> Iterator[Sheet]:
 
     Raises:
         StorageError: What was trained, or a per-sample file, cannot be kept.
+        OutOfTime: There was no time for it.
     """
     started, sheet = time.perf_counter(), Sheet(blank)
     try:
         yield sheet
     except NotApplicableError as error:
         sheet.record = replace(blank, status="not_applicable", message=why_not(error))
-    except (KeyboardInterrupt, StorageError):
+    except (KeyboardInterrupt, OutOfTime, StorageError):
         raise
     except BaseException:  # a plug-in may even ask to exit
         sheet.record = replace(blank, status="error", message=traceback.format_exc(limit=-8))
     sheet.record = replace(sheet.record, seconds=time.perf_counter() - started)
 
 
-def judge(blank: Record, game: Game, victim: Victim, folder: Path | None) -> Record:
+def judge(blank: Record, game: Game, victim: Victim, folder: Path | None, *, hurried: bool = False) -> Record:
     """Play one game and fill in its record; an exception becomes a record of its own.
 
     Args:
@@ -60,17 +63,27 @@ def judge(blank: Record, game: Game, victim: Victim, folder: Path | None) -> Rec
         game: Who attacks, and the rules.
         victim: Who is attacked.
         folder: Where the per-sample file goes; None keeps none.
+        hurried: Whether a game counts, as inconclusive, that was played to its end and found no time to be reviewed.
 
     Raises:
         StorageError: The per-sample file cannot be kept.
+        OutOfTime: There was no time for it.
     """
     with recorded(blank) as sheet:
         game.scenario.require(victim)
-        sheet.record = judged(blank, game, victim, folder)
+        sheet.record = judged(blank, game, victim, folder, hurried=hurried)
     return sheet.record
 
 
-def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artefacts: Sequence[Any] = ()) -> Record:
+def judged(
+    blank: Record,
+    game: Game,
+    victim: Victim,
+    folder: Path | None,
+    artefacts: Sequence[Any] = (),
+    *,
+    hurried: bool = False,
+) -> Record:
     """The record of one game.
 
     Args:
@@ -80,6 +93,7 @@ def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artef
         folder: As for `judge`.
         artefacts: What the attack crafted beforehand, one a view, where they serve every victim; else it is asked in
             the game.
+        hurried: As for `judge`.
 
     Raises:
         Exception: Whatever attack, judge and victim raise.
@@ -89,11 +103,24 @@ def judged(blank: Record, game: Game, victim: Victim, folder: Path | None, artef
         metrics = play_crafted(artefacts, attack, scenario, victim, seed=blank.seed)
     else:
         metrics = play(attack, scenario, victim, seed=blank.seed)
-    metrics, facts = scenario.review(attack, victim, metrics, seed=blank.seed)
+    try:
+        metrics, facts = scenario.review(attack, victim, metrics, seed=blank.seed)
+    except OutOfTime:
+        if not hurried:
+            raise
+        metrics, facts = _unexamined(metrics)
     _as_declared(metrics, scenario)
     record = replace(_filled(blank, metrics, victim, folder), review=facts)
     record.line()  # what no line can hold is an error of this cell, not of the run
     return record
+
+
+def _unexamined(metrics: Metrics) -> Reviewed:
+    """The attack's own figures, which nothing was found out about."""
+    why = "time ended before its sanity checks and follow-up attacks were done"
+    told = "; ".join(part for part in (metrics.message, why) if part)
+    flags = (*metrics.flags, Suspicion.UNEXAMINED)
+    return Reviewed(replace(metrics, status="inconclusive", message=told, flags=flags), {"error": why})
 
 
 def _as_declared(metrics: Metrics, scenario: Scenario[Any, Any]) -> None:

@@ -99,7 +99,9 @@ _TEXTS: Final = (
     *("key", "suite", "dataset", "model", "defense", "attack", "scenario", "knowledge", "norm", "sweep", "message"),
     *("headline", "samples", "samples_digest"),
 )
-_MAPPINGS: Final = ("metrics", "attack_parameters", "rules", "review", "recipe", "training", "environment", "data")
+_MAPPINGS: Final = (
+    *("metrics", "attack_parameters", "rules", "review", "recipe", "training", "environment", "data", "budget"),
+)
 _FIELDS: Final[dict[str, _Rule]] = {
     **dict.fromkeys(_TEXTS, ("a text", _text)),
     **dict.fromkeys(_MAPPINGS, ("a mapping", _mapping)),

@@ -30,7 +30,7 @@ EVALUATION: Final = "evaluate"
 """What the suite of an evaluation is called; its labels are made of names and options."""
 RADIUS: Final = "radius"
 """The one rule over which a suite sweeps: `Record.sweep` of a point of a curve."""
-_LEFT_OUT: Final = ("sweep", "variant", "payloads")  # of a line, where they are empty
+_LEFT_OUT: Final = ("sweep", "variant", "payloads", "budget")  # of a line, where they are empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,9 @@ class Record:
         data: What was judged: the set's `name` and `path`, the `digest` and number `n` of the samples, and the `seed`
             by which they were chosen, as far as they are known.
         payloads: What panels of the report may ask for, described; their tensors stand in the per-sample file.
+        budget: Where time was limited: `seconds` of the budget and those `spent`, how many samples were `judged` of
+            those `given`, the `level` of every interval, so that all at which one might have stopped hold together,
+            the `full_level` of those at all samples, and about how many seconds one more takes (`per_sample`).
         means: What its figures are, as its game declares them, for those who read it without the plug-in; None in older
             records.
         version: What the figures mean, by `VERSION`; 1 where a line does not say.
@@ -116,6 +119,7 @@ class Record:
     samples_digest: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     payloads: tuple[Mapping[str, Any], ...] = ()
+    budget: Mapping[str, Any] = field(default_factory=dict)
     means: Declared | None = None
     version: int = VERSION
 

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustsuite.core.ball import BallLike
 from robustsuite.core.deployed import Deployed
@@ -19,18 +18,15 @@ from robustsuite.core.isolation import seeded
 from robustsuite.core.metric import Metric
 from robustsuite.core.metrics import FOLLOWED_UP
 from robustsuite.core.processor import fair_threads
-from robustsuite.core.samples import stratified
-from robustsuite.core.streams import Streams
-from robustsuite.evaluation.blank_records import blank_records
-from robustsuite.evaluation.judge import judge
+from robustsuite.evaluation.clock import Clock, TimeBudget, looked
+from robustsuite.evaluation.growing import Growing
+from robustsuite.evaluation.looks import InterimLook, looks, looks_at_any_time
 from robustsuite.evaluation.records import Record
-from robustsuite.evaluation.resolve import AttackLike, Game, arrange_all, ask_for_what_is_missing
+from robustsuite.evaluation.resolve import AttackLike, arrange_all, ask_for_what_is_missing
 from robustsuite.evaluation.user_model import existing
-from robustsuite.pytest_plugin.joining import joined
-from robustsuite.pytest_plugin.sequential import InterimLook, looks
+from robustsuite.evaluation.within_time import limited, unjudged
 from robustsuite.report.report import Report
 from robustsuite.scenarios import STANDARD
-from robustsuite.scenarios.victim import CleanAnswers, Victim
 
 METRIC: Final = STANDARD.joined
 
@@ -42,8 +38,8 @@ class Measurement(NamedTuple):
         report: Records of the samples judged, as an evaluation on these alone would give them.
         found: The attack's record.
         metric: The robust accuracy that is judged, with the interval of the last look taken; None where the attack
-            raised.
-        look: That look.
+            raised, or time ended before the first look.
+        look: That look; None where there was no time for one.
         last: The look at all samples.
         given: Samples that were given.
     """
@@ -51,9 +47,14 @@ class Measurement(NamedTuple):
     report: Report
     found: Record
     metric: Metric | None
-    look: InterimLook
+    look: InterimLook | None
     last: InterimLook
     given: int
+
+    @property
+    def used(self) -> int:
+        """Samples that were judged."""
+        return 0 if self.look is None else self.look.n
 
 
 Settled = Callable[[Metric, Record], bool]
@@ -71,6 +72,7 @@ def measure(
     classes: int | None = None,
     most: int | None = None,
     own: bool = False,
+    budget: TimeBudget | None = None,
 ) -> Measurement:
     """Judge growing numbers of samples until what is seen decides, or all were judged.
 
@@ -89,6 +91,7 @@ def measure(
         most: At most so many samples; None for all.
         own: Whether the attack's own robust accuracy is judged; else the lower of that and what is left with its
             follow-up attacks.
+        budget: Time for all of it, which ends it too; None for as long as it takes.
 
     Raises:
         RequestError: Data or a request that cannot be judged.
@@ -99,10 +102,13 @@ def measure(
         victim = existing(model, data, ball=ball, classes=classes, seed=seed)
         ask_for_what_is_missing(games, victim)
         given = len(victim.test)
-        plan = looks(min(given, most or given))
+        n = min(given, most or given)
+        plan, clock = (looks(n), None) if budget is None else (looks_at_any_time(n), Clock(budget, ""))
         folder = Path(tempfile.mkdtemp(prefix="robustsuite-"))
         try:
-            report, metric, look = _Sequence(victim, games, seed, folder).run(plan, settled, own)
+            growing = Growing(victim, games, seed, folder)
+            metric, look = _grown(growing, plan, clock, settled, own)
+            report = Report(_records(growing, plan, clock), folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -110,54 +116,25 @@ def measure(
     return Measurement(report, report.records[-1], metric, look, plan[-1], given)
 
 
-class _Sequence:
-    """Batches judged so far; none of them twice."""
+def _grown(
+    growing: Growing, plan: Sequence[InterimLook], clock: Clock | None, settled: Settled, own: bool
+) -> tuple[Metric | None, InterimLook | None]:
+    """Look until it is settled or time is up; the last figure, and the look that gave it."""
+    metric, last = None, None
+    for look in looked(growing, plan, clock):
+        (found,), last = growing.attacked(), look
+        metric = None if found.status == "error" else _figure(found, look, own)
+        if metric is None or settled(metric, found):
+            break
+    return metric, last
 
-    def __init__(self, victim: Victim, games: Sequence[Game], seed: int, folder: Path) -> None:
-        self._victim, self._games, self._seed, self._folder = victim, games, seed, folder
-        self._rows: list[Tensor] = []
-        self._clean: list[CleanAnswers] = []
-        self._parts: list[Record] = []
 
-    def run(
-        self, plan: Sequence[InterimLook], settled: Settled, own: bool
-    ) -> tuple[Report, Metric | None, InterimLook]:
-        """Look until it is settled; the report, the last figure and the look that gave it."""
-        sizes = tuple(now.n - before for now, before in zip(plan, [0, *(look.n for look in plan)], strict=False))
-        generator = Streams(self._seed).child("samples").generator()
-        for look, rows in zip(plan, stratified(self._victim.test.y, sizes, generator), strict=True):
-            self._take(rows)
-            clean, attacked = self._blanks()
-            found = joined(attacked, self._parts, self._folder, self._victim.test.classes)
-            metric = None if found.status == "error" else _figure(found, look, own)
-            if metric is None or look is plan[-1] or settled(metric, found):
-                break
-        seen = self._seen()
-        first = judge(clean, self._games[0], seen, self._folder)
-        return Report([first, found], self._folder), metric, look
-
-    def _take(self, rows: Tensor) -> None:
-        batch = replace(self._victim, test=self._victim.test.take(rows))
-        self._clean.append(batch.clean)  # every answer is looked at before the attack
-        self._rows.append(rows)
-        _, blank = blank_records(self._games, batch, "model", self._seed)
-        self._parts.append(judge(blank, self._games[1], batch, self._folder))
-
-    def _blanks(self) -> list[Record]:
-        return blank_records(self._games, self._seen(), "model", self._seed)
-
-    def _seen(self) -> Victim:
-        """The model with all samples so far and its answers to them."""
-        seen = replace(self._victim, test=self._victim.test.take(torch.cat(self._rows)))
-        # What was answered is known: asking again would cost a pass, and a model that draws could answer otherwise.
-        parts = self._clean
-        vars(seen)["clean"] = CleanAnswers(
-            torch.cat([part.prediction for part in parts]),
-            torch.cat([part.rejected for part in parts]),
-            torch.cat([part.confidence for part in parts]),
-            all(part.deterministic for part in parts),
-        )
-        return seen
+def _records(growing: Growing, plan: Sequence[InterimLook], clock: Clock | None) -> list[Record]:
+    facts = {} if clock is None else clock.facts(plan, growing.n)
+    if growing.n == 0:
+        return [unjudged(blank, plan, facts) for blank in growing.blanks()]
+    records = [growing.clean(), *growing.attacked()]
+    return [limited(record, facts) for record in records] if facts else records
 
 
 def _figure(found: Record, look: InterimLook, own: bool) -> Metric:

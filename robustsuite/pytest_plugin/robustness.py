@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustsuite.core import checks
+from robustsuite.core.deadline import in_words
 from robustsuite.core.errors import RobustsuiteError
 from robustsuite.core.gate import Gate
+from robustsuite.evaluation.looks import looks
 from robustsuite.pytest_plugin.baselines import hold, replace_baseline
 from robustsuite.pytest_plugin.folders import folder_name, held
-from robustsuite.pytest_plugin.sequential import looks
 from robustsuite.results.deciding import GateFailure, Outcome, Verdict, decide, more_samples, samples_needed, settled
+from robustsuite.results.time_limits import advice
 
 if TYPE_CHECKING:
     from robustsuite.core.ball import BallLike
@@ -73,6 +75,7 @@ class Robustness:
         seed: int = 0,
         classes: int | None = None,
         own: bool = False,
+        budget: float | str | None = None,
     ) -> Verdict:
         """Require a robust accuracy of at least `at_least` under an attack and its follow-up attacks.
 
@@ -81,7 +84,7 @@ class Robustness:
 
         Growing numbers of samples are judged until the verdict is settled, or all of them were. However early it
         stops, it passes a model below the floor, or fails one at or above it, in at most 2.5 % of the runs each
-        (`robustsuite.pytest_plugin.sequential`).
+        (`robustsuite.evaluation.looks`).
 
         Args:
             model: From raw inputs to logits.
@@ -92,6 +95,7 @@ class Robustness:
             seed: Keys every random draw, and the order in which samples are judged.
             classes: Number of classes, by default what the logits say.
             own: Whether the attack's own number is judged instead, whatever its follow-up attacks broke.
+            budget: Time for it, such as `"30s"` or `"10m"`: it stops then, and judges the interval that was reached.
 
         Returns:
             The verdict, which passed.
@@ -103,8 +107,10 @@ class Robustness:
         """
         __tracebackhide__ = True
         from robustsuite.core.ball import as_ball
+        from robustsuite.evaluation.clock import TimeBudget
         from robustsuite.pytest_plugin.measuring import measure
 
+        limit = None if budget is None else TimeBudget(budget)
         gate = Gate(metric=_METRIC, at_least=checks.real("at_least", at_least, low=0.0, high=1.0))
         _refuse_other_games(attack)
         seen = measure(
@@ -117,6 +123,7 @@ class Robustness:
             classes=classes,
             most=self._samples,
             own=own,
+            budget=limit,
         )
         where = self._write(seen.report)
         verdict = _judged(seen, at_least, replace(gate, attack=seen.found.attack, own=own))
@@ -198,7 +205,9 @@ class Robustness:
 def _judged(seen: Measurement, at_least: float, gate: Gate) -> Verdict:
     __tracebackhide__ = True
     if seen.metric is None:
-        raise RobustsuiteError(_raised(seen.found))
+        if seen.found.status == "error":
+            raise RobustsuiteError(_raised(seen.found))
+        return Verdict(Outcome.INCONCLUSIVE, f"inconclusive: no {_METRIC}; {seen.found.message}; give more time", gate)
     verdict = decide(
         seen.metric,
         at_least,
@@ -225,6 +234,8 @@ def _advice(seen: Measurement, floor: float) -> str:
     """How many samples would settle it, should the rate stay what it is: at the last look of a plan for so many."""
     if seen.metric is None:
         return ""
+    if seen.found.budget:
+        return advice(seen.metric, floor, seen.found.budget)
     needed = samples_needed(
         seen.metric.value, floor, more_than=seen.metric.n, bounds=lambda k, n: looks(n)[-1].interval(k)
     )
@@ -236,7 +247,7 @@ def _figures(seen: Measurement) -> dict[str, Any]:
     metric = seen.metric
     values = {} if metric is None else {"value": metric.value, "low": metric.low, "high": metric.high, "n": metric.n}
     told = {f"{_METRIC}_{name}": value for name, value in values.items()}
-    return {**told, "samples_used": seen.look.n, "samples_given": seen.given}
+    return {**told, "samples_used": seen.used, "samples_given": seen.given}
 
 
 def _whose(seen: Measurement, own: bool) -> str:
@@ -250,10 +261,12 @@ def _whose(seen: Measurement, own: bool) -> str:
 
 def _played(seen: Measurement) -> list[str]:
     """What was played on how many samples."""
-    found, used = seen.found, seen.look.n
+    found, used = seen.found, seen.used
     options = ", ".join(f"{key}={value}" for key, value in found.attack_parameters.items() if key != "is")
     lines = [f"attack {found.attack}({options}), {found.norm} ball of radius {found.radius:g}, seed {found.seed}"]
-    if used < seen.last.n:
+    if found.budget:
+        lines.append(f"judged {used} of the {seen.given} samples given in {in_words(found.budget['spent'])}")
+    elif used < seen.last.n:
         lines.append(f"judged {used} of the {seen.given} samples given, which settles it")
     elif used < seen.given:
         lines.append(f"judged {used} of the {seen.given} samples given; raise or drop --robustsuite-samples for more")

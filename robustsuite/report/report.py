@@ -36,6 +36,7 @@ class Report(Results):
         console = console if console is not None else Console()
         terminal.terminal(self.comparison, console)
         terminal.follow_ups(self.records, console)
+        terminal.limits(self.joined, console)
 
     def save(self, folder: Path | str) -> Path:
         """Write records, per-sample files, tables and the HTML report into a folder.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from robustsuite.core import flags as doubts
 from robustsuite.core.suspicions import RESOLVED, Suspicion
 from robustsuite.evaluation.records import Record
-from robustsuite.results import words
+from robustsuite.results import time_limits, words
 from robustsuite.results.cells import Column, ComparisonTable, TableCell
 from robustsuite.results.sweeps import NO_BALL
 from robustsuite.results.worst_case import WORST
@@ -87,7 +87,8 @@ def _is_believed(cell: TableCell) -> bool:
 
 def sentences(table: ComparisonTable, records: Sequence[Record]) -> list[str]:
     """The verdict in words: robustness, what could not be measured, what is in doubt and what was settled."""
-    told = [*_robustness(table, records), _measured(records)]
+    limits = [f"Time was limited: {told}." for told in time_limits.sentences(records)]
+    told = [*_robustness(table, records), *limits, _measured(records)]
     marked = [cell for row in table.cells for cell in row if cell.mark]
     doubted = sum(any(not code.startswith(RESOLVED) for code in cell.flags) for cell in marked)
     if any(Suspicion.OUTDATED in cell.flags for cell in marked):

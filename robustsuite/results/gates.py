@@ -22,6 +22,7 @@ from robustsuite.evaluation.rules import mixed_rules
 from robustsuite.results.deciding import Outcome, Verdict, decide, more_samples, samples_needed
 from robustsuite.results.frame import listed, one_line
 from robustsuite.results.sweeps import NO_BALL, InBall, ball_text, main_records, own_ball
+from robustsuite.results.time_limits import advice
 from robustsuite.storage.files import write_atomically
 from robustsuite.suite import yaml_lines
 from robustsuite.suite.gates import gives, read_gates
@@ -221,7 +222,7 @@ def _verdict(gate: Gate, where: str, records: Sequence[Record], repeats: int, at
         doubt=doubt,
         flattered=gate.attack == WORST,
         lacking=lacking,
-        advice=_repeating(metrics, merged, gate.bound),
+        advice=_settling(metrics, merged, gate.bound, measured),
     )
     return replace(found, gate=gate, metric=merged)
 
@@ -268,12 +269,21 @@ def _lacking(gate: Gate, records: Sequence[Record], measured: Sequence[Record], 
     for repeat, record in silent.items():
         which = f"{name} (repeat {repeat})" if repeats > 1 else name
         if record.measured:
-            told.append(f"{which} gives no {gate.metric} here")
+            why = f": {one_line(record)}" if record.status == "inconclusive" and one_line(record) else ""
+            told.append(f"{which} gives no {gate.metric} here{why}")
         else:
             why = f": {one_line(record)}" if one_line(record) else ""
             told.append(f"{which} has status {record.status.replace('_', ' ')}{why}")
     absent = repeats - len(got) - len(silent)
     return "; ".join([*told, *([f"{name} has no record of {absent} of {repeats} repeats"] if absent > 0 else [])])
+
+
+def _settling(metrics: Sequence[Metric], merged: Metric, threshold: float, records: Sequence[Record]) -> str | None:
+    """What would settle it, where there is more to say than how many more samples."""
+    budget = records[0].budget
+    if budget and len(metrics) == 1 and merged.unit == "rate" and merged.low is not None:
+        return advice(merged, threshold, budget)
+    return _repeating(metrics, merged, threshold)
 
 
 def _repeating(metrics: Sequence[Metric], merged: Metric, threshold: float) -> str | None:

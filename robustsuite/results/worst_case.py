@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from robustsuite.core.canonical import digest
 from robustsuite.core.errors import RequestError
 from robustsuite.core.flags import believable
+from robustsuite.core.intervals import at_level
 from robustsuite.core.metric import Metric
 from robustsuite.core.metrics import FOLLOWED_UP, OWN, Declared
 from robustsuite.core.robust import VERDICT, Robust, worst
@@ -108,6 +109,7 @@ def _join(records: Sequence[Record], others: Sequence[Record], folder: Path, bro
         headline=meaning.joined,
         means=meaning.with_own(),
         version=min(r.version for r in records),
+        budget=next((r.budget for r in records if r.budget), {}),
     )
     columns, failures = _read(records, folder)
     if not columns:
@@ -212,7 +214,8 @@ def _read(records: Sequence[Record], folder: Path) -> tuple[list[_Column], list[
         if "id" in table and outcome_column(record.meaning) in table:
             columns.append(_Column.read(record, table))
         else:
-            failures.append(f"{record.attack} is not part of it (no per-sample verdicts)")
+            why = record.message if record.budget.get("judged") == 0 else "no per-sample verdicts"
+            failures.append(f"{record.attack} is not part of it ({why})")
     return columns, failures
 
 
@@ -233,7 +236,7 @@ def _judged(blank: Record, records: Sequence[Record], verdict: _Verdict, failure
         status="inconclusive" if doubted or failures else "ok",
         message="; ".join(messages),
         flags=tuple(dict.fromkeys(flags)),
-        metrics=_figures(blank.meaning, verdict) if verdict.robust else {},
+        metrics=_figures(blank, verdict) if verdict.robust else {},
         review={"path": verdict.path},
     )
 
@@ -271,10 +274,11 @@ def _robust_to(meaning: Declared, table: Mapping[str, Tensor], *, followed_up: b
     return dict(zip(table["id"][keep].tolist(), left[keep].tolist(), strict=True))
 
 
-def _figures(meaning: Declared, verdict: _Verdict) -> dict[str, Metric]:
+def _figures(record: Record, verdict: _Verdict) -> dict[str, Metric]:
     """The joined rate with and without follow-up attacks."""
+    meaning, level = record.meaning, record.budget.get("level")
     sides = {meaning.joined: verdict.robust, meaning.joined + OWN: verdict.own}
-    return {name: _rate(meaning, left) for name, left in sides.items()}
+    return {name: at_level(_rate(meaning, left), level) for name, left in sides.items()}
 
 
 def _rate(meaning: Declared, left: Robust) -> Metric:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import robustsuite as rs
 from robustsuite.core.intervals import clopper_pearson
-from robustsuite.pytest_plugin.sequential import looks
+from robustsuite.evaluation.looks import looks
 from robustsuite.report.report import Report
 from robustsuite.results.deciding import samples_needed
 

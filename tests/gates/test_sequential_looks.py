@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustsuite.core.errors import RequestError
-from robustsuite.pytest_plugin.sequential import ERROR, looks
+from robustsuite.evaluation.looks import ERROR, looks
 
 
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 100, 127, 128, 129, 1000, 4097, 10_000])

@@ -9,9 +9,9 @@ from torch import nn
 from robustsuite.core.errors import RequestError
 from robustsuite.core.intervals import clopper_pearson, interval, wilson
 from robustsuite.core.metric import Metric
+from robustsuite.evaluation.looks import looks
 from robustsuite.pytest_plugin.folders import folder_name
 from robustsuite.pytest_plugin.robustness import Robustness
-from robustsuite.pytest_plugin.sequential import looks
 from robustsuite.results.deciding import GateFailure, Outcome, decide, samples_needed
 
 

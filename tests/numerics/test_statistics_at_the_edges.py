@@ -26,8 +26,8 @@ from robustsuite.core.intervals import clopper_pearson, interval, least_rate, me
 from robustsuite.core.metric import Metric
 from robustsuite.core.samples import Samples
 from robustsuite.defenses.input_validation import InputValidation, joint_thresholds
+from robustsuite.evaluation.joining import _median as joined_median
 from robustsuite.models.build import ModelSpec
-from robustsuite.pytest_plugin.joining import _median as joined_median
 from robustsuite.results.deciding import samples_needed
 from robustsuite.scenarios import SCENARIOS, Evasion, Inversion, Poisoning, Utility
 from robustsuite.scenarios.chance import doubt_chance

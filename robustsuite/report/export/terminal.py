@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from robustsuite.results import followed_up, words
+from robustsuite.results import followed_up, time_limits, words
 from robustsuite.results.cells import MARK, Column, ComparisonTable, TableCell
 from robustsuite.results.worst_case import WORST
 
@@ -64,6 +64,14 @@ def follow_ups(records: Iterable[Record], console: Console) -> None:
     for row in found:
         table.add_row(*(Text(fit(row[i], console)) for i in shown))
     draw(table, console)
+
+
+def limits(records: Iterable[Record], console: Console) -> None:
+    """Print what a budget of time allowed; nothing where there was none."""
+    from rich.text import Text
+
+    for told in time_limits.sentences(records):
+        console.print(Text(fit(told, console)), soft_wrap=True)
 
 
 def grid(title: str, console: Console, **options: Any) -> Table:
