@@ -5,6 +5,7 @@ were trained fast, and those of `many_classes.py`, trained once and kept.
 Verdicts are kept beside them in blocks of 200 images, because they take hours; delete them to measure again.
 
     python benchmarks/ensembles.py --long "cifar10, FGSM-RS-trained" --write benchmarks/RESULTS.md
+    python benchmarks/ensembles.py --many --write benchmarks/RESULTS.md
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from robustsuite.training.recipe import Recipe
 from robustsuite.training.settings import Training
 
 TITLE = "## Ensembles and Square"
+MANY = "## Ensembles on many classes"
 OWN_CODE = "AutoAttack's own code"
 ENSEMBLES = ("cascade", "autoattack", "MALT", "PMA+", OWN_CODE)
 PUBLISHED = {"MALT": Malt, "PMA+": PMAPlus}
@@ -219,23 +221,23 @@ def targets(rows: list[Row]) -> list[str]:
     return lines
 
 
-def section(rows: list[Row], squares: list[Row]) -> str:
+def section(rows: list[Row], squares: list[Row], many: bool) -> str:
     text = (
         f"{os.cpu_count()}-core {platform.machine().replace('_', '-')} CPU, 1 thread; {versions()}. Each cell: samples "
         f"left robust; forward + backward passes a sample; processor seconds. Test images that the network gets "
-        f"right, linf {', '.join(sorted(f'{case.ball.radius:.3g} on {case.data}' for case in firsts()))}."
+        f"right, linf {', '.join(sorted({f'{case.ball.radius:.3g} on {case.data}' for case in chosen(many)}))}."
     )
     names = tuple(name for name in ENSEMBLES if any(name in row.passes for row in rows))
-    parts = [TITLE, "", text, "", *table(rows, names), *targets(rows)]
+    parts = [MANY if many else TITLE, "", text, "", *table(rows, names), *targets(rows)]
     if squares:
         parts += ["", f"Square, {QUERIES} queries:", "", *table(squares, ("square", "torchattacks"))]
     return "\n".join(parts) + "\n"
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str, title: str) -> None:
     """Replace this script's section of the results file, or append it."""
     known = path.read_text() if path.is_file() else "# Measured\n"
-    before, _, rest = known.partition(TITLE)
+    before, _, rest = known.partition(title)
     after = rest.partition("\n## ")
     path.write_text(before.rstrip() + "\n\n" + text + (f"\n## {after[2]}" if after[1] else ""))
 
@@ -255,19 +257,15 @@ def cases() -> Iterator[Case]:
                 yield Case(setting, network, fast, ball, train)
 
 
-def every() -> list[Case | many_classes.Many]:
-    """Those of few classes, and those of many."""
-    return [*cases(), *many_classes.cases(BOUNDS)]
-
-
-def firsts() -> list[Case | many_classes.Many]:
-    """A case of each data set."""
-    return list({case.data: case for case in every()}.values())
+def chosen(many: bool) -> list[Case | many_classes.Many]:
+    """Those of ten classes, or those of many."""
+    return list(many_classes.cases(BOUNDS) if many else cases())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="play cases whose name holds this text")
+    parser.add_argument("--many", action="store_true", help="networks of many classes, in a section of their own")
     parser.add_argument("--long", nargs="*", default=[], help=f"cases that ours play on {LONG} images too")
     parser.add_argument("--without", nargs="*", default=[], help="of the ensembles, and square")
     cache = Path(tempfile.gettempdir()) / "robustsuite-benchmarks"
@@ -276,7 +274,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows, squares = [], []
-    for case in every():
+    for case in chosen(options.many):
         if options.only not in case.name:
             continue
         runs: dict[str, Callable[..., Told]] = {n: partial(ours, n) for n in ENSEMBLES if n != OWN_CODE}
@@ -289,10 +287,10 @@ def main() -> None:
         if "square" not in options.without and case.network != "undefended" and isinstance(case, Case):
             pair = {"square": partial(ours, "square", queries=QUERIES), "torchattacks": their_square}
             squares.append(measure(case, SAMPLES, pair, options.models))
-    text = section(rows, squares)
+    text = section(rows, squares, options.many)
     print(text)
     if options.write:
-        write(options.write, text)
+        write(options.write, text, MANY if options.many else TITLE)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Many(NamedTuple):
         else:
             train, test = Made(int(self.data.split()[1])).samples()
         attack = "fgsm-rs" if self.network.startswith("FGSM") else {"pgd": {"steps": 7, "step_size": 0.25}}
-        epochs = 20
+        epochs = 80 if self.data == "faces" else 20
         training = Training(epochs=epochs, schedule="one-cycle", lr=3e-3)
         recipe = attacks.hardened(ModelSpec("mlp", options=(("hidden", (128,)),)), training, self.ball.radius, attack)
         net = attacks.trained(recipe, train, folder / f"{self.data}-{self.network}").requires_grad_(False)
@@ -78,7 +78,7 @@ class Many(NamedTuple):
 
 def cases(bounds: tuple[float, float]) -> Iterator[Many]:
     """People first, then 100 and 200 classes."""
-    yield Many("faces", "PGD-trained", Ball("linf", 0.06, bounds))
+    yield Many("faces", "PGD-trained", Ball("linf", 0.03, bounds))
     for classes in (100, 200):
         yield Many(f"made {classes}", "PGD-trained", Ball("linf", 0.1, bounds))
     yield Many("made 100", "FGSM-RS-trained", Ball("linf", 0.1, bounds))

@@ -11,6 +11,7 @@ import argparse
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from robustsuite.scenarios import Evasion
 from robustsuite.scenarios.evasion.sanity import power
 from robustsuite.scenarios.play import play
 from robustsuite.scenarios.victim import Victim
+from robustsuite.storage.store import Store
 from robustsuite.suite.load import load_suite
 from robustsuite.suite.recipes import make_recipe
 from robustsuite.training.cache import Trainer
@@ -50,18 +52,20 @@ class Row(NamedTuple):
     flags: tuple[str, ...]
 
 
-def victims(name: str, samples: int) -> Iterator[tuple[str, Victim, Evasion]]:
+def victims(name: str, samples: int, only: list[str], kept: Path) -> Iterator[tuple[str, Victim, Evasion]]:
     """Every defence of a suite, trained, and the game of its threat."""
     suite = load_suite(name)
     splits = load(suite.dataset, seed=suite.seed)
-    trainer = Trainer(suite.seed, part=splits.part)
+    trainer = Trainer(suite.seed, stores=(Store(kept),), part=splits.part)
     known = {"train": splits.train, "trainer": trainer, "part": splits.part, "seed": suite.seed}
     for use in suite.defenses:
+        if only and use.label not in only:
+            continue
         recipe = make_recipe(suite, use)
         trained = trainer(recipe, splits.train)
         model = as_logits(trained.model, splits.test, "cpu")
         victim = Victim(model, splits.test.take(slice(0, samples)), recipe=recipe, trained=trained, **known)
-        yield use.label, victim, Evasion(ball=suite.threat.ball)
+        yield use.label, victim, Evasion(ball=suite.threat.ball() or rs.Ball("linf", 0.1))
 
 
 def measure(label: str, victim: Victim, game: Evasion, most: int) -> Row:
@@ -120,14 +124,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100, help="test samples that are evaluated")
     parser.add_argument("--planted", type=int, default=32, help="examples that are planted")
     parser.add_argument("--only", nargs="*", default=[], help="defences by their labels; by default all")
+    cache = Path(tempfile.gettempdir()) / "robustsuite-benchmarks"
+    parser.add_argument("--models", type=Path, default=cache, help="folder of a run, in which trained weights are kept")
     parser.add_argument("--write", type=Path, help="file whose section is replaced")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for label, victim, game in victims(options.suite, options.samples):
-        if not options.only or label in options.only:
-            rows.append(measure(label, victim, game, options.planted))
-            print(rows[-1], file=sys.stderr, flush=True)
+    for label, victim, game in victims(options.suite, options.samples, options.only, options.models):
+        rows.append(measure(label, victim, game, options.planted))
+        print(rows[-1], file=sys.stderr, flush=True)
     text = section(rows, options.samples)
     print(text)
     if options.write:
