@@ -148,7 +148,7 @@ class _Hunt:
         view, count = self._view, self._classes.shape[1]
         if self._likely.shape[1] == count:
             return
-        for rows in self._rows().split(_AT_ONCE):
+        for rows in torch.split(self._rows(), _AT_ONCE):
             likely = self._likely[rows]
 
             def gaps(logits: Tensor, chosen: Tensor) -> Tensor:
