@@ -39,8 +39,8 @@ class APGD:
     Args:
         steps: Gradient steps of one run, at least 1.
         restarts: Runs (for each target), at least 1.
-        loss: What to ascend: `cross-entropy`, `margin`, or `dlr`, which needs 4 classes; with fewer the margin is taken
-            in its place, and a note says so.
+        loss: What to ascend: `cross-entropy`, `margin`, `probability-margin`, or `dlr`, which needs 4 classes; with
+            fewer the margin is taken in its place, and a note says so.
         targets: Classes to pursue one after the other, the most likely wrong ones first; 0 pursues any. For untargeted
             goals, where any wrong class is success; at most one less than there are classes.
         random_start: Whether the first run starts at a uniform point of the ball; later runs always do.

@@ -23,6 +23,9 @@ _OVERTIME: Final = 2  # times as many rounds, for those
 _HOPE: Final = 6.0  # further rounds at the rate of the last one, beyond which a sample is given up
 _WARM: Final = 0.25  # of a usual first step, from a point that is good already
 _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cover
+_CANDIDATES: Final = 3  # times as many likely classes as are pursued, of which the nearest are chosen
+_AT_ONCE: Final = 32  # samples whose gradients of all candidates are held at once
+_DUAL: Final = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 
 
 @register.attack(
@@ -62,7 +65,8 @@ class Cascade:
 
     Args:
         steps: Steps of the short runs, at least 1; those of the rounds are three times as long.
-        targets: Wrong classes to pursue at most, the most likely first, at least 1.
+        targets: Wrong classes to pursue at most, at least 1. Where there are more, those of three times as many likely
+            ones whose logits would overtake the label's soonest if the model were linear.
         promising: Of these, how many are pursued in each round, at least 1.
         rounds: Rounds at most, at least 0; three times as many for the last few.
         queries: Forward passes of the search over windows in each round, at least 0.
@@ -73,7 +77,8 @@ class Cascade:
     References:
         Liu et al., CVPR 2022, arXiv:2203.05154 (adaptive starts and giving up, there by statistics over samples); Gowal
         et al., arXiv:1910.09338 (multi-targeted runs); Tashiro et al., NeurIPS 2020, arXiv:2003.06878 (starts that are
-        turned in output space); Andriushchenko et al., ECCV 2020, arXiv:1912.00049 (windows).
+        turned in output space); Andriushchenko et al., ECCV 2020, arXiv:1912.00049 (windows); Melamed et al., NeurIPS
+        2024, arXiv:2407.02240 (the nearest classes).
 
     Example:
         >>> Cascade(rounds=2).targets
@@ -115,10 +120,11 @@ class _Hunt:
         self._clean = losses.margin(logits, view.y, view.target).abs()
         self._margin = torch.full_like(self._clean, -math.inf)
         if view.target is None:
-            count = min(attack.targets, view.classes - 1)
-            self._classes = logits.scatter(1, view.y[:, None], -math.inf).topk(count, dim=1).indices
+            wrong, count = logits.scatter(1, view.y[:, None], -math.inf), min(attack.targets, view.classes - 1)
+            self._likely = wrong.topk(min(_CANDIDATES * count, view.classes - 1), dim=1).indices
+            self._classes = self._likely[:, :count].clone()
         else:
-            self._classes = view.target[:, None]
+            self._likely = self._classes = view.target[:, None]
         self._gaps = torch.full_like(self._classes, -math.inf, dtype=logits.dtype)
         self._at_work = torch.ones_like(view.y, dtype=torch.bool)
 
@@ -126,6 +132,7 @@ class _Hunt:
         """What is returned."""
         attack = self._attack
         self._climb(self._rows(), None, attack.steps, "margin")
+        self._choose()
         for place in range(self._classes.shape[1]):
             rows = self._rows()
             self._climb(rows, torch.full_like(rows, place), attack.steps, place)
@@ -139,6 +146,22 @@ class _Hunt:
         """Samples that are not broken and are worth a pass."""
         left = self._returned.left()
         return left[self._at_work[left]]
+
+    def _choose(self) -> None:
+        """Where there are more likely classes than are pursued, take those that are nearest if the model is linear."""
+        view, count = self._view, self._classes.shape[1]
+        if self._likely.shape[1] == count:
+            return
+        for rows in torch.split(self._rows(), _AT_ONCE):
+            likely = self._likely[rows]
+
+            def gaps(logits: Tensor, chosen: Tensor) -> Tensor:
+                return logits.gather(1, view.y[chosen, None]) - logits.gather(1, self._likely[chosen])
+
+            value, gradient, _ = view.jacobian(view.x[rows], rows, gaps)
+            steepness = torch.linalg.vector_norm(gradient.flatten(2), ord=_DUAL[view.ball.norm], dim=2)
+            distance = value / steepness.clamp_min(torch.finfo(value.dtype).tiny)
+            self._classes[rows] = likely.gather(1, distance.argsort(dim=1, stable=True)[:, :count])
 
     def _round(self, number: int) -> None:
         steps = 3 * self._attack.steps

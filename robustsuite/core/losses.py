@@ -35,6 +35,15 @@ def margin(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     return wanted - logits.scatter(1, target[:, None], -float("inf")).amax(1)
 
 
+def probability_margin(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """The margin of the probabilities, in [-1, 1]: flat where the label is as good as certain or as good as lost.
+
+    References:
+        Xie et al., 2024, arXiv:2411.15210.
+    """
+    return margin(logits.softmax(1), y, target)
+
+
 def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """Difference of logits ratio: the margin over a difference of leading logits, so that no scale of them matters.
 
@@ -58,6 +67,11 @@ def margin_towards(logits: Tensor, y: Tensor, target: Tensor | None = None) -> T
     return (logits.gather(1, aim[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
 
+def probability_margin_towards(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Probability of one wrong class minus that of the true one: untargeted success by way of that class."""
+    return margin_towards(logits.softmax(1), y, target)
+
+
 def dlr_towards(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """The targeted difference of logits ratio of arXiv:2003.01690: untargeted success by way of one wrong class."""
     return margin_towards(logits, y, target) / (_leading(logits, True) + _TINY)
@@ -69,10 +83,20 @@ def _aimed(target: Tensor | None) -> Tensor:
     return target
 
 
-NAMED: Final = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
+NAMED: Final = {
+    "cross-entropy": cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+    "probability-margin": probability_margin,
+}
 """What an attack's `loss` option may name."""
 
-TOWARDS: Final = {"cross-entropy": cross_entropy, "margin": margin_towards, "dlr": dlr_towards}
+TOWARDS: Final = {
+    "cross-entropy": cross_entropy,
+    "margin": margin_towards,
+    "dlr": dlr_towards,
+    "probability-margin": probability_margin_towards,
+}
 """The same for an untargeted goal that is pursued class by class."""
 
 

@@ -14,6 +14,8 @@ FOLLOWED_UP: Final = "_followed_up"
 """Ends the name of a metric that holds what an attack and its follow-up attacks broke together."""
 OWN: Final = "_own"
 """Ends the name of a metric of the worst case that holds what the attacks broke without their follow-up attacks."""
+POWER: Final = "attack_power"
+"""The share of planted adversarial examples that an attack finds; behind `FOLLOWED_UP`, with its follow-up attacks."""
 DISTANCE: Final = "distance"
 """The unit of a figure that is measured in the norm of the ball."""
 SIDES: Final = ("higher", "lower")

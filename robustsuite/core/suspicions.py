@@ -207,6 +207,12 @@ class Suspicion(enum.StrEnum):
         "attack through a differentiable surrogate of the missing part, or by queries",
         Effect.WITHHOLDS | Effect.STARTS | Effect.FLATTERS,
     )
+    LOW_POWER = (
+        "low-power",
+        "the evaluation did not find adversarial examples that were planted, so it misses others too",
+        "attack through a differentiable surrogate of the defence, or without gradients, until those are found",
+        Effect.WITHHOLDS | Effect.FLATTERS,
+    )
     CATASTROPHIC_OVERFITTING = (
         "catastrophic-overfitting",
         "during training, robustness to iterated attacks collapsed while robustness to one step rose",

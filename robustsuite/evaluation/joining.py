@@ -113,7 +113,8 @@ def _metrics(parts: Sequence[Record], columns: Mapping[str, Tensor]) -> Iterator
         if name == "rejection_rate_clean":  # a part without rejections may not tell of it
             found = [part.metrics.get(name, replace(part.metrics["clean_accuracy"], value=0.0)) for part in parts]
         elif name.endswith(FOLLOWED_UP):  # of a part that was not examined, what the attack found alone
-            found = [part.metrics.get(name, part.metrics[name.removesuffix(FOLLOWED_UP)]) for part in parts]
+            alone = name.removesuffix(FOLLOWED_UP)
+            found = [part.metrics.get(name, part.metrics[alone]) for part in parts if alone in part.metrics]
         elif name == "rejection_rate_attack" and len(found) < len(parts):
             continue
         n = sum(figure.n for figure in found)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from robustsuite.core.metrics import FOLLOWED_UP
+from robustsuite.core.metrics import FOLLOWED_UP, POWER
 from robustsuite.core.suspicions import RESOLVED
 from robustsuite.evaluation.records import CLEAN, Record
 
 HEADINGS: Final = (
-    "defence", "attack", "clean", "attack alone", "with follow-ups", "undefended", "status", "flags", "broken by",
+    "defence", "attack", "clean", "attack alone", "with follow-ups", "undefended", "power", "status", "flags",
+    "broken by",
 )  # fmt: skip
 
 
@@ -18,7 +19,8 @@ class FollowUpRow(NamedTuple):
     """One cell of attacks that are joined, as text; rates in percent.
 
     `own` is what the attack alone left robust, `followed_up` what its follow-up attacks left too; `undefended` is the
-    latter of the model without a defence.
+    latter of the model without a defence. `power` is the share of planted adversarial examples that the attack and its
+    follow-up attacks found, with its interval; empty where none was planted.
     """
 
     defense: str
@@ -27,6 +29,7 @@ class FollowUpRow(NamedTuple):
     own: str
     followed_up: str
     undefended: str
+    power: str
     status: str
     suspicions: str
     found_by: str
@@ -59,6 +62,7 @@ def _row(record: Record, twin: Record | None) -> FollowUpRow:
         _rate(record, joined),
         _rate(record, joined + FOLLOWED_UP),
         "" if twin is None else _rate(twin, joined + FOLLOWED_UP),
+        _power(record),
         record.status,
         ", ".join(doubts),
         how,
@@ -68,3 +72,10 @@ def _row(record: Record, twin: Record | None) -> FollowUpRow:
 def _rate(record: Record, name: str) -> str:
     metric = record.metrics.get(name)
     return "" if metric is None else f"{100 * metric.value:.1f}"
+
+
+def _power(record: Record) -> str:
+    metric = record.metrics.get(POWER + FOLLOWED_UP)
+    if metric is None or metric.low is None or metric.high is None:
+        return ""
+    return f"{100 * metric.value:.0f} [{100 * metric.low:.0f}, {100 * metric.high:.0f}]"

@@ -137,6 +137,29 @@ def test_scaled_logits_do_not_help(digits, view_of):
     assert abs(left[0] - left[1]) <= 1
 
 
+class Steep(nn.Module):
+    """Linear in 60 classes: the 20 likeliest wrong ones hardly move with the input, a less likely one does."""
+
+    def __init__(self):
+        super().__init__()
+        signs = torch.randn(60, 64, generator=torch.Generator().manual_seed(0)).sign()
+        self.slopes = nn.Parameter(torch.zeros(60, 64), requires_grad=False)
+        self.offsets = nn.Parameter(torch.full((60,), -60.0), requires_grad=False)
+        self.slopes[1:21], self.slopes[25], self.slopes[26:] = 0.001 * signs[1:21], signs[25], 2 * signs[26:]
+        self.offsets[0], self.offsets[1:21], self.offsets[25] = 0.0, -1.0, -6.0
+
+    def forward(self, x):
+        return (x.flatten(1) - 0.5) @ self.slopes.T + self.offsets
+
+
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.1), ("l2", 0.8)])
+def test_of_many_classes_the_nearest_are_pursued(norm, radius, view_of):
+    """Class 25 lies 6 below, and a step of the whole radius brings it up by 6.4; all others are out of reach."""
+    net, x, y = Steep(), torch.full((6, 1, 8, 8), 0.5), torch.zeros(6, dtype=torch.int64)
+    view = view_of(net, x, y, Ball(norm, radius, UNIT), classes=60)
+    assert not left_robust(net, Cascade(rounds=0)(view, Streams(0)), y).any()
+
+
 def test_expected_averages_probabilities():
     class Turns(nn.Module):
         def __init__(self):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from robustsuite.core.metrics import DISTANCE, FOLLOWED_UP, MetricSpec
+from robustsuite.core.metrics import DISTANCE, FOLLOWED_UP, POWER, MetricSpec
 
 ROBUST: Final = "robust_accuracy"
 
@@ -22,6 +22,7 @@ METRICS: Final = {
     **_with_follow_ups("attack_success_rate", MetricSpec(words="attack success", better="lower")),
     **_with_follow_ups("attack_success_rate_all", MetricSpec(words="robust error", better="lower")),
     **_with_follow_ups("target_hit_rate", MetricSpec(words="target hits", better="lower")),
+    **_with_follow_ups(POWER, MetricSpec(words="attack power")),
     "distance_median": MetricSpec(words="median distance", unit=DISTANCE, better="higher", undirected=True),
     "queries_median": MetricSpec(words="median queries", unit="queries", better="higher", undirected=True),
     "rejection_rate_clean": MetricSpec(words="rejected clean inputs", better="lower", untouched=True),

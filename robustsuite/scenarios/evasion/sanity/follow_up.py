@@ -16,7 +16,7 @@ from robustsuite.core.deployed import Deployed
 from robustsuite.core.intervals import rate
 from robustsuite.core.isolation import seeded, untouched
 from robustsuite.core.metric import Metric, Metrics
-from robustsuite.core.metrics import FOLLOWED_UP
+from robustsuite.core.metrics import FOLLOWED_UP, POWER
 from robustsuite.core.robust import rates
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import RESOLVED, Effect, Suspicion
@@ -25,6 +25,7 @@ from robustsuite.plugins.registry import Entry
 from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.scenarios.evasion.sanity.checks import FLOOR, Doubts, examine
 from robustsuite.scenarios.evasion.sanity.detectors import Joint
+from robustsuite.scenarios.evasion.sanity.power import ENOUGH, measured
 from robustsuite.scenarios.evasion.sanity.probe import FEW, Look
 from robustsuite.scenarios.evasion.sanity.soundness import is_sound
 from robustsuite.scenarios.evasion.sanity.surrogate_search import Surrogate, find
@@ -75,11 +76,13 @@ def followed_up(
             follow_up = _FollowUp(metrics, doubts, attack, game, victim, seed)
             with _Passes().of(victim.model) as spent:
                 follow_up.run()
+            with _Passes().of(victim.model) as planted:
+                found = follow_up.power(sanity=checked.total(), follow_up=spent.total())
         except Exception as error:  # a number that could not be examined is still a number, under a doubt
             flags = (*metrics.flags, Suspicion.UNEXAMINED)
             facts = {"rules": rules(), "error": f"{type(error).__name__}: {error}"}
             return Reviewed(replace(metrics, flags=flags), facts)
-    return follow_up.judged(checked, spent)
+    return follow_up.judged({"sanity": checked, "follow_up": spent, "power": planted}, found)
 
 
 def startable(game: EvasionRules) -> tuple[type[Any], ...]:
@@ -213,22 +216,41 @@ class _FollowUp:
             self._robust &= ~broken
             self._found_by[broken] = len(self._played)
 
-    def judged(self, checked: Counter[str], spent: Counter[str]) -> Reviewed:
+    def power(self, **passes: int) -> tuple[dict[str, Metric], dict[str, Any]]:
+        """The share of planted examples that is found, alone and with the same follow-up attacks; facts about it."""
+
+        def again(found: Metrics, planted: Victim) -> Tensor:
+            doubts = Doubts(dict.fromkeys(self._causes, ""))
+            repeated = _FollowUp(found, doubts, self._attack, self._game, planted, self._seed)
+            repeated.run()
+            return repeated._robust
+
+        rules: dict[str, Any] = {"passes": passes, "draws": _DRAWS if self._random else 1, "seed": self._seed}
+        try:
+            return measured(self._attack, self._game, self._victim, self._metrics, again, **rules)
+        except Exception as error:  # as of follow-up attacks that cannot be played
+            return {}, {"error": f"{type(error).__name__}: {error}"}
+
+    def judged(
+        self, passes: Mapping[str, Counter[str]], power_of: tuple[Mapping[str, Metric], Mapping[str, Any]]
+    ) -> Reviewed:
         """The stronger figures, the doubts that are left, and what was done."""
-        metrics = self._metrics
+        metrics, (powers, planting) = self._metrics, power_of
         cost = dict(metrics.cost)
-        for name, passes in (("sanity", checked), ("follow_up", spent)):
-            cost |= {f"{name}_{kind}": passes[kind] for kind in ("forwards", "backwards") if passes[kind]}
+        for name, counted in passes.items():
+            cost |= {f"{name}_{kind}": counted[kind] for kind in ("forwards", "backwards") if counted[kind]}
         left, flags = self._left(), []
         for code in self._flags:
             if self._random and code == Suspicion.FOUND_NOT_RETURNED:
                 continue  # one lucky draw, and this verdict is the majority's
             settled = code in self._causes or code == Suspicion.DEPENDS_ON_HISTORY
             flags.append(str(code) if code in left or not settled else RESOLVED + code)
+        if self._is_weak(powers.get(POWER + FOLLOWED_UP)):
+            flags.append(str(Suspicion.LOW_POWER))
         columns = {**metrics.per_sample, "verdict": self._robust, "found_by": self._found_by}
-        values = {**metrics.values, **self._followed_up()}
+        values = {**metrics.values, **self._followed_up(), **powers}
         changed = replace(metrics, values=values, per_sample=columns, cost=cost, flags=tuple(flags))
-        facts: dict[str, Any] = {"rules": rules(), "checks": dict(self._doubts.flags)}
+        facts: dict[str, Any] = {"rules": rules(), "checks": dict(self._doubts.flags), "power": dict(planting)}
         if not self._played and not self._causes and not left:
             return Reviewed(changed, facts)
         status, message = self._status(left)
@@ -245,6 +267,12 @@ class _FollowUp:
         never = frozenset({Suspicion.GRADIENTS_IN_FORWARD, Suspicion.DEPENDS_ON_HISTORY, Suspicion.RAISES_ON_PERTURBED})
         doubted = self._causes | (never & self._flags.keys())
         return doubted & never if self._sound else doubted
+
+    def _is_weak(self, found: Metric | None) -> bool:
+        """Whether too few planted examples were found to believe what is robust."""
+        if found is None or found.high is None or float(self._robust.float().mean()) <= FLOOR:
+            return False
+        return found.high < ENOUGH
 
     def _followed_up(self) -> dict[str, Metric]:
         """The rates that follow-up attacks may change, as they are with them."""
