@@ -74,13 +74,17 @@ def _own_time_and_plugins(monkeypatch):
 
         Args:
             seconds: For each of them.
+            raises: Whether it raises.
         """
 
         seen: ClassVar[list] = []
         stop: ClassVar[int] = 0  # samples after which it is interrupted
         seconds: float = 0.0
+        raises: bool = False
 
         def __call__(self, view, streams):
+            if self.raises:
+                raise ValueError("no more")
             rows = torch.arange(len(view.y))
             moved = view.ball.project(view.x + torch.where(view.y == 1, -1.0, 1.0)[:, None], view.x)
             broken = view.broken(moved, rows)
@@ -259,17 +263,9 @@ def test_an_assertion_judges_the_interval_that_was_reached():
 
 
 def test_an_attack_that_raises_ends_it_at_once():
-    class Raising(Threshold):
-        def forward(self, x):
-            if len(self.calls) > 20:
-                raise ValueError("no more")
-            self.calls.append(len(x))
-            return super().forward(x)
-
-    model = Raising()
-    model.calls = []
     started = TIME.now
-    report = rs.evaluate(model, pixels(400), [rs.attack("dear", seconds=1.0)], BALL, rules=QUICK, budget="1h")
+    attack = rs.attack("dear", seconds=1.0, raises=True)
+    report = rs.evaluate(Threshold(), pixels(400), [attack], BALL, rules=QUICK, budget="1h")
     assert report.records[1].status == "error"
     assert "no more" in report.records[1].message
     assert TIME.now - started < 60
