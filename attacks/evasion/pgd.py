@@ -29,7 +29,8 @@ class PGD:
         restarts: Runs in all, at least 1.
         momentum: Decay of accumulated l1-normalised gradients, in [0, 1]; 0 steps along the plain gradient.
         l1_share: In l1, the share of coordinates over which a step is spread, in [0, 1].
-        loss: What to ascend: `cross-entropy`, `margin` or `dlr` (the margin, where there are fewer than 4 classes).
+        loss: What to ascend: `cross-entropy`, `margin`, `probability-margin` or `dlr` (the margin, where there are
+            fewer than 4 classes).
 
     Guarantees:
         Start points are keyed by sample id and run, so they are bit-equal in any batch.
