@@ -81,7 +81,7 @@ class Suspicion(enum.StrEnum):
         "raises-on-perturbed",
         "the model raises on perturbed inputs, though it answers the clean ones; what it does not answer is not robust",
         "attack it on inputs that it answers, or mend the model so that it answers all of them",
-        Effect.WITHHOLDS | Effect.STARTS | Effect.MILD | Effect.FLATTERS,
+        Effect.WITHHOLDS | Effect.FLATTERS,
     )
     TINY_RADIUS = (
         "tiny-radius",

@@ -62,12 +62,12 @@ def bounds_are_not_checked(patch):
 
 
 def rejected_is_success(patch):
-    honest = judge.ask
+    honest = judge.ask_each
 
-    def ask(model, x):
-        return Outputs(honest(model, x).logits, torch.zeros(len(x), dtype=torch.bool))
+    def ask_each(model, x, *more):
+        return Outputs(honest(model, x, *more).logits, torch.zeros(len(x), dtype=torch.bool))
 
-    patch.setattr(judge, "ask", ask)
+    patch.setattr(judge, "ask_each", ask_each)
 
 
 def rejected_is_right(patch):

@@ -22,7 +22,16 @@ from robustsuite.core import intervals, metrics, paired
 from robustsuite.core.ball import Ball
 from robustsuite.core.deployed import Served
 from robustsuite.core.errors import RequestError
-from robustsuite.core.intervals import clopper_pearson, interval, least_rate, median, over_repeats, rate, wilson
+from robustsuite.core.intervals import (
+    at_level,
+    clopper_pearson,
+    interval,
+    least_rate,
+    median,
+    over_repeats,
+    rate,
+    wilson,
+)
 from robustsuite.core.metric import Metric
 from robustsuite.core.samples import Samples
 from robustsuite.defenses.input_validation import InputValidation, joint_thresholds
@@ -393,12 +402,21 @@ def joined_medians_are_over_all():
     assert joined_median("distance_median", 4, columns) == pytest.approx(0.3)
 
 
+def a_level_gives_its_exact_interval():
+    for count, n in ((0, 7), (3, 7), (7, 7), (50, 101)):
+        told = at_level(intervals.rate(torch.arange(n) < count, "higher"), 0.99)
+        assert (told.low, told.high) == clopper_pearson(count, n, 0.99)
+        assert told.low <= told.value <= told.high
+    assert at_level(told, None) is told
+
+
 STATISTICS = {
     "wilson": lambda: intervals_cover(wilson, 0.92, (150, 200), np.linspace(0.05, 0.95, 91)),
     "clopper_pearson": lambda: intervals_cover(clopper_pearson, 0.95),
     "interval": lambda: intervals_cover(interval, 0.93, (*SIZES, 99, 100, 101)),
     "rate": a_rate_is_a_share,
     "least_rate": the_least_rate_covers,
+    "at_level": a_level_gives_its_exact_interval,
     "median": the_median_is_numpys,
     "over_repeats": repeats_have_students_interval,
     "mcnemar": mcnemar_is_exact,
@@ -435,6 +453,7 @@ STATISTICS = {
 ELSEWHERE = {
     "backdoor_success_rate": "rate, of samples whose label is not the target: tests/scenarios/test_poisoning_judge.py",
     "backdoor_success_rate_clean_twin": "the same",
+    "attack_power": "rate: tests/sanity/test_power.py",
     "target_hit_rate": "rate: tests/scenarios/test_evasion_judge.py",
     "rejection_rate_clean": "rate",
     "rejection_rate_attack": "rate",

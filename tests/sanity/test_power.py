@@ -168,12 +168,13 @@ def _decoy(net, x):
 
 
 def test_slopes_that_lead_nowhere_are_seen(base, data):
-    """Scores that jump at the boundary, beside a smooth gradient: no other check raises a doubt about them."""
+    """Scores that jump at the boundary, beside a smooth gradient: what is planted beyond the jump is not found."""
     record = judged(Behind(base, _decoy), data)
-    assert record.metrics["robust_accuracy_followed_up"].value == 1.0
+    assert record.metrics["robust_accuracy_followed_up"].value > 0.9
     assert judged(base, data).metrics["robust_accuracy_followed_up"].value < 0.8
-    assert record.metrics["attack_power_followed_up"].value == 0.0
-    assert record.flags == ("low-power",)
+    assert record.metrics["attack_power_followed_up"].value < 0.1
+    assert set(record.flags) == {"jump-at-boundary", "low-power"}
+    assert record.status == "inconclusive"
     assert describe("low-power").withholds
 
 

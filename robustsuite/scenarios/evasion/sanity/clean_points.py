@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.core import losses
+from robustsuite.core.intervals import median
 from robustsuite.core.isolation import differentiable
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
@@ -64,5 +65,5 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 def changed(one: Tensor, other: Tensor) -> Tensor:
     """Which margins `(n,)` differ by more than rounding and a smooth loss can make them."""
-    size = other.abs().maximum(_SMALL * other.abs().median())
+    size = other.abs().clamp_min(_SMALL * median(other.abs()))
     return (one - other).abs() > _APART * size

@@ -39,6 +39,8 @@ SANITY: Final = "sanity checks"
 _EDITION: Final = 2  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
 _STARTING: Final = Suspicion.that(Effect.STARTS)
 _MILD: Final = Suspicion.that(Effect.MILD)
+# What no attack settles; only where next to nothing is robust does it not matter.
+_UNTOUCHED: Final = frozenset({Suspicion.DEPENDS_ON_HISTORY, Suspicion.RAISES_ON_PERTURBED})
 _DRAWS: Final = 11  # times that a random model is queried; the majority decides
 _ROUTES: Final = 3  # surrogates that are attacked through, at most
 _QUERIES: Final = 1000  # a sample, of an attack without gradients
@@ -243,7 +245,7 @@ class _FollowUp:
         for code in self._flags:
             if self._random and code == Suspicion.FOUND_NOT_RETURNED:
                 continue  # one lucky draw, and this verdict is the majority's
-            settled = code in self._causes or code == Suspicion.DEPENDS_ON_HISTORY
+            settled = code in self._causes or code in _UNTOUCHED
             flags.append(str(code) if code in left or not settled else RESOLVED + code)
         if self._is_weak(powers.get(POWER + FOLLOWED_UP)):
             flags.append(str(Suspicion.LOW_POWER))
@@ -264,9 +266,8 @@ class _FollowUp:
         """
         if float(self._robust.float().mean()) <= FLOOR:
             return frozenset()
-        never = frozenset({Suspicion.GRADIENTS_IN_FORWARD, Suspicion.DEPENDS_ON_HISTORY, Suspicion.RAISES_ON_PERTURBED})
-        doubted = self._causes | (never & self._flags.keys())
-        return doubted & never if self._sound else doubted
+        open_ = _UNTOUCHED & self._flags.keys()
+        return open_ | (self._causes & {Suspicion.GRADIENTS_IN_FORWARD} if self._sound else self._causes)
 
     def _is_weak(self, found: Metric | None) -> bool:
         """Whether too few planted examples were found to believe what is robust."""
