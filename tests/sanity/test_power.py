@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from blobs import Behind, clouds, fitted
 
 import robustsuite as rs
 from robustsuite.core.deployed import Deployed, Outputs, Served
@@ -21,35 +21,12 @@ PGD = "pgd(steps=10, step_size=0.25)"
 
 @pytest.fixture(scope="module")
 def data():
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.rand(4, WIDTH, generator=generator) * 0.5 + 0.25
-    y = torch.arange(400) % 4
-    x = (centres[y] + 0.08 * torch.randn(400, WIDTH, generator=generator)).clamp(0, 1)
-    return x, y
+    return clouds(WIDTH)
 
 
 @pytest.fixture(scope="module")
 def base(data):
-    x, y = data
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU(), nn.Linear(32, 4))
-    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(150):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimizer.step()
-    return net.eval()
-
-
-class Behind(nn.Module):
-    """A network behind a function; it says nothing of what it is."""
-
-    def __init__(self, net, function):
-        super().__init__()
-        self.net, self.function = net, function
-
-    def forward(self, x):
-        return self.function(self.net, x)
+    return fitted(*data)
 
 
 def planted(model, data, norm="linf", most=30, radius=None, **rules):
