@@ -108,6 +108,11 @@ class Ball:
         """The same ball cut by these bounds, where it declares none of its own."""
         return self if self.bounds is not None else replace(self, bounds=bounds)
 
+    @property
+    def order(self) -> float:
+        """Of the norm: 1, 2 or infinity."""
+        return _ORDER[self.norm]
+
     def scaled(self, radius: float) -> Ball:
         """The same ball with another radius."""
         return replace(self, radius=radius)
@@ -116,7 +121,7 @@ class Ball:
         """The ball of this norm that holds every input of this shape: it reaches from corner to corner."""
         low, high = self.bounds or bounds
         width = math.prod(shape)
-        return replace(self, radius=(high - low) * width ** (1.0 / _ORDER[self.norm]), bounds=(low, high))
+        return replace(self, radius=(high - low) * width ** (1.0 / self.order), bounds=(low, high))
 
     def tolerance(self, dtype: torch.dtype, width: int = 1) -> float:
         """Slack for rounding, at most a thousandth of the radius.
@@ -139,7 +144,7 @@ class Ball:
         import torch
 
         difference = (a.double() - b.double()).flatten(1)
-        length: Tensor = torch.linalg.vector_norm(difference, ord=_ORDER[self.norm], dim=1)
+        length: Tensor = torch.linalg.vector_norm(difference, ord=self.order, dim=1)
         return length
 
     def contains(self, moved: Tensor, x: Tensor) -> Tensor:
@@ -219,7 +224,7 @@ class Ball:
     def _length(self, delta: Tensor) -> Tensor:
         import torch
 
-        length: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=_ORDER[self.norm], dim=1)
+        length: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=self.order, dim=1)
         return length
 
     def _shrink(self, delta: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:

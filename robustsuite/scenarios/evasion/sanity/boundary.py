@@ -63,23 +63,52 @@ def crossed(look: Look, asked: Callable[[], Deployed] | None = None) -> Crossing
 
     Args:
         look: Some samples that the deployed model gets right.
-        asked: Makes the model that answers each round of questions; None for the deployed one.
+        asked: Makes the model that answers each round of queries; None for the deployed one.
 
     Returns:
         What was found; None where too few samples have another class beside them.
     """
     look = replace(look, target=None)
-    apart = torch.cdist(look.x.flatten(1).double(), look.x.flatten(1).double())
-    apart = apart.masked_fill(look.y[:, None] == look.y[None], torch.inf)
-    rows = apart.amin(1).isfinite().nonzero()[:, 0]
+    distance, place = nearest_of_another_class((look.x, look.y), (look.x, look.y), 2.0)
+    rows = distance.isfinite().nonzero()[:, 0]
     if len(rows) < _FEWEST:
         return None
-    ends = look.x[apart.argmin(1)][rows]
+    way = look.x[place[rows]] - look.x[rows]
     look = look.take(rows)
-    inside, beyond = look.x, ends
-    for _ in range(_HALVINGS):
-        middle = (inside + beyond) / 2
+
+    def at(share: Tensor) -> Tensor:
+        return look.x + share.reshape(-1, *[1] * (way.dim() - 1)) * way
+
+    def broken(share: Tensor) -> Tensor:
         here = look if asked is None else replace(look, model=asked())
-        broken = (here.gap(middle) > 0).reshape(-1, *[1] * (middle.dim() - 1))
-        inside, beyond = torch.where(broken, inside, middle), torch.where(broken, middle, beyond)
-    return Crossing(look, inside, beyond)
+        return here.gap(at(share)) > 0
+
+    inside, beyond = bisected(torch.ones(len(look), dtype=way.dtype, device=way.device), broken, _HALVINGS)
+    return Crossing(look, at(inside), at(beyond))
+
+
+Labelled = tuple[Tensor, Tensor]
+"""Inputs `(n, …)` with their labels `(n,)`."""
+
+
+def nearest_of_another_class(some: Labelled, among: Labelled, order: float) -> tuple[Tensor, Tensor]:
+    """How far each of these inputs is from the nearest one of another class `(n,)`, and which that is `(n,)`.
+
+    Args:
+        some: The inputs.
+        among: Those that may be near.
+        order: Of the norm.
+    """
+    apart = torch.cdist(some[0].flatten(1).double(), among[0].flatten(1).double(), p=order)
+    distance, place = apart.masked_fill(some[1][:, None] == among[1], torch.inf).min(1)
+    return distance, place
+
+
+def bisected(length: Tensor, beyond: Callable[[Tensor], Tensor], halvings: int) -> tuple[Tensor, Tensor]:
+    """On ways of these lengths `(n,)`, the last places before a boundary and the first ones beyond it, `(n,)` each."""
+    low, high = torch.zeros_like(length), length
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        over = beyond(middle)
+        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+    return low, high

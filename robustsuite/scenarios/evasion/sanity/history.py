@@ -28,13 +28,12 @@ Fresh = Callable[[], Deployed]
 
 def copies_of(pristine: Deployed | None, watch: Callable[[Deployed], None] | None = None) -> Fresh | None:
     """Makes models that were asked nothing before, and shows each to `watch`; None where none can be made."""
-    if pristine is None or unasked(pristine) is None:
+    spare = None if pristine is None else unasked(pristine)
+    if pristine is None or spare is None:
         return None
 
     def fresh() -> Deployed:
-        made = unasked(pristine)
-        if made is None:
-            return pristine
+        made = unasked(pristine) or spare
         made.network.eval()
         if watch is not None:
             watch(made)

@@ -17,6 +17,7 @@ from robustsuite.core.metric import Metric, Metrics
 from robustsuite.core.metrics import FOLLOWED_UP, POWER
 from robustsuite.core.streams import Streams
 from robustsuite.scenarios.evasion.rules import EvasionRules
+from robustsuite.scenarios.evasion.sanity.boundary import bisected, nearest_of_another_class
 from robustsuite.scenarios.play import play
 from robustsuite.scenarios.protocol import Attack
 from robustsuite.scenarios.victim import Victim
@@ -31,7 +32,6 @@ _TRIED: Final = 10  # random points, which tell how hard the test is
 _TRYING: Final = 32  # samples on which follow-up attacks try surrogates, whatever they play on afterwards
 _ASKED: Final = 16  # queries that planting one example takes, about
 _AMONG: Final = 2000  # inputs of which the nearest one of another class is taken
-_ORDER: Final = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 class Planted(NamedTuple):
@@ -77,9 +77,11 @@ def plant(victim: Victim, game: EvasionRules, most: int, streams: Streams, *, dr
         return None
     drawn = streams.child("which").uniform(victim.test.ids[right], (1,))[:, 0].argsort(stable=True)
     chosen, ball = right[drawn[:most]], game.ball.within(victim.test.bounds)
-    near, distance = _nearest(victim, chosen, right[:_AMONG], ball.norm)
+    among = right[:_AMONG]
+    some, others = ((victim.test.inputs(rows), victim.test.y[rows]) for rows in (chosen, among))
+    distance, place = nearest_of_another_class(some, others, ball.order)
     other = distance.isfinite() & (distance > 0)
-    chosen, near, distance = chosen[other], near[other], distance[other]
+    chosen, near, distance = chosen[other], among[place[other]], distance[other]
     if len(chosen) == 0:
         return None
     (x, y, ids), away = victim.test.batch(chosen, victim.device), victim.test.batch(near, victim.device).x
@@ -92,7 +94,8 @@ def plant(victim: Victim, game: EvasionRules, most: int, streams: Streams, *, dr
         return ball.project(away, x, reach)
 
     widest = ball.everywhere(victim.test.shape, victim.test.bounds).radius
-    cross = _crossing(distance, lambda reach: wrong(at(reach)), math.ceil(math.log2(widest / (_BEYOND * ball.radius))))
+    halvings = max(1, math.ceil(math.log2(widest / (_BEYOND * ball.radius))))
+    _, cross = bisected(distance, lambda reach: wrong(at(reach)), halvings)
     centre = victim.given(at((cross - _DEPTH * ball.radius).clamp_min(0)))
     found = at(cross)
     if victim.grid is not None:
@@ -156,25 +159,6 @@ def _affordable(metrics: Metrics, passes: Mapping[str, int], draws: int) -> int:
         each = float(spent[robust].double().mean()) if left else float(spent.max())
     each += passes["follow_up"] / max(1, min(left, _TRYING)) + (_TRIED + _ASKED) * draws
     return max(_LEAST[left > 0], min(_MOST, int(_SHARE * (own + sum(passes.values())) / each)))
-
-
-def _nearest(victim: Victim, rows: Tensor, among: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """Of each of these samples the nearest one of another class `(n,)`, and how far away it is `(n,)`."""
-    inputs, y = victim.test.inputs, victim.test.y
-    gaps = torch.cdist(inputs(rows).flatten(1).double(), inputs(among).flatten(1).double(), p=_ORDER[norm])
-    gaps = gaps.masked_fill(y[rows][:, None] == y[among][None, :], math.inf)
-    distance, place = gaps.min(1)
-    return among[place], distance
-
-
-def _crossing(distance: Tensor, wrong: Callable[[Tensor], Tensor], halvings: int) -> Tensor:
-    """How far from the input, on its way of this length `(n,)`, a wrong answer lies just beyond a boundary `(n,)`."""
-    low, high = torch.zeros_like(distance), distance
-    for _ in range(max(1, halvings)):
-        middle = (low + high) / 2
-        beyond = wrong(middle)
-        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
-    return high
 
 
 def _wrong(victim: Victim, x: Tensor, y: Tensor, draws: int) -> Tensor:
