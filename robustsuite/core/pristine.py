@@ -1,4 +1,4 @@
-"""A copy of a model from before anything was asked of it: whoever remembers questions answers it otherwise."""
+"""A copy of a model from before its first query: whoever remembers queries answers otherwise."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def existing(
     ball = None if ball is None else as_ball(ball)
     deployed, where = _placed(model, device)
     network = deployed.network
-    early = unasked(network)  # before the first question
+    early = unasked(network)  # before the first query
     if recipe is not None:
         recipe = replace(recipe, training=settled(recipe.training, where)[0])
     bounds = input_bounds(model, data, ball)
