@@ -110,6 +110,16 @@ def test_a_sample_is_given_up_by_its_own_runs_alone(digits, view_of):
         digits["hardened"].float()
 
 
+def test_rounds_break_what_short_runs_leave(digits, view_of):
+    net, x, y = digits["hardened"], digits["x"], digits["y"]
+    ball = Ball("linf", 0.2, UNIT)
+    short, whole = (
+        int(left_robust(net, attack(view_of(net, x, y, ball), Streams(0)), y).sum())
+        for attack in (Cascade(rounds=0), Cascade())
+    )
+    assert whole <= short - 3
+
+
 def test_adaptive_needs_few_passes_where_nothing_withstands(digits, view_of):
     net, x, y = digits["plain"], digits["x"], digits["y"]
     view = view_of(net, x, y, Ball("linf", 0.3, UNIT))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import robustsuite as rs
 from robustsuite.core.ball import Ball
 from robustsuite.core.deployed import Served
 from robustsuite.core.samples import Samples
@@ -156,6 +157,25 @@ def test_a_vote_jumps_by_twice_its_height():
 class Vote(nn.Module):
     def forward(self, x):
         return decoys.votes(x)
+
+
+@pytest.mark.parametrize(
+    ("gate", "radius", "within"),
+    [
+        (decoys.single, 0.06, "one input at a time"),
+        (lambda x: decoys.clean_values(x, 16), 0.13, "keeping the values"),
+    ],
+    ids=["single", "values"],
+)
+def test_what_passes_a_gate_is_attacked_within_it(gate, radius, within):
+    few, attack, rules = DATA.take(slice(0, 16)), "pgd(steps=10, step_size=0.25)", {"query_budget": 20}
+    network = decoys.Gated(tiny_network(), MEANS, gate)
+    record = rs.evaluate(network.eval(), few, attack, ("linf", radius), rules=rules).records[-1]
+    own, verdict = (record.metrics[name].value for name in ("robust_accuracy", "robust_accuracy_followed_up"))
+    plain = rs.evaluate(tiny_network(), few, attack, ("linf", radius)).records[-1].metrics["robust_accuracy"].value
+    assert own >= plain + 0.2
+    assert verdict <= plain + 0.15
+    assert any(step["broke"] for step in record.review["played"] if step.get("within") == within)
 
 
 def test_a_copy_that_was_asked_nothing_shares_its_weights_and_nothing_else():
