@@ -172,6 +172,12 @@ class Suspicion(enum.StrEnum):
         "attack what answers without gradients: through a surrogate, or by queries",
         Effect.WITHHOLDS | Effect.STARTS | Effect.FLATTERS,
     )
+    DEPENDS_ON_MODE = (
+        "depends-on-mode",
+        "the same numbers get another answer in inference mode, or in another dtype",
+        "make the answer a function of the numbers alone",
+        Effect.WITHHOLDS,
+    )
     DEPENDS_ON_HISTORY = (
         "depends-on-history",
         "a copy of the model that was asked nothing before answers otherwise",

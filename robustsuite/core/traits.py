@@ -1,4 +1,4 @@
-"""What clean inputs have in common, and the nearest inputs that keep it: their values, zeros, constant coordinates."""
+"""What inputs may have in common, and the nearest ones that keep it: values, zeros, constants, being off the bounds."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MOST: Final = 1024  # different values from which on inputs count as continuous; images of 8 bits have 256
+_OFTEN: Final = 4  # times that a value occurs on average, at least, where inputs are not
 _ZEROS: Final = 0.01  # share of coordinates at the least value, from which on they are something to keep
 
 
 @dataclass(frozen=True, eq=False)
 class Traits:
-    """What an adversarial input keeps of the clean one, so that nobody tells it from clean data by that.
+    """What adversarial inputs keep, so that a model that goes by it treats all of them alike.
 
     Args:
         levels: The values that inputs take, ascending `(m,)`; None for any.
+        values: What these are called.
         lowest: The value at which coordinates stay; None for none.
         fixed: Coordinates that stay as they are, bool of one input's shape; None for none.
+        inner: Least and greatest value, where these are not the bounds; None for none.
         dtype: What the network rounds its inputs to, where they are continuous.
     """
 
     levels: Tensor | None = None
+    values: str = "the values"
     lowest: float | None = None
     fixed: Tensor | None = None
+    inner: tuple[float, float] | None = None
     dtype: torch.dtype | None = None
 
     @property
     def name(self) -> str:
         """What is kept, in words."""
         kept = {
-            "the values": self.levels is not None,
+            self.values: self.levels is not None,
             "the zeros": self.lowest is not None,
             "the constant coordinates": self.fixed is not None,
+            "off the bounds": self.inner is not None,
         }
         return " and ".join(words for words, on in kept.items() if on)
 
@@ -70,6 +76,8 @@ class Traits:
     def _held(self, moved: Tensor, x: Tensor) -> Tensor:
         import torch
 
+        if self.inner is not None:
+            moved = moved.clamp(*self.inner)
         if self.lowest is not None:
             moved = torch.where(x == self.lowest, x, moved)
         return moved if self.fixed is None else torch.where(self.fixed, x, moved)
@@ -90,7 +98,8 @@ def traits_of(x: Tensor, low: float, dtype: torch.dtype | None = None) -> Iterat
     import torch
 
     levels, fixed = torch.unique(x), (x == x[:1]).all(0)
-    values = Traits(levels=levels) if 1 < len(levels) <= _MOST < x.numel() else Traits(dtype=dtype)
+    few = 1 < len(levels) <= min(_MOST, x.numel() // _OFTEN)
+    values = Traits(levels=levels) if few else Traits(dtype=dtype)
     if values.levels is not None:
         yield values
     zeros = replace(values, levels=None, lowest=low, dtype=dtype)

@@ -17,6 +17,7 @@ from robustsuite.scenarios import Evasion
 from robustsuite.scenarios.evasion.sanity.boundary import crossed
 from robustsuite.scenarios.evasion.sanity.clean_points import treated_apart
 from robustsuite.scenarios.evasion.sanity.history import copies_of, remembered
+from robustsuite.scenarios.evasion.sanity.modes import by_mode
 from robustsuite.scenarios.evasion.sanity.probe import Look
 from robustsuite.scenarios.evasion.sanity.soundness import is_sound
 from robustsuite.scenarios.victim import Victim
@@ -52,7 +53,7 @@ def seen(network):
     if look.random:
         return {Suspicion.DEPENDS_ON_HISTORY} if fresh and remembered(look, fresh, None, Streams(1)) else set()
     crossing = crossed(look, fresh)
-    found = {code for code, _ in treated_apart(look, Streams(0))}
+    found = {code for code, _ in (*treated_apart(look, Streams(0)), *by_mode(look, fresh))}
     if float((crossing.jumps() > 0.05).float().mean()) > 0.25:
         found.add(Suspicion.JUMP_AT_BOUNDARY)
     if remembered(look, fresh, crossing, Streams(1)):
@@ -86,12 +87,24 @@ DECEPTIVE = {
     "steps": (lambda: decoys.Decoyed(MEANS, lambda z: (4 * z).round() / 4, 64, 4), Suspicion.JUMP_AT_BOUNDARY),
     "code words": (lambda: decoys.Decoyed(MEANS, decoys.code_words, 64, 4), Suspicion.JUMP_AT_BOUNDARY),
     "values": (lambda: gated(lambda x: decoys.clean_values(x, 16)), Suspicion.JUMP_AT_CLEAN),
+    "8 bits": (lambda: gated(lambda x: decoys.clean_values(x, 255)), Suspicion.JUMP_AT_CLEAN),
     "zeros": (lambda: gated(decoys.clean_zeros), Suspicion.JUMP_AT_CLEAN),
+    "off the bounds": (lambda: gated(off_the_bounds), Suspicion.JUMP_AT_CLEAN),
     "single": (lambda: gated(decoys.single), Suspicion.DEPENDS_ON_BATCH),
     "gradients": (lambda: gated(decoys.without_gradients), Suspicion.DEPENDS_ON_AUTOGRAD),
+    "inference mode": (lambda: gated(everywhere(torch.is_inference_mode_enabled)), Suspicion.DEPENDS_ON_MODE),
+    "half": (lambda: gated(lambda x: torch.full((len(x),), x.dtype == torch.half)), Suspicion.DEPENDS_ON_MODE),
     "warm-up": (lambda: decoys.WarmingUp(MEANS, tiny_network(), 100), Suspicion.DEPENDS_ON_HISTORY),
     "memory": (lambda: decoys.NearDuplicates(MEANS, 0.1), Suspicion.DEPENDS_ON_HISTORY),
 }
+
+
+def off_the_bounds(x, depth=0.02):
+    return ((x >= depth) & (x <= 1 - depth)).flatten(1).all(1)
+
+
+def everywhere(asked):
+    return lambda x: torch.full((len(x),), asked())
 
 
 def gated(gate):
@@ -164,8 +177,10 @@ class Vote(nn.Module):
     [
         (decoys.single, 0.06, "one input at a time"),
         (lambda x: decoys.clean_values(x, 16), 0.13, "keeping the values"),
+        (lambda x: decoys.clean_values(x, 255), 0.13, "keeping 8-bit values"),
+        (off_the_bounds, 0.13, "keeping off the bounds"),
     ],
-    ids=["single", "values"],
+    ids=["single", "values", "8 bits", "off the bounds"],
 )
 def test_what_passes_a_gate_is_attacked_within_it(gate, radius, within):
     few, attack, rules = DATA.take(slice(0, 16)), "pgd(steps=10, step_size=0.25)", {"query_budget": 20}
@@ -176,6 +191,13 @@ def test_what_passes_a_gate_is_attacked_within_it(gate, radius, within):
     assert own >= plain + 0.2
     assert verdict <= plain + 0.15
     assert any(step["broke"] for step in record.review["played"] if step.get("within") == within)
+
+
+def test_a_model_that_goes_by_its_batch_is_not_random():
+    seventeen = DATA.take(slice(0, 17))
+    victim = Victim(Served(gated(decoys.single).eval()), seventeen)
+    assert victim.clean.deterministic
+    assert not Victim(Served(Noisy(own=False)), seventeen).clean.deterministic
 
 
 def test_a_copy_that_was_asked_nothing_shares_its_weights_and_nothing_else():

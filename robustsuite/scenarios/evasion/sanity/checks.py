@@ -19,6 +19,7 @@ from robustsuite.scenarios.evasion.rules import EvasionRules
 from robustsuite.scenarios.evasion.sanity.boundary import crossed
 from robustsuite.scenarios.evasion.sanity.clean_points import treated_apart
 from robustsuite.scenarios.evasion.sanity.history import Fresh, copies_of, remembered
+from robustsuite.scenarios.evasion.sanity.modes import by_mode
 from robustsuite.scenarios.evasion.sanity.probe import FEW, Look
 from robustsuite.scenarios.evasion.sanity.straight_through import Passing
 from robustsuite.scenarios.evasion.sanity.surrogate_search import tapped
@@ -155,6 +156,7 @@ def _of_the_answers(look: Look, fresh: Fresh | None, streams: Streams) -> Iterat
     """Is the answer a function of the input alone, and continuous where it matters?"""
     if not look.random:
         yield from treated_apart(look, streams.child("beside"))
+        yield from () if fresh is None else by_mode(look, fresh)
     crossing = None if look.random else crossed(look, fresh)
     if crossing is not None:
         jump, explained = median(crossing.jumps()), median(crossing.explained(look.model.surrogate()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -13,26 +14,34 @@ from robustsuite.core.intervals import median
 from robustsuite.core.isolation import differentiable
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
+from robustsuite.core.traits import Traits
 from robustsuite.scenarios.evasion.sanity.probe import Look
 
 _NEAR: Final = (1e-4, 1e-3, 1e-2)  # of the way to another point of the ball
 _APART: Final = 0.1  # of the clean margin, by which an answer is another one
 _SMALL: Final = 0.3  # of the median margin, below which a margin counts as so large, being small next to any change
-_SHARE: Final = 0.1  # of the samples, from which on something is wrong
+SHARE: Final = 0.1  # of the samples, from which on something is wrong
 _ALONE: Final = 8  # samples that are asked one by one
+_PARTS: Final = 16  # equal steps of a line inwards
+_HALVINGS: Final = 8  # of the step in which most changes; what a continuous margin changes by gets so much less
 
 
 def treated_apart(look: Look, streams: Streams) -> Iterator[tuple[Suspicion, str]]:
     """What is different about clean inputs, and how often."""
     clean = look.margin(look.x)
     near = beside(look, clean, streams)
-    if near > _SHARE:
+    if near > SHARE:
         told = f"the answers to {near:.0%} of the clean inputs jump within a hundredth of the radius"
         yield Suspicion.JUMP_AT_CLEAN, told
+    for traits in set_apart(look, clean):
+        yield (
+            Suspicion.JUMP_AT_CLEAN,
+            f"clean inputs get another answer than those beside them that keep {traits.name}",
+        )
     few = look.take(slice(0, _ALONE))
     one_by_one = torch.cat([few.take(slice(i, i + 1)).margin(few.x[i : i + 1]) for i in range(len(few))])
     alone = apart(one_by_one, clean[: len(few)])
-    if alone > _SHARE:
+    if alone > SHARE:
         yield Suspicion.DEPENDS_ON_BATCH, f"{alone:.0%} of the inputs get another answer alone than in a batch"
     with differentiable():
         leaf = look.given(look.x).detach().clone().requires_grad_(True)
@@ -40,7 +49,7 @@ def treated_apart(look: Look, streams: Streams) -> Iterator[tuple[Suspicion, str
     with torch.no_grad():
         plain = losses.margin(look.model.surrogate()(look.given(look.x)).double(), look.y, look.target)
     asked = apart(shown, plain)
-    if asked > _SHARE:
+    if asked > SHARE:
         told = f"{asked:.0%} of the inputs get another answer where gradients are asked for"
         yield Suspicion.DEPENDS_ON_AUTOGRAD, told
 
@@ -51,11 +60,67 @@ def beside(look: Look, clean: Tensor, streams: Streams) -> float:
     One of them is a random one; on the way to the other, every coordinate moves away from the nearer bound.
     """
     random = look.ball.sample(look.x, look.ids, streams)
+    moved = [look.margin(look.x + share * (end - look.x)) for end in (random, _inner(look)) for share in _NEAR]
+    return float(torch.stack([changed(margin, clean) for margin in moved]).any(0).float().mean())
+
+
+def set_apart(look: Look, clean: Tensor) -> Iterator[Traits]:
+    """What clean inputs do not have, and inputs beside them that do are answered otherwise, as they are not close by.
+
+    Values of 8 bits, which is how an image reaches a model from outside; and to be off the bounds, at which clean
+    images and most adversarial ones have some values.
+
+    Args:
+        look: Some samples.
+        clean: Their margins `(n,)`.
+    """
+    if look.ball.bounds is None:
+        return
+    low, high = look.ball.bounds
+    levels = low + (high - low) * (torch.arange(256).to(look.x) / 255)
+    eight = Traits(levels=levels, values="8-bit values")
+    rounded = replace(look, grid=eight).given(look.x)
+    halfway = look.x + (rounded - look.x) / 2
+    answer = look.margin(rounded)
+    other = changed(answer, clean) & changed(answer, look.margin(halfway))
+    if float(other.float().mean()) > SHARE:
+        yield eight
+    few = look.take(slice(0, _ALONE))
+    depth = _jumps_inwards(few, clean[: len(few)]) if look.ball.norm == "linf" else 0.0
+    if depth > 0:
+        yield Traits(inner=(low + depth, high - depth))
+
+
+def _jumps_inwards(look: Look, clean: Tensor) -> float:
+    """How far from the bounds values are where margins have jumped, as all of them move inwards; 0 where none jump."""
+    way = _inner(look) - look.x
+
+    def margin(share: Tensor) -> Tensor:
+        return look.margin(look.x + share.reshape(-1, *[1] * (way.dim() - 1)) * way)
+
+    places = torch.linspace(0, 1, _PARTS + 1).to(look.x)
+    line = torch.stack([margin(place.expand(len(look))) for place in places])
+    part = line.diff(dim=0).abs().argmax(0)
+    low, high, before, after = (
+        (values[part + i] if values.dim() == 1 else values.gather(0, part[None] + i)[0])
+        for values in (places, line)
+        for i in (0, 1)
+    )
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        here = margin(middle)
+        first = (here - before).abs() > (after - here).abs()
+        low, before = torch.where(first, low, middle), torch.where(first, before, here)
+        high, after = torch.where(first, middle, high), torch.where(first, here, after)
+    jumped = changed(clean + after - before, clean) & (high > _NEAR[-1])  # what is nearer was looked at
+    return float(high[jumped].max()) * look.ball.radius if float(jumped.float().mean()) > SHARE else 0.0
+
+
+def _inner(look: Look) -> Tensor:
+    """Points of the ball `(n, …)` to which every coordinate has moved away from the nearer bound."""
     low, high = look.ball.bounds or (float(look.x.min()), float(look.x.max()))
     away = torch.where(look.x > (low + high) / 2, -1.0, 1.0).to(look.x)
-    inner = look.ball.project(look.x + look.ball.radius * away, look.x)
-    moved = [look.margin(look.x + share * (end - look.x)) for end in (random, inner) for share in _NEAR]
-    return float(torch.stack([changed(margin, clean) for margin in moved]).any(0).float().mean())
+    return look.ball.project(look.x + look.ball.radius * away, look.x)
 
 
 def apart(one: Tensor, other: Tensor) -> float:

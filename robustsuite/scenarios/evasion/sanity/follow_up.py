@@ -36,11 +36,11 @@ from robustsuite.scenarios.protocol import Attack, Reviewed
 from robustsuite.scenarios.victim import Victim
 
 SANITY: Final = "sanity checks"
-_EDITION: Final = 2  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
+_EDITION: Final = 3  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
 _STARTING: Final = Suspicion.that(Effect.STARTS)
 _MILD: Final = Suspicion.that(Effect.MILD)
 # What no attack settles; only where next to nothing is robust does it not matter.
-_UNTOUCHED: Final = frozenset({Suspicion.DEPENDS_ON_HISTORY, Suspicion.RAISES_ON_PERTURBED})
+_UNTOUCHED: Final = frozenset({Suspicion.DEPENDS_ON_HISTORY, Suspicion.DEPENDS_ON_MODE, Suspicion.RAISES_ON_PERTURBED})
 _DRAWS: Final = 11  # times that a random model is queried; the majority decides
 _ROUTES: Final = 3  # surrogates that are attacked through, at most
 _QUERIES: Final = 1000  # a sample, of an attack without gradients

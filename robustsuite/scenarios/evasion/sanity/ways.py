@@ -11,7 +11,7 @@ from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Effect, Suspicion
 from robustsuite.core.traits import traits_of
 from robustsuite.scenarios.evasion.rules import EvasionRules
-from robustsuite.scenarios.evasion.sanity.clean_points import beside
+from robustsuite.scenarios.evasion.sanity.clean_points import beside, set_apart
 from robustsuite.scenarios.evasion.sanity.probe import Look
 from robustsuite.scenarios.victim import Victim
 
@@ -55,7 +55,9 @@ def ways(victim: Victim, game: EvasionRules, causes: frozenset[Suspicion]) -> li
     found = []
     if apart:
         x = victim.given(victim.test.inputs().to(victim.device))
-        for traits in traits_of(x, victim.test.bounds[0], victim.numbers):
+        look = replace(Look.at(victim, game, victim.correct), alone=alone)
+        others = set_apart(look, look.margin(look.x))
+        for traits in (*traits_of(x, victim.test.bounds[0], victim.numbers), *others):
             bound = replace(victim, traits=traits)
             way = Way(", ".join((f"keeping {traits.name}", *batch)), bound, alone, settles=False)
             look = way.look(game, victim.correct)
