@@ -33,7 +33,7 @@ def treated_apart(look: Look, streams: Streams) -> Iterator[tuple[Suspicion, str
     if near > SHARE:
         told = f"the answers to {near:.0%} of the clean inputs jump within a hundredth of the radius"
         yield Suspicion.JUMP_AT_CLEAN, told
-    for traits in set_apart(look, clean):
+    for traits in set_apart(look, clean, streams):
         yield (
             Suspicion.JUMP_AT_CLEAN,
             f"clean inputs get another answer than those beside them that keep {traits.name}",
@@ -64,7 +64,7 @@ def beside(look: Look, clean: Tensor, streams: Streams) -> float:
     return float(torch.stack([changed(margin, clean) for margin in moved]).any(0).float().mean())
 
 
-def set_apart(look: Look, clean: Tensor) -> Iterator[Traits]:
+def set_apart(look: Look, clean: Tensor, streams: Streams) -> Iterator[Traits]:
     """What clean inputs do not have, and inputs beside them that do are answered otherwise, as they are not close by.
 
     Values of 8 bits, which is how an image reaches a model from outside; and to be off the bounds, at which clean
@@ -73,6 +73,7 @@ def set_apart(look: Look, clean: Tensor) -> Iterator[Traits]:
     Args:
         look: Some samples.
         clean: Their margins `(n,)`.
+        streams: Key draws.
     """
     if look.ball.bounds is None:
         return
@@ -86,17 +87,20 @@ def set_apart(look: Look, clean: Tensor) -> Iterator[Traits]:
     if float(other.float().mean()) > SHARE:
         yield eight
     few = look.take(slice(0, _ALONE))
-    depth = _jumps_inwards(few, clean[: len(few)]) if look.ball.norm == "linf" else 0.0
+    depth = _jumps_inwards(few, clean[: len(few)], streams) if look.ball.norm == "linf" else 0.0
     if depth > 0:
         yield Traits(inner=(low + depth, high - depth))
 
 
-def _jumps_inwards(look: Look, clean: Tensor) -> float:
-    """How far from the bounds values are where margins have jumped, as all of them move inwards; 0 where none jump."""
-    way = _inner(look) - look.x
+def _jumps_inwards(look: Look, clean: Tensor, streams: Streams) -> float:
+    """How far from the bounds values are where margins have jumped, as all of them move inwards; 0 where none jump.
 
-    def margin(share: Tensor) -> Tensor:
-        return look.margin(look.x + share.reshape(-1, *[1] * (way.dim() - 1)) * way)
+    What jumps as well at random points as far away, some of whose values stay at a bound, jumps for another reason.
+    """
+    inner, random = _inner(look), look.ball.sample(look.x, look.ids, streams)
+
+    def margin(share: Tensor, end: Tensor = inner) -> Tensor:
+        return look.margin(look.x + share.reshape(-1, *[1] * (end.dim() - 1)) * (end - look.x))
 
     places = torch.linspace(0, 1, _PARTS + 1).to(look.x)
     line = torch.stack([margin(place.expand(len(look))) for place in places])
@@ -112,7 +116,7 @@ def _jumps_inwards(look: Look, clean: Tensor) -> float:
         first = (here - before).abs() > (after - here).abs()
         low, before = torch.where(first, low, middle), torch.where(first, before, here)
         high, after = torch.where(first, middle, high), torch.where(first, here, after)
-    jumped = changed(clean + after - before, clean) & (high > _NEAR[-1])  # what is nearer was looked at
+    jumped = changed(clean + after - before, clean) & changed(margin(high, random), after)
     return float(high[jumped].max()) * look.ball.radius if float(jumped.float().mean()) > SHARE else 0.0
 
 

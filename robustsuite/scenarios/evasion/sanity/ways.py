@@ -56,12 +56,13 @@ def ways(victim: Victim, game: EvasionRules, causes: frozenset[Suspicion]) -> li
     if apart:
         x = victim.given(victim.test.inputs().to(victim.device))
         look = replace(Look.at(victim, game, victim.correct), alone=alone)
-        others = set_apart(look, look.margin(look.x))
+        streams = Streams(0).child("traits")
+        others = set_apart(look, look.margin(look.x), streams)
         for traits in (*traits_of(x, victim.test.bounds[0], victim.numbers), *others):
             bound = replace(victim, traits=traits)
             way = Way(", ".join((f"keeping {traits.name}", *batch)), bound, alone, settles=False)
             look = way.look(game, victim.correct)
-            jumping = beside(look, look.margin(look.x), Streams(0).child("traits"))
+            jumping = beside(look, look.margin(look.x), streams)
             found.append(replace(way, settles=jumping <= _JUMPING))
     gates = {Suspicion.JUMP_AT_CLEAN, Suspicion.DEPENDS_ON_BATCH, *Suspicion.that(Effect.MILD)}
     if not any(way.settles for way in found) or causes - gates:
