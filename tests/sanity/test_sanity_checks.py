@@ -63,6 +63,18 @@ def test_a_loss_with_kinks_is_none(part):
     assert roughness(after(part)) == 0
 
 
+def test_a_steep_loss_is_none():
+    """As that of networks that training against attacks made threshold their inputs."""
+    assert roughness(nn.Sequential(Steep(), tiny_network())) == 0
+
+
+class Steep(nn.Module):
+    """Battlements with slopes as wide as a sixth of them, which turn a loss as often as jumps do."""
+
+    def forward(self, x):
+        return x + 0.5 * (6 * ((40 * x) % 1 - 0.5).abs() - 1).clamp(0, 1)
+
+
 def test_a_loss_that_rounding_turns_is_none():
     assert roughness(nn.Sequential(tiny_network(), _Offset())) == 0
 

@@ -14,6 +14,7 @@ from robustsuite.core.deployed import Deployed
 from robustsuite.scenarios.evasion.sanity.probe import Look
 
 _HALVINGS: Final = 14  # of a line; a continuous margin changes by about 2^-14 of its way along it in the last part
+_NARROWED: Final = 8  # halvings of the part of a line in which most changes
 _PARTS: Final = 12  # of a line, in each of which a gradient is taken
 _FEWEST: Final = 4  # lines from which on a share says something
 
@@ -112,3 +113,27 @@ def bisected(length: Tensor, beyond: Callable[[Tensor], Tensor], halvings: int) 
         over = beyond(middle)
         low, high = torch.where(over, low, middle), torch.where(over, middle, high)
     return low, high
+
+
+def steepest_change(margin: Callable[[Tensor], Tensor], places: Tensor, shown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where margins change most along lines: the part in which they do, halved again and again.
+
+    Args:
+        margin: Of the point of each line at these places `(n,)`.
+        places: Along the lines, ascending `(m,)`.
+        shown: Margins there `(m, n)`.
+
+    Returns:
+        The end of what is left of the part, the margin there, and by how much it changes within it, `(n,)` each. The
+        change of a continuous margin is about `2^-8` of that in the whole part; a jump's is its height.
+    """
+    part = shown.diff(dim=0).abs().argmax(0)
+    low, high = places[part], places[part + 1]
+    before, after = shown.gather(0, part[None])[0], shown.gather(0, part[None] + 1)[0]
+    for _ in range(_NARROWED):
+        middle = (low + high) / 2
+        here = margin(middle)
+        first = (here - before).abs() > (after - here).abs()
+        low, before = torch.where(first, low, middle), torch.where(first, before, here)
+        high, after = torch.where(first, middle, high), torch.where(first, here, after)
+    return high, after, after - before

@@ -15,6 +15,7 @@ from robustsuite.core.isolation import differentiable
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.core.traits import Traits
+from robustsuite.scenarios.evasion.sanity.boundary import steepest_change
 from robustsuite.scenarios.evasion.sanity.probe import Look
 
 _NEAR: Final = (1e-4, 1e-3, 1e-2)  # of the way to another point of the ball
@@ -23,7 +24,6 @@ _SMALL: Final = 0.3  # of the median margin, below which a margin counts as so l
 SHARE: Final = 0.1  # of the samples, from which on something is wrong
 _ALONE: Final = 8  # samples that are asked one by one
 _PARTS: Final = 16  # equal steps of a line inwards
-_HALVINGS: Final = 8  # of the step in which most changes; what a continuous margin changes by gets so much less
 
 
 def treated_apart(look: Look, streams: Streams) -> Iterator[tuple[Suspicion, str]]:
@@ -104,19 +104,8 @@ def _jumps_inwards(look: Look, clean: Tensor, streams: Streams) -> float:
 
     places = torch.linspace(0, 1, _PARTS + 1).to(look.x)
     line = torch.stack([margin(place.expand(len(look))) for place in places])
-    part = line.diff(dim=0).abs().argmax(0)
-    low, high, before, after = (
-        (values[part + i] if values.dim() == 1 else values.gather(0, part[None] + i)[0])
-        for values in (places, line)
-        for i in (0, 1)
-    )
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        here = margin(middle)
-        first = (here - before).abs() > (after - here).abs()
-        low, before = torch.where(first, low, middle), torch.where(first, before, here)
-        high, after = torch.where(first, middle, high), torch.where(first, here, after)
-    jumped = changed(clean + after - before, clean) & changed(margin(high, random), after)
+    high, after, change = steepest_change(margin, places, line)
+    jumped = changed(clean + change, clean) & changed(margin(high, random), after)
     return float(high[jumped].max()) * look.ball.radius if float(jumped.float().mean()) > SHARE else 0.0
 
 
