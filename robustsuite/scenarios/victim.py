@@ -25,6 +25,7 @@ from robustsuite.training.context import PartOf, no_part
 from robustsuite.training.recipe import Recipe
 from robustsuite.training.trained import Trained
 
+_TOGETHER: Final = 256  # samples of a batch
 _REPEATED: Final = 64  # samples that are queried twice to see whether the model answers the same
 
 
@@ -116,17 +117,20 @@ class Victim:
     def clean(self) -> CleanAnswers:
         """Answers to the test samples, computed once and shared by every game on this victim."""
         with untouched(self.model.network), torch.no_grad():
-            parts = [self._answer(batch.x) for batch in self.test.batches(256, self.device)]
-            few = self.test.take(slice(0, _REPEATED))
-            # In the same batches: what depends on the others of its batch is no matter of chance.
-            again = [self._answer(batch.x)[3] for batch in few.batches(256, self.device)]
-        logits = torch.cat([part[3] for part in parts])
-        judgeable(logits, self.test.classes)
-        logits = logits[:_REPEATED]
-        gap = float((logits - torch.cat(again)).abs().max())
-        same = gap <= 1e-4 * max(1.0, float(logits.abs().max()))
+            parts = [self._answer(batch.x) for batch in self.test.batches(_TOGETHER, self.device)]
+            logits = torch.cat([part[3] for part in parts])
+            judgeable(logits, self.test.classes)
+            other = min(17, max(1, len(self.test) - 1))
+            # An answer that depends on the others of its batch is the same again in the same batch.
+            same = self._repeats(logits[:_REPEATED], other) or self._repeats(logits[:_TOGETHER], _TOGETHER)
         prediction, rejected, confidence = (torch.cat([part[i] for part in parts]) for i in range(3))
         return CleanAnswers(prediction, rejected, confidence, same)
+
+    def _repeats(self, logits: Tensor, size: int) -> bool:
+        """Whether the first samples get these logits again, in batches of this size."""
+        few = self.test.take(slice(0, len(logits)))
+        again = torch.cat([self._answer(batch.x)[3] for batch in few.batches(size, self.device)])
+        return float((logits - again).abs().max()) <= 1e-4 * max(1.0, float(logits.abs().max()))
 
     @property
     def correct(self) -> Tensor:

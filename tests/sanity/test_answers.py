@@ -194,10 +194,16 @@ def test_what_passes_a_gate_is_attacked_within_it(gate, radius, within):
 
 
 def test_a_model_that_goes_by_its_batch_is_not_random():
-    seventeen = DATA.take(slice(0, 17))
-    victim = Victim(Served(gated(decoys.single).eval()), seventeen)
-    assert victim.clean.deterministic
-    assert not Victim(Served(Noisy(own=False)), seventeen).clean.deterministic
+    for n in (18, 60, 300):  # one, several, or all of the batches are others the second time
+        data = tiny_samples(n, first=10_000)
+        assert Victim(Served(ByItsBatch().eval()), data).clean.deterministic
+        assert Victim(Served(gated(decoys.single).eval()), data).clean.deterministic
+        assert not Victim(Served(Noisy(own=False)), data).clean.deterministic
+
+
+class ByItsBatch(nn.Module):
+    def forward(self, x):
+        return MEANS(x - x.mean(0))
 
 
 def test_a_copy_that_was_asked_nothing_shares_its_weights_and_nothing_else():
