@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch inside the block, and put them back afterwards."""
     python_state = random.getstate()
     numpy_state = np.random.get_state()
-    cuda = list(range(torch.cuda.device_count())) if torch.accelerator.is_available() else []
+    cuda = list(range(torch.cuda.device_count())) if _accelerated() else []
     with torch.random.fork_rng(devices=cuda):
         try:
             random.seed(seed)
@@ -128,10 +129,16 @@ def seeded(seed: int) -> Iterator[None]:
 
 def _seed_torch(seed: int) -> None:
     """As `torch.manual_seed`, which formats and keeps the stack for each kind of device that is not there: 3 x 3 ms."""
-    if torch.accelerator.is_available():
+    if _accelerated():
         torch.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
+
+
+@cache
+def _accelerated() -> bool:
+    """Whether there is an accelerator; asked once, because torch looks for a driver on the disk each time."""
+    return torch.accelerator.is_available()
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import json
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Final
 
 import torch
@@ -30,7 +31,37 @@ from robustsuite.training.trained import Trained
 _TRAINED: Final = 400
 _HELD_OUT: Final = 40  # enough to calibrate two detectors on at a rate of 0.05
 
-Check = Callable[[Entry, dict[str, Any]], None]
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where the laws of one defence are checked.
+
+    Args:
+        entry: The defence as it is registered.
+        options: Its options.
+    """
+
+    entry: Entry
+    options: dict[str, Any]
+
+    def recipe(self) -> Recipe:
+        """A short training, defended."""
+        plain = tiny_recipe()
+        short = dataclasses.replace(plain, training=plain.training.override({"epochs": 2}))
+        defended: Recipe = self.entry.make(self.options)(short)
+        return defended
+
+    def train(self) -> Trained:
+        """Train by it, from the same seed at each call."""
+        return Trainer(0, part=tiny_parts())(self.recipe(), tiny_samples(_TRAINED))
+
+    @cached_property
+    def trained(self) -> Trained:
+        """What one training gives to all laws that do not ask about the training itself."""
+        return self.train()
+
+
+Check = Callable[[_Bench], None]
 
 
 def defense_laws(name: str, **options: Any) -> list[Law]:
@@ -50,40 +81,31 @@ def defense_laws(name: str, **options: Any) -> list[Law]:
         "leaves-its-data": _leaves_its_data,
         "private-where-it-says-so": _private_where_it_says_so,
     }
-    return [Law(name, law, partial(check, entry, options)) for law, check in checks.items()]
+    bench = _Bench(entry, options)
+    return [Law(name, law, partial(check, bench)) for law, check in checks.items()]
 
 
-def _recipe(entry: Entry, options: dict[str, Any]) -> Recipe:
-    plain = tiny_recipe()
-    defended: Recipe = entry.make(options)(dataclasses.replace(plain, training=plain.training.override({"epochs": 2})))
-    return defended
-
-
-def _trained(entry: Entry, options: dict[str, Any]) -> Trained:
-    return Trainer(0, part=tiny_parts())(_recipe(entry, options), tiny_samples(_TRAINED))
-
-
-def _described(entry: Entry, options: dict[str, Any]) -> None:
+def _described(bench: _Bench) -> None:
     """Parameters are plain, documented, and equal ones give equal defences."""
-    one = entry.make(options)
-    require(one == entry.make(options), "equal options give equal defences", one)
+    entry, one = bench.entry, bench.entry.make(bench.options)
+    require(one == entry.make(bench.options), "equal options give equal defences", one)
     require(isinstance(json.loads(canonical_json(one)), dict), "parameters are JSON", one)
     for field in dataclasses.fields(entry.cls):
         require(f"{field.name}:" in (entry.cls.__doc__ or ""), f"the docstring describes {field.name}", entry.name)
 
 
-def _changes_the_recipe(entry: Entry, options: dict[str, Any]) -> None:
+def _changes_the_recipe(bench: _Bench) -> None:
     """The given recipe is unwritten, the new one differs, and describes itself as JSON."""
     plain = tiny_recipe()
     before = canonical_json(plain.description())
-    defended = entry.make(options)(plain)
-    require(canonical_json(plain.description()) == before, "the given recipe is unwritten", entry.name)
-    require(canonical_json(defended.description()) != before, "the recipe changes", entry.name)
+    defended = bench.entry.make(bench.options)(plain)
+    require(canonical_json(plain.description()) == before, "the given recipe is unwritten", bench.entry.name)
+    require(canonical_json(defended.description()) != before, "the recipe changes", bench.entry.name)
 
 
-def _answers(entry: Entry, options: dict[str, Any]) -> None:
+def _answers(bench: _Bench) -> None:
     """The deployed model answers finite logits, and the same to a sample alone as among others."""
-    model, test = _trained(entry, options).model, tiny_samples(60, first=10_000)
+    model, test = bench.trained.model, tiny_samples(60, first=10_000)
     with untouched(model.network), torch.no_grad():
         together = model(test.x)
         alone = [model(test.x[i : i + 1]) for i in range(len(test))]
@@ -94,38 +116,36 @@ def _answers(entry: Entry, options: dict[str, Any]) -> None:
     )
     require(together.rejected.shape == (60,), "one rejection verdict per sample", together.rejected.shape)
     apart = torch.cat([a.logits for a in alone])
-    require(torch.allclose(together.logits, apart, atol=1e-4), "logits do not depend on the batch", entry.name)
+    require(torch.allclose(together.logits, apart, atol=1e-4), "logits do not depend on the batch", bench.entry.name)
     rejected = torch.cat([a.rejected for a in alone])
-    require(torch.equal(together.rejected, rejected), "rejections do not depend on the batch", entry.name)
+    require(torch.equal(together.rejected, rejected), "rejections do not depend on the batch", bench.entry.name)
 
 
-def _repeatable(entry: Entry, options: dict[str, Any]) -> None:
+def _repeatable(bench: _Bench) -> None:
     """One seed gives one model, bit for bit."""
-    one, other = _trained(entry, options), _trained(entry, options)
+    one, other = bench.trained, bench.train()
     for (name, a), b in zip(
         one.model.network.state_dict().items(), other.model.network.state_dict().values(), strict=True
     ):
-        require(torch.equal(a, b), f"{name} repeats with the seed", entry.name)
+        require(torch.equal(a, b), f"{name} repeats with the seed", bench.entry.name)
 
 
-def _leaves_no_trace(entry: Entry, options: dict[str, Any]) -> None:
+def _leaves_no_trace(bench: _Bench) -> None:
     """Training moves no global random state, and hands over a plain network in eval mode without gradients."""
     state = torch.get_rng_state()
-    network = _trained(entry, options).model.network
-    require(torch.equal(torch.get_rng_state(), state), "the global random state is as before", entry.name)
-    require(not any(m.training for m in network.modules()), "the network is in eval mode", entry.name)
-    require(all(p.grad is None for p in network.parameters()), "no gradients are left", entry.name)
-    require(
-        not any(k.startswith(("_module.", "module.")) for k in network.state_dict()), "no wrapper is left", entry.name
-    )
+    network, name = bench.train().model.network, bench.entry.name
+    require(torch.equal(torch.get_rng_state(), state), "the global random state is as before", name)
+    require(not any(m.training for m in network.modules()), "the network is in eval mode", name)
+    require(all(p.grad is None for p in network.parameters()), "no gradients are left", name)
+    require(not any(k.startswith(("_module.", "module.")) for k in network.state_dict()), "no wrapper is left", name)
 
 
-def _private_where_it_says_so(entry: Entry, options: dict[str, Any]) -> None:
+def _private_where_it_says_so(bench: _Bench) -> None:
     """A training that names an epsilon refuses networks on which it would not hold, or says that it is not valid."""
-    if "epsilon" not in _trained(entry, options).facts:
+    if "epsilon" not in bench.trained.facts:
         return
     for layer in LEAKY:
-        recipe = dataclasses.replace(_recipe(entry, options), build=LeakyBuild(layer))
+        recipe = dataclasses.replace(bench.recipe(), build=LeakyBuild(layer))
         try:
             facts = Trainer(0, part=tiny_parts())(recipe, tiny_samples(_TRAINED)).facts
         except RequestError:
@@ -133,14 +153,14 @@ def _private_where_it_says_so(entry: Entry, options: dict[str, Any]) -> None:
         require(facts.get("epsilon_valid") is False, f"epsilon does not hold for a network that {layer}", facts)
 
 
-def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
+def _leaves_its_data(bench: _Bench) -> None:
     """What it prepares, calibrates on and answers is as before; it is shown copies, and must not rest on writing."""
-    recipe, samples, part = _recipe(entry, options), tiny_samples(_TRAINED), tiny_parts()
+    recipe, samples, part = bench.recipe(), tiny_samples(_TRAINED), tiny_parts()
     stages = Stages(recipe, samples, 0, "cpu", part, lambda wanted, given, seed: fit(wanted, given, seed).network)
     for prepare in recipe.prepare:
         given = samples.copy()
         prepare(given, stages.context("prepare", 0, prepare))
-        require(not written(given, samples), f"{type(prepare).__name__} leaves the training data", entry.name)
+        require(not written(given, samples), f"{type(prepare).__name__} leaves the training data", bench.entry.name)
     network = Trainer(0, part=part)(dataclasses.replace(recipe, serve=()), samples).model.network
     # A repair may train, so each is given a network of its own; what serves may not.
     each: list[tuple[str, Any, Any]] = [("repair", wrap, copy.deepcopy(network)) for wrap in recipe.repair]
@@ -151,11 +171,11 @@ def _leaves_its_data(entry: Entry, options: dict[str, Any]) -> None:
         with untouched(network), differentiable():
             wrap(value, context)
         for of, given in context.parts.items():
-            require(not written(given, before[of]), f"{type(wrap).__name__} leaves the part {of}", entry.name)
+            require(not written(given, before[of]), f"{type(wrap).__name__} leaves the part {of}", bench.entry.name)
     if not recipe.serve:
         return
-    model = Trainer(0, part=part)(recipe, samples).model
+    model = bench.trained.model
     given = tiny_samples(_HELD_OUT)
     with untouched(model.network), torch.no_grad():
         model(given.x)
-    require(not written(given, tiny_samples(_HELD_OUT)), "the deployed model leaves its input", entry.name)
+    require(not written(given, tiny_samples(_HELD_OUT)), "the deployed model leaves its input", bench.entry.name)

@@ -40,8 +40,8 @@ def part(digits):
 
 
 @cases
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_artefacts_obey_the_laws(name, options, access, dtype, part, view_of):
+@pytest.mark.parametrize(("norm", "radius", "dtype"), [("linf", 0.2, torch.float32), ("l2", 1.5, torch.float64)])
+def test_artefacts_obey_the_laws(name, options, access, norm, radius, dtype, part, view_of):
     """In the ball, in the model's dtype, without a graph or a trace, under no_grad too."""
     import copy
 
@@ -51,16 +51,15 @@ def test_artefacts_obey_the_laws(name, options, access, dtype, part, view_of):
     weights = {key: value.clone() for key, value in net.state_dict().items()}
     original = x.clone()
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    for norm, radius in (("linf", 0.2), ("l2", 1.5)):
-        view = view_of(net, x, y, Ball(norm, radius, (0.0, 1.0)), access, budget=150)
-        with torch.no_grad():
-            moved = made(name, options)(view, Streams(0))
-        assert moved.dtype == dtype
-        assert moved.shape == x.shape
-        assert not moved.requires_grad
-        assert bool(view.ball.contains(moved, x).all())
-        assert all(count <= 150 for count in view.meter.queries.values())
-        assert (len(view.meter.queries) == len(y)) == (access != "white-box")
+    view = view_of(net, x, y, Ball(norm, radius, (0.0, 1.0)), access, budget=150)
+    with torch.no_grad():
+        moved = made(name, options)(view, Streams(0))
+    assert moved.dtype == dtype
+    assert moved.shape == x.shape
+    assert not moved.requires_grad
+    assert bool(view.ball.contains(moved, x).all())
+    assert all(count <= 150 for count in view.meter.queries.values())
+    assert (len(view.meter.queries) == len(y)) == (access != "white-box")
     assert torch.equal(x, original)
     assert all(torch.equal(value, weights[key]) for key, value in net.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net.parameters())

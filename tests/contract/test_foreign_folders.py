@@ -93,24 +93,20 @@ def test_two_copies_in_one_process_are_named(tmp_path, monkeypatch):
         discovery.import_all()
 
 
-def test_a_package_of_a_stranger_is_imported_whole_as_ours_are(tmp_path):
+def test_a_package_of_a_stranger_is_imported_whole_as_ours_are(tmp_path, monkeypatch):
     package = tmp_path / "whole_plugins"
     for folder in ("below", "_under"):
         (package / folder).mkdir(parents=True)
-    mark = "import sys\nsys.modules['robustsuite'].__dict__.setdefault('read', []).append(__name__)\n"
     names = ("__init__", "one", "_hidden", "__main__", "below/__init__", "below/two", "_under/__init__")
     for name in names:
-        (package / f"{name}.py").write_text(mark)
-    code = """
-import robustsuite
-from importlib.metadata import EntryPoint
-from robustsuite.plugins import discovery
-discovery._load(EntryPoint("whole", "whole_plugins", discovery.GROUP))
-print(robustsuite.read)
-"""
-    told = run(sys.executable, "-c", code, cwd=tmp_path.parent, PYTHONPATH=str(tmp_path))
+        (package / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        discovery._load(discovery.EntryPoint("whole", "whole_plugins", discovery.GROUP))
+    finally:
+        imported = {name: sys.modules.pop(name) for name in sorted(sys.modules) if name.startswith("whole_plugins")}
     below = [f"whole_plugins.{name}" for name in ("below", "below.two", "one")]
-    assert told.split("'")[1::2] == ["whole_plugins", *below]
+    assert list(imported) == ["whole_plugins", *below]
 
 
 def test_a_broken_one_of_ours_is_told_as_a_strangers(monkeypatch):

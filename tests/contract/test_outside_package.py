@@ -84,23 +84,47 @@ def test_is_short_and_imports_what_is_given_away(name):
         assert set(names) <= {*given.__all__, *(tools if below == "core" else ())}, (module, names)
 
 
-def test_all_its_plugins_keep_the_laws(site):
-    code = """
+@pytest.fixture(scope="module")
+def seen(site, tmp_path_factory):
+    """What one process that finds the package sees: laws that held, and cells with other keys by another population."""
+    folder = tmp_path_factory.mktemp("seen")
+    (folder / "s.yaml").write_text(SUITE)
+    where = {"cwd": folder, "env": environment(site), "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", SEES], **where, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+SEES = """
+import json, pathlib
+from robustsuite.runner.plan import plan
+from robustsuite.suite.load import load_suite
 from robustsuite.testing import attack_laws, defense_laws
+text = pathlib.Path("s.yaml").read_text()
+found = []
+for size in (400, 300):
+    pathlib.Path("t.yaml").write_text(text.replace("test: 200", f"test: 200, trusted: 60, population: {size}"))
+    found.append({c.defense.label + " " + c.attack.label: c.key for c in plan(load_suite("t.yaml"), "cpu").cells})
+changed = sorted(name for name, key in found[0].items() if found[1][name] != key)
 laws = [*attack_laws("x-shrinking-steps", steps=4), *attack_laws("x-feature-collision", steps=5)]
 laws += [*attack_laws("x-loss-threshold")]
 laws += [*attack_laws("x-shadow-threshold"), *defense_laws("x-spectral-signatures")]
 laws += [*defense_laws("x-fine-pruning", epochs=1), *defense_laws("x-trades", steps=2)]
 for law in laws:
     law()
-print(*laws)
+print(json.dumps({"changed": changed, "kept": [str(law) for law in laws]}))
 """
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, env=environment(site), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    kept = done.stdout.split()
-    assert len(kept) == 52
-    assert {"x-loss-threshold-untrained-null", "x-shadow-threshold-untrained-null"} <= set(kept)
+
+
+def test_all_its_plugins_keep_the_laws(seen):
+    assert len(seen["kept"]) == 52
+    assert {"x-loss-threshold-untrained-null", "x-shadow-threshold-untrained-null"} <= set(seen["kept"])
+
+
+def test_a_cell_is_played_again_where_its_shadows_learn_from_other_samples(seen):
+    named, found = ("none", "x-fine-pruning", "x-spectral-signatures", "x-trades"), set(seen["changed"])
+    assert found >= {f"{name} x-shadow-threshold" for name in named}
+    assert not {cell for cell in found if cell.endswith((" badnets", " x-loss-threshold", " none"))}
 
 
 @pytest.mark.slow
@@ -183,29 +207,6 @@ def test_its_scenario_stands_in_table_csv_and_report(played):
     assert "x-loss-threshold · scores of members" in curves
     assert "badnets · spectral score of poisoned samples" in curves
     assert '<section id="panel-x-score-spread">' in page
-
-
-PLANNED = """
-import json, pathlib
-from robustsuite.runner.plan import plan
-from robustsuite.suite.load import load_suite
-text = pathlib.Path("s.yaml").read_text()
-found = []
-for size in (400, 300):
-    pathlib.Path("t.yaml").write_text(text.replace("test: 200", f"test: 200, trusted: 60, population: {size}"))
-    found.append({c.defense.label + " " + c.attack.label: c.key for c in plan(load_suite("t.yaml"), "cpu").cells})
-print(json.dumps(sorted(name for name, key in found[0].items() if found[1][name] != key)))
-"""
-
-
-def test_a_cell_is_played_again_where_its_shadows_learn_from_other_samples(site, tmp_path):
-    (tmp_path / "s.yaml").write_text(SUITE)
-    words, where = [sys.executable, "-c", PLANNED], {"cwd": tmp_path, "env": environment(site)}
-    done = subprocess.run(words, **where, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    named, found = ("none", "x-fine-pruning", "x-spectral-signatures", "x-trades"), set(json.loads(done.stdout))
-    assert found >= {f"{name} x-shadow-threshold" for name in named}
-    assert not {cell for cell in found if cell.endswith((" badnets", " x-loss-threshold", " none"))}
 
 
 @pytest.mark.slow

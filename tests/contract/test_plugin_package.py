@@ -1,6 +1,5 @@
 """A plug-in package that is really installed: found by its entry point, and held to the same laws."""
 
-import ast
 import csv
 import json
 import os
@@ -11,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from robustsuite.cli.app import app
 from robustsuite.evaluation import record_files
 
 SOURCE = Path(__file__).parent.parent / "plugin_package"
@@ -47,26 +48,19 @@ def installed(tmp_path_factory):
     return target
 
 
-def commands(path, *asked):
-    """Exit code, and what was said, of these commands in one fresh process that finds what is installed there."""
-    code = f"""
-from typer.testing import CliRunner
-from robustsuite.cli.app import app
-for words in {[[str(word) for word in words] for words in asked]}:
-    done = CliRunner().invoke(app, words)
-    print(repr((done.exit_code, done.stdout, done.stderr)))
-"""
-    return [ast.literal_eval(line) for line in run(path, code).splitlines()]
-
-
 @pytest.fixture(scope="module")
-def played(installed, tmp_path_factory):
+def played(seen):
     """What a suite with the package's scenario leaves, and what the command said."""
-    folder = tmp_path_factory.mktemp("played")
-    (folder / "s.yaml").write_text(SUITE)
-    ((code, *told),) = commands(installed, ["run", folder / "s.yaml", "--out", folder / "run", "--workers", "1"])
+    code, *told = seen["run"]
     assert code == 1
-    return folder / "run", "".join(told)
+    return seen["folder"] / "run", "".join(told)
+
+
+def commands(*asked):
+    """Exit code, and what was said, of these commands in this process, where the package is not installed."""
+    for words in asked:
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        yield done.exit_code, done.stdout, done.stderr
 
 
 def rows(folder, attack):
@@ -74,20 +68,13 @@ def rows(folder, attack):
         return {row["metric"]: row for row in csv.DictReader(file) if row["attack"] == attack}
 
 
-def run(installed, code):
-    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def seen(installed, tmp_path_factory):
-    """What one process that finds the package sees: what commands said, which laws held, and where a report lies."""
+    """What one process that finds the package sees: what commands said, which laws held, and where reports lie."""
     folder = tmp_path_factory.mktemp("seen")
-    asked = (["list", "scenarios", "--json"], ["show", "shift-guess", "--json"], ["show", "shift-gess"])
+    (folder / "s.yaml").write_text(SUITE)
+    play = ["run", str(folder / "s.yaml"), "--out", str(folder / "run"), "--workers", "1"]
+    asked = (["list", "scenarios", "--json"], ["show", "shift-guess", "--json"], ["show", "shift-gess"], play)
     code = f"""
 import json
 import robustsuite as rs
@@ -102,11 +89,16 @@ for law in laws:
     law()
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
 report = rs.evaluate(model, (torch.rand(20, 1, 2, 2), torch.arange(20) % 2), ["constant-shift"], ("linf", 0.1))
-report.save({str(folder / "run")!r})
+report.save({str(folder / "evaluated")!r})
 found = {{"module": registry.attacks.get("constant-shift").cls.__module__, "laws": [law.name for law in laws]}}
 print(json.dumps({{**found, "said": [(done.exit_code, done.stdout, done.stderr) for done in said]}}))
 """
-    return {**json.loads(run(installed, code)), "report": folder / "run" / "report.html"}
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    return {**found, "run": found["said"].pop(), "folder": folder, "report": folder / "evaluated" / "report.html"}
 
 
 def test_is_found_and_obeys_the_laws(seen):
@@ -160,7 +152,6 @@ def test_its_records_are_read_where_it_is_not_installed(played, tmp_path):
     changed = [replace(r, rules={"slack": 1}) if r.rules == {"slack": 2} else r for r in records]
     record_files.write(other / "records.jsonl", changed)
     listed, drawn, same, ruled = commands(
-        tmp_path,
         ["list", "scenarios"],
         ["report", copied, "--format", "md"],
         ["compare", folder, copied, "--json"],

@@ -21,16 +21,21 @@ def faults(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def straight(tmp_path_factory):
-    """The table of a run that nothing happened to."""
+def straight_run(tmp_path_factory):
+    """The folder of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAULTS", str(folder))
         assert play(folder / "run").errors == 0
         keys = [cell.key for cell in _cells(load())]
-    found = table(folder / "run")
-    assert [row[0] for row in found] == keys
-    return found
+    assert [row[0] for row in table(folder / "run")] == keys
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def straight(straight_run):
+    """Its table."""
+    return table(straight_run)
 
 
 def _cells(suite):

@@ -37,11 +37,12 @@ DEADLY = {
 }
 
 
-def uses(**kinds):
+def uses(*more, **kinds):
     """The `attacks` setting: these plug-ins, after two honest ones."""
     listed = [
         f"{{faulty: {{{option}: {value}, label: {value}, follow_up: false}}}}"
-        for option, values in kinds.items()
+        for each in (kinds, *more)
+        for option, values in each.items()
         for value in values
     ]
     return f"attacks=[noise, {{pgd: {{steps: 4, follow_up: false}}}}, {', '.join(listed)}]"
@@ -81,11 +82,13 @@ def test_what_raises_or_answers_garbage_is_an_error_that_says_what(tmp_path, str
     assert (again.ran, again.reused) == (outcome.errors, 3)
 
 
-def test_worker_processes_survive_it_all_or_are_replaced(tmp_path, straight):
+def test_worker_processes_survive_it_all_or_are_replaced(tmp_path, straight, straight_run):
     """Also a Ctrl-C that nobody pressed, a death that does not come again, and one that does, with exit code 0."""
     told = []
-    does = [*RAISING, "interrupt", "kill-once", "leave"]
-    outcome = play(tmp_path / "run", uses(does=does, answers=GARBAGE), "defenses=[none]", workers=2, tell=told.append)
+    # Weights are at hand, and the last death leaves no work: else processes are started that show nothing more.
+    shutil.copytree(straight_run / "models", tmp_path / "run" / "models")
+    attacks = uses({"answers": GARBAGE}, {"does": ["leave"]}, does=[*RAISING, "interrupt", "kill-once"])
+    outcome = play(tmp_path / "run", attacks, "defenses=[none]", workers=2, tell=told.append)
     assert_named(tmp_path / "run", outcome, {**RAISING, **GARBAGE})
     found = by_attack(tmp_path / "run")
     assert "KeyboardInterrupt" in last_line(found["interrupt"])
@@ -132,16 +135,15 @@ def test_inputs_over_budget_or_not_finite_gain_nothing(tmp_path):
     assert "non-finite" in found["nan"].flags
 
 
-@pytest.mark.parametrize(
-    ("answers", "said"),
-    [("over-budget", "at most 20 of 200"), ("none", "expected a Poison"), ("nan", "poison.x[0, 0, 0, 0]=nan")],
-)
-def test_poison_over_budget_is_refused_for_every_defence(tmp_path, answers, said):
-    outcome = play(tmp_path / "run", f"attacks=[noise, {{faulty-poison: {{answers: {answers}, fraction: 0.1}}}}]")
-    failed = [record for record in outcome.records if record.attack == "faulty-poison"]
-    assert [record.status for record in failed] == ["error", "error"]
-    assert all(said in record.message for record in failed)
-    assert outcome.errors == 2
+def test_poison_over_budget_is_refused_for_every_defence(tmp_path):
+    wrong = {"over-budget": "at most 20 of 200", "none": "expected a Poison", "nan": "poison.x[0, 0, 0, 0]=nan"}
+    listed = [f"{{faulty-poison: {{answers: {how}, fraction: 0.1, label: poison-{how}}}}}" for how in wrong]
+    outcome = play(tmp_path / "run", f"attacks=[noise, {', '.join(listed)}]")
+    for how, said in wrong.items():
+        failed = [record for record in outcome.records if record.attack == f"poison-{how}"]
+        assert [record.status for record in failed] == ["error", "error"], how
+        assert all(said in record.message for record in failed), how
+    assert outcome.errors == 6
 
 
 def dies(tmp_path, straight, expected):
@@ -164,12 +166,11 @@ def test_a_plug_in_that_crashes_its_process_each_time_is_named(tmp_path, straigh
     dies(tmp_path, straight, DEADLY)
 
 
-def hangs(tmp_path, straight, kinds, workers, timeout):
+def hangs(tmp_path, straight, straight_run, kinds, workers, timeout):
     told = []
     options = [uses(does=kinds), "defenses=[none]"]
     # With weights at hand no worker imports what trains, which takes longer than so short a limit where much goes on.
-    play(tmp_path / "trained", "attacks=[noise]", "defenses=[none]")
-    shutil.copytree(tmp_path / "trained" / "models", tmp_path / "run" / "models")
+    shutil.copytree(straight_run / "models", tmp_path / "run" / "models")
     outcome = play(tmp_path / "run", *options, workers=workers, timeout=timeout, tell=told.append)
     found = by_attack(tmp_path / "run")
     for name in kinds:
@@ -182,9 +183,9 @@ def hangs(tmp_path, straight, kinds, workers, timeout):
     return found
 
 
-def test_what_hangs_is_stopped_and_tells_where(tmp_path, straight):
+def test_what_hangs_is_stopped_and_tells_where(tmp_path, straight, straight_run):
     """Asleep, and in C code that never gives the interpreter's lock back."""
-    found = hangs(tmp_path, straight, ["sleep", "hold"], workers=2, timeout=10)
+    found = hangs(tmp_path, straight, straight_run, ["sleep", "hold"], workers=2, timeout=10)
     assert "fault_plugins.py, line" in last_line(found["sleep"]).replace('"', "")
     assert "in hold_the_interpreter" in found["hold"].message
     assert "in __call__" in found["sleep"].message
@@ -192,8 +193,8 @@ def test_what_hangs_is_stopped_and_tells_where(tmp_path, straight):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_spins_or_is_stopped_from_outside_is_ended_too(tmp_path, straight, workers):
-    found = hangs(tmp_path, straight, ["spin", "stop"], workers=workers, timeout=15)
+def test_what_spins_or_is_stopped_from_outside_is_ended_too(tmp_path, straight, straight_run, workers):
+    found = hangs(tmp_path, straight, straight_run, ["spin", "stop"], workers=workers, timeout=15)
     assert "in spin" in last_line(found["spin"])
 
 

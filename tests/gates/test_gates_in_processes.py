@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 import torch
+from inner_sessions import run_here
 
 from robustsuite.core import checks
 from robustsuite.core.gate import Gate
@@ -119,7 +120,7 @@ def test_flaky(hardened, robustness):
     hold(robustness, 100 if len(TRIES) == 1 else 0)
 """
 RERUN = '''
-"""What pytest-rerunfailures 16 does: a test that failed is run and reported once more."""
+"""What pytest-rerunfailures 16 does: a test that failed is run and reported once more; here, of two files."""
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -127,6 +128,8 @@ from _pytest.runner import runtestprotocol
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item, nextitem):
+    if item.path.stem not in ("test_kept", "test_made_again"):
+        return None
     for _ in range(2):
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
@@ -146,13 +149,24 @@ def pytest_report_teststatus(report):
 '''
 
 
-def run(folder, *arguments, **files):
+def written(folder, **files):
     for name, text in {"model": MODEL, **files}.items():
         (folder / f"{name}.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml=junit.xml", *arguments]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def in_a_worker(tmp_path_factory):
+    """The folder and the process of a session with a worker, through which all that is told has to come."""
+    after = AGAIN + "\n\ndef test_after():\n    pass\n"
+    last = AGAIN.replace("flaky", "last")
+    files = {"test_numbers": NUMBERS, "test_kept": after, "test_made_again": last, "conftest": RERUN}
+    folder = written(tmp_path_factory.mktemp("worker"), **files)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml=junit.xml"]
     known = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "250"}
-    return subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True, timeout=200, check=False)
+    options = {"env": known, "capture_output": True, "text": True, "timeout": 200, "check": False}
+    return folder, subprocess.run([*command, "-n1"], cwd=folder, **options)
 
 
 def properties(folder, name):
@@ -165,25 +179,28 @@ def outcomes(folder, name):
     return {key: value for key, value in properties(folder, name) if key.endswith("_outcome")}
 
 
-def summary(done):
-    told = done.stdout.split("robustsuite gates")[1].partition("\n")[2].split("\n===")[0].split("\n---")[0]
+def summary(said):
+    told = said.split("robustsuite gates")[1].partition("\n")[2].split("\n===")[0].split("\n---")[0]
     return [tuple(line.split("  ")[:2]) for line in told.splitlines()]
 
 
-def test_floors_of_other_libraries_in_two_workers(tmp_path):
-    done = run(tmp_path, "-n2", test_numbers=NUMBERS)
+def test_floors_of_other_libraries_in_a_worker(in_a_worker):
+    folder, done = in_a_worker
     assert done.returncode == 1
-    assert "4 failed, 5 passed" in done.stdout, done.stdout
+    assert "4 failed, 8 passed, 2 rerun" in done.stdout, done.stdout
     for kind in ("float32", "float64", "tensor", "array"):
-        assert outcomes(tmp_path, f"test_does_not[{kind}]") == {"robustsuite_outcome": "failed"}
-        assert ("robustsuite_at_least", "0.5") in properties(tmp_path, f"test_holds[{kind}]")
+        assert outcomes(folder, f"test_does_not[{kind}]") == {"robustsuite_outcome": "failed"}
+        assert ("robustsuite_at_least", "0.5") in properties(folder, f"test_holds[{kind}]")
 
 
-def test_gates_of_fixtures_are_told_in_whatever_phase_they_are_asked(tmp_path):
-    done = run(tmp_path, test_phases=PHASES)
+def test_gates_of_fixtures_are_told_in_whatever_phase_they_are_asked(tmp_path, monkeypatch):
+    """In a session without workers."""
+    monkeypatch.syspath_prepend(written(tmp_path, test_phases=PHASES))
+    done = run_here(tmp_path, f"--rootdir={tmp_path}", f"--junitxml={tmp_path}/junit.xml")
+    sys.modules.pop("model", None)
     assert done.returncode == 1
     assert "4 passed, 2 errors" in done.stdout, done.stdout
-    assert sorted(summary(done)) == [
+    assert sorted(summary(done.stdout)) == [
         ("failed", "test_phases.py::test_setup"),
         ("failed", "test_phases.py::test_teardown"),
         ("passed", "test_phases.py::test_body"),
@@ -195,19 +212,17 @@ def test_gates_of_fixtures_are_told_in_whatever_phase_they_are_asked(tmp_path):
     assert outcomes(tmp_path, "test_setup") == outcomes(tmp_path, "test_teardown") == {"robustsuite_outcome": "failed"}
 
 
-def test_what_is_run_again_replaces_what_was_said(tmp_path):
+def test_what_is_run_again_replaces_what_was_said(in_a_worker):
     """The module's fixture is made again in the second file only; in the first one, what it measured still counts."""
-    after = AGAIN + "\n\ndef test_after():\n    pass\n"
-    done = run(tmp_path, "-n1", test_kept=after, test_made_again=AGAIN.replace("flaky", "last"), conftest=RERUN)
-    assert done.returncode == 0, done.stdout
-    assert "3 passed, 2 rerun" in done.stdout
+    folder, done = in_a_worker
     tests = ["test_kept.py::test_flaky", "test_made_again.py::test_last"]
-    assert summary(done) == [("passed", test) for test in tests for _ in range(2)]
+    told = [line for line in summary(done.stdout) if line[1] in tests]
+    assert told == [("passed", test) for test in tests for _ in range(2)]
     for name in ("test_flaky", "test_last"):
-        told = properties(tmp_path, name)
+        told = properties(folder, name)
         assert len(told) == len(dict(told)), "no name stands there twice"
         assert [dict(told)[f"robustsuite_{at}at_least"] for at in ("", "2_")] == ["0.8", "0.9"]
-        assert set(outcomes(tmp_path, name).values()) == {"passed"}
+        assert set(outcomes(folder, name).values()) == {"passed"}
 
 
 def test_all_that_is_recorded_is_plain():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from inner_sessions import run_here
 from torch import nn
 from typer.testing import CliRunner
 
@@ -276,24 +277,23 @@ def test_inert_until_used(tmp_path):
 
 @pytest.mark.parametrize("count", ["0", "-3", "many", "1.5"])
 def test_a_wrong_number_of_samples_is_a_usage_error(tmp_path, count):
-    done = run_pytest(tmp_path, f"--robustsuite-samples={count}")
+    done = run_here(tmp_path, f"--robustsuite-samples={count}")
     assert done.returncode == 4
     assert f"expected an integer of at least 1, got '{count}'" in done.stderr
 
 
-def test_help_and_markers_name_the_plugin(tmp_path):
-    assert "--robustsuite-samples=N" in run_pytest(tmp_path, "--help").stdout
-    assert "@pytest.mark.security: a robustness or security check" in run_pytest(tmp_path, "--markers").stdout
+def test_help_and_markers_name_the_plugin():
+    assert "--robustsuite-samples=N" in run_here("--help").stdout
+    assert "@pytest.mark.security: a robustness or security check" in run_here("--markers").stdout
 
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "checks" / "test_three_gates.py"
 
 
-def test_the_three_gates_of_the_example(tmp_path):
+def test_the_three_gates_of_the_example(tmp_path, monkeypatch):
     """Without a report folder, the way to see more is the test itself with one."""
-    done = run_pytest(
-        tmp_path, "-c", os.devnull, str(EXAMPLE), f"--rootdir={EXAMPLE.parent}", "--robustsuite-samples=290"
-    )
+    monkeypatch.chdir(tmp_path)
+    done = run_here(EXAMPLE, f"--rootdir={EXAMPLE.parent}", "--robustsuite-samples=290")
     assert "2 failed, 1 passed" in done.stdout, done.stdout
     assert "GateFailure: failed: robust_accuracy" in done.stdout
     assert "GateFailure: inconclusive: robust_accuracy" in done.stdout

@@ -119,3 +119,13 @@ def test_seeding_keeps_nothing_for_devices_that_are_not_there(monkeypatch):
         inside = torch.rand(1)
     assert formatted == []
     assert torch.equal(inside, torch.rand(1, generator=torch.Generator().manual_seed(1)))
+
+
+def test_seeding_asks_once_whether_there_is_a_device(monkeypatch):
+    """Each time torch would look for a driver's library on the disk."""
+    with seeded(1):
+        pass
+    monkeypatch.setattr(torch.accelerator, "is_available", pytest.fail)
+    monkeypatch.setattr(torch.cuda, "is_available", pytest.fail)
+    with seeded(1):
+        assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(1)))

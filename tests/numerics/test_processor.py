@@ -19,11 +19,9 @@ print(torch.get_num_threads(), *sorted({pool["num_threads"] for pool in threadpo
 """
 
 
-def test_these_tests_have_a_thread_each_and_so_have_what_they_start():
-    wanted = os.environ["OMP_NUM_THREADS"]
-    assert str(torch.get_num_threads()) == wanted
-    done = subprocess.run([sys.executable, "-c", POOLS], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == {wanted}
+def test_these_tests_have_a_thread_each():
+    """So has what they start: it inherits the variable, as is shown below."""
+    assert str(torch.get_num_threads()) == os.environ["OMP_NUM_THREADS"]
 
 
 def test_what_is_started_sizes_its_pools_and_the_caller_keeps_its_environment(monkeypatch):

@@ -29,14 +29,14 @@ attacks: [noise, {noise: {label: again}}, {badnets: {fraction: 0.1, size: 2}}, {
 """
 
 
-@pytest.fixture
-def suite(tmp_path):
-    path = tmp_path / "graph.yaml"
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    path = tmp_path_factory.mktemp("suite") / "graph.yaml"
     path.write_text(SUITE)
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def layout(suite):
     return plan(load_suite(suite), "cpu")
 
