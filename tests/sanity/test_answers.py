@@ -27,6 +27,7 @@ GAME = Evasion(ball=Ball("linf", 0.06))
 RAW = tiny_samples(60, first=10_000)
 # Inputs of 16 levels, a quarter of which are zero, as clean images have them.
 DATA = Samples(((RAW.x * 16).round() / 16).masked_fill(RAW.x < 0.45, 0.0), RAW.y, 4, (0.0, 1.0), RAW.ids)
+SLOW = pytest.mark.slow
 MEANS = decoys.ClassMeans(DATA.x, DATA.y, 4)
 
 
@@ -173,17 +174,16 @@ class Vote(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("gate", "radius", "within"),
+    ("gate", "radius", "within", "n"),
     [
-        (decoys.single, 0.06, "one input at a time"),
-        (lambda x: decoys.clean_values(x, 16), 0.13, "keeping the values"),
-        (lambda x: decoys.clean_values(x, 255), 0.13, "keeping 8-bit values"),
-        (off_the_bounds, 0.13, "keeping off the bounds"),
+        pytest.param(decoys.single, 0.06, "one input at a time", 8, id="single"),
+        pytest.param(lambda x: decoys.clean_values(x, 16), 0.13, "keeping the values", 16, id="values", marks=SLOW),
+        pytest.param(lambda x: decoys.clean_values(x, 255), 0.13, "keeping 8-bit values", 8, id="8 bits"),
+        pytest.param(off_the_bounds, 0.13, "keeping off the bounds", 8, id="off the bounds"),
     ],
-    ids=["single", "values", "8 bits", "off the bounds"],
 )
-def test_what_passes_a_gate_is_attacked_within_it(gate, radius, within):
-    few, attack, rules = DATA.take(slice(0, 16)), "pgd(steps=10, step_size=0.25)", {"query_budget": 20}
+def test_what_passes_a_gate_is_attacked_within_it(gate, radius, within, n):
+    few, attack, rules = DATA.take(slice(0, n)), "pgd(steps=10, step_size=0.25)", {"query_budget": 20}
     network = decoys.Gated(tiny_network(), MEANS, gate)
     record = rs.evaluate(network.eval(), few, attack, ("linf", radius), rules=rules).records[-1]
     own, verdict = (record.metrics[name].value for name in ("robust_accuracy", "robust_accuracy_followed_up"))

@@ -134,7 +134,7 @@ class _FollowUp:
                     self._play(entry, way, None)
                     continue
                 # The first attack takes several, another one what led farthest when they were tried.
-                most = 1 if way.bound else _ROUTES
+                most = 1 if way.bound or way.alone else _ROUTES
                 routes[:] = routes[:1] or find(self._look(way), self._causes)[:most]
                 for route in routes:
                     self._play(entry, way, route)
