@@ -228,7 +228,8 @@ class _Hunt:
         left = -self._margin
         gained = (self._margin - before).nan_to_num(nan=math.inf)
         hopeless = (left > _HOPE * gained) & (left > _NEAR * self._clean)
-        self._at_work &= left <= _CLOSE * self._clean if last else ~hopeless
+        # What fools the network and is rejected is not close to a boundary that the margin shows.
+        self._at_work &= left.abs() <= _CLOSE * self._clean if last else ~hopeless
 
 
 def _along(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:  # noqa: ARG001

@@ -1,13 +1,17 @@
 """AutoAttack and cascade: what is played for which model, their authors' code, and at what cost."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peers import imported
 from torch import nn
 
+from robustsuite.attacks.evasion import cascade
 from robustsuite.attacks.evasion.autoattack import AutoAttack, Expected
 from robustsuite.attacks.evasion.cascade import Cascade
 from robustsuite.core.ball import Ball
+from robustsuite.core.deployed import Served
 from robustsuite.core.errors import RequestError
 from robustsuite.core.streams import Streams
 
@@ -118,6 +122,26 @@ def test_rounds_break_what_short_runs_leave(digits, view_of):
         for attack in (Cascade(rounds=0), Cascade())
     )
     assert whole <= short - 3
+
+
+class Rejecting(Served):
+    """Answers as its network does, and rejects all that is perturbed."""
+
+    def __call__(self, x):
+        return super().__call__(x)._replace(rejected=torch.ones(len(x), dtype=torch.bool))
+
+
+def test_no_overtime_is_spent_on_what_is_rejected(digits, view_of, monkeypatch):
+    net, x, y = digits["plain"], digits["x"][:4], digits["y"][:4]
+
+    def passes():
+        view = replace(view_of(net, x, y, Ball("linf", 0.3, UNIT)), deployed=Rejecting(net), alone=False)
+        Cascade(rounds=1, queries=5)(view, Streams(0))
+        return view.meter.forwards
+
+    spent = passes()
+    monkeypatch.setattr(cascade, "_OVERTIME", 0)
+    assert spent == passes()
 
 
 def test_adaptive_needs_few_passes_where_nothing_withstands(digits, view_of):

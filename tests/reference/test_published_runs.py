@@ -33,12 +33,20 @@ def test_every_cell_was_judged():
 
 def test_undefended_network():
     assert metric("mnist", "none", "none", "clean_accuracy") >= 0.988
-    assert metric("mnist", "none", "pgd-40x5", "robust_accuracy") <= 0.01
+    assert metric("mnist", "none", "cascade", "robust_accuracy_followed_up") <= 0.005
 
 
 def test_adversarial_training():
     assert metric("mnist", "adversarial-training", "none", "clean_accuracy") >= 0.98
-    assert metric("mnist", "adversarial-training", "pgd-50x10", "robust_accuracy") >= 0.86
+    assert metric("mnist", "adversarial-training", "pgd", "robust_accuracy") >= 0.86
+    assert metric("mnist", "adversarial-training", "cascade", "robust_accuracy_followed_up") >= 0.79
+
+
+def test_input_validation():
+    """An attack that does not know of the detectors is rejected; what knows of them gets past."""
+    naive = metric("mnist", "input-validation", "pgd", "robust_accuracy")
+    assert naive >= 0.5
+    assert metric("mnist", "input-validation", "cascade", "robust_accuracy_followed_up") <= naive - 0.3
 
 
 def test_backdoor():
