@@ -57,8 +57,9 @@ class Cascade:
     First a short run of Auto-PGD on the margin, then one for each of the most likely wrong classes, from starts that
     are turned towards that class. What is not broken goes through rounds: a longer run for each of its most promising
     classes (by the margins of its own runs), one from its best point and one from a new start, and a search over
-    windows from its best point. After each run towards a class comes the point that is worst if the model is linear,
-    where that would break the sample.
+    windows from its best point. After each run towards a class, and for a target after the short ones, comes the point
+    that is worst if the model is linear, where that would break the sample.
+
     A sample leaves the rounds when it is broken, or when its last round brought it so little nearer that at this rate
     it would take more than six further rounds, and it is not close to the boundary. What is left within a hundredth of
     its clean margin goes on for twice as many rounds more: one start in several breaks such samples.
@@ -139,6 +140,9 @@ class _Hunt:
         for place in range(self._classes.shape[1]):
             rows = self._rows()
             self._climb(rows, torch.full_like(rows, place), attack.steps, place)
+        if self._view.target is not None:
+            for rows in torch.split(self._rows(), _AT_ONCE):
+                self._leaps(rows)
         for number in range((1 + _OVERTIME) * attack.rounds):
             before = self._margin.clone()
             self._round(number)
@@ -198,31 +202,31 @@ class _Hunt:
             seen = self._gaps[state.rows, places].maximum(state.best_loss)
             self._gaps[state.rows, places] = seen
         self._take(state.rows, state.best, state.best_loss)
-        if place is not None:
+        if towards:
             self._leap(state)
 
     def _leap(self, runs: Runs) -> None:
         """Go where the margin is greatest if the model is linear, where that would break the sample.
 
-        Towards one class the margin of a linear model is one affine function, whose gradient every run has seen. For a
-        target it is the least of several, and each point shows one of them: there each leap goes by all that were seen
-        since the first, and ends where they no longer promise anything. On a linear model that is the truth.
+        Towards one class that margin is one affine function, whose gradient every run has seen.
         """
         view, rows = self._view, runs.rows
-        if view.target is None:
-            planes = Planes.through(runs.best, runs.best_loss, runs.best_gradient, view.x[rows])
-            x, promised = planes.worst(view.ball, view.x[rows])
-            going = promised > 0
-            if going.any():
-                rows, x = rows[going], x[going]
-                self._saw(rows, x, *view.value(x, rows, losses.margin))
-            return
-        for part in range(0, len(rows), _AT_ONCE):
-            self._leaps(rows[part : part + _AT_ONCE], runs.best[part : part + _AT_ONCE])
+        planes = Planes.through(runs.best, runs.best_loss, runs.best_gradient, view.x[rows])
+        x, promised = planes.worst(view.ball, view.x[rows])
+        going = promised > 0
+        if going.any():
+            rows, x = rows[going], x[going]
+            self._saw(rows, x, *view.value(x, rows, losses.margin))
 
-    def _leaps(self, rows: Tensor, x: Tensor) -> None:
-        view, planes = self._view, None
+    def _leaps(self, rows: Tensor) -> None:
+        """The same towards a target, where the margin is the least of several functions and each point shows one.
+
+        Each leap goes by all that were seen, and they end where these promise nothing, which on a linear model is true.
+        """
+        view, x, planes = self._view, self._best[rows], None
         for _ in range(min(_LEAPS, view.classes)):
+            if len(rows) == 0:
+                return
             value, gradient, broken = view.value_and_grad(x, rows, losses.margin)
             self._saw(rows, x, value, broken)
             seen = Planes.through(x, value, gradient, view.x[rows])
@@ -230,8 +234,6 @@ class _Hunt:
             x, promised = planes.worst(view.ball, view.x[rows])
             going = (promised > 0) & ~broken
             rows, x, planes = rows[going], x[going], planes.of(going)
-            if len(rows) == 0:
-                return
 
     def _saw(self, rows: Tensor, x: Tensor, margin: Tensor, broken: Tensor) -> None:
         self._returned.keep(x, rows, margin, broken)

@@ -12,8 +12,9 @@ from robustsuite.core import Ball
 
 _DUAL: Final = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 _NO_ROOM: Final = 1e-9  # of the radius, up to which a coordinate counts as fixed
-_CLOSED: Final = 1e-7  # of what the steepest function may rise by, a gap that is as good as none
+_CLOSED: Final = 1e-9  # of what the steepest function may rise by, a gap that is as good as none
 _STEPS: Final = 50  # of Newton's method at most; ten to forty are taken
+_DAMPED: Final = 1e-3  # of the mean square of all slopes, which holds what nothing else holds near where it is
 _CENTRED: Final = 0.1  # of the mean product of slack and multiplier, above which all are balanced
 _SHRUNK: Final = (0.6, 0.1)  # the gap that a step aims at, in present ones, where they are not and where they are
 _SHORT: Final = 0.95  # of the way to the nearest constraint
@@ -98,6 +99,8 @@ def _maximin(values: Tensor, slopes: Tensor, low: Tensor, high: Tensor, live: Te
     u = torch.where(live > 0, u, (low + high) / 2)
     t = (values + _dot(slopes, u)).amin(1, keepdim=True) - 1
     spent = torch.zeros_like(t) if order == math.inf else (live * u).pow(order).sum(1, keepdim=True)
+    # Without it the equations lose all digits where few variables lie between their bounds; the solution is the same.
+    damping = _DAMPED * slopes.square().mean((1, 2))[:, None]
     # Slacks and multipliers of the functions, the limit, the lower and the upper bounds.
     slack = torch.cat([values + _dot(slopes, u) - t, 1 - spent, u - low, high - u], dim=1)
     force = 0.1 / slack
@@ -110,7 +113,7 @@ def _maximin(values: Tensor, slopes: Tensor, low: Tensor, high: Tensor, live: Te
         mean = gap / slack.shape[1]
         aim = mean * torch.where(products.amin(1, keepdim=True) < _CENTRED * mean, *_SHRUNK)
         normal = {1.0: -live, 2.0: -2 * live * u, math.inf: 0 * live}[order]
-        bend = 2 * live * force[:, k : k + 1] if order == 2 else 0 * live
+        bend = damping + (2 * live * force[:, k : k + 1] if order == 2 else 0)
         du, dt = _newton(slopes, normal, bend, slack, force, aim)
         ds = torch.cat([_dot(slopes, du) - dt, (normal * du).sum(1, keepdim=True), du, -du], dim=1)
         df = aim / slack - force / slack * ds - force

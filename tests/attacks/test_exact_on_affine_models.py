@@ -48,7 +48,7 @@ def test_the_least_of_several_is_raised_as_far_as_a_solver_raises_it(norm, bound
     moved, least = Planes(torch.tensor(values), torch.tensor(slopes)).worst(ball, at)
     assert ball.contains(moved, at).all()
     wanted = [least_of_several(*problem, ball) for problem in zip(values, slopes, x, strict=True)]
-    torch.testing.assert_close(least, torch.tensor(wanted, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(least, torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=1e-6)
 
 
 @norms
