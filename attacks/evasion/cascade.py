@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from robustsuite.access import BestSoFar, WhiteBox
-from robustsuite.attacks.evasion.apgd import APGD, Climb
+from robustsuite.attacks.evasion.apgd import APGD, Climb, Runs
+from robustsuite.attacks.evasion.linearised import Planes, furthest
 from robustsuite.attacks.evasion.square import Searched, Square, answers_of
 from robustsuite.core import Streams, checks, losses
 from robustsuite.plugins import register
@@ -25,7 +26,7 @@ _WARM: Final = 0.25  # of a usual first step, from a point that is good already
 _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cover
 _CANDIDATES: Final = 3  # times as many likely classes as are pursued, of which the nearest are chosen
 _AT_ONCE: Final = 32  # samples whose gradients of all candidates are held at once
-_DUAL: Final = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
+_LEAPS: Final = 10  # points at most by whose gradients they go, towards a target, from one run
 
 
 @register.attack(
@@ -56,10 +57,12 @@ class Cascade:
     First a short run of Auto-PGD on the margin, then one for each of the most likely wrong classes, from starts that
     are turned towards that class. What is not broken goes through rounds: a longer run for each of its most promising
     classes (by the margins of its own runs), one from its best point and one from a new start, and a search over
-    windows from its best point. A sample leaves the rounds when it is broken, or when its last round brought it so
-    little nearer that at this rate it would take more than six further rounds, and it is not close to the boundary.
-    What is left within a hundredth of its clean margin goes on for twice as many rounds more: one start in several
-    breaks such samples.
+    windows from its best point. After each run towards a class, and for a target after the short ones, comes the point
+    that is worst if the model is linear, where that would break the sample.
+
+    A sample leaves the rounds when it is broken, or when its last round brought it so little nearer that at this rate
+    it would take more than six further rounds, and it is not close to the boundary. What is left within a hundredth of
+    its clean margin goes on for twice as many rounds more: one start in several breaks such samples.
 
     What is decided about a sample depends on that sample alone, never on others in its batch.
 
@@ -72,7 +75,8 @@ class Cascade:
         queries: Forward passes of the search over windows in each round, at least 0.
 
     Guarantees:
-        Draws are keyed by sample id, class and round, so they are bit-equal in any batch.
+        Draws are keyed by sample id, class and round, so they are bit-equal in any batch. By default, on an
+        affine model of up to 10 classes, a sample is broken if any input of the ball breaks it, up to rounding.
 
     References:
         Liu et al., CVPR 2022, arXiv:2203.05154 (adaptive starts and giving up, there by statistics over samples); Gowal
@@ -136,6 +140,9 @@ class _Hunt:
         for place in range(self._classes.shape[1]):
             rows = self._rows()
             self._climb(rows, torch.full_like(rows, place), attack.steps, place)
+        if self._view.target is not None:
+            for rows in torch.split(self._rows(), _AT_ONCE):
+                self._leaps(rows)
         for number in range((1 + _OVERTIME) * attack.rounds):
             before = self._margin.clone()
             self._round(number)
@@ -159,8 +166,10 @@ class _Hunt:
                 return logits.gather(1, view.y[chosen, None]) - logits.gather(1, self._likely[chosen])
 
             value, gradient, _ = view.jacobian(view.x[rows], rows, gaps)
-            steepness = torch.linalg.vector_norm(gradient.flatten(2), ord=_DUAL[view.ball.norm], dim=2)
-            distance = value / steepness.clamp_min(torch.finfo(value.dtype).tiny)
+            centre = view.x[rows].repeat_interleave(likely.shape[1], dim=0)
+            down = -gradient.flatten(0, 1)
+            fall = ((furthest(view.ball, centre, down) - centre) * down).flatten(1).sum(1).reshape(value.shape)
+            distance = value / fall.clamp_min(torch.finfo(value.dtype).tiny)  # in what the ball and its bounds allow
             self._classes[rows] = likely.gather(1, distance.argsort(dim=1, stable=True)[:, :count])
 
     def _round(self, number: int) -> None:
@@ -193,6 +202,42 @@ class _Hunt:
             seen = self._gaps[state.rows, places].maximum(state.best_loss)
             self._gaps[state.rows, places] = seen
         self._take(state.rows, state.best, state.best_loss)
+        if towards:
+            self._leap(state)
+
+    def _leap(self, runs: Runs) -> None:
+        """Go where the margin is greatest if the model is linear, where that would break the sample.
+
+        Towards one class that margin is one affine function, whose gradient every run has seen.
+        """
+        view, rows = self._view, runs.rows
+        planes = Planes.through(runs.best, runs.best_loss, runs.best_gradient, view.x[rows])
+        x, promised = planes.worst(view.ball, view.x[rows])
+        going = promised > 0
+        if going.any():
+            rows, x = rows[going], x[going]
+            self._saw(rows, x, *view.value(x, rows, losses.margin))
+
+    def _leaps(self, rows: Tensor) -> None:
+        """The same towards a target, where the margin is the least of several functions and each point shows one.
+
+        Each leap goes by all that were seen, and they end where these promise nothing, which on a linear model is true.
+        """
+        view, x, planes = self._view, self._best[rows], None
+        for _ in range(min(_LEAPS, view.classes)):
+            if len(rows) == 0:
+                return
+            value, gradient, broken = view.value_and_grad(x, rows, losses.margin)
+            self._saw(rows, x, value, broken)
+            seen = Planes.through(x, value, gradient, view.x[rows])
+            planes = seen if planes is None else planes.beside(seen)
+            x, promised = planes.worst(view.ball, view.x[rows])
+            going = (promised > 0) & ~broken
+            rows, x, planes = rows[going], x[going], planes.of(going)
+
+    def _saw(self, rows: Tensor, x: Tensor, margin: Tensor, broken: Tensor) -> None:
+        self._returned.keep(x, rows, margin, broken)
+        self._take(rows, x, margin)
 
     def _take(self, rows: Tensor, x: Tensor, margin: Tensor) -> None:
         better = margin > self._margin[rows]
@@ -221,8 +266,7 @@ class _Hunt:
         square = Square(queries=self._attack.queries, share=_PATCH)
         begun = Searched(self._best[rows], self._margin[rows], torch.zeros_like(rows, dtype=torch.bool))
         ended = square.search(part, answers_of(part), self._streams.child("search", number), start=begun)
-        self._returned.keep(ended.x, rows, ended.margin, ended.broken)
-        self._take(rows, ended.x, ended.margin)
+        self._saw(rows, ended.x, ended.margin, ended.broken)
 
     def _give_up(self, before: Tensor, *, last: bool) -> None:
         left = -self._margin
