@@ -49,6 +49,8 @@ def test_the_least_of_several_is_raised_as_far_as_a_solver_raises_it(norm, bound
     assert ball.contains(moved, at).all()
     wanted = [least_of_several(*problem, ball) for problem in zip(values, slopes, x, strict=True)]
     torch.testing.assert_close(least, torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    alone, _ = Planes(torch.tensor(values[:1]), torch.tensor(slopes[:1])).worst(ball, at[:1])
+    torch.testing.assert_close(alone, moved[:1], rtol=0, atol=1e-9)  # whatever else is in the batch
 
 
 @norms
