@@ -74,7 +74,18 @@ class Noisy(nn.Module):
         return logits + 0.1 * torch.randn(logits.shape, generator=self.generator)
 
 
+class Purifying(nn.Module):
+    """Takes a gradient step before it answers, so that it raises in inference mode."""
+
+    def forward(self, x):
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_(True)
+            (slope,) = torch.autograd.grad(MEANS(leaf).logsumexp(1).sum(), leaf)
+        return MEANS(x + 0.01 * slope)
+
+
 HONEST = {
+    "purifying": Purifying,
     "noisy": lambda: Noisy(own=False),
     "noisy by itself": lambda: Noisy(own=True),
     "plain": lambda: tiny_network(),

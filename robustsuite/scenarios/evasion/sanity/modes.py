@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsuite.core import losses
-from robustsuite.core.door import Door
-from robustsuite.core.errors import ModelError
+from robustsuite.core.deployed import Raised
+from robustsuite.core.door import Door, as_logits
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios.evasion.sanity.clean_points import SHARE, apart
 from robustsuite.scenarios.evasion.sanity.history import Fresh
@@ -25,11 +25,11 @@ def by_mode(look: Look, fresh: Fresh) -> Iterator[tuple[Suspicion, str]]:
         fresh: Makes models that were asked nothing, one for each mode.
     """
     clean = replace(look, model=fresh()).margin(look.x)
-    shown = {"in inference mode": _inferred(replace(look, model=fresh()))}
+    shown = {"in inference mode": _inferred(replace(look, model=fresh(), raised=Raised()))}
     for dtype in (torch.float16, torch.float64):
         door = fresh().surrogate()
         if isinstance(door, Door) and door.dtype.is_floating_point:
-            shown[f"as {dtype}"] = _of_dtype(look, Door(door.network, dtype))
+            shown[f"as {dtype}"] = _of_dtype(look, door.network, dtype)
     for how, margin in shown.items():
         share = 0.0 if margin is None else apart(margin, clean)
         if share > SHARE:
@@ -38,17 +38,15 @@ def by_mode(look: Look, fresh: Fresh) -> Iterator[tuple[Suspicion, str]]:
 
 def _inferred(look: Look) -> Tensor | None:
     with torch.inference_mode():
-        try:
-            margin = look.margin(look.x)
-        except RuntimeError:  # it writes to a tensor of another mode, and cannot be used in this one
-            return None
-    return margin.clone()
+        margin = look.margin(look.x)
+    return None if look.raised else margin.clone()  # what needs a gradient, or another mode's tensors, raises in this
 
 
-def _of_dtype(look: Look, door: Door) -> Tensor | None:
-    with torch.no_grad():
-        try:
-            logits = door(look.given(look.x))
-        except (ModelError, RuntimeError):  # as most networks do, whose weights have another dtype
-            return None
+def _of_dtype(look: Look, network: nn.Module, dtype: torch.dtype) -> Tensor | None:
+    """Margins by a network itself, as its door would convert its inputs."""
+    try:
+        with torch.no_grad():
+            logits = as_logits(network(look.given(look.x).to(dtype)), len(look))
+    except Exception:  # as most networks do, whose weights have another dtype
+        return None
     return losses.margin(logits[:, : look.classes].double(), look.y, look.target)
