@@ -11,7 +11,7 @@ import robustsuite as rs
 
 pytestmark = pytest.mark.security
 
-CEILING = 0.5
+CEILING = 0.6  # of ten classes two may be recognised: the interval of two in ten ends at .56
 EVALUATOR = "mlp"  # quick to train; take a network of another architecture than the model's
 
 
