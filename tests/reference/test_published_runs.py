@@ -115,10 +115,11 @@ GAUNTLET_CONTROLS = ("one-bit", "adversarial-training")
 def test_the_gauntlet():
     played = {c["defense"]: c for c in cells("gauntlet") if c["attack"] == "cascade"}
     verdicts = {name: c["metrics"]["robust_accuracy_followed_up"]["value"] for name, c in played.items()}
-    assert {c["status"] for c in played.values()} == {"ok"}
-    broken = [name for name in verdicts if name not in (*GAUNTLET_CONTROLS, "none")]
-    assert len(broken) == 16
+    assert [name for name, c in played.items() if c["status"] != "ok"] == ["warm-up"], "which no attack settles"
+    assert "depends-on-history" in played["warm-up"]["flags"]
+    broken = [name for name in verdicts if name not in (*GAUNTLET_CONTROLS, "none", "warm-up")]
+    assert len(broken) == 24
     assert all(abs(verdicts[name] - verdicts["none"]) <= 0.03 for name in broken)
     assert all(verdicts[name] >= 0.25 for name in GAUNTLET_CONTROLS)
     naive = {c["defense"]: c["metrics"]["robust_accuracy"]["value"] for c in cells("gauntlet") if c["attack"] == "pgd"}
-    assert sum(naive[name] > 0.5 for name in broken) >= 10, "which is what the naive number hides"
+    assert sum(naive[name] > 0.5 for name in broken) >= 13, "which is what the naive number hides"
