@@ -104,7 +104,7 @@ def _facts(records: Sequence[Record]) -> list[str]:
     counts = (r.figures["clean_accuracy"].n for r in records if "clean_accuracy" in r.figures)
     judged = next(filter(None, counts), 0)
     repeats = len({record.repeat for record in records})
-    models = ", ".join(dict.fromkeys(record.model for record in records))
+    models = ", ".join(dict.fromkeys(record.model for record in records if record.model))
     facts = [
         *dict.fromkeys(record.dataset for record in records),
         models,
