@@ -93,7 +93,7 @@ def heading(loaded: Report) -> str:
         for name, values in first.items():
             values[getattr(record, name)] = None
     ball = next((f"{r.norm} radius {r.radius:g}" for r in loaded.records if r.radius is not None), "no ball")
-    told = [f"{name} {' + '.join(values)}" for name, values in first.items()]
+    told = [f"{name} {' + '.join(filter(None, values))}" for name, values in first.items()]  # factories have none
     return f"{loaded.folder}: {', '.join((*told, ball))}"
 
 
