@@ -158,9 +158,7 @@ def registered() -> None:
 
 
 def games() -> None:
-    import robustsuite.scenarios as scenarios
-
-    for table in (value for value in vars(scenarios).values() if type(value) is dict):
+    for table in (value for value in vars(registry.scenarios).values() if type(value) is dict):
         table.pop("evasion", None)
 
 
