@@ -14,6 +14,7 @@ from robustsuite.core import Deployed, Outputs, checks
 from robustsuite.core.deployed import door
 from robustsuite.core.door import working
 from robustsuite.core.isolation import untouched
+from robustsuite.core.rows import per_sample
 from robustsuite.defenses.detectors import Detector, FeatureDistance, FeatureSqueezing
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
@@ -268,4 +269,4 @@ class Validated(Deployed):
             return x
         if tuple(x.shape[1:]) != self._expected.shape or x.dtype != self._expected.dtype:
             return torch.full((len(x), *self._expected.shape), low, dtype=self._expected.dtype, device=x.device)
-        return torch.where(malformed.reshape(-1, *([1] * (x.dim() - 1))), low, x)
+        return torch.where(per_sample(malformed, x), low, x)

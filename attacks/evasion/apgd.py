@@ -13,6 +13,7 @@ from torch import Tensor
 from robustsuite.access import BestSoFar, WhiteBox
 from robustsuite.access.best_so_far import side_by_side
 from robustsuite.core import Ball, Streams, checks, losses
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
@@ -169,7 +170,7 @@ class Runs(NamedTuple):
 
     def back(self, runs: Tensor) -> Runs:
         """Those that this mask picks at their best points again."""
-        back = _each(runs, self.x)
+        back = per_sample(runs, self.x)
         return self._replace(
             x=torch.where(back, self.best, self.x),
             loss=torch.where(runs, self.best_loss, self.loss),
@@ -272,13 +273,13 @@ def sparse_step(x: Tensor, gradient: Tensor, length: Tensor, share: Tensor) -> T
     count = (share * size.shape[1]).long().clamp(1, size.shape[1])
     least = size.sort(dim=1, descending=True).values.gather(1, count[:, None] - 1)
     chosen = gradient.flatten(1).sign() * (size >= least)
-    return x + _each(length, x) * (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).reshape(x.shape)
+    return x + per_sample(length, x) * (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).reshape(x.shape)
 
 
 def look(runs: Runs, loss: Tensor, gradient: Tensor) -> Runs:
     """Take in loss and gradient at the present points."""
     better = loss > runs.best_loss
-    here = _each(better, runs.x)
+    here = per_sample(better, runs.x)
     return runs._replace(
         loss=loss,
         gradient=gradient,
@@ -334,7 +335,3 @@ def sparsen(runs: Runs, radius: float) -> Runs:
 
 def _support(x: Tensor, centre: Tensor) -> Tensor:
     return (x != centre).flatten(1).sum(1).to(x.dtype)
-
-
-def _each(values: Tensor, x: Tensor) -> Tensor:
-    return values.reshape(-1, *([1] * (x.dim() - 1)))

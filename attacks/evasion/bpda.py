@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustsuite.access import BestSoFar, WhiteBox
 from robustsuite.core import Streams, checks, losses
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 from robustsuite.scenarios.evasion.sanity.detectors import past
 from robustsuite.scenarios.evasion.sanity.surrogates import StraightThrough
@@ -103,7 +104,7 @@ class BPDA:
             if len(rows) == 0:
                 return
             size = gradient.flatten(1).abs().sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-            momentum = self.momentum * momentum + gradient / size.reshape(-1, *[1] * (gradient.dim() - 1))
+            momentum = self.momentum * momentum + gradient / per_sample(size, gradient)
             x = view.ball.project(view.ball.step(x, momentum, length, share=0.05), centre)
         best.keep(x, rows, *view.value(x, rows, loss, progress=1.0))
 

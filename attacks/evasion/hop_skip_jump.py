@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustsuite.access import LabelOracle
 from robustsuite.core import Streams, checks
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 
 _TRIES: Final = 40  # starts that are tried for a sample
@@ -163,7 +164,7 @@ class _Walk:
     def _between(self, rows: Tensor, outer: Tensor, share: Tensor) -> Tensor:
         """The points at this share of the way from the inputs to `outer`; in linf all of it, cut at that distance."""
         x = self._view.x[rows]
-        scale = share.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+        scale = per_sample(share.to(x.dtype), x)
         if self._view.ball.norm == "l2":
             return x + scale * (outer - x)
         reach = (outer - x).flatten(1).abs().amax(1).reshape(scale.shape) * scale
@@ -199,7 +200,7 @@ class _Walk:
             place = (open_ & (self._left[rows] > 0)).nonzero()[:, 0]
             if len(place) == 0:
                 break
-            size = length[place].to(moved.dtype).reshape(-1, *[1] * (moved.dim() - 1))
+            size = per_sample(length[place].to(moved.dtype), moved)
             x = self._cut(self._here[rows[place]] + size * direction[place])
             reached = self._look(x, rows[place])
             moved[place[reached]], open_[place[reached]] = x[reached], False
@@ -228,12 +229,12 @@ class _Walk:
             reached = self._ask(x[used], rows[:, None].expand(-1, _SAME)[used])
             vote = torch.zeros(used.shape, dtype=here.dtype, device=rows.device)
             vote[used] = reached.to(here.dtype) * 2 - 1
-            held = ((x - here[:, None]) / reach.reshape(-1, *[1] * (x.dim() - 1))).flatten(2)
+            held = ((x - here[:, None]) / per_sample(reach, x)).flatten(2)
             signed += torch.einsum("nk,nkd->nd", vote, held).reshape(here.shape)
             plain += torch.einsum("nk,nkd->nd", used.to(here.dtype), held).reshape(here.shape)
             votes += vote.sum(1)
         mean = votes / counts.clamp_min(1)
-        mean = torch.where(mean.abs() == 1, torch.zeros_like(mean), mean).reshape(-1, *[1] * (here.dim() - 1))
+        mean = per_sample(torch.where(mean.abs() == 1, torch.zeros_like(mean), mean), here)
         slope = signed - mean * plain
         length = torch.linalg.vector_norm(slope.flatten(1), dim=1).clamp_min(_TINY)
         found: Tensor = slope / length.reshape(mean.shape)
@@ -265,4 +266,4 @@ class _Walk:
             self._best[rows[reached]] = x[reached]
         inside = view.ball.contains(self._best, view.x)
         drawn_in = view.ball.project(self._best, view.x)
-        return torch.where(inside.reshape(-1, *[1] * (view.x.dim() - 1)), self._best, drawn_in)
+        return torch.where(per_sample(inside, view.x), self._best, drawn_in)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustsuite.access import BestSoFar, Transform, WhiteBox
 from robustsuite.core import Streams, checks, losses
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
@@ -161,7 +162,7 @@ class MIFGSM:
 def _normalised(gradient: Tensor) -> Tensor:
     """Each sample's gradient over the mean of its magnitudes; a zero gradient stays zero."""
     size = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-    return gradient / size.reshape(-1, *([1] * (gradient.dim() - 1)))
+    return gradient / per_sample(size, gradient)
 
 
 def gaussian_kernel(width: int, *, dtype: torch.dtype = torch.float32) -> Tensor:

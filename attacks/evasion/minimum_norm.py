@@ -11,6 +11,7 @@ from torch import Tensor
 from robustsuite.access import Jacobian, Value, ValueAndGrad, WhiteBox
 from robustsuite.core import Ball, checks, losses
 from robustsuite.core.isolation import differentiable
+from robustsuite.core.rows import per_sample
 
 _SURE: Final = 64  # rounding steps of the greatest logit, from which on no other batch turns a success
 _COPY: Final = 2**11  # the same where a faster copy answers: the engine takes none that is farther off
@@ -48,11 +49,6 @@ def surely(view: WhiteBox) -> float:
     """The `margin` from which on a success holds in any batch, and on the original of a copy: rounding is smaller."""
     copied = view.engine is not None and view.engine.copied
     return (_COPY if copied else _SURE) * torch.finfo(view.x.dtype).eps
-
-
-def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Values `(n,)` that multiply inputs `(n, …)`."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def unit(directions: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from robustsuite.access import BestSoFar, WhiteBox
 from robustsuite.access.best_so_far import side_by_side
 from robustsuite.core import Streams, checks, losses
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 
 
@@ -94,4 +95,4 @@ class PGD:
         if self.momentum == 0:
             return gradient
         size = gradient.flatten(1).abs().sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        return self.momentum * momentum + gradient / size.reshape(-1, *([1] * (gradient.dim() - 1)))
+        return self.momentum * momentum + gradient / per_sample(size, gradient)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustsuite.core import Streams, checks
 from robustsuite.core.isolation import differentiable
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 from robustsuite.scenarios.inversion import Classes
 
@@ -83,7 +84,7 @@ class ModelInversion:
         """The gradient, scaled, and shortened where it would leap."""
         step = self.lr * width**2 * slope
         size = step.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
-        return step * (_LEAP * width / size).clamp_max(1.0).reshape(-1, *[1] * (step.dim() - 1))
+        return step * per_sample((_LEAP * width / size).clamp_max(1.0), step)
 
     def _slope(self, view: Classes, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of the loss, and the probability of the class, per reconstruction."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robustsuite.core import checks
 from robustsuite.core.rounding import inwards, on_grid
+from robustsuite.core.rows import per_sample
 from robustsuite.core.traits import Traits
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ _ITERATIONS: Final = 60  # of a bracketed Newton search that mostly ends within 
 _NO_ROOM: Final = 64  # rounding steps from a bound within which no step leads, so that rounding chooses no coordinate
 _SLACK: Final = 1e-3  # of the radius, by which rounding may exceed it
 _ORDER: Final = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
-
-
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *([1] * (like.dim() - 1)))
 
 
 def _scaled(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
@@ -176,9 +173,9 @@ class Ball:
             return projected
         most = x.new_full((len(x),), self.radius, dtype=torch.float64) if radii is None else radii.double()
         if self.norm == "linf":
-            over = (projected.double() - x.double()).abs() > _per_sample(most, x)
+            over = (projected.double() - x.double()).abs() > per_sample(most, x)
         else:
-            over = _per_sample(self.distance(projected, x) > most, x)
+            over = per_sample(self.distance(projected, x) > most, x)
         return torch.where(over, torch.nextafter(projected, x), projected)
 
     def rounded(self, moved: Tensor, x: Tensor, grid: Grid) -> Tensor:
@@ -197,7 +194,7 @@ class Ball:
         nearest = grid.nearest(moved, x) if isinstance(grid, Traits) else on_grid(moved, grid)
         inside = self.contains(nearest, x)
         inner = grid.inwards(moved, x) if isinstance(grid, Traits) else inwards(moved, x, grid)
-        return torch.where(_per_sample(inside, x), nearest, inner)
+        return torch.where(per_sample(inside, x), nearest, inner)
 
     def _projected(self, moved: Tensor, x: Tensor, radii: Tensor | None) -> Tensor:
         delta = self._clip(moved - x, x)
@@ -205,7 +202,7 @@ class Ball:
             if radii is None:
                 projected = x + delta.clamp(-self.radius, self.radius)
             else:
-                most = _per_sample(radii, x)
+                most = per_sample(radii, x)
                 projected = x + delta.clamp(-most, most)
             return projected if self.bounds is None else projected.clamp(*self.bounds)
         outside = self._length(delta) > (self.radius if radii is None else radii)
@@ -253,14 +250,14 @@ class Ball:
         """
         import torch
 
-        size = length if not isinstance(length, torch.Tensor) else _per_sample(length, x)
+        size = length if not isinstance(length, torch.Tensor) else per_sample(length, x)
         if self.norm == "linf":
             return x + size * direction.sign()
         if self.norm == "l2":
             # Squares of the tiny gradients of a saturated model underflow; scaled by their greatest entry they do not.
             scale = direction.flatten(1).abs().amax(1).clamp_min(torch.finfo(direction.dtype).tiny)
-            unit = direction / _per_sample(scale, x)
-            return x + size * unit / _per_sample(self._length(unit).clamp_min(torch.finfo(unit.dtype).tiny), x)
+            unit = direction / per_sample(scale, x)
+            return x + size * unit / per_sample(self._length(unit).clamp_min(torch.finfo(unit.dtype).tiny), x)
         return x + size * self._sparse_sign(x, direction, share)
 
     def _sparse_sign(self, x: Tensor, direction: Tensor, share: float) -> Tensor:
@@ -303,7 +300,7 @@ class Ball:
             raw = (magnitude * sign).to(x.dtype)
         depth = streams.child("depth").uniform(ids, (1,), dtype=torch.float64)[:, 0] ** (1.0 / width)
         size = (self.radius * depth / self._length(raw).double().clamp_min(1e-30)).to(x.dtype)
-        return self.project(x + raw * _per_sample(size, x), x)
+        return self.project(x + raw * per_sample(size, x), x)
 
 
 BallLike = Ball | tuple[Any, ...]

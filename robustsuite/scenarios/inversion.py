@@ -17,6 +17,7 @@ from robustsuite.core.intervals import median, rate
 from robustsuite.core.metric import Metric, Metrics
 from robustsuite.core.metrics import MetricSpec
 from robustsuite.core.payloads import Images
+from robustsuite.core.rows import per_sample
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
@@ -252,7 +253,7 @@ def class_means(samples: Samples) -> Tensor:
     x = samples.inputs().float()
     total = torch.zeros(samples.classes, *samples.shape, dtype=torch.float32).index_add(0, samples.y, x)
     counts = torch.bincount(samples.y, minlength=samples.classes).clamp_min(1)
-    return total / counts.reshape(-1, *[1] * len(samples.shape))
+    return total / per_sample(counts, total)
 
 
 def typical(samples: Samples, labels: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from robustsuite.core.metric import Metric, Metrics
 from robustsuite.core.payloads import Images, outcomes
 from robustsuite.core.radii import below_a_grey_level
 from robustsuite.core.robust import rates
+from robustsuite.core.rows import per_sample
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios.chance import doubt_chance
 from robustsuite.scenarios.evasion.rules import VIEW, EvasionRules
@@ -61,7 +62,7 @@ class Judge:
         if not finite.all():
             self._flags[Suspicion.NON_FINITE] = None
         # A row over budget is never clipped: it counts as no adversarial input, so the clean one is judged instead.
-        judged = torch.where(inside.reshape(-1, *[1] * (moved.dim() - 1)), moved, x)
+        judged = torch.where(per_sample(inside, moved), moved, x)
         if self._victim.grid is not None:
             judged = self._searched.rounded(judged, x, self._victim.grid)
         wrong, rejected, prediction = self._ask(judged, y)
@@ -75,7 +76,7 @@ class Judge:
             self._hit[rows] = reached & near.cpu()
         distance = self._ball.distance(judged, x).float().cpu()
         self._distance[rows] = distance.masked_fill(~reached, math.inf) if self._game.minimum_norm else distance
-        judged = torch.where(near.reshape(-1, *[1] * (moved.dim() - 1)), judged, x)
+        judged = torch.where(per_sample(near, moved), judged, x)
         prediction = torch.where(near.cpu(), prediction, y.cpu())
         kept = _GALLERY - sum(len(part[0]) for part in self._gallery)
         if kept > 0:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustsuite.core import losses
 from robustsuite.core.deployed import Deployed
+from robustsuite.core.rows import per_sample
 from robustsuite.scenarios.evasion.sanity.probe import Look
 
 _HALVINGS: Final = 14  # of a line; a continuous margin changes by about 2^-14 of its way along it in the last part
@@ -78,7 +79,7 @@ def crossed(look: Look, asked: Callable[[], Deployed] | None = None) -> Crossing
     look = look.take(rows)
 
     def at(share: Tensor) -> Tensor:
-        return look.x + share.reshape(-1, *[1] * (way.dim() - 1)) * way
+        return look.x + per_sample(share, way) * way
 
     def broken(share: Tensor) -> Tensor:
         here = look if asked is None else replace(look, model=asked())

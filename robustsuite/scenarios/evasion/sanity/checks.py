@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustsuite.core import losses
 from robustsuite.core.deployed import Deployed, Raised, ask_each
 from robustsuite.core.intervals import median
+from robustsuite.core.rows import per_sample
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios.evasion.rules import EvasionRules
@@ -196,7 +197,7 @@ def _rough(look: Look, start: Tensor, slope: Tensor) -> float:
     up = few.ball.step(start, slope, 1.0, share=0.05) - start
 
     def margin(place: Tensor) -> Tensor:
-        return few.margin(start + place.reshape(-1, *[1] * (start.dim() - 1)) * up)
+        return few.margin(start + per_sample(place, start) * up)
 
     places = _PATH * look.ball.radius * torch.linspace(-1, 1, _PARTS + 1).to(start)
     shown = torch.stack([margin(place.expand(len(few))) for place in places])
@@ -254,7 +255,7 @@ def _searched(look: Look, streams: Streams) -> Tensor:
         moved = look.ball.project(look.ball.step(look.x, tried, look.ball.radius, share=0.05), look.x)
         value = look.margin(moved)
         better = value > high
-        spread = better.reshape(-1, *[1] * len(shape))
+        spread = per_sample(better, moved)
         best, signs = torch.where(spread, moved, best), torch.where(spread, tried, signs)
         high = torch.maximum(value, high)
     return best

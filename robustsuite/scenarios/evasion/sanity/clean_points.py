@@ -12,6 +12,7 @@ from torch import Tensor
 from robustsuite.core import losses
 from robustsuite.core.intervals import median
 from robustsuite.core.isolation import differentiable
+from robustsuite.core.rows import per_sample
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.core.traits import Traits
@@ -100,7 +101,7 @@ def _jumps_inwards(look: Look, clean: Tensor, streams: Streams) -> float:
     inner, random = _inner(look), look.ball.sample(look.x, look.ids, streams)
 
     def margin(share: Tensor, end: Tensor = inner) -> Tensor:
-        return look.margin(look.x + share.reshape(-1, *[1] * (end.dim() - 1)) * (end - look.x))
+        return look.margin(look.x + per_sample(share, end) * (end - look.x))
 
     places = torch.linspace(0, 1, _PARTS + 1).to(look.x)
     line = torch.stack([margin(place.expand(len(look))) for place in places])

@@ -16,6 +16,7 @@ from robustsuite.core.deployed import Deployed, Raised, ask_each
 from robustsuite.core.errors import ModelError
 from robustsuite.core.gradients import input_slope
 from robustsuite.core.isolation import differentiable, out_of_memory
+from robustsuite.core.rows import per_sample
 from robustsuite.core.streams import Streams
 from robustsuite.core.traits import Grid
 from robustsuite.scenarios.evasion.rules import EvasionRules
@@ -160,7 +161,7 @@ class Look:
         for step in range(steps):
             slope = self.slope(module, x, loss).nan_to_num(0.0, 0.0, 0.0)
             size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
-            trend = 0.7 * trend + slope / size.reshape(-1, *[1] * (slope.dim() - 1))
+            trend = 0.7 * trend + slope / per_sample(size, slope)
             length = self.ball.radius * max(0.1, 0.5 * (1 - step / steps))
             x = self.ball.project(self.ball.step(x, trend, length, share=0.05), self.x)
         return x
