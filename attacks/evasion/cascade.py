@@ -26,7 +26,7 @@ _WARM: Final = 0.25  # of a usual first step, from a point that is good already
 _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cover
 _CANDIDATES: Final = 3  # times as many likely classes as are pursued, of which the nearest are chosen
 _AT_ONCE: Final = 32  # samples whose gradients of all candidates are held at once
-_LEAPS: Final = 10  # points at most by whose gradients they go, towards a target, from one run
+_LEAPS: Final = 10  # points at most by whose gradients samples go towards a target
 
 
 @register.attack(

@@ -184,7 +184,7 @@ class Ball:
         Args:
             moved: Inputs `(N, …)`.
             x: Centres `(N, …)`, which lie on the grid.
-            grid: A dtype, floating or of integers, for the numbers that it has; or what clean inputs have in common.
+            grid: A dtype, floating or of integers, for the numbers that it has; or what inputs must keep.
 
         Returns:
             Inputs in the dtype of `moved`; in the ball wherever `moved` is.

@@ -156,8 +156,8 @@ class Suspicion(enum.StrEnum):
     )
     JUMP_AT_CLEAN = (
         "jump-at-clean-inputs",
-        "clean inputs get another answer than inputs a hair's breadth beside them",
-        "attack within what clean inputs share: their values, their zeros, their constant coordinates",
+        "clean inputs get another answer than inputs close to them, at once and not little by little",
+        "attack within what clean inputs share (values, zeros, constant coordinates) and where the others are",
         Effect.WITHHOLDS | Effect.STARTS | Effect.FLATTERS,
     )
     DEPENDS_ON_BATCH = (

@@ -84,7 +84,7 @@ class Traits:
 
 
 Grid: TypeAlias = "torch.dtype | Traits"
-"""What inputs are rounded to on their way to a model: the numbers of a dtype, or what clean inputs have in common."""
+"""What inputs are rounded to on their way to a model: the numbers of a dtype, or what they must keep."""
 
 
 def traits_of(x: Tensor, low: float, dtype: torch.dtype | None = None) -> Iterator[Traits]:

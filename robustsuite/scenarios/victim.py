@@ -55,7 +55,7 @@ class Victim:
         device: Where games run.
         part: The parts of the data set beside those; `adversary` are data that an adversary may know.
         seed: Of its training.
-        traits: What adversarial inputs must have in common with clean ones; None for nothing.
+        traits: What adversarial inputs must keep; None for nothing.
         pristine: A copy of the model that is asked nothing; by default made at once. None where it has none.
     """
 

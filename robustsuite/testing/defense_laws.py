@@ -33,8 +33,8 @@ _HELD_OUT: Final = 40  # enough to calibrate two detectors on at a rate of 0.05
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """Where the laws of one defence are checked.
+class _Defended:
+    """What the laws of one defence are checked on.
 
     Args:
         entry: The defence as it is registered.
@@ -61,7 +61,7 @@ class _Bench:
         return self.train()
 
 
-Check = Callable[[_Bench], None]
+Check = Callable[[_Defended], None]
 
 
 def defense_laws(name: str, **options: Any) -> list[Law]:
@@ -81,31 +81,31 @@ def defense_laws(name: str, **options: Any) -> list[Law]:
         "leaves-its-data": _leaves_its_data,
         "private-where-it-says-so": _private_where_it_says_so,
     }
-    bench = _Bench(entry, options)
-    return [Law(name, law, partial(check, bench)) for law, check in checks.items()]
+    case = _Defended(entry, options)
+    return [Law(name, law, partial(check, case)) for law, check in checks.items()]
 
 
-def _described(bench: _Bench) -> None:
+def _described(case: _Defended) -> None:
     """Parameters are plain, documented, and equal ones give equal defences."""
-    entry, one = bench.entry, bench.entry.make(bench.options)
-    require(one == entry.make(bench.options), "equal options give equal defences", one)
+    entry, one = case.entry, case.entry.make(case.options)
+    require(one == entry.make(case.options), "equal options give equal defences", one)
     require(isinstance(json.loads(canonical_json(one)), dict), "parameters are JSON", one)
     for field in dataclasses.fields(entry.cls):
         require(f"{field.name}:" in (entry.cls.__doc__ or ""), f"the docstring describes {field.name}", entry.name)
 
 
-def _changes_the_recipe(bench: _Bench) -> None:
+def _changes_the_recipe(case: _Defended) -> None:
     """The given recipe is unwritten, the new one differs, and describes itself as JSON."""
     plain = tiny_recipe()
     before = canonical_json(plain.description())
-    defended = bench.entry.make(bench.options)(plain)
-    require(canonical_json(plain.description()) == before, "the given recipe is unwritten", bench.entry.name)
-    require(canonical_json(defended.description()) != before, "the recipe changes", bench.entry.name)
+    defended = case.entry.make(case.options)(plain)
+    require(canonical_json(plain.description()) == before, "the given recipe is unwritten", case.entry.name)
+    require(canonical_json(defended.description()) != before, "the recipe changes", case.entry.name)
 
 
-def _answers(bench: _Bench) -> None:
+def _answers(case: _Defended) -> None:
     """The deployed model answers finite logits, and the same to a sample alone as among others."""
-    model, test = bench.trained.model, tiny_samples(60, first=10_000)
+    model, test = case.trained.model, tiny_samples(60, first=10_000)
     with untouched(model.network), torch.no_grad():
         together = model(test.x)
         alone = [model(test.x[i : i + 1]) for i in range(len(test))]
@@ -116,36 +116,36 @@ def _answers(bench: _Bench) -> None:
     )
     require(together.rejected.shape == (60,), "one rejection verdict per sample", together.rejected.shape)
     apart = torch.cat([a.logits for a in alone])
-    require(torch.allclose(together.logits, apart, atol=1e-4), "logits do not depend on the batch", bench.entry.name)
+    require(torch.allclose(together.logits, apart, atol=1e-4), "logits do not depend on the batch", case.entry.name)
     rejected = torch.cat([a.rejected for a in alone])
-    require(torch.equal(together.rejected, rejected), "rejections do not depend on the batch", bench.entry.name)
+    require(torch.equal(together.rejected, rejected), "rejections do not depend on the batch", case.entry.name)
 
 
-def _repeatable(bench: _Bench) -> None:
+def _repeatable(case: _Defended) -> None:
     """One seed gives one model, bit for bit."""
-    one, other = bench.trained, bench.train()
+    one, other = case.trained, case.train()
     for (name, a), b in zip(
         one.model.network.state_dict().items(), other.model.network.state_dict().values(), strict=True
     ):
-        require(torch.equal(a, b), f"{name} repeats with the seed", bench.entry.name)
+        require(torch.equal(a, b), f"{name} repeats with the seed", case.entry.name)
 
 
-def _leaves_no_trace(bench: _Bench) -> None:
+def _leaves_no_trace(case: _Defended) -> None:
     """Training moves no global random state, and hands over a plain network in eval mode without gradients."""
     state = torch.get_rng_state()
-    network, name = bench.train().model.network, bench.entry.name
+    network, name = case.train().model.network, case.entry.name
     require(torch.equal(torch.get_rng_state(), state), "the global random state is as before", name)
     require(not any(m.training for m in network.modules()), "the network is in eval mode", name)
     require(all(p.grad is None for p in network.parameters()), "no gradients are left", name)
     require(not any(k.startswith(("_module.", "module.")) for k in network.state_dict()), "no wrapper is left", name)
 
 
-def _private_where_it_says_so(bench: _Bench) -> None:
+def _private_where_it_says_so(case: _Defended) -> None:
     """A training that names an epsilon refuses networks on which it would not hold, or says that it is not valid."""
-    if "epsilon" not in bench.trained.facts:
+    if "epsilon" not in case.trained.facts:
         return
     for layer in LEAKY:
-        recipe = dataclasses.replace(bench.recipe(), build=LeakyBuild(layer))
+        recipe = dataclasses.replace(case.recipe(), build=LeakyBuild(layer))
         try:
             facts = Trainer(0, part=tiny_parts())(recipe, tiny_samples(_TRAINED)).facts
         except RequestError:
@@ -153,14 +153,14 @@ def _private_where_it_says_so(bench: _Bench) -> None:
         require(facts.get("epsilon_valid") is False, f"epsilon does not hold for a network that {layer}", facts)
 
 
-def _leaves_its_data(bench: _Bench) -> None:
+def _leaves_its_data(case: _Defended) -> None:
     """What it prepares, calibrates on and answers is as before; it is shown copies, and must not rest on writing."""
-    recipe, samples, part = bench.recipe(), tiny_samples(_TRAINED), tiny_parts()
+    recipe, samples, part = case.recipe(), tiny_samples(_TRAINED), tiny_parts()
     stages = Stages(recipe, samples, 0, "cpu", part, lambda wanted, given, seed: fit(wanted, given, seed).network)
     for prepare in recipe.prepare:
         given = samples.copy()
         prepare(given, stages.context("prepare", 0, prepare))
-        require(not written(given, samples), f"{type(prepare).__name__} leaves the training data", bench.entry.name)
+        require(not written(given, samples), f"{type(prepare).__name__} leaves the training data", case.entry.name)
     network = Trainer(0, part=part)(dataclasses.replace(recipe, serve=()), samples).model.network
     # A repair may train, so each is given a network of its own; what serves may not.
     each: list[tuple[str, Any, Any]] = [("repair", wrap, copy.deepcopy(network)) for wrap in recipe.repair]
@@ -171,11 +171,11 @@ def _leaves_its_data(bench: _Bench) -> None:
         with untouched(network), differentiable():
             wrap(value, context)
         for of, given in context.parts.items():
-            require(not written(given, before[of]), f"{type(wrap).__name__} leaves the part {of}", bench.entry.name)
+            require(not written(given, before[of]), f"{type(wrap).__name__} leaves the part {of}", case.entry.name)
     if not recipe.serve:
         return
-    model = bench.trained.model
+    model = case.trained.model
     given = tiny_samples(_HELD_OUT)
     with untouched(model.network), torch.no_grad():
         model(given.x)
-    require(not written(given, tiny_samples(_HELD_OUT)), "the deployed model leaves its input", bench.entry.name)
+    require(not written(given, tiny_samples(_HELD_OUT)), "the deployed model leaves its input", case.entry.name)

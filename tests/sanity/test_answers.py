@@ -27,7 +27,6 @@ GAME = Evasion(ball=Ball("linf", 0.06))
 RAW = tiny_samples(60, first=10_000)
 # Inputs of 16 levels, a quarter of which are zero, as clean images have them.
 DATA = Samples(((RAW.x * 16).round() / 16).masked_fill(RAW.x < 0.45, 0.0), RAW.y, 4, (0.0, 1.0), RAW.ids)
-SLOW = pytest.mark.slow
 MEANS = decoys.ClassMeans(DATA.x, DATA.y, 4)
 
 
@@ -188,7 +187,9 @@ class Vote(nn.Module):
     ("gate", "radius", "within", "n"),
     [
         pytest.param(decoys.single, 0.06, "one input at a time", 8, id="single"),
-        pytest.param(lambda x: decoys.clean_values(x, 16), 0.13, "keeping the values", 16, id="values", marks=SLOW),
+        pytest.param(
+            lambda x: decoys.clean_values(x, 16), 0.13, "keeping the values", 16, id="values", marks=pytest.mark.slow
+        ),
         pytest.param(lambda x: decoys.clean_values(x, 255), 0.13, "keeping 8-bit values", 8, id="8 bits"),
         pytest.param(off_the_bounds, 0.13, "keeping off the bounds", 8, id="off the bounds"),
     ],

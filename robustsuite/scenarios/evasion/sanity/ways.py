@@ -1,4 +1,4 @@
-"""Under which conditions follow-up attacks are played: within what clean inputs share, or one input at a time."""
+"""Under which conditions follow-up attacks are played: keeping to inputs of one kind, or one input at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Way:
 
     Args:
         name: What it keeps to, for the record; empty for nothing but the rules.
-        victim: Who is attacked, with what adversarial inputs must have in common with clean ones.
+        victim: Who is attacked, with what adversarial inputs must keep.
         alone: Whether each input is asked by itself.
         settles: Whether what a sound gradient does not break here is robust.
     """
@@ -36,7 +36,7 @@ class Way:
 
     @property
     def bound(self) -> bool:
-        """Whether adversarial inputs must have something in common with clean ones."""
+        """Whether adversarial inputs must keep something."""
         return self.victim.traits is not None
 
     def look(self, game: EvasionRules, chosen: Tensor) -> Look:
