@@ -4,16 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+from loading import load
 
 from robustsuite.core.errors import RequestError
 from robustsuite.core.gate import Gate
 from robustsuite.evaluation.record_files import read
-from robustsuite.plugins import registry
 from robustsuite.results import gates
 from robustsuite.scenarios import SCENARIOS, declared_by
 from robustsuite.suite.gates import gives, places
-from robustsuite.suite.load import load_suite
 
+pytestmark = pytest.mark.usefixtures("working_folder")
 REPORTS = Path(__file__).parent.parent.parent / "reports"
 HEAD = """\
 name: demo
@@ -24,17 +24,6 @@ defenses: [none, input-validation]
 attacks: [fgsm, pgd, badnets]
 gates:
 """
-
-
-@pytest.fixture(autouse=True)
-def _working_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    registry.discover()
-
-
-def load(text, *overrides):
-    Path("s.yaml").write_text(text, encoding="utf-8")
-    return load_suite("s.yaml", overrides)
 
 
 def test_as_mapping_and_as_text():

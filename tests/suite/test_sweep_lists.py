@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import loading
 import pytest
+from loading import labels
 
 from robustsuite.core.ball import Ball
-from robustsuite.core.errors import RequestError
-from robustsuite.plugins import registry
 from robustsuite.suite.load import load_suite
 
+pytestmark = pytest.mark.usefixtures("working_folder")
 HEAD = """\
 name: demo
 dataset: {name: digits, test: 100}
@@ -19,25 +20,12 @@ RADII = "threat: {norm: linf, radius: [2/255, 4/255, 8/255]}\n"
 NORMS = "threat: [{norm: linf, radius: [0.1, 0.2]}, {norm: l2, radius: 0.5}]\n"
 
 
-@pytest.fixture(autouse=True)
-def _working_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    registry.discover()
-
-
 def load(text, *overrides):
-    Path("s.yaml").write_text(HEAD + text, encoding="utf-8")
-    return load_suite("s.yaml", overrides)
+    return loading.load(HEAD + text, *overrides)
 
 
 def refusal(text, *overrides):
-    with pytest.raises(RequestError) as caught:
-        load(text, *overrides)
-    return str(caught.value)
-
-
-def labels(uses):
-    return [use.label for use in uses]
+    return loading.refusal(HEAD + text, *overrides)
 
 
 # --- attacks: rules of the game and their own options
