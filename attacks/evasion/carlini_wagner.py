@@ -11,6 +11,7 @@ from torch import Tensor
 from robustsuite.access import ValueAndGrad, WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
 from robustsuite.core import Streams, checks
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 
 _FIRST, _SECOND = 0.9, 0.999  # share that Adam's moments keep
@@ -120,14 +121,14 @@ class CarliniWagner:
         x, way, missing = at.x, at.x - view.x[at.rows], 2 * mn.surely(view) - seen.value
         outside = mn.linearised(view, seen._replace(value=missing.clamp_min(0)))
         loss = way.flatten(1).square().sum(1) + at.constant * outside
-        slope = 2 * way - mn.per_sample(at.constant * (missing > 0), x) * mn.unit(seen.gradient)
+        slope = 2 * way - per_sample(at.constant * (missing > 0), x) * mn.unit(seen.gradient)
         first = torch.lerp(slope, at.first, _FIRST)
         second = torch.lerp(slope.flatten(1).square().sum(1), at.second, _SECOND)
         count = (at.step + 1).to(torch.float32)  # to the power of integers, a scalar has the default dtype
         scale = (second / (1 - _SECOND**count)).sqrt().clamp_min(torch.finfo(x.dtype).tiny) * (1 - _FIRST**count)
         fade = _LAST_STEP + (1 - _LAST_STEP) * (1 + torch.cos(torch.pi * at.step.to(torch.float32) / self.steps)) / 2
         rate = (self.step_size * fade * at.length).to(x.dtype)
-        moved = x - mn.per_sample(rate, x) * (first / mn.per_sample(scale, x))  # zero where both are, and never NaN
+        moved = x - per_sample(rate, x) * (first / per_sample(scale, x))  # zero where both are, and never NaN
         return at._replace(
             x=mn.clip(moved, view.ball),
             first=first,
@@ -152,7 +153,7 @@ class CarliniWagner:
         done = at.enough & (distance > (1 - _GAIN) * at.distance)
         left = (at.left - 1).minimum(torch.where(found, self.rounds - 1, at.left))
         fresh = at._replace(
-            x=torch.where(mn.per_sample(found, at.x), nearest.x[at.rows], at.x),
+            x=torch.where(per_sample(found, at.x), nearest.x[at.rows], at.x),
             first=torch.zeros_like(at.first),
             second=torch.zeros_like(at.second),
             constant=constant,
@@ -167,7 +168,7 @@ class CarliniWagner:
             stalled=torch.zeros_like(at.stalled),
             distance=distance,
         )
-        return _Searches(*(torch.where(mn.per_sample(over, new), new, old) for new, old in zip(fresh, at, strict=True)))
+        return _Searches(*(torch.where(per_sample(over, new), new, old) for new, old in zip(fresh, at, strict=True)))
 
 
 class _Searches(NamedTuple):

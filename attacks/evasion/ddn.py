@@ -12,6 +12,7 @@ from torch import Tensor
 from robustsuite.access import WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
 from robustsuite.core import Streams, checks
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 
 
@@ -85,9 +86,9 @@ class DDN:
             share = self.step_size * (self.last_step + (1 - self.last_step) * fade)
             radii = torch.where(seen.broken, radii * (1 - self.shrink), radii * (1 + self.shrink))
             centre = view.x[rows]
-            length = mn.per_sample(radii * share, x)
+            length = per_sample(radii * share, x)
             change = mn.unit(x + length * mn.unit(seen.gradient) - centre)
-            x = mn.clip(centre + mn.per_sample(radii, x) * change, ball)
+            x = mn.clip(centre + per_sample(radii, x) * change, ball)
         else:
             nearest.offer(x, rows, view.value(x, rows, mn.margin))
         nearest.tighten(clean, self.search)

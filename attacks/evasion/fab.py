@@ -13,6 +13,7 @@ from robustsuite.access import ValueAndGrad, WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
 from robustsuite.core import Streams, checks
 from robustsuite.core.isolation import differentiable
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
@@ -127,14 +128,14 @@ class FAB:
     def _moved(self, view: WhiteBox, x: Tensor, clean: Tensor, seen: ValueAndGrad, beyond: Tensor) -> Tensor:
         """The next points: steps onto the plane from here and from the clean inputs, mixed by their lengths."""
         ball, slope = view.ball, seen.gradient
-        here = torch.where(mn.per_sample(seen.broken, x), torch.lerp(clean, x, self.back), x)
+        here = torch.where(per_sample(seen.broken, x), torch.lerp(clean, x, self.back), x)
         gap = seen.value + ((here - x) * slope).flatten(1).sum(1)
         clean_gap = gap + ((clean - here) * slope).flatten(1).sum(1)
         step, clean_step = mn.onto(here, slope, -gap, ball), mn.onto(clean, slope, -clean_gap, ball)
         near, far = (ball.distance(d, torch.zeros_like(d)) for d in (step, clean_step))
         weight = (near / (near + far).clamp_min(torch.finfo(near.dtype).tiny)).clamp_max(self.pull).to(x.dtype)
-        factor = mn.per_sample(beyond.to(x.dtype), x)
-        moved = torch.lerp(here + factor * step, clean + factor * clean_step, mn.per_sample(weight, x))
+        factor = per_sample(beyond.to(x.dtype), x)
+        moved = torch.lerp(here + factor * step, clean + factor * clean_step, per_sample(weight, x))
         return mn.clip(moved, ball)
 
 
@@ -180,4 +181,4 @@ class _Lanes:
         now = view.ball.distance(self.x[rows, lanes], view.x)
         length = torch.where(nearest.found(rows), nearest.distance, now) / 2
         scale = length / view.ball.distance(noise, torch.zeros_like(noise)).clamp_min(1e-30)
-        self.x[rows, lanes] = mn.clip(view.x + mn.per_sample(scale.to(dtype), noise) * noise, view.ball)
+        self.x[rows, lanes] = mn.clip(view.x + per_sample(scale.to(dtype), noise) * noise, view.ball)

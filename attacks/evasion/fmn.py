@@ -12,6 +12,7 @@ from torch import Tensor
 from robustsuite.access import ValueAndGrad, WhiteBox
 from robustsuite.attacks.evasion import minimum_norm as mn
 from robustsuite.core import Streams, checks
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 
 
@@ -95,7 +96,7 @@ class FMN:
         share = self.step_size * (self.last_step + (1 - self.last_step) * fade)
         direction = slope.sign() if view.ball.norm == "linf" else mn.unit(slope)
         length = torch.full_like(radii, mn.width(view.ball)) if view.ball.norm == "l1" else radii
-        return view.ball.project(x + mn.per_sample(length * share, x) * direction, view.x[rows], radii)
+        return view.ball.project(x + per_sample(length * share, x) * direction, view.x[rows], radii)
 
     def _radii(
         self,
