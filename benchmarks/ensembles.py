@@ -50,6 +50,9 @@ PUBLISHED = {"MALT": Malt, "PMA+": PMAPlus}
 QUERIES = 1000
 SAMPLES = 200
 LONG = 1000
+WIDE = 24  # images of the network of ordinary width, and how many it learns from
+WIDE_TRAIN = 2000
+WIDE_RADIUS = 4 / 255
 Told = tuple[Tensor, int, int]
 
 
@@ -61,6 +64,7 @@ class Case(NamedTuple):
     recipe: Recipe
     ball: Ball
     train: int | None = None  # images that the network learns from, where not those of the setting
+    n: int = SAMPLES
 
     @property
     def data(self) -> str:
@@ -247,6 +251,11 @@ def cases() -> Iterator[Case]:
         ball = Ball("linf", setting.cases[0].radius, BOUNDS)
         for network, recipe in setting.recipes.items():
             yield Case(setting, network, recipe, ball)
+        if setting.data.name == "cifar10":  # 11 million weights: on few images, for each costs minutes
+            training = Training(epochs=6, batch_size=64, schedule="one-cycle", lr=2e-3)
+            wide = attacks.hardened(ModelSpec("resnet18"), training, WIDE_RADIUS, "fgsm-rs")
+            within = Ball("linf", WIDE_RADIUS, BOUNDS)
+            yield Case(setting, "FGSM-RS-trained, ordinary width", wide, within, train=WIDE_TRAIN, n=WIDE)
         if "FGSM-RS-trained" not in setting.recipes:
             training = Training(epochs=5, schedule="one-cycle", lr=3e-3)
             fast = attacks.hardened(ModelSpec("cnn"), training, ball.radius, "fgsm-rs")
@@ -280,7 +289,7 @@ def main() -> None:
         runs: dict[str, Callable[..., Told]] = {n: partial(ours, n) for n in ENSEMBLES if n != OWN_CODE}
         runs[OWN_CODE] = reference
         runs = {n: run for n, run in runs.items() if n not in options.without}
-        rows.append(measure(case, SAMPLES, runs, options.models))
+        rows.append(measure(case, case.n if isinstance(case, Case) else SAMPLES, runs, options.models))
         if case.name in options.long:
             own = {n: run for n, run in runs.items() if n != OWN_CODE}
             rows.append(measure(case, LONG, own, options.models))

@@ -24,7 +24,7 @@ _OVERTIME: Final = 2  # times as many rounds, for those
 _HOPE: Final = 6.0  # further rounds at the rate of the last one, beyond which a sample is given up
 _WARM: Final = 0.25  # of a usual first step, from a point that is good already
 _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cover
-_CANDIDATES: Final = 3  # times as many likely classes as are pursued, of which the nearest are chosen
+_CANDIDATES: Final = 4  # times as many likely classes as are pursued, of which the nearest are chosen
 _AT_ONCE: Final = 32  # samples whose gradients of all candidates are held at once
 _LEAPS: Final = 10  # points at most by whose gradients samples go towards a target
 
@@ -56,9 +56,9 @@ class Cascade:
 
     First a short run of Auto-PGD on the margin, then one for each of the most likely wrong classes, from starts that
     are turned towards that class. What is not broken goes through rounds: a longer run for each of its most promising
-    classes (by the margins of its own runs), one from its best point and one from a new start, and a search over
-    windows from its best point. After each run towards a class, and for a target after the short ones, comes the point
-    that is worst if the model is linear, where that would break the sample.
+    classes (by the margins of its own runs) from a new start, one from its best point, and a search over windows from
+    there; the first round has no new starts. After each run towards a class, and for a target after the short ones,
+    comes the point that is worst if the model is linear, where that would break the sample.
 
     A sample leaves the rounds when it is broken, or when its last round brought it so little nearer that at this rate
     it would take more than six further rounds, and it is not close to the boundary. What is left within a hundredth of
@@ -68,7 +68,7 @@ class Cascade:
 
     Args:
         steps: Steps of the short runs, at least 1; those of the rounds are three times as long.
-        targets: Wrong classes to pursue at most, at least 1. Where there are more, those of three times as many likely
+        targets: Wrong classes to pursue at most, at least 1. Where there are more, those of four times as many likely
             ones whose logits would overtake the label's soonest if the model were linear.
         promising: Of these, how many are pursued in each round, at least 1.
         rounds: Rounds at most, at least 0; three times as many for the last few.
@@ -173,11 +173,10 @@ class _Hunt:
             self._classes[rows] = likely.gather(1, distance.argsort(dim=1, stable=True)[:, :count])
 
     def _round(self, number: int) -> None:
+        """From new starts, but for the first round, after which most samples are given up; and from the best points."""
         steps = 3 * self._attack.steps
-        for rank in range(min(self._attack.promising, self._classes.shape[1])):
+        for rank in range(min(self._attack.promising, self._classes.shape[1]) if number > 0 else 0):
             rows = self._rows()
-            if len(rows) == 0:
-                return
             place = self._gaps[rows].argsort(dim=1, descending=True, stable=True)[:, rank]
             self._climb(rows, place, steps, "new", number, rank)
         rows = self._rows()
