@@ -252,7 +252,7 @@ def cases() -> Iterator[Case]:
         for network, recipe in setting.recipes.items():
             yield Case(setting, network, recipe, ball)
         if setting.data.name == "cifar10":  # 11 million weights: on few images, for each costs minutes
-            training = Training(epochs=6, batch_size=64, schedule="one-cycle", lr=2e-3)
+            training = Training(epochs=6, batch_size=64, schedule="one-cycle", lr=2e-3, precision="bf16-mixed")
             wide = attacks.hardened(ModelSpec("resnet18"), training, WIDE_RADIUS, "fgsm-rs")
             within = Ball("linf", WIDE_RADIUS, BOUNDS)
             yield Case(setting, "FGSM-RS-trained, ordinary width", wide, within, train=WIDE_TRAIN, n=WIDE)
