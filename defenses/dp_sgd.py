@@ -27,6 +27,7 @@ from robustsuite.models.fitting import knowable
 from robustsuite.plugins import provenance, register
 from robustsuite.scenarios.protocol import Terms
 from robustsuite.training import CleanLoss, Objective, Recipe, Training, Update
+from robustsuite.training.augment import mixing
 from robustsuite.training.context import named, needs
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class DPSGD:
 
     Raises:
         RequestError: Both or impossible budgets, delta of at least 1 / N, or settings that privacy does not allow:
-            balanced class weights (they count the private labels), `clip` (`max_grad_norm` clips), mixed precision.
+            balanced class weights (they count the private labels), `clip` (`max_grad_norm` clips), mixed precision,
+            mixup and cutmix, balanced sampling, `accumulate`, the schedule `plateau`.
 
     References:
         Abadi et al., CCS 2016, arXiv:1607.00133; Mironov et al., arXiv:1908.10530; Gopi et al., NeurIPS 2021,
@@ -137,9 +139,26 @@ class DPSGD:
             raise checks.fail("clip=None under dp-sgd", "clip", old.clip, "max_grad_norm of dp-sgd clips each example")
         if old.precision not in ("32", "64"):
             raise checks.fail("precision 32 or 64 under dp-sgd", "precision", old.precision, "train in full precision")
+        _refuse_beside(old)
         normalise = "bounds" if old.normalise == "data" else old.normalise
         training = replace(old, validation=0.0, patience=None, keep_best=False, normalise=normalise)
         return replace(recipe.with_update(PrivateDescent(rules=self)), training=training)
+
+
+def _refuse_beside(training: Training) -> None:
+    """Refuse settings that would mix examples, sample them otherwise than is accounted for, or need held-out ones."""
+    for name in mixing(training.augment):
+        remedy = "it mixes examples, so that clipping would not bound what each contributes; crop and flip do not"
+        raise checks.fail("augmentation of each example alone under dp-sgd", "augment", name, remedy)
+    for name, usual, remedy in (
+        ("sampling", "shuffled", "dp-sgd samples every example at one rate, which it accounts for"),
+        ("accumulate", 1, "max_physical_batch of dp-sgd bounds what is processed at once"),
+    ):
+        if getattr(training, name) != usual:
+            raise checks.fail(f"{name}={usual!r} under dp-sgd", name, getattr(training, name), remedy)
+    if training.schedule == "plateau":
+        remedy = "it looks at held-out private examples, outside the accountant; choose cosine, say"
+        raise checks.fail("a schedule that looks at no data under dp-sgd", "schedule", training.schedule, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +178,10 @@ class PrivateDescent(Update):
     salt: str = ""
     loaded: tuple[str, ...] = ()
     brought: tuple[str, ...] = ()
+
+    def load(self) -> None:
+        """Import Opacus."""
+        import opacus  # noqa: F401
 
     def within(self, recipe: Recipe, samples: Samples, seed: int) -> PrivateDescent:
         """This descent in a training of its own: it shares noise with no other one, and knows what is not fresh.

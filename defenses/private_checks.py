@@ -153,7 +153,7 @@ class Trials:
     def _alone(self, network: nn.Module) -> bool:
         """Whether a row alone answers otherwise than in a batch; random draws are held at constants meanwhile."""
         batch = self.batch(network, 0, _ROWS)
-        lone = Batch(*(part[:1] for part in batch))
+        lone = Batch(batch.x[:1], batch.y[:1], batch.ids[:1])
         with _Quiet():  # type: ignore[no-untyped-call]
             ends = [self._gradient(_forward, copied(network), trial, 0) for trial in (batch, lone, lone)]
         still = _alike(ends[1], ends[2])  # randomness that cannot be held says nothing here

@@ -187,7 +187,8 @@ class PrivateUpdater(Updater):
         self._noise_source = torch.Generator(fabric.device).manual_seed(streams.child("noise").key)
         self._try(network, training)
         self._module, self._optimizer, self._accountant = self._make_private(network, training)
-        self._schedule = make_schedule(self._optimizer.original_optimizer, training, planned)
+        warmup = training.warmup * self._steps_per_epoch
+        self._schedule = make_schedule(self._optimizer.original_optimizer, training, planned, warmup)
         self.network = self._module
         self._steps, self._drawn, self._last = 0, 0, True
 
@@ -280,6 +281,7 @@ class PrivateUpdater(Updater):
                     if out_of_memory(error):
                         raise
                     raise self._unfit(error) from error
+        self.moved = self._last
         self._optimizer.signal_skip_step(do_skip=not self._last)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

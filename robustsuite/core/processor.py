@@ -23,8 +23,8 @@ _UNITS: Final = {
 def has_units(dtype: torch.dtype, device: str) -> bool:
     """Whether a device computes in this type at the speed that it was made for, as far as it can be asked.
 
-    A processor is asked for its units, and CUDA for what it does not emulate. Where nobody can be asked (a GPU of
-    another machine, a device of another kind) the answer is yes.
+    A processor is asked for its units, and CUDA for its compute capability and what it does not emulate. Where nobody
+    can be asked (a GPU of another machine, a device of another kind) the answer is yes.
 
     Args:
         dtype: `torch.bfloat16` or `torch.float16`; every other type is at home everywhere.
@@ -35,10 +35,22 @@ def has_units(dtype: torch.dtype, device: str) -> bool:
         return True
     if kind == "cpu":
         return any(_processor().get(unit, False) for unit in _UNITS[dtype])
-    if kind == "cuda" and dtype == torch.bfloat16 and torch.cuda.is_available():
-        with torch.cuda.device(int(index or torch.cuda.current_device())):
+    if kind == "cuda" and torch.cuda.is_available():
+        place = int(index or torch.cuda.current_device())
+        if dtype == torch.float16:
+            return torch.version.hip is not None or _fast_in_float16(*torch.cuda.get_device_capability(place))
+        with torch.cuda.device(place):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return True
+
+
+def _fast_in_float16(major: int, minor: int) -> bool:
+    """Whether a GPU of this compute capability has more operations of float16 per cycle than of float32.
+
+    So CUDA's programming guide, table of arithmetic throughput: before 7.0 only 5.3, 6.0 and 6.2; 6.1, all of the
+    GeForce 10 series, has a 64th.
+    """
+    return major >= 7 or (major, minor) in ((5, 3), (6, 0), (6, 2))
 
 
 def _processor() -> dict[str, Any]:

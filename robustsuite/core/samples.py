@@ -17,11 +17,17 @@ from robustsuite.core import checks
 
 
 class Batch(NamedTuple):
-    """A slice of samples as the model sees it: floating `x (N, …)`, labels `y (N,)`, ids `(N,)`."""
+    """A slice of samples as the model sees it: floating `x (N, …)`, labels `y (N,)`, ids `(N,)`.
+
+    Inputs that were mixed from two samples have the labels of the other one, `partner (N,)`, and the own share of each,
+    `share (N,)` in [0, 1]; both are None where nothing is mixed.
+    """
 
     x: Tensor
     y: Tensor
     ids: Tensor
+    partner: Tensor | None = None
+    share: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustsuite.core import checks
-from robustsuite.models.network import Norm, image_shape
+from robustsuite.models.network import Norm, dropped, image_shape
 
 
 class _Block(nn.Module):
@@ -34,8 +34,9 @@ class ResNet18:
     """ResNet-18 with a 3x3 stem and no pooling before the blocks; 11,173,962 parameters on CIFAR-10.
 
     Args:
-        norm: `batch`, or `group` for private training, which no other sample of the batch may influence.
+        norm: `batch`, or `group` or `layer` for private training, which no other sample of the batch may influence.
         width: Channels of the first stage, at least 4.
+        dropout: Share of the last features dropped in training, in [0, 1).
 
     References:
         He et al., CVPR 2016, arXiv:1512.03385.
@@ -43,8 +44,10 @@ class ResNet18:
 
     norm: str = "batch"
     width: int = 64
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        checks.real("dropout", self.dropout, low=0.0, high=1.0, open_high=True)
         Norm(self.norm)
         checks.integer("width", self.width, low=4)
 
@@ -62,4 +65,5 @@ class ResNet18:
             out = self.width * 2**stage
             layers += [_Block(inner, out, 1 if stage == 0 else 2, norm), _Block(out, out, 1, norm)]
             inner = out
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, classes))
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *dropped(self.dropout)]
+        return nn.Sequential(*layers, nn.Linear(inner, classes))

@@ -18,6 +18,7 @@ from robustsuite.scenarios.refusing import check, check_defense
 from robustsuite.suite.plugin_options import DefenseUse
 from robustsuite.suite.problems import Problem, locate
 from robustsuite.suite.yaml_lines import Path
+from robustsuite.training.augment import augmentations
 from robustsuite.training.descent import batch_sizes
 from robustsuite.training.recipe import GradientDescent, Recipe
 from robustsuite.training.settings import Training
@@ -75,6 +76,11 @@ def _of_defense(index: int, use: DefenseUse, recipe: Recipe, splits: Splits) -> 
             check_defense(part.make(), recipe, splits)
         except RequestError as error:
             yield Problem(_place(index, use, error.name), str(error), type(error))
+    try:
+        for change in augmentations(recipe.training.augment):
+            change.refuse(splits.train.shape)
+    except RequestError as error:
+        yield Problem(_place(index, use, "augment"), str(error), type(error))
     try:
         _fits(recipe, splits.train)
     except RequestError as error:

@@ -1,18 +1,18 @@
-"""Plain gradient descent: shuffled batches, an optimizer, a schedule, clipping."""
+"""Plain gradient descent: shuffled or balanced batches, an optimizer, a schedule, accumulation, clipping."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
 from robustsuite.training.parts import Updater
+from robustsuite.training.schedules import Schedule
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
@@ -37,57 +37,98 @@ def batch_sizes(n: int, size: int) -> list[int]:
 
 
 def make_optimizer(network: nn.Module, training: Training) -> Optimizer:
-    """The optimizer that the settings name, over every trainable parameter."""
+    """The optimizer that the settings name, over every trainable parameter.
+
+    Weight decay spares norms and biases: parameters of fewer than two dimensions, which scale and shift what the others
+    make (He et al., arXiv:1812.01187, section 3.1).
+    """
     weights = [p for p in network.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": 0.0}]
+    if training.weight_decay:
+        groups = [
+            {"params": [p for p in weights if p.dim() > 1], "weight_decay": training.weight_decay},
+            {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+    groups = [group for group in groups if group["params"]] or groups[:1]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
-    make = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
-    return make(weights, lr=training.lr, weight_decay=training.weight_decay)
+        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov)
+    optimizer = (torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW)(groups, lr=training.lr)
+    if not torch.accelerator.is_available():
+        # It asks before every step whether a CUDA graph is being captured, and for that loads a driver that is not
+        # there: a quarter of a small network's step.
+        optimizer._accelerator_graph_capture_health_check = lambda: None  # type: ignore[method-assign]
+    return optimizer
 
 
-def make_schedule(optimizer: Optimizer, training: Training, steps: int) -> LRScheduler:
-    """The learning-rate schedule over `steps` steps in all."""
-    if training.schedule == "one-cycle":
-        # Only the rate: cycling momentum would overwrite the one that is asked for, and Adam's beta 1 with it.
-        return OneCycleLR(optimizer, max_lr=training.lr, total_steps=steps + 1, cycle_momentum=False)
-    shapes = {
-        "constant": lambda _: 1.0,
-        "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0))),
-        "step": lambda step: 0.1 ** ((step >= steps / 2) + (step >= 3 * steps / 4)),
-    }
-    return LambdaLR(optimizer, shapes[training.schedule])
+def make_schedule(optimizer: Optimizer, training: Training, steps: int, warmup: int = 0) -> Schedule:
+    """The learning-rate schedule over `steps` steps in all, of which `warmup` come before it."""
+    return Schedule(optimizer, training, steps, warmup)
 
 
 class DescentUpdater(Updater):
-    """A running gradient descent."""
+    """A running gradient descent.
 
-    def __init__(self, network: nn.Module, n: int, training: Training, streams: Streams, fabric: Fabric) -> None:
-        self._n, self._training, self._streams, self._fabric = n, training, streams, fabric
+    With `accumulate` the batches of one step come one after the other; the gradient is that of the mean loss over all
+    of them, as of one large batch. Batch normalisation takes its statistics from each of them alone.
+    """
+
+    def __init__(
+        self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric
+    ) -> None:
+        self._training, self._streams, self._fabric = training, streams, fabric
+        self._n, self._odds = len(samples), None
+        if training.sampling == "balanced":
+            counts = torch.bincount(samples.y, minlength=samples.classes)
+            self._odds = 1 / counts[samples.y].double()
+        self._sizes = batch_sizes(self._n, training.batch_size * training.accumulate)
         optimizer = make_optimizer(network, training)
-        steps = training.epochs * len(batch_sizes(n, training.batch_size))
-        self._schedule = make_schedule(optimizer, training, steps)
+        each = len(self._sizes)
+        self._schedule = make_schedule(optimizer, training, training.epochs * each, training.warmup * each)
         self.network, self._optimizer = network, fabric.setup_optimizers(optimizer)
+        self._group, self._first = 0, True
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
-        """A fresh permutation each epoch, cut into batches of `batch_sizes`."""
-        order = self._streams.child("order", epoch).permutation(self._n)
-        yield from torch.split(order, batch_sizes(self._n, self._training.batch_size))
+        """A fresh order each epoch, cut into batches of `batch_sizes`.
+
+        The order is a permutation, or under `sampling: balanced` as many rows drawn with replacement, each class alike.
+        """
+        streams = self._streams.child("order", epoch)
+        if self._odds is None:
+            order = streams.permutation(self._n)
+        else:
+            order = torch.multinomial(self._odds, self._n, replacement=True, generator=streams.generator())
+        for group in torch.split(order, self._sizes):
+            if self._training.accumulate == 1:
+                yield group
+                continue
+            parts = torch.split(group, batch_sizes(len(group), self._training.batch_size))
+            for i, part in enumerate(parts):
+                self._group, self._first, self.moved = len(group), i == 0, i == len(parts) - 1
+                yield part
 
     def step(self, losses: Tensor) -> None:
-        """One step along the gradient of the mean loss."""
-        self._optimizer.zero_grad(set_to_none=True)
-        self._fabric.backward(losses.mean())
+        """Add the gradient of these losses; after the last batch of a step, move along that of their mean."""
+        if self._first:
+            self._optimizer.zero_grad(set_to_none=True)
+        self._fabric.backward(losses.sum() / self._group if self._group else losses.mean())
+        if not self.moved:
+            return
         if self._training.clip is not None:
             self._fabric.clip_gradients(self.network, self._optimizer, max_norm=self._training.clip)
         self._optimizer.step()
         self._schedule.step()
 
+    def validated(self, score: float) -> None:
+        """What `plateau` goes by."""
+        self._schedule.validated(score)
+
     def state(self) -> dict[str, Any]:
-        """State of the optimizer and the schedule."""
-        schedule = {k: v for k, v in self._schedule.state_dict().items() if k != "lr_lambdas"}
-        return {"optimizer": self._optimizer.state_dict(), "schedule": schedule}
+        """State of the optimizer, the schedule, and the scale of losses in `16-mixed`; no step is half done."""
+        scale = self._fabric.strategy.precision.state_dict()
+        return {"optimizer": self._optimizer.state_dict(), "schedule": self._schedule.state_dict(), "scale": scale}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state()`."""
         self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict({**self._schedule.state_dict(), **state["schedule"]})
+        self._schedule.load_state_dict(state["schedule"])
+        self._fabric.strategy.precision.load_state_dict(state["scale"])

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -29,11 +30,20 @@ def make_fabric(device: str, precision: str = "32") -> Fabric:
         import lightning_fabric  # noqa: F401
     from lightning_fabric import Fabric
 
+    _load_optimizers()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision at every training
     kind, _, index = device.partition(":")
     modes = {"32": "32-true", "64": "64-true"}
     devices: Any = [int(index)] if index else 1
     return Fabric(accelerator=kind, devices=devices, precision=modes.get(precision, precision))
+
+
+@cache
+def _load_optimizers() -> None:
+    """Have torch import what its optimizers import when the first is made: its compiler, which takes seconds."""
+    import torch
+
+    torch.optim.SGD([torch.zeros(1)]).zero_grad()
 
 
 @contextmanager

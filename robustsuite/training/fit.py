@@ -21,6 +21,8 @@ from robustsuite.core.suspicions import Suspicion
 from robustsuite.models.fitting import refuse_lone
 from robustsuite.models.normalise import Normalise
 from robustsuite.models.state import State, captured, put_back
+from robustsuite.training.augment import augmentations
+from robustsuite.training.averaging import Averaging
 from robustsuite.training.checkpoints import Checkpoint
 from robustsuite.training.context import PartOf, named, no_part
 from robustsuite.training.descent import batch_sizes
@@ -130,11 +132,13 @@ def fit(
         ModelError: What the user's own training returned answers no logits.
         RobustsuiteError: The loss became NaN or infinite.
     """
-    started = time.perf_counter()
+    fabric = None if recipe.own is not None else make_fabric(device, recipe.training.precision)
+    recipe.update.load()
+    started = time.perf_counter()  # what is imported above counts for nobody
     streams = Streams(seed).child("training")
     stages = Stages(recipe, samples, seed, device, part, also or partial(_trained, device=device, part=part))
     whole = stages.prepared(samples)
-    if recipe.own is not None:
+    if recipe.own is not None or fabric is None:
         build = None if isinstance(recipe.build, HiddenNetwork) else partial(_drawn, recipe, whole)
         network, told = recipe.own.train(whole, seed, device, build)
         return _fitted(stages, network, started, told)
@@ -142,7 +146,6 @@ def fit(
     if train is samples:
         train = samples.copy()  # parts of a recipe may come from anywhere, and others train on these too
     update = recipe.update.within(recipe, train, seed)
-    fabric = make_fabric(device, recipe.training.precision)
     network = make_network(recipe, whole, seed).to(fabric.device)
     if recipe.training.precision == "64":
         network = network.double()
@@ -152,6 +155,8 @@ def fit(
         refuse_lone(network, train.batch(slice(0, 1), fabric.device).x, train.classes)
     with seeded(streams.child("start").key):
         updater = update.start(network, train, recipe.training, streams, fabric)
+    if recipe.training.ema is not None:
+        updater = Averaging(updater, network, recipe.training.ema)
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)
     with differentiable():  # a judge may train inside a caller's `no_grad`
         run.epochs(Checkpoint(checkpoint), progress)
@@ -204,6 +209,9 @@ class _Run:
         self._train, self._held_out, self._streams = train, held_out, streams
         self._fabric, self._device = fabric, fabric.device
         self._loss = training_loss(recipe.training, train)
+        self._changes = augmentations(recipe.training.augment)
+        for change in self._changes:
+            change.refuse(train.shape)
         self._best: State | None = None
         self._best_score, self._stale = -float("inf"), 0
         self.history: list[dict[str, float]] = []
@@ -232,12 +240,7 @@ class _Run:
         self._updater.network.train()
         total, count = torch.zeros((), device=self._device), 0
         for number, index in enumerate(self._updater.batches(epoch)):
-            losses = torch.zeros(0, device=self._device)  # an empty Poisson batch is a step all the same
-            if len(index) > 0:
-                batch = self._augmented(self._train.batch(index, self._device), epoch)
-                # Autocast here, not in a wrapped module, so that an attack inside the objective runs at this speed too.
-                with self._fabric.autocast():
-                    losses = self._recipe.objective(self._updater.network, batch, self._step(epoch, number))
+            losses = self._losses(index, epoch, number)
             self._updater.step(losses)
             total += losses.detach().sum()
             count += len(index)
@@ -249,7 +252,19 @@ class _Run:
             )
         return {"epoch": float(epoch), "train_loss": loss}
 
-    def _augmented(self, batch: Batch, epoch: int) -> Batch:
+    def _losses(self, index: Tensor, epoch: int, number: int) -> Tensor:
+        if len(index) == 0:  # an empty Poisson batch is a step all the same
+            return torch.zeros(0, device=self._device)
+        batch = self._augmented(self._train.batch(index, self._device), epoch, number)
+        # Autocast here, not in a wrapped module, so that an attack inside the objective runs at this speed too.
+        with self._fabric.autocast():
+            return self._recipe.objective(self._updater.network, batch, self._step(epoch, number))
+
+    def _augmented(self, batch: Batch, epoch: int, number: int) -> Batch:
+        # A sample that is drawn several times an epoch is not to look alike each time.
+        again = (number,) if self._recipe.training.sampling == "balanced" else ()
+        for change in self._changes:
+            batch = change(batch, self._streams.child("change", type(change).__name__, epoch, *again))
         for i, augment in enumerate(self._recipe.augment):
             made = augment(batch, self._streams.child("augment", i, epoch))
             if len(made.y) != len(batch.y) or not torch.equal(made.ids, batch.ids):
@@ -266,6 +281,7 @@ class _Run:
         with self._updater.watched():
             row.update(self._recipe.objective.validate(self._network, self._held_out, step))
             score = row.pop("score")
+            self._updater.validated(score)
             if score > self._best_score:
                 self._best_score, self._stale = score, 0
                 if self._recipe.training.keep_best:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from robustsuite.training.settings import Training
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits `(B, classes)` and labels `(B,)` to losses `(B,)`."""
+
+_TINY: Final = 1e-12
 
 
 @runtime_checkable
@@ -89,9 +91,19 @@ class Step:
     epoch: int = 0
     classes: int = 0
 
+    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Losses `(B,)` of a batch's logits; where samples are mixed, of both labels by their shares."""
+        own = self.loss(logits, batch.y)
+        if batch.partner is None or batch.share is None:
+            return own
+        return batch.share * own + (1 - batch.share) * self.loss(logits, batch.partner)
+
 
 class Objective(ABC):
     """A batch to per-sample losses; a frozen dataclass."""
+
+    #: Whether it knows that samples may be mixed (`Batch.partner`), as `Step.losses` does.
+    blends: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, network: nn.Module, batch: Batch, step: Step) -> Tensor:
@@ -119,9 +131,11 @@ def clean_validation(network: nn.Module, held_out: Samples, step: Step) -> dict[
 class CleanLoss(Objective):
     """The training loss on the batch as it is."""
 
+    blends: ClassVar[bool] = True
+
     def __call__(self, network: nn.Module, batch: Batch, step: Step) -> Tensor:
         """Losses of the plain batch."""
-        return step.loss(network(batch.x), batch.y)
+        return step.losses(network(batch.x), batch)
 
 
 class Updater(ABC):
@@ -129,6 +143,8 @@ class Updater(ABC):
 
     #: The module to call in training; it may wrap the network (Fabric, Opacus).
     network: nn.Module
+    #: Whether the last step moved the weights, and did not only add to their gradients.
+    moved: bool = True
 
     @abstractmethod
     def batches(self, epoch: int) -> Iterator[Tensor]:
@@ -150,6 +166,9 @@ class Updater(ABC):
         """What the record must say of this update (epsilon, delta, sampling …)."""
         return {}
 
+    def validated(self, score: float) -> None:  # noqa: B027  # most updates do not look
+        """Told of each epoch's validation score, the greater the better."""
+
     def watched(self) -> AbstractContextManager[None]:
         """In this block the network holds the weights that are validated, and kept in the end; by default its own."""
         return nullcontext()
@@ -159,7 +178,7 @@ class Updater(ABC):
 
 
 def training_loss(training: Training, samples: Samples) -> Loss:
-    """The per-sample loss that the settings describe: cross-entropy with label smoothing and class weights.
+    """The per-sample loss that the settings describe: cross-entropy with label smoothing, or focal, and class weights.
 
     A weight multiplies the loss of a sample of its class, all of it: in torch's own weighted loss the share of the
     label that is spread over the classes is weighted by those classes, so that one with few samples gets most of it.
@@ -173,6 +192,9 @@ def training_loss(training: Training, samples: Samples) -> Loss:
     def loss(logits: Tensor, y: Tensor) -> Tensor:
         full = logits if logits.dtype == torch.float64 else logits.float()  # autocast hands over half precision
         plain = F.cross_entropy(full, y, label_smoothing=training.label_smoothing, reduction="none")
+        if training.focal:
+            # How far the label's probability is from 1; held off 0, where a power below 1 has no gradient.
+            plain = plain * (-torch.expm1(-plain)).clamp_min(_TINY) ** training.focal
         return plain if weight is None else plain * weight.to(full)[y]
 
     return loss

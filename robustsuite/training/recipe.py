@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
+from robustsuite.core import checks
 from robustsuite.core.ball import Ball, as_ball
 from robustsuite.core.canonical import digest, plain
 from robustsuite.core.errors import RequestError
@@ -36,6 +37,9 @@ class Update(ABC):
     ) -> Updater:
         """Begin a training of `network` (already on the device) on `samples`."""
 
+    def load(self) -> None:  # noqa: B027  # most updates need no more than training does anyway
+        """Import what this update needs, before a training's clock starts."""
+
     def within(self, recipe: Recipe, samples: Samples, seed: int) -> Update:  # noqa: ARG002
         """The update as this training uses it, asked for once before it starts; by default as it is."""
         return self
@@ -57,7 +61,7 @@ class GradientDescent(Update):
         self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric
     ) -> DescentUpdater:
         """Begin a descent on `network`."""
-        return DescentUpdater(network, len(samples), training, streams, fabric)
+        return DescentUpdater(network, samples, training, streams, fabric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,8 @@ class Recipe:
             ask for it the network.
 
     Raises:
-        RequestError: A part that the user's own training hides is given beside it, or was replaced by a defence.
+        RequestError: A part that the user's own training hides is given beside it, or was replaced by a defence; or
+            samples are mixed under an objective that knows one label for each.
     """
 
     build: Build
@@ -98,6 +103,8 @@ class Recipe:
         if self.own is not None:
             self._refuse_replaced(self.own)
             object.__setattr__(self, "training", _HIDDEN)
+        if self.training.augment and not self.objective.blends:
+            self._refuse_mixing()
 
     @classmethod
     def by(
@@ -124,6 +131,17 @@ class Recipe:
         own = OwnTraining(factory=fit, options=dict(options or {}), cache=cache)
         own.check(named=build is not None)
         return cls(build=build or HiddenNetwork(own.name), own=own, threat=threat)
+
+    def _refuse_mixing(self) -> None:
+        from robustsuite.training.augment import mixing
+
+        for name in mixing(self.training.augment):
+            raise checks.fail(
+                f"samples that stay apart under {type(self.objective).__name__}, which knows one label for each",
+                "augment",
+                name,
+                f"drop {name}, or train by the clean loss",
+            )
 
     def _refuse_replaced(self, own: OwnTraining) -> None:
         """Refuse what stands where the user's function has something of its own, which nobody can replace."""

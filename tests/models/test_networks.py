@@ -90,9 +90,26 @@ def test_group_norm_never_erases_a_map_of_one_pixel(channels):
     assert layer(torch.randn(2, channels, 1, 1)).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("name", ["cnn", "mlp", "dp-cnn", "resnet18", "wide-resnet"])
+@pytest.mark.parametrize("norm", ["none", "batch", "group", "layer"])
+def test_norms_look_at_the_batch_or_at_each_sample(name, norm):
+    spec = {"name": name, "norm": norm, **({"width": 4} if name == "resnet18" else {})}
+    if (name, norm) in {("dp-cnn", "batch"), ("resnet18", "none"), ("wide-resnet", "none")}:
+        with pytest.raises(RequestError, match=f"got norm='{norm}'"):
+            build(spec, (1, 16, 16))
+        return
+    network, x = build(spec, (1, 16, 16)).train(), torch.rand(4, 1, 16, 16)
+    layers = [m for m in network.modules() if isinstance(m, (nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d))]
+    assert bool(layers) is (norm != "none")
+    if norm == "layer":
+        assert {layer.num_groups for layer in layers} == {1}
+    assert torch.allclose(network(x[:2])[0], network(x)[0], atol=1e-5) is (norm != "batch")
+
+
 def test_dropout_acts_in_training_only_and_where_it_is_asked_for():
-    for spec in ({"name": "cnn", "dropout": 0.5}, {"name": "mlp", "dropout": 0.5}):
-        network, x = build(spec, DIGITS), torch.rand(2, *DIGITS)
+    for name in ("cnn", "mlp", "dp-cnn", "resnet18", "wide-resnet"):
+        spec = {"name": name, "dropout": 0.5, **({"norm": "group"} if name.endswith(("18", "resnet")) else {})}
+        network, x = build(spec, (1, 16, 16)), torch.rand(2, 1, 16, 16)
         assert not torch.equal(network(x), network(x))
         assert torch.equal(network.eval()(x), network(x))
     assert not any(isinstance(m, nn.Dropout) for m in build("cnn", DIGITS).modules())

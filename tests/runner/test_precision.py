@@ -87,6 +87,27 @@ def test_the_run_trains_in_float32_and_every_record_says_so(suite, monkeypatch, 
     assert again.ran == 0
 
 
+def test_sixteen_on_a_cpu_is_called_what_it_is(monkeypatch):
+    """Fabric has no float16 there, and computed in bfloat16 while records said 16-mixed."""
+    processor_with(monkeypatch, "avx512_bf16")
+    training, told = settled(Training(precision="16-mixed"), "cpu")
+    assert training.precision == "bf16-mixed"
+    assert "bf16-mixed and not 16-mixed" in told
+    assert settled(Training(precision="16-mixed"), "mps:0") == (Training(precision="16-mixed"), "")
+
+
+@pytest.mark.parametrize(
+    ("capability", "fast"),
+    [((5, 2), False), ((5, 3), True), ((6, 0), True), ((6, 1), False), ((6, 2), True), ((7, 5), True), ((9, 0), True)],
+)
+def test_gpus_are_asked_for_their_compute_capability(monkeypatch, capability, fast):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert processor.has_units(torch.float16, "cuda:0") is fast
+    assert settled(Training(precision="16-mixed"), "cuda:0")[0].precision == ("16-mixed" if fast else "32")
+
+
 @pytest.mark.parametrize("precision", ["32", "64"])
 def test_full_precision_is_left_alone(monkeypatch, precision):
     processor_with(monkeypatch)
