@@ -11,7 +11,7 @@ FACT: Final = "diagnoses"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class TrainingFault:
     """One thing that went wrong in a training.
 
     Args:
@@ -33,17 +33,17 @@ class Diagnosis:
         return f"{self.name}: {self.seen}; {self.mend}"
 
 
-def read(facts: Mapping[str, Any]) -> tuple[Diagnosis, ...]:
+def read(facts: Mapping[str, Any]) -> tuple[TrainingFault, ...]:
     """The diagnoses among the facts of a training, as records hold them; what is none is left out."""
     made, listed = [], facts.get(FACT)
     for given in listed if isinstance(listed, (list, tuple)) else ():
         try:
-            made.append(Diagnosis(**given))
+            made.append(TrainingFault(**given))
         except TypeError:  # a record of a later version
             continue
     return tuple(made)
 
 
-def written(found: Sequence[Diagnosis]) -> list[dict[str, Any]]:
+def written(found: Sequence[TrainingFault]) -> list[dict[str, Any]]:
     """As facts hold them."""
     return [asdict(diagnosis) for diagnosis in found]

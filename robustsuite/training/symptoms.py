@@ -1,7 +1,7 @@
 """What usually goes wrong in a training, told from its own figures and a look at one batch.
 
-Each rule is a function of a `Case`, to a `Diagnosis` or None. Limits have their source, or the measurement that chose
-them, beside them; "ordinary" means the trainings of `tests/training/test_diagnoses.py`.
+Each rule is a function of an `Observed`, to a `TrainingFault` or None. Limits have their source, or the measurement
+that chose them, beside them; "ordinary" means the trainings of `tests/training/test_diagnoses.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from torch import Tensor
 
-from robustsuite.training.diagnosis import Diagnosis
+from robustsuite.training.diagnosis import TrainingFault
 from robustsuite.training.probe import Probe
 from robustsuite.training.settings import Training
 
@@ -33,7 +33,7 @@ _FEW: Final = 30  # held-out samples; of fewer, no accuracy can be told from cha
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class Observed:
     """What rules look at.
 
     Args:
@@ -69,7 +69,7 @@ class Case:
         return held <= _chance(self.held_out)
 
 
-def diagnosed(case: Case) -> tuple[Diagnosis, ...]:
+def diagnosed(case: Observed) -> tuple[TrainingFault, ...]:
     """All that is wrong with a training, the most telling first."""
     found = (rule(case) for rule in _RULES)
     return tuple(diagnosis for diagnosis in found if diagnosis is not None)
@@ -81,11 +81,11 @@ def _chance(y: Tensor) -> float:
     return share + 3 * math.sqrt(share * (1 - share) / len(y))
 
 
-def _not_normalised(case: Case) -> Diagnosis | None:
+def _not_normalised(case: Observed) -> TrainingFault | None:
     scale = case.probe.scale
     if not scale > _SCALE:
         return None
-    return Diagnosis(
+    return TrainingFault(
         name="data not normalised",
         seen=f"what the first layer is given has a root mean square of {scale:.3g}, where about 1 is right and "
         f"{_SCALE:g} the limit",
@@ -95,7 +95,7 @@ def _not_normalised(case: Case) -> Diagnosis | None:
     )
 
 
-def _shuffled(case: Case) -> Diagnosis | None:
+def _shuffled(case: Observed) -> TrainingFault | None:
     held, probe = case.held_accuracy, case.probe
     if not case.ignorant:
         return None
@@ -109,15 +109,15 @@ def _shuffled(case: Case) -> Diagnosis | None:
     else:
         return None
     mend = "check that inputs and labels are in the same order and that labels are read right"
-    return Diagnosis(name="labels shuffled", seen=seen, value=value, limit=limit, mend=mend)
+    return TrainingFault(name="labels shuffled", seen=seen, value=value, limit=limit, mend=mend)
 
 
-def _not_falling(case: Case) -> Diagnosis | None:
+def _not_falling(case: Observed) -> TrainingFault | None:
     probe = case.probe
     limit = _UNMOVED * probe.constant
     if probe.loss < limit or not case.ignorant:
         return None
-    return Diagnosis(
+    return TrainingFault(
         name="loss not falling",
         seen=f"the loss is {probe.loss:.3g}, where one answer for all inputs has {probe.constant:.3g} and the limit is "
         f"{limit:.3g}",
@@ -127,14 +127,14 @@ def _not_falling(case: Case) -> Diagnosis | None:
     )
 
 
-def _one_class(case: Case) -> Diagnosis | None:
+def _one_class(case: Observed) -> TrainingFault | None:
     probe = case.probe
     counts = probe.prediction.bincount()
     top = int(counts.argmax())
     share, others = float(counts[top]) / len(probe.y), int((probe.y != top).sum())
     if share < _ONE_CLASS or others < max(3.0, len(probe.y) * (1 - _ONE_CLASS)):
         return None
-    return Diagnosis(
+    return TrainingFault(
         name="one class predicted",
         seen=f"class {top} is the answer to {share:.0%} of {len(probe.y)} samples (limit {_ONE_CLASS:.0%}), "
         f"{others} of which are of other classes",
@@ -144,7 +144,7 @@ def _one_class(case: Case) -> Diagnosis | None:
     )
 
 
-def _overfitting(case: Case) -> Diagnosis | None:
+def _overfitting(case: Observed) -> TrainingFault | None:
     held, probe = case.held_accuracy, case.probe
     if held is None or case.held_out is None or not case.learnt or case.ignorant:
         return None
@@ -152,7 +152,7 @@ def _overfitting(case: Case) -> Diagnosis | None:
     gap, limit = probe.accuracy - held, max(_GAP, 3 * math.sqrt(spread))
     if gap <= limit:
         return None
-    return Diagnosis(
+    return TrainingFault(
         name="overfitting",
         seen=f"{probe.accuracy:.2f} of the training samples are right and {held:.2f} of the held-out, {gap:.2f} less "
         f"(limit {limit:.2f})",
@@ -162,11 +162,11 @@ def _overfitting(case: Case) -> Diagnosis | None:
     )
 
 
-def _dead(case: Case) -> Diagnosis | None:
+def _dead(case: Observed) -> TrainingFault | None:
     dead = case.probe.dead
     if not dead > _DEAD:
         return None
-    return Diagnosis(
+    return TrainingFault(
         name="dead units",
         seen=f"{dead:.0%} of the rectified units of one layer are 0 for all {len(case.probe.y)} samples (limit "
         f"{_DEAD:.0%})",
@@ -176,11 +176,11 @@ def _dead(case: Case) -> Diagnosis | None:
     )
 
 
-def _vanishing(case: Case) -> Diagnosis | None:
+def _vanishing(case: Observed) -> TrainingFault | None:
     gain = case.probe.gain
     if not gain < _VANISHED or _dead(case) is not None:  # nothing passes through dead units
         return None
-    return Diagnosis(
+    return TrainingFault(
         name="vanishing gradients",
         seen=f"the gradient at the first layer is {gain:.2g} of that at the last (limit {_VANISHED:g})",
         value=gain,
@@ -189,7 +189,7 @@ def _vanishing(case: Case) -> Diagnosis | None:
     )
 
 
-def _exploding(case: Case) -> Diagnosis | None:
+def _exploding(case: Observed) -> TrainingFault | None:
     gain, most = case.probe.gain, max((row["train_loss"] for row in case.history), default=0.0)
     limit = _DIVERGED * case.probe.constant
     if gain > _EXPLODED:
@@ -200,16 +200,16 @@ def _exploding(case: Case) -> Diagnosis | None:
     else:
         return None
     mend = "lower lr, set clip: 1, start from smaller weights, or add normalisation layers"
-    return Diagnosis(name="exploding gradients", seen=seen, value=value, limit=limit, mend=mend)
+    return TrainingFault(name="exploding gradients", seen=seen, value=value, limit=limit, mend=mend)
 
 
-def _imbalance(case: Case) -> Diagnosis | None:
+def _imbalance(case: Observed) -> TrainingFault | None:
     counts = case.labels.bincount()
     counts = counts[counts > 0]
     ratio = float(counts.max()) / float(counts.min())
     if ratio < _IMBALANCE or len(counts) < 2 or _weighted(case.training):
         return None
-    return Diagnosis(
+    return TrainingFault(
         name="imbalance",
         seen=f"the commonest class has {ratio:.3g} times as many samples as the rarest, {int(counts.max())} and "
         f"{int(counts.min())} (limit {_IMBALANCE:g})",
@@ -223,7 +223,7 @@ def _weighted(training: Training) -> bool:
     return training.class_weights != "none" or getattr(training, "sampling", "") == "balanced"
 
 
-_RULES: Final[tuple[Callable[[Case], Diagnosis | None], ...]] = (
+_RULES: Final[tuple[Callable[[Observed], TrainingFault | None], ...]] = (
     _exploding,
     _vanishing,
     _dead,

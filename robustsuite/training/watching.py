@@ -17,7 +17,7 @@ from robustsuite.training.diagnosis import FACT, written
 from robustsuite.training.parts import training_loss
 from robustsuite.training.probe import probe
 from robustsuite.training.settings import Training
-from robustsuite.training.symptoms import Case, diagnosed
+from robustsuite.training.symptoms import Observed, diagnosed
 
 _log = logging.getLogger(__name__)
 _MOST: Final = 512  # samples of the look; its distances between samples grow with their square
@@ -57,7 +57,9 @@ def watched(
     try:
         seen = probe(network, some, training_loss(training, shown), device, training.batch_size)
         kept = None if held_out is None else held_out.y
-        case = Case(training=training, history=history, probe=seen, labels=shown.y, held_out=kept, learnt=not accounted)
+        case = Observed(
+            training=training, history=history, probe=seen, labels=shown.y, held_out=kept, learnt=not accounted
+        )
         return {FACT: written(diagnosed(case))}
     except Exception as error:  # advice about a network that anybody may have written must not cost the training
         _log.info("a training could not be looked at: %s: %s", type(error).__name__, error)

@@ -14,7 +14,7 @@ from robustsuite.models.build import ModelSpec
 from robustsuite.plugins.by_name import defense
 from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import tiny_recipe
-from robustsuite.training.diagnosis import Diagnosis, read
+from robustsuite.training.diagnosis import TrainingFault, read
 from robustsuite.training.fit import fit
 from robustsuite.training.parts import CleanLoss
 from robustsuite.training.recipe import Recipe
@@ -204,6 +204,6 @@ def test_a_diverging_training_names_exploding_gradients():
 def test_a_diagnosis_of_a_later_version_is_left_out():
     known = {"name": "overfitting", "seen": "a gap of 0.4", "value": 0.4, "limit": 0.15, "mend": "set patience"}
     found = read({"diagnoses": [known, {**known, "since": 2}, "text"]})
-    assert found == (Diagnosis(**known),)
+    assert found == (TrainingFault(**known),)
     assert str(found[0]) == "overfitting: a gap of 0.4; set patience"
     assert read({}) == ()
