@@ -20,6 +20,8 @@ _LAZY = {
     "attack": "robustsuite.plugins.by_name",
     "defense": "robustsuite.plugins.by_name",
     "evaluate": "robustsuite.api.evaluate",
+    "find_batch_size": "robustsuite.training.finders",
+    "find_lr": "robustsuite.training.finders",
     "load_data": "robustsuite.data.catalogue",
     "perturb": "robustsuite.api.perturb",
     "run": "robustsuite.api.run",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from robustsuite.plugins.registry import register
     from robustsuite.report.report import Report
     from robustsuite.results.compare import compare
+    from robustsuite.training.finders import find_batch_size, find_lr
     from robustsuite.training.recipe import Recipe
     from robustsuite.training.settings import Training
 else:
@@ -67,6 +70,8 @@ __all__ = [
     "compare",
     "defense",
     "evaluate",
+    "find_batch_size",
+    "find_lr",
     "load_data",
     "perturb",
     "register",

@@ -77,6 +77,15 @@ def say_errors(records: Iterable[Record], called: Callable[[Record], str]) -> No
             say(f"error: {called(record)}: {last}")
 
 
+def advise(records: Iterable[Record], *, quiet: bool) -> None:
+    """What went wrong in the trainings, on standard error: a line a defence and diagnosis, of its first repeat."""
+    from robustsuite.training.diagnosis import read
+
+    told = {(record.defense, found.name): found for record in reversed([*records]) for found in read(record.training)}
+    for (defense, _), found in sorted(told.items()):
+        say(f"advice: {defense}: {found}", quiet=quiet)
+
+
 def leave(records: Iterable[Record], verdicts: Sequence[Verdict]) -> None:
     """End with 1 where a cell raised or a gate failed, else with 3 where a gate is inconclusive.
 

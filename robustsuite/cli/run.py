@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from robustsuite.cli.console import say, set_up
-from robustsuite.cli.ending import leave, say_errors, show
+from robustsuite.cli.ending import advise, leave, say_errors, show
 from robustsuite.cli.options import AsJson, Device, Overrides, Plugins, Quiet, Seed, Trusted, Verbose
 from robustsuite.cli.progress import progress_on
 
@@ -156,6 +156,7 @@ def conclude(outcome: RunOutcome, *, quiet: bool, as_json: bool = False) -> None
     recalled = f", {outcome.recalled} from the cache" if outcome.recalled else ""
     said = f"{outcome.ran} cells run, {outcome.reused} reused{recalled}"
     show(report, verdicts, outcome.folder, quiet=quiet, as_json=as_json, said=said, **counts)
+    advise(outcome.records, quiet=quiet)
     say_errors(outcome.records, lambda record: f"{record.defense} x {record.attack} (repeat {record.repeat})")
     if outcome.errors:
         where = outcome.folder / "records.jsonl"

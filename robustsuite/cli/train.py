@@ -30,12 +30,18 @@ def train(
     device: Device = "auto",
     plugins: Plugins = None,
     trust: Trusted = None,
+    find: Annotated[
+        str | None, typer.Option(help="Look for `lr` or `batch-size` instead of training, and write nothing.")
+    ] = None,
+    log: Annotated[
+        str | None, typer.Option(help="Write each epoch's figures: csv:DIR, tensorboard:DIR or mlflow:URI.")
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Train one model of a suite and save its weights as safetensors, with its recipe and history beside them.
 
-    A run in the same folder finds the training done.
+    A run in the same folder finds the training done. What went wrong in the training is named below its figures.
     """
     set_up(verbose=verbose)
     from robustsuite.plugins.trust import Trust
@@ -47,16 +53,52 @@ def train(
     use = loaded.defense(defense)
     folder = out if out is not None else RUNS / loaded.name
     with loaded.trusted():
-        weights, facts = _train(loaded, use, folder, device, quiet=quiet)
+        if find is not None:
+            typer.echo(_found(loaded, use, device, find))
+            return
+        weights, facts = _train(loaded, use, folder, device, log, quiet=quiet)
+    from robustsuite.training.diagnosis import FACT, read
+
     for name, value in facts.items():
+        if name == FACT:
+            continue
         if isinstance(value, list) and len(value) > _LISTED:
             typer.echo(f"{name}: {len(value)} values, beside the weights")
         else:
             typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
+    for diagnosis in read(facts):
+        typer.echo(f"advice: {diagnosis}")
     typer.echo(str(weights))
 
 
-def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: bool) -> tuple[Path, dict[str, Any]]:
+def _found(suite: Suite, use: DefenseUse, device: str, what: str) -> str:
+    """What a search for a setting says."""
+    from robustsuite.core import checks
+    from robustsuite.data.catalogue import load
+    from robustsuite.evaluation.environment import resolve_device
+    from robustsuite.runner.precision import settled_suite
+    from robustsuite.runner.worker import set_threads
+    from robustsuite.suite.recipes import make_recipe
+    from robustsuite.training.finders import find_batch_size, find_lr
+
+    checks.one_of("find", what, ("lr", "batch-size"))
+    where = resolve_device(device)
+    suite, _ = settled_suite(suite, where)
+    recipe = make_recipe(suite, suite.defense(use.label))
+    set_threads(suite.threads)
+    samples = load(suite.dataset, seed=suite.seed).train
+    if what == "lr":
+        test = find_lr(recipe, samples, seed=suite.seed, device=where)
+        least = min(zip(test.losses, test.rates, strict=True))
+        seen = f"the loss falls from {test.losses[0]:.4g} to {least[0]:.4g} at {least[1]:.2g}"
+        return f"lr: {test.suggestion:.2g}\n{seen}"
+    size = find_batch_size(recipe, samples, seed=suite.seed, device=where)
+    return f"batch_size: {size.size}\n{size.note}"
+
+
+def _train(
+    suite: Suite, use: DefenseUse, folder: Path, device: str, log: str | None, *, quiet: bool
+) -> tuple[Path, dict[str, Any]]:
     """Train (or find it done), write the weights and what is known of them, and measure the clean accuracy."""
     import json
     from dataclasses import replace
@@ -74,6 +116,7 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     from robustsuite.storage.store import Store, cache
     from robustsuite.suite.recipes import is_trained, make_recipe
     from robustsuite.training.cache import Trainer
+    from robustsuite.training.loggers import logged
     from robustsuite.training.own import HiddenNetwork
 
     where = resolve_device(device)
@@ -88,9 +131,12 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
     set_threads(suite.threads)
     splits = load(suite.dataset, seed=suite.seed)
     shared = replace(cache(), beside=provenance.foreign_digest(recipe))
-    with progress_on(sys.stderr, quiet=quiet) as progress:
-        trainer = Trainer(suite.seed, where, (Store(folder), shared), progress, splits.part)
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "_", use.label)
+    with progress_on(sys.stderr, quiet=quiet) as progress, logged(log, stem) as write:
+        trainer = Trainer(suite.seed, where, (Store(folder), shared), progress, splits.part, log=write)
         trained = trainer(recipe, splits.train)
+        if write is not None:
+            write.rest(trained.history)
     victim = Victim(trained.model, splits.test, device=where)
     accuracy = float(((victim.clean.prediction == splits.test.y) & ~victim.clean.rejected).double().mean())
     noted = {"precision": notes[use.label]} if use.label in notes else {}
@@ -102,7 +148,6 @@ def _train(suite: Suite, use: DefenseUse, folder: Path, device: str, *, quiet: b
         "recipe": recipe.description(),
         "environment": environment(where, suite.threads),
     }
-    stem = re.sub(r"[^A-Za-z0-9._+-]", "_", use.label)
     weights = folder / f"{stem}.safetensors"
     save(trained.model.network, weights)
     write_atomically(folder / f"{stem}.json", json.dumps(plain(known), indent=2).encode())

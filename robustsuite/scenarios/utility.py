@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import torch
-from torch import Tensor
 
+from robustsuite.core.classification import calibration_error, macro
 from robustsuite.core.intervals import median, rate
 from robustsuite.core.metric import Metric, Metrics
 from robustsuite.core.metrics import MetricSpec
@@ -60,7 +60,8 @@ class Utility(Scenario[None, None]):
         values = {"clean_accuracy": rate(right, "higher"), **_per_class(victim)}
         if bool(clean.rejected.any()) or not victim.model.fully_differentiable:
             values["rejection_rate_clean"] = rate(clean.rejected, "lower")
-        values["expected_calibration_error"] = _calibration(clean.confidence, right)
+        error = calibration_error(clean.confidence, right)
+        values["expected_calibration_error"] = Metric(error, len(right), unit="rate", better="lower")
         values["latency_ms"] = _latency(victim)
         values["parameters"] = Metric(float(victim.model.parameter_count()), unit="count")
         flags = doubt_chance(right, victim.test.y, victim.test.classes)
@@ -87,27 +88,11 @@ def _in_training(victim: Victim) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _per_class(victim: Victim) -> dict[str, Metric]:
     """Macro precision, recall and F1; a rejected input is a prediction of no class, as is one beyond the classes."""
     classes, y = victim.test.classes, victim.test.y
-    prediction = torch.where(victim.clean.rejected, classes, victim.clean.prediction).clamp_max(classes)
-    # Counted here: torchmetrics takes longer to import than most models take to evaluate.
-    true, said, hits = (
-        torch.bincount(labels, minlength=classes + 1).double() for labels in (y, prediction, y[prediction == y])
-    )
-    figures = {
-        "precision_macro": hits / said.clamp_min(1),
-        "recall_macro": hits / true.clamp_min(1),
-        "f1_macro": 2 * hits / (said + true).clamp_min(1),
-    }
+    prediction = torch.where(victim.clean.rejected, classes, victim.clean.prediction)
+    found = macro(prediction, y, classes)
     return {
-        name: Metric(float(values[true > 0].mean()), len(y), unit="rate", better="higher")
-        for name, values in figures.items()
+        f"{name}_macro": Metric(value, len(y), unit="rate", better="higher") for name, value in found._asdict().items()
     }
-
-
-def _calibration(confidence: Tensor, right: Tensor, bins: int = 15) -> Metric:
-    """Expected calibration error over equal-width bins (Guo et al., ICML 2017, arXiv:1706.04599)."""
-    place = (confidence * bins).long().clamp(0, bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float32).index_add(0, place, confidence - right.float())
-    return Metric(float(gap.abs().sum()) / len(right), len(right), unit="rate", better="lower")
 
 
 def _latency(victim: Victim) -> Metric:

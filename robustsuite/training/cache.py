@@ -24,7 +24,7 @@ from robustsuite.storage.files import storing
 from robustsuite.storage.store import Kept, Store
 from robustsuite.training.built import built_digest
 from robustsuite.training.context import PartOf, named, no_part
-from robustsuite.training.fit import Fitted, Progress, fit, make_network
+from robustsuite.training.fit import Fitted, Log, Progress, fit, make_network
 from robustsuite.training.jobs import Job
 from robustsuite.training.memory import Memory
 from robustsuite.training.own import HiddenNetwork
@@ -46,6 +46,7 @@ class Trainer:
         device: Where to train.
         stores: Where weights (safetensors) and facts (JSON) are kept, the run's own first; none trains each time.
         progress: Told after each epoch.
+        log: Given the figures of each epoch that is trained, and not of what is recalled.
         part: The parts of the data set beside the training samples.
         memory: What no store can keep; shared by the trainers of one process.
     """
@@ -54,6 +55,7 @@ class Trainer:
     device: str = "cpu"
     stores: tuple[Store, ...] = ()
     progress: Progress | None = None
+    log: Log | None = field(default=None, compare=False, kw_only=True)
     part: PartOf = no_part
     memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
@@ -118,7 +120,7 @@ class Trainer:
 
     def _also(self, recipe: Recipe, samples: Samples, seed: int) -> nn.Module:
         """A network that a stage asked for: trained once, as any other."""
-        return replace(self, seed=seed, progress=None).fit(recipe, samples).network
+        return replace(self, seed=seed, progress=None, log=None).fit(recipe, samples).network
 
     def fit(self, recipe: Recipe, samples: Samples) -> Fitted:
         """Train the network, or load it where the same training was done before.
@@ -173,6 +175,7 @@ class Trainer:
     def _fresh(self, recipe: Recipe, samples: Samples, key: str) -> Fitted:
         checkpoint = self.stores[0].root / KIND / f"{key}.partial.pt" if key else None
         given: dict[str, Any] = {"device": self.device, "checkpoint": checkpoint, "progress": self.progress}
+        given["log"] = self.log
         with lent(_who(recipe), samples, *(self.part(name) for name in recipe.trains_with)):
             return fit(recipe, samples, self.seed, **given, part=self.part, also=self._also)
 

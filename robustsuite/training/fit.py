@@ -32,12 +32,15 @@ from robustsuite.training.parts import Step, Updater, training_loss
 from robustsuite.training.recipe import GradientDescent, Recipe
 from robustsuite.training.stages import Also, Stages
 from robustsuite.training.trained import LEARNT
+from robustsuite.training.watching import naming_memory, watched
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, epochs done, epochs in all."""
+Log = Callable[[Mapping[str, float]], None]
+"""Called with the figures of each epoch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +110,7 @@ def fit(
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    log: Log | None = None,
     part: PartOf = no_part,
     also: Also | None = None,
 ) -> Fitted:
@@ -119,6 +123,7 @@ def fit(
         device: Where to train.
         checkpoint: File that a killed training resumes from; None for none.
         progress: Told after each epoch.
+        log: Given each epoch's row of figures.
         part: The parts of the data set beside the training samples.
         also: Trains what prepares and repairs ask for; None trains it each time.
 
@@ -130,7 +135,7 @@ def fit(
         RequestError: The network cannot train on a batch of one sample, and there would be one; or the user's own
             training returned no network.
         ModelError: What the user's own training returned answers no logits.
-        RobustsuiteError: The loss became NaN or infinite.
+        RobustsuiteError: The loss became NaN or infinite, or a batch does not fit into memory.
     """
     fabric = None if recipe.own is not None else make_fabric(device, recipe.training.precision)
     recipe.update.load()
@@ -158,12 +163,14 @@ def fit(
     if recipe.training.ema is not None:
         updater = Averaging(updater, network, recipe.training.ema)
     run = _Run(recipe, network, updater, train, held_out, streams, fabric)
-    with differentiable():  # a judge may train inside a caller's `no_grad`
-        run.epochs(Checkpoint(checkpoint), progress)
+    with naming_memory(recipe.training), differentiable():  # a judge may train inside a caller's `no_grad`
+        run.epochs(Checkpoint(checkpoint), progress, log)
     with seeded(streams.child("finish").key):
         updater.finish()
-    network = _finished(stages, network)
     qualified, doubts = update.qualify(recipe, updater.facts())
+    accounted, look = "epsilon" in qualified, (train, held_out, streams, fabric.device)
+    qualified |= watched(network, recipe.training, run.history, *look, accounted=accounted)
+    network = _finished(stages, network)
     facts = {**qualified, **stages.facts, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
     scores = {**stages.scores, LEARNT: train.ids}
     return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts, *stages.flags), scores)
@@ -216,7 +223,7 @@ class _Run:
         self._best_score, self._stale = -float("inf"), 0
         self.history: list[dict[str, float]] = []
 
-    def epochs(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
+    def epochs(self, checkpoint: Checkpoint, progress: Progress | None, log: Log | None = None) -> None:
         """Run every epoch that is left, stopping early where validation no longer improves."""
         self._resume(checkpoint.load())
         training = self._recipe.training
@@ -228,6 +235,8 @@ class _Run:
                 row = self._epoch(epoch)
                 self._watch(epoch, row)
             self.history.append(row)
+            if log is not None:
+                log(row)
             checkpoint.save(self._snapshot)
             if progress is not None:
                 progress("training", epoch + 1, training.epochs)
@@ -247,8 +256,8 @@ class _Run:
         loss = float(total) / max(count, 1)
         if not loss < float("inf"):
             raise RobustsuiteError(
-                f"expected a finite training loss, got loss={loss} in epoch {epoch}; lower lr "
-                f"(now {self._recipe.training.lr}) or set clip"
+                f"expected a finite training loss, got loss={loss} in epoch {epoch}: gradients explode; "
+                f"lower lr (now {self._recipe.training.lr}) or set clip"
             )
         return {"epoch": float(epoch), "train_loss": loss}
 

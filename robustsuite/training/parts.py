@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustsuite.core.classification import calibration_error, macro
 from robustsuite.core.deployed import Deployed
 from robustsuite.core.door import labels_of
 from robustsuite.core.samples import Batch, Samples
@@ -115,16 +116,24 @@ class Objective(ABC):
 
 
 def clean_validation(network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:
-    """Validation loss and accuracy in eval mode; the score is the accuracy, ties broken by the loss."""
+    """Loss, accuracy, macro precision, recall, F1 and calibration error, each `validation_…`, in eval mode.
+
+    The score is the accuracy, ties broken by the loss.
+    """
     device = next(network.parameters()).device
-    losses, right = 0.0, 0
+    losses, said = 0.0, list[tuple[Tensor, Tensor]]()
     with torch.no_grad():
         for batch in held_out.batches(512, device):
             logits = network(batch.x)
             losses += float(step.loss(logits, batch.y).sum())
-            right += int((labels_of(logits) == batch.y).sum())
-    loss, accuracy = losses / len(held_out), right / len(held_out)
-    return {"validation_loss": loss, "validation_accuracy": accuracy, "score": accuracy - 1e-6 * min(loss, 1e3)}
+            said.append((labels_of(logits).cpu(), logits.float().softmax(1).amax(1).cpu()))
+    prediction, confidence = (torch.cat(parts) for parts in zip(*said, strict=True))
+    right = prediction == held_out.y
+    loss, accuracy = losses / len(held_out), int(right.sum()) / len(held_out)
+    found = {f"validation_{k}": v for k, v in macro(prediction, held_out.y, held_out.classes)._asdict().items()}
+    found["validation_calibration_error"] = calibration_error(confidence, right)
+    score = accuracy - 1e-6 * min(loss, 1e3)
+    return {"validation_loss": loss, "validation_accuracy": accuracy, **found, "score": score}
 
 
 @dataclass(frozen=True)

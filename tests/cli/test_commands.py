@@ -257,6 +257,22 @@ def test_a_trained_model_is_saved_and_found_by_a_run():
     assert sorted(Path("runs/tiny/models").glob("*.safetensors")) == stored
 
 
+def test_train_logs_what_it_finds_done_and_looks_for_settings():
+    rows = []
+    for _ in range(2):
+        assert call("train", "tiny.yaml", "--quiet", "--log", "csv:log").exit_code == 0
+        rows.append(Path(f"log/none/version_{len(rows)}/metrics.csv").read_text())
+    assert rows[0] == rows[1]
+    assert len(rows[0].splitlines()) == 3
+    before = sorted(Path().rglob("*"))
+    found = call("train", "tiny.yaml", "--find", "lr")
+    assert found.exit_code == 0, found.output
+    assert 1e-5 < float(found.stdout.splitlines()[0].removeprefix("lr: ")) < 1
+    assert sorted(Path().rglob("*")) == before
+    wrong = call("train", "tiny.yaml", "--find", "rate")
+    assert (wrong.exit_code, "got find='rate'" in wrong.stderr) == (2, True)
+
+
 def test_an_unknown_defence_is_refused():
     refused = call("train", "quickstart", "--defense", "dpsgd")
     assert refused.exit_code == 2

@@ -154,3 +154,22 @@ def test_payloads_that_cannot_be_read_are_left_out(maker, harm):
     html = page_of(maker)
     assert section(html, "roc") is None
     assert "Records" in html
+
+
+# trainings
+
+
+def test_diagnoses_stand_below_the_learning_curves(maker):
+    wrong = {"name": "overfitting", "seen": "0.99 and <0.60>", "value": 0.39, "limit": 0.15, "mend": "set patience"}
+    names = ("train_loss", "validation_f1", "validation_recall", "validation_loss", "validation_accuracy")
+    rows = [{"epoch": float(epoch), **dict.fromkeys(names, 0.5 + 0.1 * epoch)} for epoch in range(3)]
+    maker.add("none", "none", "utility", history=rows, training={"diagnoses": [wrong]})
+    maker.add("none", "fgsm", "evasion", history=rows, training={"diagnoses": [wrong]})
+    maker.add("short", "none", "utility", history=rows[:1], training={"diagnoses": [{**wrong, "name": "dead units"}]})
+    maker.add("sound", "none", "utility", history=rows, training={"diagnoses": []})
+    drawn = section(page_of(maker), "training")
+    order = ["train loss", "validation loss", "validation accuracy", "validation f1", "validation recall"]
+    places = [drawn.index(name) for name in order]
+    assert places == sorted(places)
+    assert [drawn.count(word) for word in ("overfitting", "dead units", "0.99 and &lt;0.60&gt;")] == [1, 1, 2]
+    assert drawn.index("changes no verdict") > places[-1]
