@@ -224,6 +224,11 @@ class Suspicion(enum.StrEnum):
         "during training, robustness to iterated attacks collapsed while robustness to one step rose",
         "train against more steps, or with a smaller step",
     )
+    UNMONITORED = (
+        "unmonitored",
+        "adversarial training held nothing out, so nobody looked whether robustness collapsed or fell off at the end",
+        "hold out a share of the training set (validation: 0.1)",
+    )
     EPSILON_NOT_VALID = (
         "epsilon-not-valid",
         "the accounting of the privacy guarantee does not hold for this training",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from robustsuite.core.errors import RequestError, RobustsuiteError
 from robustsuite.core.isolation import differentiable, seeded
 from robustsuite.core.samples import Batch, Samples
 from robustsuite.core.streams import Streams
-from robustsuite.core.suspicions import Suspicion
 from robustsuite.models.fitting import refuse_lone
 from robustsuite.models.normalise import Normalise
 from robustsuite.models.state import State, captured, put_back
@@ -28,7 +27,8 @@ from robustsuite.training.context import PartOf, named, no_part
 from robustsuite.training.descent import batch_sizes
 from robustsuite.training.fabric import make_fabric
 from robustsuite.training.own import HiddenNetwork
-from robustsuite.training.parts import Step, Updater, training_loss
+from robustsuite.training.parts import CleanLoss, Step, Updater, training_loss
+from robustsuite.training.passes import Passes
 from robustsuite.training.recipe import GradientDescent, Recipe
 from robustsuite.training.stages import Also, Stages
 from robustsuite.training.trained import LEARNT
@@ -171,9 +171,11 @@ def fit(
     accounted, look = "epsilon" in qualified, (train, held_out, streams, fabric.device)
     qualified |= watched(network, recipe.training, run.history, *look, accounted=accounted)
     network = _finished(stages, network)
-    facts = {**qualified, **stages.facts, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
+    told, marks = recipe.objective.told(run.history)
+    told |= {**qualified, **run.passes.facts()}
+    facts = {**told, **stages.facts, "train_seconds": time.perf_counter() - started, "epochs": len(run.history)}
     scores = {**stages.scores, LEARNT: train.ids}
-    return Fitted(network, tuple(run.history), facts, (*run.flags(), *doubts, *stages.flags), scores)
+    return Fitted(network, tuple(run.history), facts, (*marks, *doubts, *stages.flags), scores)
 
 
 def _fitted(stages: Stages, network: nn.Module, started: float, told: Mapping[str, Any]) -> Fitted:
@@ -222,6 +224,7 @@ class _Run:
         self._best: State | None = None
         self._best_score, self._stale = -float("inf"), 0
         self.history: list[dict[str, float]] = []
+        self.passes = Passes()
 
     def epochs(self, checkpoint: Checkpoint, progress: Progress | None, log: Log | None = None) -> None:
         """Run every epoch that is left, stopping early where validation no longer improves."""
@@ -229,6 +232,8 @@ class _Run:
         training = self._recipe.training
         for epoch in range(len(self.history), training.epochs):
             if training.patience is not None and self._stale >= training.patience:
+                break
+            if self._recipe.objective.over(self.history):
                 break
             # Dropout draws from the global state; seeding it by epoch makes a resumed training equal a straight one.
             with seeded(self._streams.child("epoch", epoch).key):
@@ -266,8 +271,13 @@ class _Run:
             return torch.zeros(0, device=self._device)
         batch = self._augmented(self._train.batch(index, self._device), epoch, number)
         # Autocast here, not in a wrapped module, so that an attack inside the objective runs at this speed too.
-        with self._fabric.autocast():
+        with self._fabric.autocast(), self._counted(len(index)):
             return self._recipe.objective(self._updater.network, batch, self._step(epoch, number))
+
+    def _counted(self, n: int) -> AbstractContextManager[None]:
+        """A plain loss costs one pass each way, and needs no count."""
+        plain = type(self._recipe.objective) is CleanLoss
+        return nullcontext() if plain else self.passes.of(self._network, n)
 
     def _augmented(self, batch: Batch, epoch: int, number: int) -> Batch:
         # A sample that is drawn several times an epoch is not to look alike each time.
@@ -311,6 +321,7 @@ class _Run:
             "best_score": self._best_score,
             "stale": self._stale,
             "history": self.history,
+            "passes": self.passes.counts,
         }
 
     def _resume(self, state: dict[str, Any] | None) -> None:
@@ -321,10 +332,4 @@ class _Run:
         self._best = None if state["best"] is None else State(*state["best"])
         self._best_score = state["best_score"]
         self._stale, self.history = state["stale"], state["history"]
-
-    def flags(self) -> tuple[str, ...]:
-        """Doubts that the epochs raised."""
-        marks = [row.get("catastrophic_overfitting", 0.0) > 0 for row in self.history]
-        # A start that is weak against every attack but one may grow out of it; a fall, or no recovery, is the doubt.
-        fell = any(after and not before for before, after in itertools.pairwise(marks))
-        return (Suspicion.CATASTROPHIC_OVERFITTING,) if fell or (marks and all(marks)) else ()
+        self.passes = Passes(state["passes"])

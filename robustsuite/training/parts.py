@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
@@ -113,6 +113,14 @@ class Objective(ABC):
     def validate(self, network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:
         """Figures on held-out data; the one called `score` picks the best epoch (greater is better)."""
         return clean_validation(network, held_out, step)
+
+    def over(self, history: Sequence[Mapping[str, float]]) -> bool:  # noqa: ARG002
+        """Whether training ends after these epochs, whatever are left; by default never."""
+        return False
+
+    def told(self, history: Sequence[Mapping[str, float]]) -> tuple[dict[str, Any], tuple[str, ...]]:  # noqa: ARG002
+        """What the record must say of these epochs: facts, and flags."""
+        return {}, ()
 
 
 def clean_validation(network: nn.Module, held_out: Samples, step: Step) -> dict[str, float]:

@@ -185,9 +185,13 @@ class Recipe:
         if not isinstance(self.objective, CleanLoss):
             raise RequestError(
                 f"expected one objective, got {type(self.objective).__name__} and {type(objective).__name__}; compose "
-                f"only one defence that replaces the training objective"
+                f"only one defence that replaces the training objective, and name what acts on top of it behind it"
             )
         return replace(self, objective=objective)
+
+    def with_objective_around(self, wrap: Callable[[Objective], Objective]) -> Recipe:
+        """The recipe with its objective wrapped, whatever it is: at perturbed weights, say."""
+        return replace(self, objective=wrap(self.objective))
 
     def with_update(self, update: Update) -> Recipe:
         """The recipe with its update replaced; a second replacement is refused."""

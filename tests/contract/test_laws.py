@@ -23,6 +23,8 @@ QUICK = {
     "autoattack": {"steps": 3, "targets": 1, "queries": 5},
     "model-inversion": {"steps": 15},
     "adversarial-training": {"attack": {"pgd": {"steps": 2}}},
+    "trades": {"attack": {"pgd": {"steps": 2}}},
+    "mart": {"attack": {"pgd": {"steps": 2}}},
     "dp-sgd": {"epsilon": 8.0, "delta": 1e-3},
 }
 ATTACKS = [law for entry in registry.attacks.all() for law in attack_laws(entry.name, **QUICK.get(entry.name, {}))]

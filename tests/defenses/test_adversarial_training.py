@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from adversarial_recipes import BALL, Passes, objective_of, step_of
 from torch import nn
 
 from robustsuite.attacks.evasion.fgsm import FGSM
@@ -13,36 +14,14 @@ from robustsuite.core.ball import Ball
 from robustsuite.core.canonical import canonical_json
 from robustsuite.core.errors import RequestError
 from robustsuite.core.samples import Samples
-from robustsuite.core.streams import Streams
 from robustsuite.defenses.adversarial_training import AdversarialTraining
 from robustsuite.testing import tiny_samples
-from robustsuite.testing.victims import TinyNetwork, tiny_recipe
+from robustsuite.testing.victims import tiny_recipe
 from robustsuite.training.fit import fit
-from robustsuite.training.parts import CleanLoss, Step, training_loss
-from robustsuite.training.settings import Training
-
-BALL = Ball("linf", 0.1)
 
 
 def objective(threat=BALL, **options):
-    return AdversarialTraining(**options)(dataclasses.replace(tiny_recipe(), threat=threat)).objective
-
-
-def step_of(samples, epoch=0):
-    return Step(training_loss(Training(), samples), Streams(3), samples.bounds, epoch, samples.classes)
-
-
-class Passes(TinyNetwork):
-    """Counts forward passes, in training mode and not."""
-
-    def __init__(self):
-        torch.manual_seed(0)
-        super().__init__(4, (0.0, 1.0))
-        self.seen = []
-
-    def forward(self, x):
-        self.seen.append((self.training, x.detach().clone()))
-        return super().forward(x)
+    return objective_of("adversarial-training", threat, **options)
 
 
 def test_the_inner_attack_leaves_no_trace():
@@ -152,16 +131,8 @@ def test_withstanding_only_the_training_attack_is_flagged():
     ],
 )
 def test_a_fall_or_no_recovery_is_flagged(marks, flagged):
-    column = iter(marks)
-
-    @dataclasses.dataclass(frozen=True)
-    class Planted(CleanLoss):
-        def validate(self, network, held_out, step):
-            return {"catastrophic_overfitting": float(next(column)), "score": 0.0}
-
-    plain = tiny_recipe()
-    plain = dataclasses.replace(plain, training=plain.training.override({"epochs": 3}), objective=Planted())
-    assert ("catastrophic-overfitting" in fit(plain, tiny_samples(64), 0).flags) == flagged
+    history = [{"robust_accuracy": 0.5, "catastrophic_overfitting": float(mark)} for mark in marks]
+    assert ("catastrophic-overfitting" in objective().told(history)[1]) == flagged
 
 
 def test_the_fast_start_ignores_the_input_bounds_and_the_result_does_not():
@@ -191,13 +162,6 @@ def test_monitoring_looks_at_all_classes_of_sorted_data():
     assert attacked
     rows = torch.linspace(0, 1199, 256).long()
     assert torch.bincount(samples.y[rows]).tolist() == [64, 64, 64, 64]
-
-
-def test_without_held_out_samples_it_trains_unmonitored():
-    plain = tiny_recipe()
-    plain = dataclasses.replace(plain, training=plain.training.override({"validation": 0.0, "epochs": 1}))
-    fitted = fit(AdversarialTraining(attack="fgsm-rs")(plain), tiny_samples(64), 0)
-    assert set(fitted.history[0]) == {"epoch", "train_loss"}
 
 
 @pytest.mark.parametrize("precision", ["64", "bf16-mixed"])
