@@ -6,7 +6,9 @@ what it had measured, and the others go on; both files are written after each pa
     python benchmarks/gpu.py --out FOLDER                     # `gpu.json` and `gpu.md` in FOLDER
     python benchmarks/gpu.py --device cpu --toy --out FOLDER  # the same parts on tiny data: whether they run at all
 
-`--stretch 5` multiplies the slices, for a machine that others use too. A machine that is lent has Python with torch and nothing of ours. Carry wheels to it, this project's among them, made
+`--stretch 5` multiplies the slices, for a machine that others use too.
+
+A machine that is lent has Python with torch and nothing of ours. Carry wheels to it, this project's among them, made
 where there is a network (`pip wheel --no-deps -w .whl .`, and `pip download --no-deps -d .whl NAME` for each package
 that the script names as missing), and run from the checkout:
 
