@@ -108,11 +108,9 @@ class Bench:
         """Seconds of training to the target, or how far it gets."""
         plan = PLANS["cifar10-gpu"]
         started = time.perf_counter()
-        recipe, absent = plan.recipe(**({"epochs": 2, "batch_size": 64} if self.toy else {}))
-        recipe = replace(recipe, build=self.net())
-        data, said = self.data, ", ".join(absent) or "none"
+        recipe = replace(plan.recipe(**({"epochs": 2, "batch_size": 64} if self.toy else {})), build=self.net())
         recipe = self.affordable(recipe, SHARE * (seconds - (time.perf_counter() - started)))
-        about = {"data": data, "epochs": recipe.training.epochs, "options not there": said, "target": plan.target}
+        about = {"data": self.data, "epochs": recipe.training.epochs, "target": plan.target}
         tell(about)
         curve: list[dict[str, float]] = []
 

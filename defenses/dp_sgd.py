@@ -228,7 +228,8 @@ class PrivateDescent(Update):
             reasons.append("inputs are normalised by the private data's mean and deviation")
         if recipe.training.class_weights != "none":
             reasons.append("class weights count the private labels")
-        outside = [f"whatever {name}, which comes with the network, was computed from" for name in self.brought]
+        outside = ["the training loss of each epoch, in the record's history and charts: it is exact"]
+        outside += [f"whatever {name}, which comes with the network, was computed from" for name in self.brought]
         if recipe.training.validation:
             outside.append(f"{recipe.training.validation:.0%} of the training set, held out for validation")
         for part in (*recipe.repair, *recipe.serve):

@@ -57,6 +57,10 @@ class ReplayedDescent(Updater):
         self._inner, self._replays = inner, replays
         self.network = self._shifted = Shifted(inner.network, ball)
 
+    def validated(self, score: float) -> None:
+        """Told to the descent."""
+        self._inner.validated(score)
+
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """Each batch of the descent, replayed."""
         for index in self._inner.batches(epoch):
@@ -92,16 +96,18 @@ class Replayed(GradientDescent):
     Args:
         ball: Where the perturbation lies.
         replays: Of each batch.
+        warmup: Of the schedule, in epochs of plain training.
     """
 
     ball: Ball
     replays: int
+    warmup: int
 
     def start(
         self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric
     ) -> Updater:
         """Begin a descent on `network`, whose schedule counts every replay."""
-        longer = training.override({"epochs": self.replays * training.epochs})
+        longer = training.override({"epochs": self.replays * training.epochs, "warmup": self.warmup})
         inner = GradientDescent().start(network, samples, longer, streams, fabric)
         return ReplayedDescent(inner, self.ball.within(samples.bounds), self.replays)
 
@@ -138,7 +144,7 @@ class FreeTraining:
         radius: In raw input units, at least 0, a number or text such as "8/255"; by default the threat's.
 
     Raises:
-        RequestError: No radius in options or threat.
+        RequestError: No radius in options or threat, or the training accumulates gradients.
 
     References:
         Shafahi et al., NeurIPS 2019, arXiv:1904.12843 (8 replays on CIFAR-10, 4 on ImageNet).
@@ -155,6 +161,10 @@ class FreeTraining:
         """The recipe with objective and update replaced, and fewer epochs."""
         ball, one_step = ball_of(self, recipe.threat), inner_attack({"fgsm": {"random_start": True}})
         loss = FreeLoss(attack=one_step, ball=ball, monitor=inner_attack(PGD_10))
-        recipe = recipe.with_objective(loss).with_update(Replayed(ball, self.replays))
-        epochs = math.ceil(recipe.training.epochs / self.replays)
-        return replace(recipe, training=recipe.training.override({"epochs": epochs}))
+        old = recipe.training
+        if old.accumulate != 1:
+            remedy = "each replay is a step of its own: raise batch_size, or choose adversarial-training"
+            raise checks.fail("accumulate=1 under free-training", "accumulate", old.accumulate, remedy)
+        recipe = recipe.with_objective(loss).with_update(Replayed(ball, self.replays, old.warmup))
+        training = old.override({"epochs": math.ceil(old.epochs / self.replays), "warmup": 0})
+        return replace(recipe, training=training)

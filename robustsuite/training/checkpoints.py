@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from robustsuite.storage.files import write_atomically
 
 _log = logging.getLogger(__name__)
+_FORMAT: Final = 2  # raised when what a snapshot holds changes
 _SECONDS_BETWEEN = 15.0  # shorter trainings are cheaper to repeat than to save
 
 
@@ -25,14 +26,14 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, or None where there is none that can be read."""
+        """The last state, or None where there is none that can be read, or only one of another version."""
         if self._path is None or not self._path.is_file():
             return None
         try:
             state: dict[str, Any] = torch.load(self._path, weights_only=True, map_location="cpu")
         except Exception:  # a torn or foreign file costs a fresh start, never a wrong one
             return None
-        return state
+        return state if isinstance(state, dict) and state.get("format") == _FORMAT else None
 
     def save(self, snapshot: Callable[[], dict[str, Any]]) -> None:
         """Write the state where the last one is old enough."""
@@ -40,7 +41,7 @@ class Checkpoint:
             return
         self._last = time.monotonic()
         buffer = io.BytesIO()
-        torch.save(snapshot(), buffer)
+        torch.save({"format": _FORMAT, **snapshot()}, buffer)
         try:
             write_atomically(self._path, buffer.getvalue())
         except OSError as error:  # there may be room by the time at which the weights are kept

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 FACT: Final = "diagnoses"
 """Among the facts of a training: what went wrong in it, as a list of mappings."""
+UNSEEN: Final = "diagnoses_error"
+"""Among the facts of a training: the error because of which nobody could look."""
 
 
 @dataclass(frozen=True, kw_only=True)

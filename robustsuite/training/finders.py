@@ -15,6 +15,7 @@ from robustsuite.core.errors import RobustsuiteError
 from robustsuite.core.isolation import differentiable, out_of_memory, seeded
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
+from robustsuite.training.augment import augmentations
 from robustsuite.training.descent import make_optimizer
 from robustsuite.training.fabric import make_fabric
 from robustsuite.training.fit import make_network
@@ -72,7 +73,7 @@ def find_lr(
     least, and leaves nothing behind.
 
     Args:
-        recipe: What shall be trained; its learning rate, schedule, stages and number of epochs take no part.
+        recipe: What shall be trained; its learning rate, schedule, sampling, stages and number of epochs take no part.
         samples: The training set.
         seed: Keys weights and order.
         device: Where to train.
@@ -86,8 +87,8 @@ def find_lr(
     """
     checks.integer("steps", steps, low=10)
     checks.real("highest", highest, low=_LOWEST, open_low=True)
-    trial = _Trial(recipe, samples, seed, device)
-    size = min(recipe.training.batch_size, len(samples))
+    trial = _Trial(recipe, samples, seed, device, recipe.training.batch_size)
+    size = min(recipe.training.batch_size * recipe.training.accumulate, len(samples))
     rates, losses = list[float](), list[float]()
     mean, least = 0.0, math.inf
     with trial:
@@ -170,13 +171,13 @@ def _fits(recipe: Recipe, samples: Samples, seed: int, device: str, size: int) -
 class _Trial:
     """Steps of a training that is thrown away; as a context, it draws from generators that are put back."""
 
-    def __init__(self, recipe: Recipe, samples: Samples, seed: int, device: str) -> None:
+    def __init__(self, recipe: Recipe, samples: Samples, seed: int, device: str, size: int | None = None) -> None:
         if recipe.own is not None:
             raise checks.fail("a training by settings", "training", recipe.own.name, "search inside that function")
-        if not isinstance(recipe.update, GradientDescent):
-            remedy = "a search on private data costs privacy: search on public data, without that defence"
+        if type(recipe.update) is not GradientDescent:
+            remedy = "search without the defence that replaces it; on private data a search costs privacy"
             raise checks.fail("plain gradient descent", "update", type(recipe.update).__name__, remedy)
-        self._recipe, self._samples = recipe, samples.copy()
+        self._recipe, self._samples, self._size = recipe, samples.copy(), size
         self._streams = Streams(seed).child("finder")
         self._fabric: Fabric = make_fabric(device, recipe.training.precision)
         self._network: nn.Module = make_network(recipe, self._samples, seed).to(self._fabric.device).train()
@@ -184,6 +185,9 @@ class _Trial:
         self._network = self._network.double() if self._double else self._network
         self._optimizer: Any = self._fabric.setup_optimizers(make_optimizer(self._network, recipe.training))
         self._loss = training_loss(recipe.training, self._samples)
+        self._changes = augmentations(recipe.training.augment)
+        for change in self._changes:
+            change.refuse(samples.shape)
         self._order = torch.zeros(0, dtype=torch.int64)
         self._epoch = 0
 
@@ -206,20 +210,28 @@ class _Trial:
         return rows
 
     def step(self, rows: Tensor, number: int, rate: float) -> float:
-        """One step at this rate; gives the mean loss before it."""
-        batch = self._samples.batch(rows, self._fabric.device)
-        batch = batch._replace(x=batch.x.double()) if self._double else batch
-        for i, augment in enumerate(self._recipe.augment):
-            batch = augment(batch, self._streams.child("augment", i, number))
+        """One step at this rate, of batches of at most `size`; gives the mean loss before it."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        samples = self._samples
-        step = Step(self._loss, self._streams.child("step", number), samples.bounds, number, samples.classes)
-        with self._fabric.autocast():
-            loss = self._recipe.objective(self._network, batch, step).mean()
         self._optimizer.zero_grad(set_to_none=True)
-        self._fabric.backward(loss)
+        loss = 0.0
+        for part in rows.split(self._size or len(rows)):
+            losses = self._losses(part, number).sum() / len(rows)
+            self._fabric.backward(losses)
+            loss += float(losses.detach())
         if self._recipe.training.clip is not None:
             self._fabric.clip_gradients(self._network, self._optimizer, max_norm=self._recipe.training.clip)
         self._optimizer.step()
-        return float(loss.detach())
+        return loss
+
+    def _losses(self, rows: Tensor, number: int) -> Tensor:
+        batch = self._samples.batch(rows, self._fabric.device)
+        batch = batch._replace(x=batch.x.double()) if self._double else batch
+        for change in self._changes:
+            batch = change(batch, self._streams.child("change", type(change).__name__, number))
+        for i, augment in enumerate(self._recipe.augment):
+            batch = augment(batch, self._streams.child("augment", i, number))
+        samples = self._samples
+        step = Step(self._loss, self._streams.child("step", number), samples.bounds, number, samples.classes)
+        with self._fabric.autocast():
+            return self._recipe.objective(self._network, batch, step)

@@ -215,12 +215,12 @@ def _imbalance(case: Observed) -> TrainingFault | None:
         f"{int(counts.min())} (limit {_IMBALANCE:g})",
         value=ratio,
         limit=_IMBALANCE,
-        mend="set class_weights: balanced, and read macro recall rather than accuracy",
+        mend="set class_weights: balanced or sampling: balanced, and read macro recall rather than accuracy",
     )
 
 
 def _weighted(training: Training) -> bool:
-    return training.class_weights != "none" or getattr(training, "sampling", "") == "balanced"
+    return training.class_weights != "none" or training.sampling == "balanced"
 
 
 _RULES: Final[tuple[Callable[[Observed], TrainingFault | None], ...]] = (

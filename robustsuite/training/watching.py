@@ -13,7 +13,7 @@ from robustsuite.core.errors import RobustsuiteError
 from robustsuite.core.isolation import out_of_memory
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
-from robustsuite.training.diagnosis import FACT, written
+from robustsuite.training.diagnosis import FACT, UNSEEN, written
 from robustsuite.training.parts import training_loss
 from robustsuite.training.probe import probe
 from robustsuite.training.settings import Training
@@ -35,7 +35,7 @@ def watched(
     *,
     accounted: bool,
 ) -> dict[str, Any]:
-    """The diagnoses of a training, as facts: none where the network cannot be looked at.
+    """The diagnoses of a training, as facts; where the network cannot be looked at, why not (and a warning).
 
     Where privacy is accounted for, held-out samples alone are looked at, which lie outside of the guarantee anyway.
 
@@ -62,8 +62,9 @@ def watched(
         )
         return {FACT: written(diagnosed(case))}
     except Exception as error:  # advice about a network that anybody may have written must not cost the training
-        _log.info("a training could not be looked at: %s: %s", type(error).__name__, error)
-        return {}
+        why = f"{type(error).__name__}: {error}"
+        _log.warning("a training could not be looked at, so nothing is said of what went wrong in it: %s", why)
+        return {UNSEEN: why}
 
 
 @contextmanager

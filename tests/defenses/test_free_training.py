@@ -16,6 +16,7 @@ from robustsuite.plugins import defense
 from robustsuite.testing import tiny_samples
 from robustsuite.training.fit import fit
 from robustsuite.training.recipe import Recipe
+from robustsuite.training.schedules import Schedule
 from robustsuite.training.settings import Training
 
 
@@ -94,6 +95,25 @@ def test_any_schedule_lasts_as_long_as_the_replays():
     for schedule in ("one-cycle", "cosine", "step"):
         fitted = fit(brief(recipe_of("free-training", replays=3), epochs=1, schedule=schedule), tiny_samples(64), 0)
         assert len(fitted.history) == 1
+
+
+def test_warming_up_takes_the_share_of_steps_that_it_takes_in_plain_training(monkeypatch):
+    """8 epochs of 2 batches with 4 warm: 2 epochs with 4 replays are 16 steps, of which 8 are warm."""
+    rates = []
+    keep = Schedule._set
+    monkeypatch.setattr(
+        Schedule, "_set", lambda self: (keep(self), rates.append(self._optimizer.param_groups[0]["lr"]))
+    )
+    plain = Recipe(build=Linear(), training=Training(epochs=8, warmup=4, batch_size=5, lr=0.8, validation=0.0))
+    samples = Samples(torch.rand(10, 5), torch.arange(10) % 2, 2)
+    fit(defense("free-training", replays=4, norm="linf", radius=0.1)(plain), samples, 0)
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8] + [0.8] * 9)
+
+
+def test_accumulating_is_refused_beside_it():
+    plain = Recipe(build=Linear(), training=Training(accumulate=2))
+    with pytest.raises(RequestError, match="accumulate=2; each replay is a step"):
+        defense("free-training", norm="linf", radius=0.1)(plain)
 
 
 def test_it_buys_robustness():

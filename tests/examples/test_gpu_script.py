@@ -9,13 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-
-from robustsuite.core.streams import Streams
-from robustsuite.testing import tiny_samples
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-MOVED = Streams(0).child("crop")
 
 
 @pytest.fixture
@@ -67,32 +62,6 @@ def test_parts_that_fail_hang_or_die_leave_the_others_alone(script, tmp_path, mo
 def test_its_slices_leave_the_whole_within_eight_minutes(script):
     imports = 20  # of robustsuite, once, before the parts
     assert imports + sum(part.seconds + script.GRACE for part in script.PARTS) <= 8 * 60
-
-
-def test_each_image_is_moved_and_mirrored_by_draws_of_its_own(script):
-    crop = importlib.import_module("recipes").CropFlip(pad=2)
-    batch = tiny_samples(60).batch(slice(None))
-    moved = crop(batch, MOVED)
-    shifted = set()
-    for row in range(60):
-        views = {
-            (down, across, flip): window.flip(-1) if flip else window
-            for down in range(5)
-            for across in range(5)
-            for flip in (False, True)
-            for window in [_padded(batch.x[row])[:, down : down + 8, across : across + 8]]
-        }
-        (found,) = [view for view, image in views.items() if torch.equal(image, moved.x[row])]
-        shifted.add(found)
-    assert len(shifted) > 25
-    assert len({flip for *_, flip in shifted}) == 2
-    few = torch.tensor([5, 17, 40])
-    alone = crop(tiny_samples(60).batch(few), MOVED)
-    assert torch.equal(alone.x, moved.x[few])  # whoever shares the batch
-
-
-def _padded(image):
-    return torch.nn.functional.pad(image[None], [2] * 4, mode="reflect")[0]
 
 
 @pytest.mark.slow

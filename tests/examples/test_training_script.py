@@ -1,4 +1,4 @@
-"""What `benchmarks/training.py` trains by: wishes that are not granted are named, and measuring changes no training."""
+"""What `benchmarks/training.py` trains by: its plans are settings, and measuring changes no training."""
 
 import importlib
 from dataclasses import replace
@@ -22,19 +22,10 @@ def recipes(monkeypatch):
 
 def test_every_plan_has_its_settings(recipes):
     for plan in recipes.PLANS.values():
-        recipe, absent = plan.recipe()
-        assert set(absent) <= set(plan.wished)
-        assert recipe.training.validation == 0.0
-        plain, none = plan.recipe(plain=True, epochs=2)
-        assert (plain.augment, none, plain.training.epochs) == ((), (), 2)
-
-
-def test_wishes_that_are_not_granted_are_named(recipes):
-    crop = recipes.CropFlip()
-    plan = recipes.Plan("digits", "mlp", {"lr": 0.5}, 0.9, wished={"clip": 1.0, "no_such_setting": 1}, augment=crop)
-    recipe, absent = plan.recipe()
-    assert (recipe.training.clip, recipe.training.lr, absent) == (1.0, 0.5, ("no_such_setting",))
-    assert recipe.augment == (crop,)
+        full, plain = plan.recipe().training, plan.recipe(plain=True, epochs=2).training
+        assert full.validation == plain.validation == 0.0
+        assert list(full.augment) == plan.more.get("augment", [])
+        assert (plain.augment, plain.nesterov, plain.ema, plain.epochs) == ((), False, None, 2)
 
 
 def test_measuring_between_epochs_changes_no_training_and_takes_no_time(recipes):

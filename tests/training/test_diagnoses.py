@@ -186,6 +186,19 @@ def test_private_samples_are_not_looked_at():
     assert "diagnoses" not in fit(_private(validation=0.0), digits(200), 0).facts
 
 
+def test_a_look_that_fails_costs_no_training_and_is_told(monkeypatch, caplog):
+    def planted(*_):
+        raise ValueError("planted")
+
+    monkeypatch.setattr("robustsuite.training.watching.probe", planted)
+    facts = fit(recipe(Layers()), tiny_samples(64), 0).facts
+    assert facts["diagnoses_error"] == "ValueError: planted"
+    assert "diagnoses" not in facts
+    (warned,) = (entry for entry in caplog.records if entry.levelname == "WARNING")
+    assert "could not be looked at" in warned.message
+    assert "planted" in warned.message
+
+
 def test_running_out_of_memory_names_the_settings():
     @dataclass(frozen=True)
     class Large(CleanLoss):

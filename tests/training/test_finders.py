@@ -74,6 +74,18 @@ def test_a_search_repeats_and_leaves_nothing_behind():
     assert samples.digest() == digest
 
 
+def test_accumulated_batches_and_augmentation_are_those_of_the_training():
+    plain, samples = replace(tiny_recipe(), build=Linear()), tiny_samples(96)
+
+    def found(**changes):
+        changed = replace(plain, training=plain.training.override(changes))
+        return find_lr(changed, samples, steps=60)
+
+    large, parts = found(batch_size=48), found(batch_size=12, accumulate=4)
+    assert parts.losses == pytest.approx(large.losses, rel=1e-3)
+    assert found(batch_size=48, augment=[{"crop": {"padding": 1}}]).losses != large.losses
+
+
 def test_a_loss_that_never_falls_is_an_error():
     @dataclass(frozen=True)
     class Stuck(CleanLoss):

@@ -127,6 +127,14 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
     assert not path.exists()
 
 
+def test_a_checkpoint_of_another_version_costs_a_fresh_start(tmp_path):
+    path = tmp_path / "model.ckpt"
+    network = recipe().build(4, (1, 8, 8), (0.0, 1.0))
+    torch.save({"network": tuple(network.state_dict().values()), "history": [{"epoch": 0.0}]}, path)
+    old, straight = fit(recipe(), tiny_samples(80), 0, checkpoint=path), fit(recipe(), tiny_samples(80), 0)
+    assert torch.equal(weights(old), weights(straight))
+
+
 def test_a_torn_checkpoint_costs_a_fresh_start(tmp_path):
     path = tmp_path / "partial.pt"
     path.write_bytes(b"PK\x03\x04 torn")
