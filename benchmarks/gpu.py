@@ -8,12 +8,12 @@ what it had measured, and the others go on; both files are written after each pa
 
 `--stretch 5` multiplies the slices, for a machine that others use too.
 
-A machine that is lent has Python with torch and nothing of ours. Carry wheels to it, this project's among them, made
-where there is a network (`pip wheel --no-deps -w .whl .`, and `pip download --no-deps -d .whl NAME` for each package
-that the script names as missing), and run from the checkout:
+To a machine that has torch and no network, carry wheels, this project's among them, made where there is one (`pip wheel
+--no-deps -w .whl .`, and `pip download --no-deps -d .whl NAME` for each package that the script names as missing), and
+run from the checkout:
 
     python -m pip install -q --no-index --no-deps --target /tmp/site .whl/*.whl
-    PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1 python benchmarks/gpu.py --out "$OUT"
+    PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1 python benchmarks/gpu.py --out FOLDER
 
 CIFAR-10 is read below `$ROBUSTSUITE_DATA`; without it the embedded digits take its place, and the table says so.
 
