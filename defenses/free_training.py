@@ -30,24 +30,27 @@ class Shifted(nn.Module):
 
     def __init__(self, network: nn.Module, ball: Ball) -> None:
         super().__init__()
-        self.network, self._bounds, self._ball = network, ball.bounds, replace(ball, bounds=None)
+        self.network, self._ball = network, replace(ball, bounds=None)
+        self._bounds = ball.bounds or (-math.inf, math.inf)
         self.moved: Tensor | None = None  # (B, …), row i of every batch in turn
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw inputs `(N, …)` to logits."""
         if self.training:
-            shifted = x if self.moved is None else x + self.moved[: len(x)]
-            x = shifted.detach().clamp(*self._bounds).requires_grad_()
-            x.register_hook(self._climb)
+            x = (x + self._held(x)).detach().clamp(*self._bounds).requires_grad_()
+            x.register_hook(self._climb)  # type: ignore[no-untyped-call]
         logits: Tensor = self.network(x)
         return logits
 
+    def _held(self, like: Tensor) -> Tensor:
+        """The perturbation of as many rows; 0 where no batch was as long before."""
+        known = like[:0] if self.moved is None else self.moved[: len(like)]
+        return torch.cat([known, torch.zeros_like(like[len(known) :])])
+
     def _climb(self, slope: Tensor) -> None:
-        n, zero = len(slope), torch.zeros_like(slope)
-        known = zero[:0] if self.moved is None else self.moved
-        here = torch.cat([known[:n], zero[len(known) :]])  # a batch may be longer than those before
-        ahead = self._ball.step(here, slope, self._ball.radius, share=0.05)  # in l1 as FGSM spreads it
-        self.moved = torch.cat([self._ball.project(ahead, zero), known[n:]])
+        ahead = self._ball.step(self._held(slope), slope, self._ball.radius, share=0.05)  # in l1 as FGSM spreads it
+        rest = slope[:0] if self.moved is None else self.moved[len(slope) :]
+        self.moved = torch.cat([self._ball.project(ahead, torch.zeros_like(slope)), rest])
 
 
 class ReplayedDescent(Updater):

@@ -34,8 +34,8 @@ class MartLoss(Monitored):
         """Losses `(B,)`."""
         clean, hard = network(batch.x), network(moved)
         doubt = 1 - clean.softmax(1).gather(1, batch.y[:, None])[:, 0]
-        boosted_loss = step.loss(hard, batch.y) + boosted(hard, batch.y)
-        return boosted_loss + self.weight * divergence(clean, hard) * doubt
+        margin: Tensor = step.loss(hard, batch.y) + boosted(hard, batch.y)
+        return margin + self.weight * divergence(clean, hard) * doubt
 
 
 @register.defense("mart", taxonomy=("AML.M0003", "NISTAML.022", "ML01:2023"))

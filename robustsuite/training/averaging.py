@@ -28,7 +28,7 @@ class Averaging(Updater):
 
     def __init__(self, inner: Updater, network: nn.Module, decay: float) -> None:
         self._inner, self._decay = inner, decay
-        self._own = [weight for weight in network.parameters() if weight.requires_grad]
+        self._own: list[Tensor] = [weight for weight in network.parameters() if weight.requires_grad]
         for part in network.modules():
             if isinstance(part, _NormBase):
                 self._own += [held for held in (part.running_mean, part.running_var) if held is not None]

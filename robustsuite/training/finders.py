@@ -215,7 +215,7 @@ class _Trial:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         loss = 0.0
-        for part in rows.split(self._size or len(rows)):
+        for part in torch.split(rows, self._size or len(rows)):
             losses = self._losses(part, number).sum() / len(rows)
             self._fabric.backward(losses)
             loss += float(losses.detach())

@@ -137,15 +137,16 @@ def fit(
         ModelError: What the user's own training returned answers no logits.
         RobustsuiteError: The loss became NaN or infinite, or a batch does not fit into memory.
     """
-    fabric = None if recipe.own is not None else make_fabric(device, recipe.training.precision)
+    own = recipe.own
+    fabric = None if own is not None else make_fabric(device, recipe.training.precision)
     recipe.update.load()
     started = time.perf_counter()  # what is imported above counts for nobody
     streams = Streams(seed).child("training")
     stages = Stages(recipe, samples, seed, device, part, also or partial(_trained, device=device, part=part))
     whole = stages.prepared(samples)
-    if recipe.own is not None or fabric is None:
+    if own is not None:
         build = None if isinstance(recipe.build, HiddenNetwork) else partial(_drawn, recipe, whole)
-        network, told = recipe.own.train(whole, seed, device, build)
+        network, told = own.train(whole, seed, device, build)
         return _fitted(stages, network, started, told)
     train, held_out = divide(whole, recipe.training.validation, streams)
     if train is samples:

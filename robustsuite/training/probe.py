@@ -52,11 +52,11 @@ class Probe:
         return float((self.prediction == self.y).double().mean())
 
 
-class _Rectified(TorchDispatchMode):
+class _Rectified(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees which units each rectifier leaves at 0 for all samples, however the network calls it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._silent: list[Tensor] = []
         self._at = 0
 
@@ -149,7 +149,7 @@ def _gain(losses: Tensor, first: Tensor, last: Tensor) -> Tensor:
     slopes = torch.autograd.grad(losses.sum(), [first, last], allow_unused=True)
     if any(slope is None or len(slope) != len(losses) for slope in slopes):
         return torch.tensor([math.nan])
-    early, late = (slope.detach().double().flatten(1).norm(dim=1) for slope in slopes)
+    early, late = (torch.linalg.vector_norm(slope.detach().double().flatten(1), dim=1) for slope in slopes)
     return (early / late).cpu()
 
 

@@ -59,7 +59,7 @@ class GradientDescent(Update):
 
     def start(
         self, network: nn.Module, samples: Samples, training: Training, streams: Streams, fabric: Fabric
-    ) -> DescentUpdater:
+    ) -> Updater:
         """Begin a descent on `network`."""
         return DescentUpdater(network, samples, training, streams, fabric)
 

@@ -110,6 +110,13 @@ def test_warming_up_takes_the_share_of_steps_that_it_takes_in_plain_training(mon
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8] + [0.8] * 9)
 
 
+def test_a_batch_may_be_longer_than_those_before():
+    """Nine samples in batches of four: one that would be left alone joins the second."""
+    plain = Recipe(build=Linear(), training=Training(epochs=2, batch_size=4, validation=0.0))
+    samples = Samples(torch.rand(9, 5), torch.arange(9) % 2, 2)
+    assert len(fit(defense("free-training", norm="linf", radius=0.1)(plain), samples, 0).history) == 1
+
+
 def test_accumulating_is_refused_beside_it():
     plain = Recipe(build=Linear(), training=Training(accumulate=2))
     with pytest.raises(RequestError, match="accumulate=2; each replay is a step"):

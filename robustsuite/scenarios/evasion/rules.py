@@ -173,14 +173,14 @@ class EvasionRules(Scenario[Inputs, Tensor]):
 
     def targets(self, victim: Victim, batch: Batch) -> Tensor | None:
         """The label that each of these samples shall be read as, `(n,)`; None for an untargeted goal."""
-        (x, y, ids), classes = batch, victim.test.classes
+        y, classes = batch.y, victim.test.classes
         if self.goal == "untargeted":
             return None
         if self.target == "next":
             return (y + 1) % classes
         if self.target == "random":
-            shift = 1 + Streams(0).child("targets").integers(ids, classes - 1)
+            shift = 1 + Streams(0).child("targets").integers(batch.ids, classes - 1)
             return (y + shift) % classes
         with torch.no_grad():
-            logits = ask(victim.model, victim.given(x)).logits
+            logits = ask(victim.model, victim.given(batch.x)).logits
         return logits.scatter(1, y[:, None], float("inf")).argmin(1)

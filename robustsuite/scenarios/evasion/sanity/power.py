@@ -84,8 +84,9 @@ def plant(victim: Victim, game: EvasionRules, most: int, streams: Streams, *, dr
     chosen, near, distance = chosen[other], among[place[other]], distance[other]
     if len(chosen) == 0:
         return None
-    (x, y, ids), away = victim.test.batch(chosen, victim.device), victim.test.batch(near, victim.device).x
-    x, away, distance = victim.given(x), victim.given(away), distance.to(victim.device, victim.dtype)
+    batch, away = victim.test.batch(chosen, victim.device), victim.test.batch(near, victim.device).x
+    y, ids = batch.y, batch.ids
+    x, away, distance = victim.given(batch.x), victim.given(away), distance.to(victim.device, victim.dtype)
 
     def wrong(at: Tensor) -> Tensor:
         return _wrong(victim, at, y, draws)
