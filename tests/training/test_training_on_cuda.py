@@ -59,9 +59,21 @@ def test_each_precision_learns(precision):
     assert fitted.history[-1]["validation_accuracy"] > 0.9
 
 
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_augmented_balanced_and_averaged_trainings_learn(mixing):
+    augment = [{"crop": {"padding": 1}}, mixing]
+    recipe = settings(augment=augment, sampling="balanced", ema=0.9, accumulate=2, warmup=1, epochs=10)
+    assert fit(recipe, tiny_samples(320), 0, device="cuda").history[-1]["validation_accuracy"] > 0.8
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("adversarial-training", {"attack": "fgsm-rs"}), ("dp-sgd", {"noise_multiplier": 0.5})],
+    [
+        ("adversarial-training", {"attack": "fgsm-rs"}),
+        ("trades", {"attack": {"pgd": {"steps": 2}}, "norm": "linf", "radius": 0.05}),
+        ("free-training", {"replays": 2, "norm": "linf", "radius": 0.05}),
+        ("dp-sgd", {"noise_multiplier": 0.5}),
+    ],
 )
 def test_defences_train(name, options):
     plain = settings(epochs=8, optimizer="sgd", lr=0.5) if name == "dp-sgd" else settings()
