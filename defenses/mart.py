@@ -34,8 +34,10 @@ class MartLoss(Monitored):
         """Losses `(B,)`."""
         clean, hard = network(batch.x), network(moved)
         doubt = 1 - clean.softmax(1).gather(1, batch.y[:, None])[:, 0]
-        margin: Tensor = step.loss(hard, batch.y) + boosted(hard, batch.y)
-        return margin + self.weight * divergence(clean, hard) * doubt
+        losses: Tensor = (
+            step.loss(hard, batch.y) + boosted(hard, batch.y) + self.weight * divergence(clean, hard) * doubt
+        )
+        return losses
 
 
 @register.defense("mart", taxonomy=("AML.M0003", "NISTAML.022", "ML01:2023"))

@@ -26,7 +26,7 @@ from robustsuite.training.checkpoints import Checkpoint
 from robustsuite.training.context import PartOf, named, no_part
 from robustsuite.training.descent import batch_sizes
 from robustsuite.training.fabric import make_fabric
-from robustsuite.training.own import HiddenNetwork
+from robustsuite.training.own import HiddenNetwork, OwnTraining
 from robustsuite.training.parts import CleanLoss, Step, Updater, training_loss
 from robustsuite.training.passes import Passes
 from robustsuite.training.recipe import GradientDescent, Recipe
@@ -137,17 +137,14 @@ def fit(
         ModelError: What the user's own training returned answers no logits.
         RobustsuiteError: The loss became NaN or infinite, or a batch does not fit into memory.
     """
-    own = recipe.own
-    fabric = None if own is not None else make_fabric(device, recipe.training.precision)
+    stages = Stages(recipe, samples, seed, device, part, also or partial(_trained, device=device, part=part))
+    if recipe.own is not None:
+        return _by_own(recipe, recipe.own, stages, samples, seed, device)
+    fabric = make_fabric(device, recipe.training.precision)
     recipe.update.load()
     started = time.perf_counter()  # what is imported above counts for nobody
     streams = Streams(seed).child("training")
-    stages = Stages(recipe, samples, seed, device, part, also or partial(_trained, device=device, part=part))
     whole = stages.prepared(samples)
-    if own is not None:
-        build = None if isinstance(recipe.build, HiddenNetwork) else partial(_drawn, recipe, whole)
-        network, told = own.train(whole, seed, device, build)
-        return _fitted(stages, network, started, told)
     train, held_out = divide(whole, recipe.training.validation, streams)
     if train is samples:
         train = samples.copy()  # parts of a recipe may come from anywhere, and others train on these too
@@ -179,8 +176,12 @@ def fit(
     return Fitted(network, tuple(run.history), facts, (*marks, *doubts, *stages.flags), scores)
 
 
-def _fitted(stages: Stages, network: nn.Module, started: float, told: Mapping[str, Any]) -> Fitted:
+def _by_own(recipe: Recipe, own: OwnTraining, stages: Stages, samples: Samples, seed: int, device: str) -> Fitted:
     """What a training by the user's own function gives."""
+    started = time.perf_counter()
+    whole = stages.prepared(samples)
+    build = None if isinstance(recipe.build, HiddenNetwork) else partial(_drawn, recipe, whole)
+    network, told = own.train(whole, seed, device, build)
     network = _finished(stages, network)
     facts = {**told, **stages.facts, "train_seconds": time.perf_counter() - started}
     return Fitted(network, (), facts, stages.flags, stages.scores)

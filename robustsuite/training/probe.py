@@ -149,7 +149,7 @@ def _gain(losses: Tensor, first: Tensor, last: Tensor) -> Tensor:
     slopes = torch.autograd.grad(losses.sum(), [first, last], allow_unused=True)
     if any(slope is None or len(slope) != len(losses) for slope in slopes):
         return torch.tensor([math.nan])
-    early, late = (torch.linalg.vector_norm(slope.detach().double().flatten(1), dim=1) for slope in slopes)
+    early, late = (slope.detach().double().flatten(1).square().sum(1).sqrt() for slope in slopes)
     return (early / late).cpu()
 
 
