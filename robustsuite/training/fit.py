@@ -32,7 +32,7 @@ from robustsuite.training.passes import Passes
 from robustsuite.training.recipe import GradientDescent, Recipe
 from robustsuite.training.stages import Also, Stages
 from robustsuite.training.trained import LEARNT
-from robustsuite.training.watching import naming_memory, watched
+from robustsuite.training.watching import look_at, naming_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -166,8 +166,8 @@ def fit(
     with seeded(streams.child("finish").key):
         updater.finish()
     qualified, doubts = update.qualify(recipe, updater.facts())
-    accounted, look = "epsilon" in qualified, (train, held_out, streams, fabric.device)
-    qualified |= watched(network, recipe.training, run.history, *look, accounted=accounted)
+    accounted, data = "epsilon" in qualified, (train, held_out, streams, fabric.device)
+    qualified |= look_at(network, recipe.training, run.history, *data, accounted=accounted)
     network = _finished(stages, network)
     told, marks = recipe.objective.told(run.history)
     told |= {**qualified, **run.passes.facts()}

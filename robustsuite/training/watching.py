@@ -24,7 +24,7 @@ _MOST: Final = 512  # samples of the look; its distances between samples grow wi
 _SHARE: Final = 100  # a look costs a batch and one in so many of the training's passes
 
 
-def watched(
+def look_at(
     network: nn.Module,
     training: Training,
     history: Sequence[Mapping[str, float]],

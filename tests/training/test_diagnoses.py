@@ -173,7 +173,7 @@ def test_a_look_costs_a_batch_and_a_hundredth_and_changes_nothing(monkeypatch):
     seen = fit(plain, digits(500), 0)
     looked = passes[0]
     passes[0] = 0
-    monkeypatch.setattr(fitting, "watched", lambda *_, **__: {})
+    monkeypatch.setattr(fitting, "look_at", lambda *_, **__: {})
     unseen = fit(plain, digits(500), 0)
     assert (looked - passes[0], passes[0]) == (50 + 2 * 500 // 100, 2 * 500)
     assert all(torch.equal(a, b) for a, b in zip(seen.network.parameters(), unseen.network.parameters(), strict=True))
