@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from robustsuite.core.samples import Samples
 from robustsuite.core.streams import Streams
 from robustsuite.training.parts import Updater
-from robustsuite.training.schedules import Schedule
+from robustsuite.training.schedules import RateSchedule
 from robustsuite.training.settings import Training
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def make_optimizer(network: nn.Module, training: Training) -> Optimizer:
     return optimizer
 
 
-def make_schedule(optimizer: Optimizer, training: Training, steps: int, warmup: int = 0) -> Schedule:
+def make_schedule(optimizer: Optimizer, training: Training, steps: int, warmup: int = 0) -> RateSchedule:
     """The learning-rate schedule over `steps` steps in all, of which `warmup` come before it."""
-    return Schedule(optimizer, training, steps, warmup)
+    return RateSchedule(optimizer, training, steps, warmup)
 
 
 class DescentUpdater(Updater):

@@ -28,7 +28,7 @@ from robustsuite.training.descent import batch_sizes
 from robustsuite.training.fabric import make_fabric
 from robustsuite.training.own import HiddenNetwork, OwnTraining
 from robustsuite.training.parts import CleanLoss, Step, Updater, training_loss
-from robustsuite.training.passes import Passes
+from robustsuite.training.passes import TrainingPasses
 from robustsuite.training.recipe import GradientDescent, Recipe
 from robustsuite.training.stages import Also, Stages
 from robustsuite.training.trained import LEARNT
@@ -226,7 +226,7 @@ class _Run:
         self._best: State | None = None
         self._best_score, self._stale = -float("inf"), 0
         self.history: list[dict[str, float]] = []
-        self.passes = Passes()
+        self.passes = TrainingPasses()
 
     def epochs(self, checkpoint: Checkpoint, progress: Progress | None, log: Log | None = None) -> None:
         """Run every epoch that is left, stopping early where validation no longer improves."""
@@ -334,4 +334,4 @@ class _Run:
         self._best = None if state["best"] is None else State(*state["best"])
         self._best_score = state["best_score"]
         self._stale, self.history = state["stale"], state["history"]
-        self.passes = Passes(state["passes"])
+        self.passes = TrainingPasses(state["passes"])

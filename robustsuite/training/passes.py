@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Passes:
+class TrainingPasses:
     """Passes of a network for each sample of each step, those of attacks within the objective counted.
 
     A backward pass is counted with the forward pass that keeps a graph for it. Validation is not counted.

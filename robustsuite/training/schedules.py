@@ -17,7 +17,7 @@ _PATIENCE: Final = 2  # epochs; torch's 10 would never act in trainings of the u
 _DROP: Final = 0.1  # He et al., arXiv:1512.03385, divide by 10 when the error plateaus
 
 
-class Schedule:
+class RateSchedule:
     """Sets an optimizer's rate before its first step, and after each.
 
     Args:

@@ -16,7 +16,7 @@ from robustsuite.plugins import defense
 from robustsuite.testing import tiny_samples
 from robustsuite.training.fit import fit
 from robustsuite.training.recipe import Recipe
-from robustsuite.training.schedules import Schedule
+from robustsuite.training.schedules import RateSchedule
 from robustsuite.training.settings import Training
 
 
@@ -100,9 +100,9 @@ def test_any_schedule_lasts_as_long_as_the_replays():
 def test_warming_up_takes_the_share_of_steps_that_it_takes_in_plain_training(monkeypatch):
     """8 epochs of 2 batches with 4 warm: 2 epochs with 4 replays are 16 steps, of which 8 are warm."""
     rates = []
-    keep = Schedule._set
+    keep = RateSchedule._set
     monkeypatch.setattr(
-        Schedule, "_set", lambda self: (keep(self), rates.append(self._optimizer.param_groups[0]["lr"]))
+        RateSchedule, "_set", lambda self: (keep(self), rates.append(self._optimizer.param_groups[0]["lr"]))
     )
     plain = Recipe(build=Linear(), training=Training(epochs=8, warmup=4, batch_size=5, lr=0.8, validation=0.0))
     samples = Samples(torch.rand(10, 5), torch.arange(10) % 2, 2)
