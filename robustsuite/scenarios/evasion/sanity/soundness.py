@@ -12,7 +12,7 @@ from robustsuite.core import losses
 from robustsuite.core.intervals import median
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.core.traits import Traits
-from robustsuite.scenarios.evasion.sanity.boundary import crossed
+from robustsuite.scenarios.evasion.sanity.boundary import crossed, crossed_uphill
 from robustsuite.scenarios.evasion.sanity.probe import Look
 
 _FEW: Final = 16  # samples that are looked at
@@ -21,6 +21,8 @@ _LED: Final = 0.75  # share of samples for which it must hold
 _STEP: Final = 0.5  # of the radius, over which a change is predicted
 _SHOWN: Final = 0.3  # of the predicted change, that the deployed margin must show
 _WAY: Final = (0.55, 1.8)  # of the way to the boundary, that gradients explain: straight-through .7 to .96, decoys 0
+_UPHILL: Final = (0.7, 1.4)  # of the way along its gradient: straight-through .65 to 1.15; averaged on a decoy to 1.7
+UNEXPLAINED: Final = 0.15  # of the ways along a gradient: none of honest models, a fifth and more of those that deceive
 # Suspicions under which scores say nothing.
 _BY_LABELS: Final = frozenset({Suspicion.JUMP_AT_BOUNDARY, Suspicion.JUMP_AT_CLEAN, Suspicion.DEPENDS_ON_AUTOGRAD})
 
@@ -39,17 +41,22 @@ def is_sound(look: Look, module: nn.Module, causes: frozenset[Suspicion]) -> boo
     look = look.take(slice(0, _FEW))
     if look.random:
         return True  # a verdict by majority, whose margins say nothing after so few draws
-    if causes & _BY_LABELS and not _explains(look, module):
+    if causes & _BY_LABELS and not _explains(look, module, causes):
         return False
     return _predicts(look, module) or _breaks_far_away(look, module)
 
 
-def _explains(look: Look, module: nn.Module) -> bool:
-    """Whether its gradients explain how answers get from clean inputs to other classes."""
-    crossing = crossed(look if not isinstance(look.grid, Traits) else replace(look, grid=look.grid.dtype))
-    if crossing is None:
+def _explains(look: Look, module: nn.Module, causes: frozenset[Suspicion]) -> bool:
+    """Whether its gradients explain how answers get from clean inputs to others: to other classes, and uphill."""
+    look = look if not isinstance(look.grid, Traits) else replace(look, grid=look.grid.dtype)
+    crossing, uphill = crossed(look), crossed_uphill(look, module)
+    if crossing is None or not _WAY[0] < median(crossing.explained(module)) < _WAY[1]:
         return False
-    return _WAY[0] < median(crossing.explained(module)) < _WAY[1]
+    if uphill is None:
+        return True
+    if Suspicion.ZERO_GRADIENTS in causes:  # what passes over a step explains it roughly
+        return uphill.unexplained(module, _WAY) <= 1 - _LED
+    return uphill.unexplained(module, _UPHILL) <= UNEXPLAINED
 
 
 def _predicts(look: Look, module: nn.Module) -> bool:
