@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustsuite.core import losses
 from robustsuite.core.deployed import Deployed
+from robustsuite.core.intervals import median
 from robustsuite.core.rows import per_sample
 from robustsuite.scenarios.evasion.sanity.probe import Look
 
@@ -18,6 +19,11 @@ _HALVINGS: Final = 14  # of a line; a continuous margin changes by about 2^-14 o
 _NARROWED: Final = 8  # halvings of the part of a line in which most changes
 _PARTS: Final = 12  # of a line, in each of which a gradient is taken
 _FEWEST: Final = 4  # lines from which on a share says something
+_JUMP: Final = 0.08  # of the clean margin: of honest models below .005, rounded to 16 levels .04, deceptive from .09
+# Of the way to another answer, by gradients. To other classes: honest .97 to 1.01, a gate beside it .47; along the
+# gradient: honest .76 to 1.36 on each way, past a step by a bridge .65 to 1.15, averaged on a decoy up to 1.7.
+EXPLAINED: Final = (0.7, 1.4)
+UNEXPLAINED: Final = 0.15  # of the ways along a gradient: none of honest models, a fifth and more of those that deceive
 _UPHILL: Final = (1.0, 1.5, 2.0, 3.0)  # radii along the gradient, at which another answer is looked for
 
 
@@ -99,6 +105,27 @@ def crossed_uphill(look: Look, module: nn.Module) -> Crossing | None:
         return None
     nearest = ends[over.int().argmax(0)[rows], rows]
     return _bisected(look.take(rows), nearest - look.x[rows], None)
+
+
+def at_boundaries(look: Look, crossing: Crossing | None) -> str | None:
+    """What is wrong where the answer changes, in a few words: towards other classes, or nearer, along the gradient.
+
+    Args:
+        look: Some samples that the deployed model gets right.
+        crossing: What `crossed` found on them.
+    """
+    module = look.model.surrogate()
+    if crossing is not None:
+        jump, explained = median(crossing.jumps()), median(crossing.explained(module))
+        if jump > _JUMP:
+            return f"where the answer changes, the margin jumps by {jump:.2g} of what it is at clean inputs"
+        if not EXPLAINED[0] < explained < EXPLAINED[1]:
+            return f"gradients explain {explained:.0%} of how the margin changes on the way to another class"
+    uphill = crossed_uphill(look, module)
+    share = 0.0 if uphill is None else uphill.unexplained(module, EXPLAINED)
+    if share > UNEXPLAINED:
+        return f"on {share:.0%} of the ways along the gradient to another answer, gradients do not explain the margin"
+    return None
 
 
 def _bisected(look: Look, way: Tensor, asked: Callable[[], Deployed] | None) -> Crossing:

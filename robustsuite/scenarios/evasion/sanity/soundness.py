@@ -12,7 +12,7 @@ from robustsuite.core import losses
 from robustsuite.core.intervals import median
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.core.traits import Traits
-from robustsuite.scenarios.evasion.sanity.boundary import crossed, crossed_uphill
+from robustsuite.scenarios.evasion.sanity.boundary import EXPLAINED, UNEXPLAINED, crossed, crossed_uphill
 from robustsuite.scenarios.evasion.sanity.probe import Look
 
 _FEW: Final = 16  # samples that are looked at
@@ -21,8 +21,6 @@ _LED: Final = 0.75  # share of samples for which it must hold
 _STEP: Final = 0.5  # of the radius, over which a change is predicted
 _SHOWN: Final = 0.3  # of the predicted change, that the deployed margin must show
 _WAY: Final = (0.55, 1.8)  # of the way to the boundary, that gradients explain: straight-through .7 to .96, decoys 0
-_UPHILL: Final = (0.7, 1.4)  # of the way along its gradient: straight-through .65 to 1.15; averaged on a decoy to 1.7
-UNEXPLAINED: Final = 0.15  # of the ways along a gradient: none of honest models, a fifth and more of those that deceive
 # Suspicions under which scores say nothing.
 _BY_LABELS: Final = frozenset({Suspicion.JUMP_AT_BOUNDARY, Suspicion.JUMP_AT_CLEAN, Suspicion.DEPENDS_ON_AUTOGRAD})
 
@@ -56,7 +54,7 @@ def _explains(look: Look, module: nn.Module, causes: frozenset[Suspicion]) -> bo
         return True
     if Suspicion.ZERO_GRADIENTS in causes:  # what passes over a step explains it roughly
         return uphill.unexplained(module, _WAY) <= 1 - _LED
-    return uphill.unexplained(module, _UPHILL) <= UNEXPLAINED
+    return uphill.unexplained(module, EXPLAINED) <= UNEXPLAINED
 
 
 def _predicts(look: Look, module: nn.Module) -> bool:
