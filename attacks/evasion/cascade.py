@@ -14,6 +14,7 @@ from robustsuite.attacks.evasion.apgd import APGD, Climb, Runs
 from robustsuite.attacks.evasion.linearised import Planes, furthest
 from robustsuite.attacks.evasion.square import Searched, Square, answers_of
 from robustsuite.core import Streams, checks, losses
+from robustsuite.core.rows import per_sample
 from robustsuite.plugins import register
 from robustsuite.scenarios.protocol import Terms
 
@@ -23,6 +24,7 @@ _CLOSE: Final = 0.01  # of it, within which a sample is pursued after the rounds
 _OVERTIME: Final = 2  # times as many rounds, for those
 _HOPE: Final = 6.0  # further rounds at the rate of the last one, beyond which a sample is given up
 _WARM: Final = 0.25  # of a usual first step, from a point that is good already
+_BACK: Final = 8  # places on the way back to the clean input, in the half of it that is near the best point
 _PATCH: Final = 0.3  # of the input, that the first windows of a warm search cover
 _CANDIDATES: Final = 4  # times as many likely classes as are pursued, of which the nearest are chosen
 _AT_ONCE: Final = 32  # samples whose gradients of all candidates are held at once
@@ -56,9 +58,10 @@ class Cascade:
 
     First a short run of Auto-PGD on the margin, then one for each of the most likely wrong classes, from starts that
     are turned towards that class. What is not broken goes through rounds: a longer run for each of its most promising
-    classes (by the margins of its own runs) from a new start, one from its best point, and a search over windows from
-    there; the first round has no new starts. After each run towards a class, and for a target after the short ones,
-    comes the point that is worst if the model is linear, where that would break the sample.
+    classes (by the margins of its own runs) from a new start, one from its best point, a few places on the way back to
+    the clean input, and a search over windows; the first round has no new starts. After each run towards a class, and
+    for a target after the short ones, comes the point that is worst if the model is linear, where that would break the
+    sample.
 
     A sample leaves the rounds when it is broken, or when its last round brought it so little nearer that at this rate
     it would take more than six further rounds, and it is not close to the boundary. What is left within a hundredth of
@@ -258,14 +261,29 @@ class _Hunt:
         return x
 
     def _search(self, rows: Tensor, number: int) -> None:
-        """Change windows of the best points, and keep what brings them nearer."""
+        """Draw the best points back and change windows of them, and keep what brings them nearer."""
         if len(rows) == 0 or self._attack.queries == 0:
             return
+        self._draw_back(rows, number)
+        rows = self._rows()
         part = self._view.take(rows)
         square = Square(queries=self._attack.queries, share=_PATCH)
         begun = Searched(self._best[rows], self._margin[rows], torch.zeros_like(rows, dtype=torch.bool))
         ended = square.search(part, answers_of(part), self._streams.child("search", number), start=begun)
         self._saw(rows, ended.x, ended.margin, ended.broken)
+
+    def _draw_back(self, rows: Tensor, number: int) -> None:
+        """Try places on the way from the best points back to the clean inputs.
+
+        A model may do worse there than at the surface of the ball, where most searches end: one that treats values at
+        its corners apart, say.
+        """
+        view, best = self._view, self._best[rows]
+        drawn = self._streams.child("back", number).uniform(view.ids[rows], (_BACK,), dtype=best.dtype)
+        for place in range(_BACK):
+            share = (1 + (place + drawn[:, place]) / _BACK) / 2
+            x = torch.lerp(view.x[rows], best, per_sample(share, best))
+            self._saw(rows, x, *view.value(x, rows, losses.margin))
 
     def _give_up(self, before: Tensor, *, last: bool) -> None:
         left = -self._margin

@@ -179,10 +179,14 @@ def within(name: str, tensor: Tensor, bounds: tuple[float, float]) -> None:
     least, most = float(tensor.min()), float(tensor.max())
     slack = 1e-6 * max(1.0, high - low)
     if least < low - slack or most > high + slack:
+        remedy = (
+            "if the inputs are 0-255 images, divide them by 255 or declare rs.wrap(model, bounds=(0, 255)); if they "
+            "are normalised, pass raw inputs and let rs.wrap(model, mean=..., std=...) normalise inside the model"
+        )
+        if tensor.dim() == 2:  # feature vectors
+            remedy = "declare what features may be, rs.wrap(model, bounds=(least, most)), or scale them to [0, 1]"
         raise RequestError(
-            f"expected {name} within bounds=({low:g}, {high:g}), got min={least:g} and max={most:g}; if the inputs are "
-            f"0-255 images, divide them by 255 or declare rs.wrap(model, bounds=(0, 255)); if they are normalised, "
-            f"pass raw inputs and let rs.wrap(model, mean=..., std=...) normalise inside the model"
+            f"expected {name} within bounds=({low:g}, {high:g}), got min={least:g} and max={most:g}; {remedy}"
         )
 
 

@@ -51,6 +51,13 @@ def test_images_out_of_bounds(model, data, change, least, most):
     assert float(x.max()) == pytest.approx(most, rel=0.05)
 
 
+def test_features_out_of_bounds_are_told_of_their_bounds():
+    torch.manual_seed(0)
+    model, x, y = torch.nn.Linear(5, 3), torch.rand(12, 5), torch.arange(12) % 3
+    with pytest.raises(rs.RequestError, match=r"got min=.*; declare what features may be, rs.wrap\(model, bounds="):
+        rs.evaluate(model, (10 * x, y), attacks=["fgsm"], threat=BALL)
+
+
 def test_images_out_of_bounds_on_the_command_line(on_disk, data):
     np.savez(on_disk / "data.npz", x=data[0].numpy() * 255, y=data[1].numpy())
     code, told = invoke(*COMMAND)

@@ -117,3 +117,10 @@ def test_parts_that_are_joined_are_doubted_as_a_whole(problem):
     assert seen.found.data == seen.report.records[0].data
     bad = measure(good, (x, (y + 5) % 10), "fgsm", BALL, lambda *_: False)
     assert bad.found.flags.count("near-chance") == 1
+
+
+def test_one_answer_for_everything_is_chance_however_few_there_are():
+    y = torch.cat([torch.zeros(72), torch.arange(1, 9)]).long()
+    assert doubt_chance(y == 0, y, 10) == ("near-chance",)
+    assert doubt_chance((y == 0) | (y == 5), y, 10) == ()  # it knows another class
+    assert doubt_chance(y[:76] == 0, y[:76], 10) == ()  # four others say too little

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustsuite.core import losses
 from robustsuite.core.deployed import Deployed
+from robustsuite.core.intervals import median
 from robustsuite.core.rows import per_sample
 from robustsuite.scenarios.evasion.sanity.probe import Look
 
@@ -18,11 +19,17 @@ _HALVINGS: Final = 14  # of a line; a continuous margin changes by about 2^-14 o
 _NARROWED: Final = 8  # halvings of the part of a line in which most changes
 _PARTS: Final = 12  # of a line, in each of which a gradient is taken
 _FEWEST: Final = 4  # lines from which on a share says something
+_JUMP: Final = 0.08  # of the clean margin: of honest models below .005, rounded to 16 levels .04, deceptive from .09
+# Of the way to another answer, by gradients. To other classes: honest .97 to 1.01, a gate beside it .47; along the
+# gradient: honest .76 to 1.36 on each way, past a step by a bridge .65 to 1.15, averaged on a decoy up to 1.7.
+EXPLAINED: Final = (0.7, 1.4)
+UNEXPLAINED: Final = 0.15  # of the ways along a gradient: none of honest models, a fifth and more of those that deceive
+_UPHILL: Final = (1.0, 1.5, 2.0, 3.0)  # radii along the gradient, at which another answer is looked for
 
 
 @dataclass(frozen=True, eq=False)
 class Crossing:
-    """Neighbouring points on lines from samples to samples of other classes, between which the answer changes.
+    """Neighbouring points on lines from samples, between which the answer changes.
 
     Args:
         look: The samples that the lines start from, all untargeted.
@@ -54,6 +61,11 @@ class Crossing:
             clean = loss(module(look.given(look.x)).double(), look.y, None)
         return risen / clean.abs().clamp_min(1e-12)
 
+    def unexplained(self, module: nn.Module, within: tuple[float, float]) -> float:
+        """The share of lines of which the module's gradients explain less or more than this."""
+        explained = self.explained(module)
+        return float((~((explained > within[0]) & (explained < within[1]))).float().mean())
+
 
 def _of_classes(classes: int) -> losses.AttackLoss:
     """The margin of so many columns; a surrogate may have one more, for rejection."""
@@ -75,8 +87,49 @@ def crossed(look: Look, asked: Callable[[], Deployed] | None = None) -> Crossing
     rows = distance.isfinite().nonzero()[:, 0]
     if len(rows) < _FEWEST:
         return None
-    way = look.x[place[rows]] - look.x[rows]
-    look = look.take(rows)
+    return _bisected(look.take(rows), look.x[place[rows]] - look.x[rows], asked)
+
+
+def crossed_uphill(look: Look, module: nn.Module) -> Crossing | None:
+    """The same along the gradient at the samples, where another answer is within three radii.
+
+    A boundary that is this near may be another one than that towards samples of other classes.
+    """
+    look = replace(look, target=None)
+    slope = look.slope(module, look.x, _of_classes(look.classes)).nan_to_num(0.0, 0.0, 0.0)
+    steps = [look.ball.step(look.x, slope, length * look.ball.radius, share=0.05) for length in _UPHILL]
+    ends = torch.stack(steps if look.ball.bounds is None else [x.clamp(*look.ball.bounds) for x in steps])
+    over = torch.stack([look.gap(end) > 0 for end in ends])
+    rows = over.any(0).nonzero()[:, 0]
+    if len(rows) < _FEWEST:
+        return None
+    nearest = ends[over.int().argmax(0)[rows], rows]
+    return _bisected(look.take(rows), nearest - look.x[rows], None)
+
+
+def at_boundaries(look: Look, crossing: Crossing | None) -> str | None:
+    """What is wrong where the answer changes, in a few words: towards other classes, or nearer, along the gradient.
+
+    Args:
+        look: Some samples that the deployed model gets right.
+        crossing: What `crossed` found on them.
+    """
+    module = look.model.surrogate()
+    if crossing is not None:
+        jump, explained = median(crossing.jumps()), median(crossing.explained(module))
+        if jump > _JUMP:
+            return f"where the answer changes, the margin jumps by {jump:.2g} of what it is at clean inputs"
+        if not EXPLAINED[0] < explained < EXPLAINED[1]:
+            return f"gradients explain {explained:.0%} of how the margin changes on the way to another class"
+    uphill = crossed_uphill(look, module)
+    share = 0.0 if uphill is None else uphill.unexplained(module, EXPLAINED)
+    if share > UNEXPLAINED:
+        return f"on {share:.0%} of the ways along the gradient to another answer, gradients do not explain the margin"
+    return None
+
+
+def _bisected(look: Look, way: Tensor, asked: Callable[[], Deployed] | None) -> Crossing:
+    """Where the answer changes on ways `(n, …)` from samples to points with another answer."""
 
     def at(share: Tensor) -> Tensor:
         return look.x + per_sample(share, way) * way

@@ -17,7 +17,7 @@ from robustsuite.core.rows import per_sample
 from robustsuite.core.streams import Streams
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios.evasion.rules import EvasionRules
-from robustsuite.scenarios.evasion.sanity.boundary import crossed, steepest_change
+from robustsuite.scenarios.evasion.sanity.boundary import at_boundaries, crossed, steepest_change
 from robustsuite.scenarios.evasion.sanity.clean_points import treated_apart
 from robustsuite.scenarios.evasion.sanity.history import Fresh, copies_of, remembered
 from robustsuite.scenarios.evasion.sanity.modes import by_mode
@@ -47,8 +47,6 @@ _STRAYED: Final = 10  # steps of the climbs that tell whether the margin mislead
 _AGAIN: Final = 40  # steps of a climb of their own, where twice the attack's would cost several times as much
 _DEAR: Final = 4
 _ANSWERED: Final = 16  # samples whose answers are asked for in other ways
-_JUMP: Final = 0.08  # of the clean margin: of honest models below .005, rounded to 16 levels .04, deceptive from .09
-_EXPLAINED: Final = (0.7, 1.4)  # of the way to another class, by gradients; honest .97 to 1.01, a gate beside it .47
 _ROUNDING: Final = 1e-6  # of the greatest logit, within which answers are the same
 _AT_LEAST: Final = 2  # samples by which a weaker attack must be better to raise a doubt
 
@@ -160,14 +158,9 @@ def _of_the_answers(look: Look, fresh: Fresh | None, streams: Streams) -> Iterat
         yield from treated_apart(look, streams.child("beside"))
         yield from () if fresh is None else by_mode(look, fresh)
     crossing = None if look.random else crossed(look, fresh)
-    if crossing is not None:
-        jump, explained = median(crossing.jumps()), median(crossing.explained(look.model.surrogate()))
-        if jump > _JUMP:
-            told = f"where the answer changes, the margin jumps by {jump:.2g} of what it is at clean inputs"
-            yield Suspicion.JUMP_AT_BOUNDARY, told
-        elif not _EXPLAINED[0] < explained < _EXPLAINED[1]:
-            told = f"gradients explain {explained:.0%} of how the margin changes on the way to another class"
-            yield Suspicion.JUMP_AT_BOUNDARY, told
+    told = None if look.random else at_boundaries(look, crossing)
+    if told is not None:
+        yield Suspicion.JUMP_AT_BOUNDARY, told
     history = None if fresh is None else remembered(look, fresh, crossing, streams.child("history"))
     if history is not None:
         yield Suspicion.DEPENDS_ON_HISTORY, history

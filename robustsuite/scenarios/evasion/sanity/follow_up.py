@@ -36,7 +36,7 @@ from robustsuite.scenarios.protocol import Attack, Reviewed
 from robustsuite.scenarios.victim import Victim
 
 SANITY: Final = "sanity checks"
-_EDITION: Final = 3  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
+_EDITION: Final = 4  # raised whenever a change of code, not of what `rules` digests, may change what follow-ups find
 _STARTING: Final = Suspicion.that(Effect.STARTS)
 _MILD: Final = Suspicion.that(Effect.MILD)
 # What no attack settles; only where next to nothing is robust does it not matter.

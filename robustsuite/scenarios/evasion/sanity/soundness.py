@@ -12,7 +12,7 @@ from robustsuite.core import losses
 from robustsuite.core.intervals import median
 from robustsuite.core.suspicions import Suspicion
 from robustsuite.core.traits import Traits
-from robustsuite.scenarios.evasion.sanity.boundary import crossed
+from robustsuite.scenarios.evasion.sanity.boundary import EXPLAINED, UNEXPLAINED, crossed, crossed_uphill
 from robustsuite.scenarios.evasion.sanity.probe import Look
 
 _FEW: Final = 16  # samples that are looked at
@@ -39,17 +39,22 @@ def is_sound(look: Look, module: nn.Module, causes: frozenset[Suspicion]) -> boo
     look = look.take(slice(0, _FEW))
     if look.random:
         return True  # a verdict by majority, whose margins say nothing after so few draws
-    if causes & _BY_LABELS and not _explains(look, module):
+    if causes & _BY_LABELS and not _explains(look, module, causes):
         return False
     return _predicts(look, module) or _breaks_far_away(look, module)
 
 
-def _explains(look: Look, module: nn.Module) -> bool:
-    """Whether its gradients explain how answers get from clean inputs to other classes."""
-    crossing = crossed(look if not isinstance(look.grid, Traits) else replace(look, grid=look.grid.dtype))
-    if crossing is None:
+def _explains(look: Look, module: nn.Module, causes: frozenset[Suspicion]) -> bool:
+    """Whether its gradients explain how answers get from clean inputs to others: to other classes, and uphill.
+
+    What passes over steps, for there was no gradient, explains the way uphill but roughly: past one bit .6 to 6 of it.
+    """
+    look = look if not isinstance(look.grid, Traits) else replace(look, grid=look.grid.dtype)
+    crossing = crossed(look)
+    if crossing is None or not _WAY[0] < median(crossing.explained(module)) < _WAY[1]:
         return False
-    return _WAY[0] < median(crossing.explained(module)) < _WAY[1]
+    uphill = None if Suspicion.ZERO_GRADIENTS in causes else crossed_uphill(look, module)
+    return uphill is None or uphill.unexplained(module, EXPLAINED) <= UNEXPLAINED
 
 
 def _predicts(look: Look, module: nn.Module) -> bool:
