@@ -63,7 +63,7 @@ def test_a_spec_is_a_build_that_a_record_can_hold():
         ({"name": "mlp", "hidden": []}, "at least one hidden layer"),
         ({"name": "mlp", "hidden": [0]}, "hidden=0"),
         ({"name": "mlp", "hidden": 128}, "hidden=128"),
-        ({"name": "resnet18", "norm": "layer"}, "norm='layer'"),
+        ({"name": "resnet18", "norm": "instance"}, "norm='instance'"),
         ({"name": "resnet18", "width": True}, "width=True"),
         ({"name": "wide-resnet", "depth": 15}, "depth=15"),
         ({"name": "dp-cnn", "activation": "gelu"}, "activation='gelu'"),
