@@ -173,3 +173,5 @@ def test_diagnoses_stand_below_the_learning_curves(maker):
     assert places == sorted(places)
     assert [drawn.count(word) for word in ("overfitting", "dead units", "0.99 and &lt;0.60&gt;")] == [1, 1, 2]
     assert drawn.index("changes no verdict") > places[-1]
+    assert "a training that several share is drawn for the first" in drawn.lower()
+    assert drawn.count("0.5 after epoch 1") == 2 * len(names)  # a point and its place in the text, once a figure

@@ -13,7 +13,7 @@ from robustsuite.report.pieces import Charts, Exhibit, Grid, Section, key
 from robustsuite.results import words
 from robustsuite.training.diagnosis import read
 
-_CHARTS: Final = 8  # that are shown
+_CHARTS: Final = 6  # that are shown
 _FIRST: Final = ("train_loss", "validation_loss", "validation_accuracy")
 _LAST: Final = ("validation_calibration_error", "validation_f1", "validation_recall", "validation_precision")
 _RATES: Final = ("accuracy", "calibration_error", "_f1", "_recall", "_precision")
@@ -22,7 +22,7 @@ _RATES: Final = ("accuracy", "calibration_error", "_f1", "_recall", "_precision"
 @register.panel("training")
 @dataclass(frozen=True, kw_only=True)
 class TrainingHistory:
-    """One chart per figure of the trainings' first repeat, a line a defence; and what went wrong in them."""
+    """One chart per figure of the trainings' first repeat, a line each; and what went wrong in them."""
 
     asks = History
     order = 60
@@ -33,10 +33,14 @@ class TrainingHistory:
         for exhibit in exhibits:
             if len(exhibit.payload.rows) > 1 and exhibit.record.repeat == 0:
                 first.setdefault(exhibit.record.defense, exhibit)
-        shown = list(first.values())
+        shown = list[Exhibit[History]]()
+        for exhibit in first.values():  # defences that only serve share a training
+            if all(exhibit.payload.rows != other.payload.rows for other in shown):
+                shown.append(exhibit)
         names = dict.fromkeys(n for e in shown for row in e.payload.rows for n in sorted(row) if n != "epoch")
         charts = [chart for name in sorted(names, key=_place) if (chart := _chart(name, shown)) is not None]
         lead = "The first repeat of each defence, epoch by epoch."
+        lead += " A training that several share is drawn for the first of them." if len(shown) < len(first) else ""
         curves = (Charts(tuple(charts[:_CHARTS]), key(shown)),) if charts else ()
         advice = _advice([e for e in exhibits if e.record.repeat == 0])
         return Section("Training", lead, (*curves, *advice)) if curves or advice else None
