@@ -84,7 +84,18 @@ class Flip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixup:
+class _Mixing:
+    """What mixes each sample with a partner, by shares from Beta(alpha, alpha)."""
+
+    mixes: ClassVar[bool] = True
+    alpha: float
+
+    def __post_init__(self) -> None:
+        checks.real("alpha", self.alpha, low=0.0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixup(_Mixing):
     """Take each input's weighted mean with another one of the batch, and the same mean of the losses by their labels.
 
     Args:
@@ -94,11 +105,7 @@ class Mixup:
         Zhang et al., ICLR 2018, arXiv:1710.09412.
     """
 
-    mixes: ClassVar[bool] = True
     alpha: float = 0.2
-
-    def __post_init__(self) -> None:
-        checks.real("alpha", self.alpha, low=0.0, open_low=True)
 
     def __call__(self, batch: Batch, streams: Streams) -> Batch:
         """The batch with mixed inputs, the partners' labels and the own shares."""
@@ -113,7 +120,7 @@ class Mixup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutMix:
+class CutMix(_Mixing):
     """Paste a rectangle of another image of the batch into each, and weigh the losses by both labels by area.
 
     Args:
@@ -124,11 +131,7 @@ class CutMix:
         Yun et al., ICCV 2019, arXiv:1905.04899.
     """
 
-    mixes: ClassVar[bool] = True
     alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        checks.real("alpha", self.alpha, low=0.0, open_low=True)
 
     def __call__(self, batch: Batch, streams: Streams) -> Batch:
         """The batch with rectangles pasted, the partners' labels and the own shares."""
