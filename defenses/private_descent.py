@@ -17,7 +17,8 @@ from robustsuite.core.isolation import differentiable, out_of_memory, seeded, un
 from robustsuite.defenses.privacy_accounting import described, noise_for, spent
 from robustsuite.defenses.private_checks import Trials, copied, frozen_parts
 from robustsuite.training import Objective, Training, Updater
-from robustsuite.training.descent import make_optimizer, make_schedule
+from robustsuite.training.descent import make_optimizer
+from robustsuite.training.schedules import RateSchedule
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -188,7 +189,7 @@ class PrivateUpdater(Updater):
         self._try(network, training)
         self._module, self._optimizer, self._accountant = self._make_private(network, training)
         warmup = training.warmup * self._steps_per_epoch
-        self._schedule = make_schedule(self._optimizer.original_optimizer, training, planned, warmup)
+        self._schedule = RateSchedule(self._optimizer.original_optimizer, training, planned, warmup)
         self.network = self._module
         self._steps, self._drawn, self._last = 0, 0, True
 

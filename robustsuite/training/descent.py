@@ -60,11 +60,6 @@ def make_optimizer(network: nn.Module, training: Training) -> Optimizer:
     return optimizer
 
 
-def make_schedule(optimizer: Optimizer, training: Training, steps: int, warmup: int = 0) -> RateSchedule:
-    """The learning-rate schedule over `steps` steps in all, of which `warmup` come before it."""
-    return RateSchedule(optimizer, training, steps, warmup)
-
-
 class DescentUpdater(Updater):
     """A running gradient descent.
 
@@ -83,7 +78,7 @@ class DescentUpdater(Updater):
         self._sizes = batch_sizes(self._n, training.batch_size * training.accumulate)
         optimizer = make_optimizer(network, training)
         each = len(self._sizes)
-        self._schedule = make_schedule(optimizer, training, training.epochs * each, training.warmup * each)
+        self._schedule = RateSchedule(optimizer, training, training.epochs * each, training.warmup * each)
         self.network, self._optimizer = network, fabric.setup_optimizers(optimizer)
         self._group, self._first = 0, True
 

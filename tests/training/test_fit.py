@@ -245,11 +245,12 @@ def test_shared_layers_and_precision_survive_the_cache(tmp_path, precision):
 )
 def test_schedules_move_the_rate_alone(optimizer, momentum, schedule):
     """SGD keeps the momentum that is asked for, and Adam its usual beta 1, in every step."""
-    from robustsuite.training.descent import make_optimizer, make_schedule
+    from robustsuite.training.descent import make_optimizer
+    from robustsuite.training.schedules import RateSchedule
 
     settings = Training(optimizer=optimizer, momentum=momentum, schedule=schedule)
     made = make_optimizer(torch.nn.Linear(2, 2), settings)
-    steps = make_schedule(made, settings, 10)
+    steps = RateSchedule(made, settings, 10)
     used, rates = set(), []
     for _ in range(10):
         (group,) = made.param_groups

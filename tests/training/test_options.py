@@ -16,10 +16,11 @@ from robustsuite.testing import tiny_samples
 from robustsuite.testing.victims import TinyNetwork, tiny_recipe
 from robustsuite.training import fit as fit_module
 from robustsuite.training.checkpoints import Checkpoint
-from robustsuite.training.descent import DescentUpdater, make_optimizer, make_schedule
+from robustsuite.training.descent import DescentUpdater, make_optimizer
 from robustsuite.training.fabric import make_fabric
 from robustsuite.training.fit import fit
 from robustsuite.training.parts import CleanLoss, training_loss
+from robustsuite.training.schedules import RateSchedule
 from robustsuite.training.settings import Training
 
 SAMPLES = tiny_samples(77)
@@ -58,7 +59,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(n, clip):
 
 def rates(training, steps, warmup=0, scores=()):
     optimizer = make_optimizer(nn.Linear(2, 2), training)
-    schedule, found = make_schedule(optimizer, training, steps, warmup), []
+    schedule, found = RateSchedule(optimizer, training, steps, warmup), []
     scores = dict(scores)
     for step in range(steps):
         found.append(optimizer.param_groups[-1]["lr"])
