@@ -12,7 +12,7 @@ from robustsuite.core.ball import Ball
 from robustsuite.core.deployed import Served
 from robustsuite.core.samples import Samples
 from robustsuite.scenarios import Evasion
-from robustsuite.scenarios.evasion.sanity.boundary import EXPLAINED, UNEXPLAINED, crossed_uphill
+from robustsuite.scenarios.evasion.sanity.boundary import EXPLAINED, UNEXPLAINED, at_boundaries, crossed_uphill
 from robustsuite.scenarios.evasion.sanity.probe import Look
 from robustsuite.scenarios.victim import Victim
 
@@ -59,9 +59,13 @@ def honest():
     return {"plain": NET, "smooth": wide.eval(), "hot": Behind(NET, lambda net, x: 40 * net(x))}
 
 
-def uphill(network):
+def looked_at(network):
     victim = Victim(Served(network.eval()), DATA)
-    look = Look.at(victim, Evasion(ball=Ball("linf", RADIUS)), victim.correct, 16)
+    return Look.at(victim, Evasion(ball=Ball("linf", RADIUS)), victim.correct, 16)
+
+
+def uphill(network):
+    look = looked_at(network)
     return crossed_uphill(look, look.model.surrogate())
 
 
@@ -87,6 +91,7 @@ def uphill_of(net, x, y):
 def test_gradients_of_an_honest_model_explain_every_way(name):
     network = honest()[name]
     assert uphill(network).unexplained(network, (0.9, 1.1)) == 0
+    assert at_boundaries(looked_at(network), None) is None
 
 
 @pytest.mark.parametrize("name", DECEPTIVE)
@@ -94,6 +99,7 @@ def test_gradients_that_deceive_near_the_boundary_do_not(name):
     network = Behind(NET, DECEPTIVE[name])
     assert bool((network(DATA.x).argmax(1) == NET(DATA.x).argmax(1)).all())
     assert uphill(network).unexplained(network, EXPLAINED) > UNEXPLAINED
+    assert "of the ways along the gradient" in str(at_boundaries(looked_at(network), None))
 
 
 def verdict(network):
