@@ -11,9 +11,11 @@ import robustsuite as rs
 from robustsuite.core.ball import Ball
 from robustsuite.core.deployed import Served
 from robustsuite.core.samples import Samples
+from robustsuite.core.suspicions import Suspicion
 from robustsuite.scenarios import Evasion
 from robustsuite.scenarios.evasion.sanity.boundary import EXPLAINED, UNEXPLAINED, at_boundaries, crossed_uphill
 from robustsuite.scenarios.evasion.sanity.probe import Look
+from robustsuite.scenarios.evasion.sanity.soundness import is_sound
 from robustsuite.scenarios.victim import Victim
 
 RADIUS = 0.1  # 1.6 of the levels on which the inputs lie
@@ -100,6 +102,14 @@ def test_gradients_that_deceive_near_the_boundary_do_not(name):
     assert bool((network(DATA.x).argmax(1) == NET(DATA.x).argmax(1)).all())
     assert uphill(network).unexplained(network, EXPLAINED) > UNEXPLAINED
     assert "of the ways along the gradient" in str(at_boundaries(looked_at(network), None))
+
+
+def test_such_a_gradient_settles_nothing():
+    """Towards other classes that of the shell explains all; it is no sound gradient, and the bare network's is one."""
+    jumping = frozenset({Suspicion.JUMP_AT_BOUNDARY})
+    for network, sound in ((NET, True), (Behind(NET, shell), False)):
+        look = looked_at(network)
+        assert is_sound(look, look.model.surrogate(), jumping) is sound
 
 
 def verdict(network):
