@@ -7,6 +7,8 @@ import torch
 from peers import imported
 from torch import nn
 
+from robustsuite.access.meter import Meter
+from robustsuite.access.views import make_view
 from robustsuite.attacks.evasion import cascade
 from robustsuite.attacks.evasion.autoattack import AutoAttack, Expected
 from robustsuite.attacks.evasion.cascade import Cascade
@@ -129,6 +131,24 @@ class Rejecting(Served):
 
     def __call__(self, x):
         return super().__call__(x)._replace(rejected=torch.ones(len(x), dtype=torch.bool))
+
+
+def test_the_first_round_goes_on_and_the_others_start_anew_as_well():
+    """A sample that stays just robust, of two classes: what its rounds cost says what they did."""
+    network = nn.Linear(4, 2, bias=False)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 4))
+    common = {"x": torch.full((1, 4), 0.3), "y": torch.tensor([0]), "ids": torch.arange(1)}
+    ball = Ball("linf", 0.2985, (-5.0, 5.0))
+    costs = []
+    for rounds in (0, 1, 2):
+        meter = Meter()
+        view = make_view("white-box", Served(network), {**common, "ball": ball, "classes": 2, "meter": meter})
+        Cascade(rounds=rounds, queries=0)(view, Streams(0))
+        costs.append(meter.backwards)
+    on, anew = 45, 2 + 45  # from the best point; a turn of the start, and a run from there
+    assert costs[1] - costs[0] == on + 2 * (on + anew)  # two more in overtime
+    assert costs[2] - costs[1] == 3 * (on + anew)
 
 
 def test_no_overtime_is_spent_on_what_is_rejected(digits, view_of, monkeypatch):

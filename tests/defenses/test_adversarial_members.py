@@ -49,8 +49,8 @@ def test_the_divergence_is_from_the_clean_answer():
 
 
 def test_mart_by_hand():
-    """p(x) = (.5, .3, .2), p(x') = (.4, .5, .1), y = 0."""
-    logits = {0.0: torch.tensor([0.5, 0.3, 0.2]).log(), 1.0: torch.tensor([0.4, 0.5, 0.1]).log()}
+    """p(x) = (.6, .3, .1), p(x') = (.4, .5, .1), y = 0."""
+    logits = {0.0: torch.tensor([0.6, 0.3, 0.1]).log(), 1.0: torch.tensor([0.4, 0.5, 0.1]).log()}
 
     class Two(torch.nn.Module):
         def forward(self, x):
